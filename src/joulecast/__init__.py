@@ -1,0 +1,43 @@
+"""joulecast: the energy, CO2e, time and cost of a training run, before its first step.
+
+    import joulecast as jc
+
+    work = jc.trace(model, inputs, train=True, optimizer="sgd")
+    estimate = jc.load_profile("quadro-rtx-6000").predict(work, steps=39_100)
+    estimate.energy_kwh.value, estimate.energy_kwh.low, estimate.energy_kwh.high
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from joulecast.estimator.errors import JoulecastError as JoulecastError
+    from joulecast.estimator.interval import Interval as Interval
+    from joulecast.estimator.workload import Layer as Layer
+    from joulecast.estimator.workload import Op as Op
+    from joulecast.estimator.workload import Workload as Workload
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that `import joulecast` costs nothing and `estimate --help` loads no torch.
+_HOMES = {
+    "JoulecastError": "estimator.errors",
+    "Interval": "estimator.interval",
+    "Layer": "estimator.workload",
+    "Op": "estimator.workload",
+    "Workload": "estimator.workload",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'joulecast' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"joulecast.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
