@@ -1,0 +1,183 @@
+"""Attention and recurrent layers as one op each, whatever kernels a device would split them into.
+
+On meta and fake tensors, `scaled_dot_product_attention` falls apart into matrix products and an LSTM
+into thousands of steps, while real devices run them fused. Here each call is recorded as one op and
+answered with an empty tensor of the right shape, so that the listing does not depend on the device
+and a sequence of any length costs the tracer nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from .formulas import attention_backward_flops, attention_dims, attention_flops, rnn_flops
+from .recorder import Recorder, dtype_name, tensor_bytes
+from .workload import Op
+
+_RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+class FusedLayers(TorchFunctionMode):
+    """While entered, attention and recurrent calls go to `recorder` as single ops."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name in _RECURRENT and len(args) == 9 and isinstance(args[0], torch.Tensor):
+            return self._recurrent(name, *args)
+        return func(*args, **kwargs)
+
+    def _attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu") and query.device.type == "cpu":
+            dtype = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        result: torch.Tensor = _Attention.apply(self.recorder, is_causal, query, key, value)
+        return result
+
+    def _recurrent(self, cell: str, *args: Any) -> tuple[torch.Tensor, ...]:
+        packed = isinstance(args[3], (list, tuple))  # (data, batch_sizes, hx, weights, ...)
+        if packed:
+            data, batch_sizes, hx, weights, biases, layers, _, _, bidirectional = args
+            batch_first, batch = False, int(batch_sizes[0]) if batch_sizes.device.type != "meta" else 0
+        else:
+            data, hx, weights, biases, layers, _, _, bidirectional, batch_first = args
+            batch = data.shape[0 if batch_first else 1]
+        states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
+        shape = _RecurrentShape(cell, data, states, list(weights), layers, bidirectional, biases, batch)
+        outputs: tuple[torch.Tensor, ...] = _Recurrent.apply(
+            self.recorder, shape, data, *states, *weights
+        )
+        return outputs
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, recorder: Recorder, causal: bool, q: Any, k: Any, v: Any) -> torch.Tensor:
+        ctx.recorder, ctx.causal, ctx.layer = recorder, causal, recorder.layer
+        output = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        ctx.save_for_backward(q, k, v, output)
+        dims = attention_dims(q, k, v, causal)
+        _add(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        q, k, v, output = ctx.saved_tensors
+        results = [tensor.new_empty(tensor.shape) for tensor in (q, k, v)]
+        dims = attention_dims(q, k, v, ctx.causal)
+        flops = attention_backward_flops(dims)
+        reads = (q, k, v, output, grads[0])
+        _add(ctx.recorder, "attention_backward", "attention", ctx.layer, flops, reads, results, dims)
+        return None, None, *results
+
+
+class _RecurrentShape:
+    """Sizes of one call of a stacked recurrent layer, as the FLOP formula needs them."""
+
+    def __init__(
+        self,
+        cell: str,
+        data: torch.Tensor,
+        states: list[torch.Tensor],
+        weights: list[torch.Tensor],
+        layers: int,
+        bidirectional: bool,
+        biases: bool,
+        batch: int,
+    ) -> None:
+        self.cell, self.layers, self.directions = cell, layers, 2 if bidirectional else 1
+        self.state_count = len(states)
+        self.input_size = data.shape[-1]
+        self.tokens = data.numel() // max(data.shape[-1], 1)
+        self.batch = batch or self.tokens
+        state = states[0].shape[-1]
+        self.hidden = states[-1].shape[-1]
+        self.projection = state if state != self.hidden else 0
+        self.width_out = state * self.directions
+
+    @property
+    def flops(self) -> int:
+        return rnn_flops(
+            self.cell,
+            tokens=self.tokens,
+            input_size=self.input_size,
+            hidden=self.hidden,
+            layers=self.layers,
+            directions=self.directions,
+            projection=self.projection,
+        )
+
+    @property
+    def dims(self) -> dict[str, int]:
+        return {
+            "steps": max(self.tokens // max(self.batch, 1), 1),
+            "n": self.batch,
+            "input": self.input_size,
+            "hidden": self.hidden,
+            "layers": self.layers,
+            "directions": self.directions,
+        }
+
+
+class _Recurrent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, recorder: Recorder, shape: _RecurrentShape, data: Any, *rest: Any) -> Any:
+        ctx.recorder, ctx.shape, ctx.layer = recorder, shape, recorder.layer
+        ctx.save_for_backward(data, *rest)
+        output = data.new_empty((*data.shape[:-1], shape.width_out))
+        states = [state.new_empty(state.shape) for state in rest[: shape.state_count]]
+        reads = (data, *rest)
+        _add(recorder, shape.cell, "rnn", ctx.layer, shape.flops, reads, (output, *states), shape.dims)
+        return output, *states
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        saved, shape = ctx.saved_tensors, ctx.shape
+        results = [
+            tensor.new_empty(tensor.shape) if needed else None
+            for tensor, needed in zip(saved, ctx.needs_input_grad[2:], strict=True)
+        ]
+        writes = [result for result in results if result is not None]
+        name, flops = f"{shape.cell}_backward", 2 * shape.flops
+        _add(ctx.recorder, name, "rnn", ctx.layer, flops, (*saved, *grads), writes, shape.dims)
+        return None, None, *results
+
+
+def _add(
+    recorder: Recorder, name: str, kind: str, layer: str, flops: int, reads: Any, writes: Any, dims: dict[str, int]
+) -> None:
+    recorder.add(
+        Op(
+            name=name,
+            kind=kind,
+            phase=recorder.phase,
+            layer=layer,
+            flops=flops,
+            bytes_read=sum(tensor_bytes(tensor) for tensor in reads if tensor is not None),
+            bytes_written=sum(map(tensor_bytes, writes)),
+            dtype=dtype_name(reads[0].dtype),
+            dims=dims,
+        )
+    )
