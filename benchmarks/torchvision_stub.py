@@ -1,0 +1,101 @@
+"""A stand-in for torchvision, just long enough for timm to import where torchvision has no build.
+
+timm's networks need none of torchvision's kernels; its data pipeline, which the benchmarks do not use,
+names some of its classes at import. Checked with timm 1.0.31. Where torchvision is installed, it is used.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def import_timm() -> ModuleType:
+    """timm itself, with or without torchvision; raises ImportError where timm is not installed."""
+    if "timm" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        return importlib.import_module("timm")
+    with torchvision_stub():
+        return importlib.import_module("timm")
+
+
+@contextmanager
+def torchvision_stub() -> Iterator[None]:
+    """While it lasts `import torchvision` gives the stand-in; afterwards torchvision is absent again,
+
+    so that other libraries (transformers) see the truth when they ask whether it is there.
+    """
+    modules = _modules()
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name in modules:
+            sys.modules.pop(name, None)
+
+
+class InterpolationMode(enum.Enum):
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    BOX = "box"
+    HAMMING = "hamming"
+    LANCZOS = "lanczos"
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and affine parameters: y = (x - mean) / std * w + b."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+
+
+class _Placeholder:
+    """Any class of torchvision's data pipeline: it can be named and inherited from, not used."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError("torchvision is not installed; its data pipeline cannot be used")
+
+
+class _StubModule(ModuleType):
+    def __getattr__(self, name: str) -> type:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (_Placeholder,), {})
+
+
+def _modules() -> dict[str, ModuleType]:
+    names = ("datasets", "ops", "ops.misc", "transforms", "transforms.functional")
+    modules: dict[str, ModuleType] = {"torchvision": _StubModule("torchvision")}
+    modules |= {f"torchvision.{name}": _StubModule(f"torchvision.{name}") for name in names}
+    for name, module in modules.items():
+        module.__path__ = []
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(modules[parent], child, module)
+    modules["torchvision.transforms.functional"].InterpolationMode = InterpolationMode  # type: ignore[attr-defined]
+    modules["torchvision.ops.misc"].FrozenBatchNorm2d = FrozenBatchNorm2d  # type: ignore[attr-defined]
+    return modules
