@@ -24,7 +24,8 @@ class AlexNetImageNet(nn.Sequential):
     def __init__(self, num_classes: int = 1000, width: float = 1.0) -> None:
         super().__init__()
         # Even, because two of the halves' convolutions never see the other half.
-        c1, c2, c3, c4, c5, hidden = (2 * max(1, round(c * width / 2)) for c in (96, 256, 384, 384, 256, 4096))
+        sizes = (96, 256, 384, 384, 256, 4096)
+        c1, c2, c3, c4, c5, hidden = (2 * max(1, round(size * width / 2)) for size in sizes)
         layers: dict[str, nn.Module] = {
             "conv1": nn.Conv2d(3, c1, 11, stride=4),
             "relu1": nn.ReLU(inplace=True),

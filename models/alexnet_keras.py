@@ -65,3 +65,8 @@ def build_model(num_classes: int = 10, width: float = 1.0, dropout: float = 0.5)
         ],
         name="alexnet",
     )
+
+
+def example_inputs(batch_size: int = 128) -> Any:
+    """A batch of CIFAR-10's shape: float32 (batch_size, 32, 32, 3)."""
+    return ops.zeros((batch_size, 32, 32, 3))

@@ -28,7 +28,8 @@ class SimpleNet(nn.Sequential):
                 number += 1
                 kernel = 1 if number in POINTWISE else 3
                 out_channels = max(1, round(base_channels * width))
-                self.add_module(f"conv{number}", nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2))
+                convolution = nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2)
+                self.add_module(f"conv{number}", convolution)
                 self.add_module(f"norm{number}", nn.BatchNorm2d(out_channels, momentum=0.05))
                 self.add_module(f"relu{number}", nn.ReLU(inplace=True))
                 channels = out_channels

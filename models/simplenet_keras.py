@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers
 
@@ -27,3 +29,8 @@ def build_model(num_classes: int = 10, width: float = 1.0) -> keras.Sequential:
     net.add(layers.GlobalMaxPooling2D(name="pool"))
     net.add(layers.Dense(num_classes, name="classifier"))
     return net
+
+
+def example_inputs(batch_size: int = 128) -> Any:
+    """A batch of CIFAR-10's shape: float32 (batch_size, 32, 32, 3)."""
+    return keras.ops.zeros((batch_size, 32, 32, 3))
