@@ -1,1 +1,116 @@
-"""placeholder"""
+"""The console commands: `joulecast` with its subcommands, and `estimate` and `measure` on their own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+# Each subcommand lives in the module of its name and is imported when it is asked for.
+_COMMANDS = {
+    "estimate": (
+        "joulecast.cli.estimate",
+        "estimate",
+        "Predict energy, CO2e, time and cost before training.",
+    ),
+    "measure": ("joulecast.cli.measure", "measure", "Measure training runs and calibrate this machine."),
+    "profiles": (
+        "joulecast.cli.profiles",
+        "profiles",
+        "List the profiles and hardware there are, and their sources.",
+    ),
+    "explain": (
+        "joulecast.cli.explain",
+        "explain",
+        "Show what a profile charges for what, and how well it is known.",
+    ),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return load_command(cmd_name) if cmd_name in _COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+def load_command(name: str) -> click.Command:
+    module, attribute, _ = _COMMANDS[name]
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from joulecast import __version__
+
+        click.echo(f"joulecast {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Version."
+)
+def joulecast() -> None:
+    """The energy, CO2e, time and cost of a training run, before its first step."""
+
+
+def run(command: click.Command, program: str) -> None:
+    """Runs a command; every failure that is not the program's own is one line on stderr.
+
+    Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 budget exceeded,
+    130 interrupted.
+    """
+    from ..estimator.errors import JoulecastError, ModelError
+
+    try:
+        status = command.main(prog_name=program, standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        _fail(program, "interrupted", 130)
+    except KeyboardInterrupt:
+        _fail(program, "interrupted", 130)
+    except click.ClickException as error:
+        _fail(program, " ".join(error.format_message().split()), 2)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except JoulecastError as error:
+        if isinstance(error, ModelError) and error.frames and os.environ.get("JOULECAST_TRACEBACK"):
+            click.echo(error.frames.rstrip(), err=True)
+        _fail(program, " ".join(str(error).split()), 1)
+    except BrokenPipeError:  # `estimate ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(program: str, message: str, status: int) -> None:
+    click.echo(f"{program}: {message}", err=True)
+    sys.exit(status)
+
+
+def _runner(name: str | None) -> Callable[[], None]:
+    def entry() -> None:
+        try:
+            command = load_command(name) if name else joulecast
+        except KeyboardInterrupt:
+            _fail(name or "joulecast", "interrupted", 130)
+            return
+        run(command, name or "joulecast")
+
+    return entry
+
+
+main = _runner(None)
+estimate = _runner("estimate")
+measure = _runner("measure")

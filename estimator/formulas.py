@@ -254,8 +254,10 @@ TABLE: dict[str, Entry] = {
     ),
     **_group(
         "attention",
-        "_scaled_dot_product_flash_attention_for_cpu_backward _scaled_dot_product_flash_attention_backward "
-        "_scaled_dot_product_efficient_attention_backward _scaled_dot_product_cudnn_attention_backward "
+        "_scaled_dot_product_flash_attention_for_cpu_backward "
+        "_scaled_dot_product_flash_attention_backward "
+        "_scaled_dot_product_efficient_attention_backward "
+        "_scaled_dot_product_cudnn_attention_backward "
         "_scaled_dot_product_fused_attention_overrideable_backward",
         _attention_backward,
     ),
@@ -268,54 +270,60 @@ TABLE: dict[str, Entry] = {
     ),
     **_group(
         "norm",
-        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional cudnn_batch_norm "
-        "miopen_batch_norm _native_batch_norm_legit_no_training batch_norm_with_update "
-        "_batch_norm_with_update _batch_norm_no_update",
+        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
+        "cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training "
+        "batch_norm_with_update _batch_norm_with_update _batch_norm_no_update",
         _norm(2),
     ),
     **_group("norm", "native_layer_norm native_group_norm _fused_rms_norm rms_norm", _norm(5)),
-    **_group("norm", "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward", _norm_backward(2)),
     **_group(
-        "norm", "native_layer_norm_backward native_group_norm_backward _fused_rms_norm_backward", _norm_backward(5)
+        "norm", "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward", _norm_backward(2)
+    ),
+    **_group(
+        "norm",
+        "native_layer_norm_backward native_group_norm_backward _fused_rms_norm_backward",
+        _norm_backward(5),
     ),
     **_group("norm", "_weight_norm_interface _weight_norm_interface_backward linalg_vector_norm renorm norm"),
     **_group("softmax", "_softmax _log_softmax _softmax_backward_data _log_softmax_backward_data logsumexp"),
     **_group("softmax", "_safe_softmax"),
     **_group(
         "activation",
-        "relu relu_ threshold threshold_backward gelu gelu_backward silu silu_ silu_backward sigmoid sigmoid_ "
-        "sigmoid_backward tanh tanh_ tanh_backward hardtanh hardtanh_ hardtanh_backward hardswish hardswish_ "
-        "hardswish_backward hardsigmoid hardsigmoid_ hardsigmoid_backward leaky_relu leaky_relu_ "
-        "leaky_relu_backward elu elu_ elu_backward celu selu softplus softplus_backward mish mish_ mish_backward "
-        "_prelu_kernel _prelu_kernel_backward log_sigmoid_forward log_sigmoid_backward glu glu_backward "
+        "relu relu_ threshold threshold_backward gelu gelu_backward silu silu_ silu_backward "
+        "sigmoid sigmoid_ sigmoid_backward tanh tanh_ tanh_backward hardtanh hardtanh_ "
+        "hardtanh_backward hardswish hardswish_ hardswish_backward hardsigmoid hardsigmoid_ "
+        "hardsigmoid_backward leaky_relu leaky_relu_ leaky_relu_backward elu elu_ elu_backward "
+        "celu selu softplus softplus_backward mish mish_ mish_backward _prelu_kernel "
+        "_prelu_kernel_backward log_sigmoid_forward log_sigmoid_backward glu glu_backward "
         "softshrink softshrink_backward hardshrink hardshrink_backward rrelu_with_noise",
     ),
     **_group(
         "elementwise",
-        "add add_ sub sub_ rsub mul mul_ div div_ pow pow_ sqrt sqrt_ rsqrt rsqrt_ exp exp_ expm1 log log1p log2 "
-        "neg neg_ abs sign reciprocal sin cos tan atan atan2 erf erfinv square clamp clamp_ clamp_min clamp_max "
-        "clamp_min_ clamp_max_ clip minimum maximum fmin fmax where masked_fill masked_fill_ addcmul addcmul_ "
-        "addcdiv addcdiv_ lerp lerp_ eq ne lt le gt ge logical_and logical_or logical_not logical_xor "
-        "logical_and_ bitwise_and bitwise_or bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift "
-        "bitwise_and_ bitwise_or_ floor ceil round trunc "
-        "floor_divide remainder fmod isnan isinf isfinite nan_to_num tril triu tril_ triu_ sgn hypot sinc "
-        "masked_fill_backward _foreach_add_ xlogy exp2 heaviside copysign nextafter cumsum cumprod cummax "
-        "polar view_as_complex real imag frac asin acos sinh cosh asinh acosh atanh logaddexp __and__ __or__ "
-        "logit logit_backward special_expit deg2rad erfc erfcx lgamma digamma "
-        "__rshift__ __lshift__ __xor__ addr",
+        "add add_ sub sub_ rsub mul mul_ div div_ pow pow_ sqrt sqrt_ rsqrt rsqrt_ exp exp_ expm1 "
+        "log log1p log2 neg neg_ abs sign reciprocal sin cos tan atan atan2 erf erfinv square "
+        "clamp clamp_ clamp_min clamp_max clamp_min_ clamp_max_ clip minimum maximum fmin fmax "
+        "where masked_fill masked_fill_ addcmul addcmul_ addcdiv addcdiv_ lerp lerp_ eq ne lt le "
+        "gt ge logical_and logical_or logical_not logical_xor logical_and_ bitwise_and bitwise_or "
+        "bitwise_not bitwise_xor bitwise_left_shift bitwise_right_shift bitwise_and_ bitwise_or_ "
+        "floor ceil round trunc floor_divide remainder fmod isnan isinf isfinite nan_to_num tril "
+        "triu tril_ triu_ sgn hypot sinc masked_fill_backward _foreach_add_ xlogy exp2 heaviside "
+        "copysign nextafter cumsum cumprod cummax polar view_as_complex real imag frac asin acos "
+        "sinh cosh asinh acosh atanh logaddexp __and__ __or__ logit logit_backward special_expit "
+        "deg2rad erfc erfcx lgamma digamma __rshift__ __lshift__ __xor__ addr",
     ),
-    **_group("dropout", "native_dropout native_dropout_backward bernoulli bernoulli_ _fused_dropout alpha_dropout"),
+    **_group(
+        "dropout", "native_dropout native_dropout_backward bernoulli bernoulli_ _fused_dropout alpha_dropout"
+    ),
     **_group(
         "dropout",
-        "rand randn randint rand_like randn_like randint_like uniform_ normal_ uniform normal random_ "
-        "randperm multinomial exponential_ trunc_normal_",
+        "rand randn randint rand_like randn_like randint_like uniform_ normal_ uniform normal "
+        "random_ randperm multinomial exponential_ trunc_normal_",
     ),
     **_group(
         "pool",
-        "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d avg_pool1d max_pool2d "
-        "mkldnn_max_pool2d max_pool1d "
-        "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d "
-        "fractional_max_pool2d",
+        "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d avg_pool1d "
+        "max_pool2d mkldnn_max_pool2d max_pool1d _adaptive_avg_pool2d _adaptive_avg_pool3d "
+        "adaptive_avg_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d",
         _pool,
     ),
     **_group(
@@ -325,56 +333,96 @@ TABLE: dict[str, Entry] = {
         "adaptive_max_pool2d_backward adaptive_max_pool3d_backward fractional_max_pool2d_backward "
         "max_unpool2d max_pool2d_backward",
     ),
-    **_group("pool", "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d", _resample(1)),
-    **_group("pool", "upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d upsample_trilinear3d", _resample(4)),
-    **_group("pool", "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler_2d grid_sampler_3d", _resample(4)),
+    **_group(
+        "pool",
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d",
+        _resample(1),
+    ),
+    **_group(
+        "pool",
+        "upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d upsample_trilinear3d",
+        _resample(4),
+    ),
+    **_group(
+        "pool", "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler_2d grid_sampler_3d", _resample(4)
+    ),
     **_group(
         "pool",
         "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward "
         "upsample_bilinear2d_backward upsample_linear1d_backward upsample_trilinear3d_backward "
-        "_upsample_nearest_exact2d_backward _upsample_bilinear2d_aa_backward upsample_bicubic2d_backward "
-        "_upsample_bicubic2d_aa_backward grid_sampler_2d_backward grid_sampler_3d_backward",
+        "_upsample_nearest_exact2d_backward _upsample_bilinear2d_aa_backward "
+        "upsample_bicubic2d_backward _upsample_bicubic2d_aa_backward grid_sampler_2d_backward "
+        "grid_sampler_3d_backward",
     ),
     **_group("embedding", "embedding", _embedding),
     **_group("embedding", "embedding_dense_backward", _embedding_backward),
-    **_group("embedding", "_embedding_bag _embedding_bag_forward_only _embedding_bag_dense_backward embedding_renorm_"),
+    **_group(
+        "embedding",
+        "_embedding_bag _embedding_bag_forward_only _embedding_bag_dense_backward embedding_renorm_",
+    ),
     **_group(
         "reduce",
-        "sum mean amax amin max min argmax argmin prod any all var var_mean std std_mean count_nonzero "
-        "cumsum_backward native_norm _cdist_forward _cdist_backward cdist linalg_norm trace nansum",
+        "sum mean amax amin max min argmax argmin prod any all var var_mean std std_mean "
+        "count_nonzero cumsum_backward native_norm _cdist_forward _cdist_backward cdist "
+        "linalg_norm trace nansum",
     ),
     **_group(
         "copy",
-        "cat stack clone copy_ _to_copy contiguous index index_put index_put_ _index_put_impl_ index_add "
-        "index_add_ index_select index_copy index_fill "
-        "gather scatter scatter_ scatter_add scatter_add_ masked_select masked_scatter take repeat "
-        "repeat_interleave roll flip constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
+        "cat stack clone copy_ _to_copy contiguous index index_put index_put_ _index_put_impl_ "
+        "index_add index_add_ index_select index_copy index_fill gather scatter scatter_ "
+        "scatter_add scatter_add_ masked_select masked_scatter take repeat repeat_interleave roll "
+        "flip constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d reflection_pad1d_backward reflection_pad2d_backward "
-        "replication_pad2d_backward slice_backward select_backward slice_scatter select_scatter im2col "
-        "col2im pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle new_zeros new_full "
-        "new_ones zeros ones full zeros_like ones_like full_like fill fill_ zero_ scalar_tensor arange linspace eye "
-        "one_hot diag_embed diagonal_backward unfold_backward rot90 nonzero split_with_sizes_copy lift_fresh "
-        "as_strided_scatter diagonal_scatter _copy_from tril_indices triu_indices logspace block_diag "
+        "replication_pad2d_backward slice_backward select_backward slice_scatter select_scatter "
+        "im2col col2im pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
+        "new_zeros new_full new_ones zeros ones full zeros_like ones_like full_like fill fill_ "
+        "zero_ scalar_tensor arange linspace eye one_hot diag_embed diagonal_backward "
+        "unfold_backward rot90 nonzero split_with_sizes_copy lift_fresh as_strided_scatter "
+        "diagonal_scatter _copy_from tril_indices triu_indices logspace block_diag "
         "_pack_padded_sequence _pack_padded_sequence_backward _assert_async masked_fill_scalar "
-        "_reshape_copy _fw_primal _local_scalar_dense item equal is_same_size meshgrid bucketize histc "
-        "searchsorted bincount select_copy unfold_copy lift_fresh_copy _nested_tensor_from_mask "
-        "_trilinear view_copy expand_copy permute_copy",
+        "_reshape_copy _fw_primal _local_scalar_dense item equal is_same_size meshgrid bucketize "
+        "histc searchsorted bincount select_copy unfold_copy lift_fresh_copy "
+        "_nested_tensor_from_mask _trilinear view_copy expand_copy permute_copy",
     ),
     **_group(
         "loss",
-        "nll_loss_forward nll_loss_backward nll_loss2d_forward nll_loss2d_backward mse_loss mse_loss_backward "
-        "smooth_l1_loss smooth_l1_loss_backward huber_loss huber_loss_backward binary_cross_entropy "
-        "binary_cross_entropy_backward binary_cross_entropy_with_logits _ctc_loss _ctc_loss_backward "
-        "soft_margin_loss soft_margin_loss_backward multi_margin_loss multilabel_margin_loss_forward kl_div",
+        "nll_loss_forward nll_loss_backward nll_loss2d_forward nll_loss2d_backward mse_loss "
+        "mse_loss_backward smooth_l1_loss smooth_l1_loss_backward huber_loss huber_loss_backward "
+        "binary_cross_entropy binary_cross_entropy_backward binary_cross_entropy_with_logits "
+        "_ctc_loss _ctc_loss_backward soft_margin_loss soft_margin_loss_backward "
+        "multi_margin_loss multilabel_margin_loss_forward kl_div",
     ),
     **_group("sort", "sort topk argsort kthvalue mode unique _unique2 unique_consecutive unique_dim msort"),
 }
 
 # Ops that allocate or only look: no arithmetic, no traffic.
 FREE = frozenset(
-    "empty empty_like empty_strided new_empty new_empty_strided empty_permuted detach detach_ alias "
-    "_unsafe_view resize_ set_ view _reshape_alias sym_size sym_numel sym_stride is_pinned prim_device "
-    "_has_compatible_shallow_copy_type lift _assert_scalar _assert_tensor_metadata record_stream".split()
+    [
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "empty_permuted",
+        "detach",
+        "detach_",
+        "alias",
+        "_unsafe_view",
+        "resize_",
+        "set_",
+        "view",
+        "_reshape_alias",
+        "sym_size",
+        "sym_numel",
+        "sym_stride",
+        "is_pinned",
+        "prim_device",
+        "_has_compatible_shallow_copy_type",
+        "lift",
+        "_assert_scalar",
+        "_assert_tensor_metadata",
+        "record_stream",
+    ]
 )
 
 

@@ -66,9 +66,7 @@ class FusedLayers(TorchFunctionMode):
             batch = data.shape[0 if batch_first else 1]
         states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
         shape = _RecurrentShape(cell, data, states, list(weights), layers, bidirectional, biases, batch)
-        outputs: tuple[torch.Tensor, ...] = _Recurrent.apply(
-            self.recorder, shape, data, *states, *weights
-        )
+        outputs: tuple[torch.Tensor, ...] = _Recurrent.apply(self.recorder, shape, data, *states, *weights)
         return outputs
 
 
@@ -76,7 +74,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recorder: Recorder, causal: bool, q: Any, k: Any, v: Any) -> torch.Tensor:
         ctx.recorder, ctx.causal, ctx.layer = recorder, causal, recorder.layer
-        output = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        output: torch.Tensor = q.new_empty((*q.shape[:-1], v.shape[-1]))
         ctx.save_for_backward(q, k, v, output)
         dims = attention_dims(q, k, v, causal)
         _add(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
@@ -166,7 +164,14 @@ class _Recurrent(torch.autograd.Function):
 
 
 def _add(
-    recorder: Recorder, name: str, kind: str, layer: str, flops: int, reads: Any, writes: Any, dims: dict[str, int]
+    recorder: Recorder,
+    name: str,
+    kind: str,
+    layer: str,
+    flops: int,
+    reads: Any,
+    writes: Any,
+    dims: dict[str, int],
 ) -> None:
     recorder.add(
         Op(

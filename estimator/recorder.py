@@ -117,8 +117,8 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         layer = self._note_node()
         output = func(*args, **kwargs)
-        name = func._schema.name.split("::")[-1]
-        if name not in FREE and not self._views(func):
+        namespace, _, name = func._schema.name.partition("::")
+        if namespace != "prim" and name not in FREE and not self._views(func):
             self._record(name, layer, args, kwargs, output)
         return output
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from .errors import JoulecastError, ModelError
+from .errors import JoulecastError
 from .formulas import lookup
 from .fused import FusedLayers
 from .fvcore_flops import first_sample, fvcore_forward_flops
@@ -160,7 +160,9 @@ def _batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
             if tensor.shape[0] < 1:
                 raise JoulecastError(f"the batch dimension is {tensor.shape[0]}; give a batch of 1 or more")
             return int(tensor.shape[0])
-    raise JoulecastError("inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them")
+    raise JoulecastError(
+        "inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them"
+    )
 
 
 def _tokens_per_sample(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
@@ -181,14 +183,16 @@ def _precision(precision: str | None) -> str | None:
 
 
 def _check_trainable(step: _Step) -> None:
-    if not any(True for _ in step.model.parameters()):
+    name, parameters = type(step.model).__name__, list(step.model.parameters())
+    if not step.train:
+        return
+    if not parameters:
         raise JoulecastError(
-            f"{type(step.model).__name__} has no parameters: there is nothing to train; "
-            "name another model, or ask for inference"
-        ) if step.train else None or JoulecastError(f"{type(step.model).__name__} has no parameters; name another model")
-    if step.train and not any(parameter.requires_grad for parameter in step.model.parameters()):
+            f"{name} has no parameters: nothing to train; name another model, or ask for inference"
+        )
+    if not any(parameter.requires_grad for parameter in parameters):
         raise JoulecastError(
-            f"{type(step.model).__name__} has all parameters frozen: there is nothing to train; "
+            f"{name} has all {len(parameters)} parameter tensors frozen: nothing to train; "
             "unfreeze some (requires_grad), or ask for inference"
         )
 
@@ -261,7 +265,9 @@ def _run(step: _Step, tracer: str) -> _Listing:
             if step.precision in ("bfloat16", "float16"):
                 forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
             if step.train:
-                forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, lambda tensor: tensor))
+                forward.enter_context(
+                    torch.autograd.graph.saved_tensors_hooks(sizes.add, lambda tensor: tensor)
+                )
             output = torch.func.functional_call(step.model, tensors, args, kwargs)
             loss = training_loss(step.loss, output, (args, kwargs)) if step.train else None
         if loss is not None:
@@ -358,7 +364,9 @@ def _accumulated(listing: _Listing, accumulate: int) -> list[Op]:
 
 def _update(optimizer: str, path: str, parameter: torch.Tensor) -> Op:
     layer = path.rpartition(".")[0]
-    return update_op(optimizer, layer, parameter.numel(), parameter.element_size(), dtype_name(parameter.dtype))
+    return update_op(
+        optimizer, layer, parameter.numel(), parameter.element_size(), dtype_name(parameter.dtype)
+    )
 
 
 def _arithmetic(ops: Sequence[Op]) -> str:
@@ -387,7 +395,7 @@ def _fvcore(step: _Step, batch_size: int, forward_flops: int) -> tuple[dict[str,
         return None, []
     ours, theirs = forward_flops / batch_size, counts[""]
     if theirs and abs(ours / theirs - 1) > 0.01:
-        note = f"fvcore counts {theirs:,} forward multiply-adds a sample in evaluation mode, the trace {ours:,.0f}"
+        note = f"fvcore counts {theirs:,} forward multiply-adds a sample in eval mode, the trace {ours:,.0f}"
         return counts, [note]
     return counts, []
 

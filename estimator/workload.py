@@ -115,7 +115,7 @@ class Workload:
         """Raises JoulecastError when the document is not a workload of this schema."""
         if document.get("schema") != SCHEMA:
             raise JoulecastError(
-                f"workload has schema {document.get('schema')!r}, this version reads {SCHEMA!r}; trace it again"
+                f"workload has schema {document.get('schema')!r}, this one reads {SCHEMA!r}; trace it again"
             )
         try:
             values = {key: value for key, value in document.items() if key != "schema"}
@@ -129,7 +129,18 @@ class Workload:
             raise JoulecastError(f"workload document is corrupt ({error}); trace it again") from error
 
 
-_OP_FIELDS = ("name", "kind", "phase", "layer", "flops", "bytes_read", "bytes_written", "dtype", "dims", "count")
+_OP_FIELDS = (
+    "name",
+    "kind",
+    "phase",
+    "layer",
+    "flops",
+    "bytes_read",
+    "bytes_written",
+    "dtype",
+    "dims",
+    "count",
+)
 
 
 def _op_row(op: Op) -> list[Any]:
