@@ -214,7 +214,7 @@ def _list_step(step: _Step, batch_size: int) -> _Listing:
     try:
         return _run(step, "fake")
     except Exception as error:
-        if sum(parameter.numel() for parameter in step.model.parameters()) > _REAL_MAX_PARAMETERS:
+        if not _can_run_for_real(step.model):
             raise _model_error(step, error) from error
     try:
         if batch_size > 2:  # a mistake in shapes shows on two samples as well as on a thousand
@@ -222,6 +222,12 @@ def _list_step(step: _Step, batch_size: int) -> _Listing:
         return _run(step, "real")
     except Exception as error:
         raise _model_error(step, error) from error
+
+
+def _can_run_for_real(model: nn.Module) -> bool:
+    """Small enough, and with values: zeros in place of what a model computed at birth would mislead."""
+    state = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() for tensor in state) <= _REAL_MAX_PARAMETERS and not any(t.is_meta for t in state)
 
 
 def _with_batch(step: _Step, batch_size: int, new: int) -> _Step:
@@ -288,11 +294,10 @@ def _stand_in(tracer: str) -> Callable[[Any], Any]:
     def make(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        if tracer == "real" and value.device.type != "meta":
-            return value.detach().to("cpu")
+        if tracer == "real":  # an input may still be a meta tensor: any value of its shape will do
+            zeros = torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value
+            return zeros.detach().to("cpu")
         device = "meta" if tracer == "meta" else "cpu"
-        if tracer == "real":
-            return torch.zeros(value.shape, dtype=value.dtype, device=device)
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
 
     return make
