@@ -1,0 +1,14 @@
+"""The CSV tables that ship in `datasets/`, read as rows of text."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from importlib.resources import files
+
+
+@cache
+def read_table(name: str) -> tuple[dict[str, str], ...]:
+    """The rows of `datasets/<name>`, each by column name."""
+    with files("joulecast.datasets").joinpath(name).open(encoding="utf-8", newline="") as lines:
+        return tuple(csv.DictReader(lines))
