@@ -1,7 +1,8 @@
-"""A stand-in for torchvision, just long enough for timm to import where torchvision has no build.
+"""A stand-in for torchvision, just long enough for timm and pytorchcv to import where it has no build.
 
-timm's networks need none of torchvision's kernels; its data pipeline, which the benchmarks do not use,
-names some of its classes at import. Checked with timm 1.0.31. Where torchvision is installed, it is used.
+Their networks (but for pytorchcv's ProPainter) need none of torchvision's kernels; timm's data pipeline,
+which the benchmarks do not use, names some of its classes at import. Checked with timm 1.0.31 and
+pytorchcv 0.0.74. Where torchvision is installed, it is used.
 """
 
 from __future__ import annotations
@@ -21,10 +22,19 @@ from torch import Tensor, nn
 
 def import_timm() -> ModuleType:
     """timm itself, with or without torchvision; raises ImportError where timm is not installed."""
-    if "timm" in sys.modules or importlib.util.find_spec("torchvision") is not None:
-        return importlib.import_module("timm")
+    return _import("timm")
+
+
+def import_pytorchcv() -> ModuleType:
+    """pytorchcv's `model_provider`, with or without torchvision; raises ImportError where it is missing."""
+    return _import("pytorchcv.model_provider")
+
+
+def _import(name: str) -> ModuleType:
+    if name in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        return importlib.import_module(name)
     with torchvision_stub():
-        return importlib.import_module("timm")
+        return importlib.import_module(name)
 
 
 @contextmanager
