@@ -1,0 +1,289 @@
+"""The arithmetic of energy counters: samples in, energy and label out. No file, clock or thread.
+
+A counter shows energy modulo its range. Between two good reads the energy is the difference, plus one
+range when the counter wrapped. It is unique as long as the domain cannot have drawn another whole
+range in that time, at the highest power it could ever draw; else the window is ambiguous. A failed read
+is a gap: it only lengthens the time between two good reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from .reading import DomainReading, Label, TracePoint
+
+# Counters are refreshed about every millisecond, so a delta can hold energy drawn just before.
+REFRESH_NS = 10_000_000
+# A sleep shorter than this is clock noise; real suspends take seconds.
+SLEEP_NS = 500_000_000
+# A package, its dram and a GPU always draw something: no movement for this long is no counter.
+STUCK_NS = 500_000_000
+# Power sampled further apart than this is not integrated.
+POWER_GAP_NS = 2_000_000_000
+_COUNTS = 1 << 32  # RAPL counters have 32 bits
+
+Verdict = tuple[Label, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What is metered: a name unique in its meter, and what its numbers mean.
+
+    `range_uj` is the highest value that the counter shows before it starts over, None for one that
+    never does; `ceiling_w` is a power that the domain cannot exceed.
+    """
+
+    name: str
+    kind: str
+    counted: bool
+    ceiling_w: int
+    range_uj: int | None = None
+    label: Label = "measured"
+    method: str = "counter"
+    note: str = ""  # goes into the reason of every reading
+
+    @property
+    def wrap_s(self) -> float:
+        """The shortest time in which the counter can come round; infinite for one that never does."""
+        return float("inf") if self.range_uj is None else self.range_uj / 1e6 / self.ceiling_w
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A read that gave no value. `fatal`: the counter is gone or means nothing for this window."""
+
+    reason: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A domain that shows the counter of another, by index; not `certain`: that may show it."""
+
+    original: int
+    certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """All domains read once, between `began_ns` and `ended_ns` on the monotonic clock.
+
+    `slept_ns` is how long the machine has been suspended since boot. Values are microjoules
+    (counters) or microwatts (integrated power).
+    """
+
+    began_ns: int
+    ended_ns: int
+    slept_ns: int
+    values: tuple[int | Failure, ...]
+
+
+def kernel_unit_uj(range_uj: int) -> Fraction | None:
+    """The microjoules per count of a kernel RAPL counter, None for a range that is not one's.
+
+    The kernel shows `count * unit` rounded down, for a 32-bit count, and as the range that of the
+    highest count; its unit is a whole number of nanojoules (a power of two of joules before Linux 3.14).
+    So the counter comes round at `range + unit`, and the range gives the unit away: 262143328850 is
+    2^32 - 1 counts of 61.035 uJ. (drivers/powercap/intel_rapl_common.c: rapl_unit_xlate,
+    get_max_energy_counter)
+    """
+    whole_nj = Fraction(-(-range_uj * 1000 // (_COUNTS - 1)), 1000)
+    halvings = (Fraction(1_000_000, 1 << shift) for shift in range(20))
+    for unit in (whole_nj, *halvings):
+        if unit >= 1 and int((_COUNTS - 1) * unit) == range_uj:
+            return unit
+    return None
+
+
+def _count(value_uj: int, unit: Fraction) -> int:
+    return -(-value_uj * unit.denominator // unit.numerator)
+
+
+class Tally:
+    """The energy of one counter over one window, sample by sample."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._unit = None if domain.range_uj is None else kernel_unit_uj(domain.range_uj)
+        self._first: int | None = None
+        self._last: int | None = None
+        self._last_began_ns = 0
+        self._wraps = 0
+        self._highest = 0
+        self._failure: str | None = None  # of the latest sample
+        self._verdict: Verdict | None = None
+
+    def add(self, sample: Sample, value: int | Failure, first: bool) -> None:
+        if isinstance(value, Failure):
+            self._failure = value.reason
+            if first:
+                self._condemn("missing", f"not read at the start of the window: {value.reason}")
+            elif value.fatal:
+                self._condemn("missing", value.reason)
+            return
+        self._failure = None
+        if self._unit is not None and int(_count(value, self._unit) * self._unit) != value:
+            self._unit = None  # off the kernel's grid: a counter of plain microjoules
+        self._highest = max(self._highest, value)
+        if self._last is None:
+            self._first = value
+        else:
+            self._step(self._last, value, sample.ended_ns - self._last_began_ns)
+        self._last, self._last_began_ns = value, sample.began_ns
+
+    def condemn(self, reason: str) -> None:
+        """Nothing that this window reads can be trusted."""
+        self._condemn("missing", reason)
+
+    def _condemn(self, label: Label, reason: str) -> None:
+        if self._verdict is None or (label == "missing" and self._verdict[0] != "missing"):
+            self._verdict = (label, reason)
+
+    def _step(self, before: int, now: int, elapsed_ns: int) -> None:
+        domain = self._domain
+        most_uj = domain.ceiling_w * (elapsed_ns + REFRESH_NS) // 1000
+        drawn = now - before
+        if drawn < 0:
+            if domain.range_uj is None:
+                self._condemn("missing", f"the counter went back from {before} to {now} uJ: it was reset")
+                return
+            drawn += domain.range_uj
+            self._wraps += 1
+        if drawn > most_uj:
+            self._condemn(
+                "missing",
+                f"the counter went from {before} to {now} uJ in {elapsed_ns / 1e9:.3f} s, which"
+                f" {domain.ceiling_w} W cannot explain: it was reset",
+            )
+        elif domain.range_uj is not None and drawn + domain.range_uj <= most_uj:
+            self._condemn(
+                "ambiguous",
+                f"no good read for {elapsed_ns / 1e9:.3f} s, in which the counter"
+                f" (range {domain.range_uj} uJ) can have wrapped more than once",
+            )
+
+    def energy_uj(self) -> int:
+        """Energy from the first to the latest good read, as far as the wraps seen explain it."""
+        if self._first is None or self._last is None:
+            return 0
+        range_uj = self._domain.range_uj or 0
+        if self._unit is not None:
+            counts = _count(self._last, self._unit) - _count(self._first, self._unit)
+            return int((counts + self._wraps * _COUNTS) * self._unit)
+        # A plain counter that has shown its range needs one more microjoule to come round.
+        comes_round_uj = range_uj + 1 if self._highest == range_uj else range_uj
+        return self._last - self._first + self._wraps * comes_round_uj
+
+    def latest_uj(self) -> int | None:
+        """The energy so far for the trace: None when the latest read failed or nothing is certain."""
+        return None if self._failure is not None or self._verdict is not None else self.energy_uj()
+
+    def reading(self, elapsed_ns: int) -> DomainReading:
+        """The window as if it ended with the latest sample; more samples may follow."""
+        verdict = self._verdict or _unread_end(self._failure)
+        if verdict is None and self._domain.counted and elapsed_ns >= STUCK_NS and self.energy_uj() == 0:
+            verdict = ("missing", f"the counter did not move in {elapsed_ns / 1e9:.1f} s")
+        return _reading(self._domain, verdict, self.energy_uj())
+
+
+class PowerTally:
+    """The energy of one domain that shows its power only: the trapezoids between good samples."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._domain = domain
+        self._twice_fj = 0  # microwatts times nanoseconds, twice: the trapezoids stay integers
+        self._last: tuple[int, int] | None = None
+        self._failure: str | None = None
+        self._verdict: Verdict | None = None
+
+    def add(self, sample: Sample, value: int | Failure, first: bool) -> None:
+        if isinstance(value, Failure):
+            self._failure = value.reason
+            if first or value.fatal:
+                self.condemn(value.reason)
+            return
+        self._failure = None
+        if self._last is not None:
+            before_ns, before_uw = self._last
+            gap_ns = sample.ended_ns - before_ns
+            self._twice_fj += (value + before_uw) * gap_ns
+            if gap_ns > POWER_GAP_NS and self._verdict is None:
+                self._verdict = ("ambiguous", f"no power reading for {gap_ns / 1e9:.3f} s")
+        self._last = (sample.ended_ns, value)
+
+    def condemn(self, reason: str) -> None:
+        if self._verdict is None or self._verdict[0] != "missing":
+            self._verdict = ("missing", reason)
+
+    def energy_uj(self) -> int:
+        return self._twice_fj // 2_000_000_000
+
+    def latest_uj(self) -> int | None:
+        return None if self._failure is not None or self._verdict is not None else self.energy_uj()
+
+    def reading(self, elapsed_ns: int) -> DomainReading:
+        """The window as if it ended with the latest sample; more samples may follow."""
+        return _reading(self._domain, self._verdict or _unread_end(self._failure), self.energy_uj())
+
+
+def _unread_end(failure: str | None) -> Verdict | None:
+    return None if failure is None else ("missing", f"not read at the end of the window: {failure}")
+
+
+def _reading(domain: Domain, verdict: Verdict | None, energy_uj: int) -> DomainReading:
+    label, reason = verdict or (domain.label, domain.note)
+    energy = None if verdict else energy_uj
+    return DomainReading(domain.name, domain.kind, label, energy, domain.counted, domain.method, reason)
+
+
+class Ledger:
+    """All domains of one window. Feed it samples in order; the first opens the window."""
+
+    def __init__(self, domains: tuple[Domain, ...]) -> None:
+        self._domains = domains
+        self._tallies = [_tally_of(domain) for domain in domains]
+        self._first: Sample | None = None
+        self._latest: Sample | None = None
+
+    def add(self, sample: Sample) -> None:
+        first = self._latest is None
+        if self._latest is not None and sample.slept_ns - self._latest.slept_ns > SLEEP_NS:
+            slept_s = (sample.slept_ns - self._latest.slept_ns) / 1e9
+            for tally in self._tallies:
+                tally.condemn(f"the machine was suspended for {slept_s:.1f} s within the window")
+        for tally, value in zip(self._tallies, sample.values, strict=True):
+            tally.add(sample, value, first)
+        self._first = self._first or sample
+        self._latest = sample
+
+    @property
+    def elapsed_ns(self) -> int:
+        if self._first is None or self._latest is None:
+            return 0
+        return self._latest.ended_ns - self._first.ended_ns
+
+    def readings(self, mirrors: Mapping[int, Mirror]) -> tuple[DomainReading, ...]:
+        """One reading per domain; `mirrors` by the index of the domain that repeats another."""
+        readings = [tally.reading(self.elapsed_ns) for tally in self._tallies]
+        for index, mirror in mirrors.items():
+            readings[index] = _mirrored(readings[index], self._domains[mirror.original].name, mirror.certain)
+        return tuple(readings)
+
+    def point(self) -> TracePoint:
+        return TracePoint(self.elapsed_ns / 1e9, tuple(tally.latest_uj() for tally in self._tallies))
+
+
+def _tally_of(domain: Domain) -> Tally | PowerTally:
+    return PowerTally(domain) if domain.method == "integrated power" else Tally(domain)
+
+
+def _mirrored(reading: DomainReading, original: str, certain: bool) -> DomainReading:
+    if certain:
+        reason = f"shows the same counter as {original}, counted once"
+        return replace(reading, counted=False, reason="; ".join(filter(None, (reading.reason, reason))))
+    if reading.label == "missing":
+        return reading
+    reason = f"too close to {original} to tell whether both show one counter"
+    return replace(reading, label="ambiguous", energy_uj=None, reason=reason)
