@@ -141,23 +141,22 @@ class Profile:
     def predict(self, work: Workload, *, steps: int = 1, devices: int = 1) -> Estimate:
         """The cost of `steps` steps of `work`.
 
-        With `devices` > 1, `work` is the whole step and is split evenly over that many of the
-        profile's devices (data parallel); what they say to each other is not modelled, and a warning
-        says so.
+        With `devices` > 1, each device does `work` in every step (data parallel): as long, and that
+        many times the energy. What they say to each other is not modelled, and a warning says so.
         """
         if steps < 0 or devices < 1:
             raise JoulecastError(f"steps {steps}, devices {devices}; give 0 or more steps, 1 or more devices")
         seconds = self.time.seconds(work.ops)
         joules = seconds * (self.power.watts(self.time.components) + self.power.static_w)
-        step_s, step_j = float(seconds.sum()), float(joules.sum())
+        step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
         outside = self._decades_outside(work)
         kwh = step_j * steps / JOULES_PER_KWH
         return Estimate(
             steps=steps,
-            seconds=self.time_error.interval(step_s * steps / devices, outside),
+            seconds=self.time_error.interval(step_s * steps, outside),
             energy_kwh=self.energy_error.interval(kwh, outside),
-            breakdown=self._breakdown(seconds, steps),
-            layers=_by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1), steps),
+            breakdown=self._breakdown(seconds * devices, steps),
+            layers=_by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps),
             profile=self.name,
             time_source=self.provenance.time,
             power_source=self.provenance.power,
@@ -200,11 +199,11 @@ class Profile:
                 f"no formula for {names_} ({work.unsupported_byte_share:.1%} of bytes): priced by bytes"
             )
         if devices > 1:
-            notes.append(f"split evenly over {devices} devices; their communication is not modelled")
-        if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes * devices:
+            notes.append(f"what {devices} devices say to each other is not modelled: time is a lower bound")
+        if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes:
             notes.append(
-                f"needs about {needed / 1e9:.3g} GB (modelled) for weights, gradients, optimizer state and "
-                f"activations; {devices} x {self.memory_bytes / 1e9:.3g} GB are there"
+                f"needs about {needed / 1e9:.3g} GB a device (modelled: weights, gradients, optimizer state and "
+                f"activations), and one has {self.memory_bytes / 1e9:.3g} GB: it must be split or recomputed"
             )
         return notes
 

@@ -130,7 +130,8 @@ class Recorder(TorchDispatchMode):
     def _note_node(self) -> str:
         layer = self.layer
         if self._stack or self.phase == "forward":
-            self._layer_of_node[torch._C._autograd._get_sequence_nr() - 1] = layer
+            # The first op after a node was made is the node's own; later ones may make none.
+            self._layer_of_node.setdefault(torch._C._autograd._get_sequence_nr() - 1, layer)
         return layer
 
     def _record(

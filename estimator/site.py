@@ -22,6 +22,8 @@ from .units import GRAMS_PER_KG, pounds_to_grams
 DEFAULT_PUE = 1.58  # eq. 3.5.2: the world's average data centre, Uptime Institute 2018
 DEFAULT_CARBON_G_PER_KWH = pounds_to_grams(0.954)  # eq. 3.5.3
 DEFAULT_CARBON_SOURCE = "the thesis's US figure (EPA 2018)"
+DEFAULT_PRICE_PER_KWH = 0.1249  # USD
+DEFAULT_PRICE_SOURCE = "US retail average of all sectors 2022 (EIA, Electric Power Monthly, Table 5.6.B)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,14 @@ class Site:
     pue: float = DEFAULT_PUE
     carbon_g_per_kwh: float = DEFAULT_CARBON_G_PER_KWH
     carbon_source: str = DEFAULT_CARBON_SOURCE
-    price_per_kwh: float | None = None
+    price_per_kwh: float = DEFAULT_PRICE_PER_KWH
     currency: str = "USD"
+    price_source: str = DEFAULT_PRICE_SOURCE
 
     def __post_init__(self) -> None:
         _check("PUE", self.pue, 1.0, "the building's energy over the machines', 1 or more")
         _check("carbon intensity", self.carbon_g_per_kwh, 0.0, "g CO2e per kWh, 0 or more")
-        if self.price_per_kwh is not None:
-            _check("price", self.price_per_kwh, 0.0, f"{self.currency} per kWh, 0 or more")
+        _check("price", self.price_per_kwh, 0.0, f"{self.currency} per kWh, 0 or more")
 
 
 def _check(what: str, value: float, least: float, rule: str) -> None:
@@ -69,7 +71,12 @@ def make_site(
     price_per_kwh: float | None = None,
     currency: str = "USD",
 ) -> Site:
-    """The site that the options describe; with neither region nor intensity, the thesis's."""
+    """The site that the options describe; with neither region nor intensity, the thesis's.
+
+    A price is in `currency`; without one it is the US average, in USD.
+    """
+    if price_per_kwh is None and currency != "USD":
+        raise JoulecastError(f"currency {currency} without a price: give the price per kWh in {currency}")
     if region is not None and carbon_g_per_kwh is not None:
         raise JoulecastError(
             f"region {region!r} and carbon intensity {carbon_g_per_kwh} g/kWh contradict: give one of them"
@@ -80,7 +87,9 @@ def make_site(
         carbon, source = row.carbon_g_per_kwh, f"{row.code} ({row.name}), {row.year}, {row.source}"
     elif carbon_g_per_kwh is not None:
         carbon, source = carbon_g_per_kwh, "given"
-    return Site(pue, carbon, source, price_per_kwh, currency)
+    if price_per_kwh is None:
+        return Site(pue, carbon, source)
+    return Site(pue, carbon, source, price_per_kwh, currency, "given")
 
 
 def facility_energy_kwh(energy_kwh: Interval, site: Site) -> Interval:
@@ -93,9 +102,9 @@ def co2e_kg(facility_energy_kwh: Interval, site: Site) -> Interval:
     return facility_energy_kwh * (site.carbon_g_per_kwh / GRAMS_PER_KG)
 
 
-def cost(facility_energy_kwh: Interval, site: Site) -> Interval | None:
-    """The price of the building's energy in `site.currency`; None where no price is known."""
-    return None if site.price_per_kwh is None else facility_energy_kwh * site.price_per_kwh
+def cost(facility_energy_kwh: Interval, site: Site) -> Interval:
+    """The price of the building's energy, in `site.currency`."""
+    return facility_energy_kwh * site.price_per_kwh
 
 
 @cache
@@ -124,7 +133,9 @@ def find_region(code_or_name: str) -> Region:
     regions = load_regions()
     found = [region for region in regions if region.code.casefold() == wanted]
     found = found or [
-        region for region in regions if wanted in (region.name.casefold(), region.code.casefold().partition(":")[2])
+        region
+        for region in regions
+        if wanted in (region.name.casefold(), region.code.casefold().partition(":")[2])
     ]
     if wanted and len(found) == 1:
         return found[0]
@@ -139,6 +150,8 @@ def find_region(code_or_name: str) -> Region:
 
 
 def _near(wanted: str) -> list[str]:
-    by_name = {name: region for region in load_regions() for name in (region.name.casefold(), region.code.casefold())}
+    by_name = {
+        name: region for region in load_regions() for name in (region.name.casefold(), region.code.casefold())
+    }
     close = difflib.get_close_matches(wanted, by_name, n=4, cutoff=0.6)
     return list(dict.fromkeys(f"{by_name[name].code} ({by_name[name].name})" for name in close))

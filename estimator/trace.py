@@ -44,6 +44,7 @@ class _Step:
     train: bool
     precision: str | None  # None: as the parameters are
     loss: Loss | None
+    fix: str = ""
 
 
 @dataclass(slots=True)
@@ -68,6 +69,7 @@ def trace(
     accumulate: int = 1,
     name: str | None = None,
     layers: bool = True,
+    fix: str = "",
 ) -> Workload:
     """One training (or inference) step of `model` as layers and ops, without running it.
 
@@ -92,6 +94,8 @@ def trace(
         Micro-batches per optimizer step; `inputs` are one of them.
     layers:
         False leaves out the fvcore pass over one real sample that checks the per-layer FLOPs.
+    fix:
+        What a ModelError suggests when the model rejects its inputs.
 
     Raises
     ------
@@ -107,7 +111,7 @@ def trace(
     if train:
         optimizer_named(optimizer)
     batch_size = _batch_size(args, kwargs)
-    step = _Step(model, args, kwargs, train, precision, loss)
+    step = _Step(model, args, kwargs, train, precision, loss, fix)
     _check_trainable(step)
     listing = _list_step(step, batch_size)
     ops = _accumulated(listing, accumulate)
@@ -245,7 +249,11 @@ def _model_error(step: _Step, error: Exception) -> JoulecastError:
         return error
     from .user_code import model_error
 
-    return model_error(error, what=type(step.model).__name__)
+    if "Expected more than 1 value per channel when training" in str(error):
+        fix = "BatchNorm cannot train on one value per channel: give a batch size of 2 or more"
+    else:
+        fix = step.fix
+    return model_error(error, what=type(step.model).__name__, fix=fix)
 
 
 def _run(step: _Step, tracer: str) -> _Listing:

@@ -59,6 +59,19 @@ def test_backward_and_update_belong_to_their_layer() -> None:
     ]
 
 
+def test_each_layer_of_a_convolutional_block_has_its_own_backward() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    work = trace(net, torch.zeros(2, 3, 8, 8))
+    backward = {(op.name, op.layer) for op in work.ops if op.phase == "backward" and op.layer != "(loss)"}
+    assert backward == {
+        ("convolution_backward", "0"),
+        ("native_batch_norm_backward", "1"),
+        ("threshold_backward", "2"),
+        ("mm", "4"),
+        ("sum", "4"),
+    }
+
+
 @pytest.mark.parametrize(("optimizer", "passes"), [("sgd", 3), ("momentum", 5), ("adam", 7), ("adamw", 7)])
 def test_optimizer_traffic(optimizer: str, passes: int) -> None:
     work = trace(TwoLayers(), torch.zeros(4, 10), optimizer=optimizer)
