@@ -55,10 +55,6 @@ class Hardware:
 
 
 COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name != "origin")
-_TEXT = ("key", "name", "vendor", "source")
-_WHOLE = ("year", "cores")
-_POSITIVE = ("fp32_tflops", "bandwidth_gb_per_s", "power_w")
-_OPTIONAL = ("tf32_tflops", "fp16_tflops", "bf16_tflops", "memory_gb", "idle_w")
 
 
 def load_hardware() -> tuple[Hardware, ...]:
@@ -155,7 +151,9 @@ def _read_user_file(path: Path) -> tuple[Hardware, ...]:
                 except ValueError as error:
                     raise HardwareError(f"{path}, line {reader.line_num}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise HardwareError(f"cannot read the hardware table {path} ({error}): correct it or unset it") from error
+        raise HardwareError(
+            f"cannot read the hardware table {path} ({error}): correct or remove it"
+        ) from error
     keys = [part.key for part in parts]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
@@ -166,34 +164,44 @@ def _read_user_file(path: Path) -> tuple[Hardware, ...]:
 def _row(row: Mapping[str, str | None], origin: str) -> Hardware:
     """One row of a table. Raises ValueError naming the column, the value and the rule."""
     cells = {column: (row.get(column) or "").strip() for column in COLUMNS}
-    for column in _TEXT:
-        if not cells[column]:
-            raise ValueError(f"{column} is empty: fill it in")
     if cells["kind"] not in ("gpu", "cpu"):
         raise ValueError(f"kind is {cells['kind']!r}: give gpu or cpu")
-    positive = {column: _number(column, cells[column]) for column in _POSITIVE}
-    optional = {column: _number(column, cells[column]) if cells[column] else None for column in _OPTIONAL}
-    whole = {column: int(_number(column, cells[column])) for column in _WHOLE}
-    aliases = tuple(alias.strip() for alias in cells["aliases"].split(";") if alias.strip())
     return Hardware(
-        **{column: cells[column] for column in _TEXT},
+        key=_text(cells, "key"),
+        name=_text(cells, "name"),
+        vendor=_text(cells, "vendor"),
         kind=cells["kind"],
-        aliases=aliases,
+        year=int(_number(cells, "year")),
+        fp32_tflops=_number(cells, "fp32_tflops"),
+        tf32_tflops=_published(cells, "tf32_tflops"),
+        fp16_tflops=_published(cells, "fp16_tflops"),
+        bf16_tflops=_published(cells, "bf16_tflops"),
+        memory_gb=_published(cells, "memory_gb"),
+        bandwidth_gb_per_s=_number(cells, "bandwidth_gb_per_s"),
+        power_w=_number(cells, "power_w"),
+        idle_w=_published(cells, "idle_w"),
+        cores=int(_number(cells, "cores")),
+        aliases=tuple(alias.strip() for alias in cells["aliases"].split(";") if alias.strip()),
+        source=_text(cells, "source"),
         origin=origin,
-        fp32_tflops=positive["fp32_tflops"],
-        bandwidth_gb_per_s=positive["bandwidth_gb_per_s"],
-        power_w=positive["power_w"],
-        year=whole["year"],
-        cores=whole["cores"],
-        **optional,
     )
 
 
-def _number(column: str, text: str) -> float:
+def _text(cells: Mapping[str, str], column: str) -> str:
+    if not cells[column]:
+        raise ValueError(f"{column} is empty: fill it in")
+    return cells[column]
+
+
+def _published(cells: Mapping[str, str], column: str) -> float | None:
+    return _number(cells, column) if cells[column] else None
+
+
+def _number(cells: Mapping[str, str], column: str) -> float:
     try:
-        number = float(text)
+        number = float(cells[column])
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{column} is {text!r}: give a number above 0")
+        raise ValueError(f"{column} is {cells[column]!r}: give a number above 0")
     return number

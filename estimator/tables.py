@@ -10,5 +10,5 @@ from importlib.resources import files
 @cache
 def read_table(name: str) -> tuple[dict[str, str], ...]:
     """The rows of `datasets/<name>`, each by column name."""
-    with files("joulecast.datasets").joinpath(name).open(encoding="utf-8", newline="") as lines:
-        return tuple(csv.DictReader(lines))
+    text = files("joulecast.datasets").joinpath(name).read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text.splitlines()))
