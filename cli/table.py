@@ -20,7 +20,7 @@ _PARTS = 8
 
 
 def print_answers(answers: Sequence[Answer], *, layers: bool) -> None:
-    console = _console()
+    console = make_console()
     if len(answers) == 1:
         _print_one(console, answers[0])
     else:
@@ -30,9 +30,10 @@ def print_answers(answers: Sequence[Answer], *, layers: bool) -> None:
             _print_layers(console, answer)
 
 
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+def make_console() -> Console:
+    """Colours and the window's width on a terminal; plain text of a fixed width in a pipe or file."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
 # -- one model -----------------------------------------------------------------------------------
@@ -42,7 +43,13 @@ def _print_one(console: Console, answer: Answer) -> None:
     _print_head(console, answer)
     console.print(_figures(answer))
     if sayings := familiar(answer.facility_energy_kwh.value, answer.co2e_kg.value):
-        console.print(Padding(Text("\n".join(map(str, sayings)), style="dim"), (0, 2)))
+        for saying in sayings:
+            console.print(
+                Text(
+                    f"  {saying} ({saying.yardstick.source.split(',')[0]}, {saying.yardstick.year})",
+                    style="dim",
+                )
+            )
     console.print(Text("\nWhere the energy goes", style="bold"), Text("(expected)", style="dim"))
     console.print(_bars(answer.estimate.breakdown))
     _print_tail(console, [answer])
@@ -81,9 +88,17 @@ def _figures(answer: Answer) -> Table:
     power, time = estimate.power_source, estimate.time_source
     rows = [
         ("Time", figures.seconds(estimate.seconds), time),
-        ("Energy", figures.energy(estimate.energy_kwh), f"{power}; {answer.profile.provenance.boundary}".rstrip("; ")),
+        (
+            "Energy",
+            figures.energy(estimate.energy_kwh),
+            f"{power}; {answer.profile.provenance.boundary}".rstrip("; "),
+        ),
         ("  with PUE", figures.energy(answer.facility_energy_kwh), f"x {figures.number(site.pue)}"),
-        ("CO2e", figures.carbon(answer.co2e_kg), f"{figures.number(site.carbon_g_per_kwh)} g/kWh, {site.carbon_source}"),
+        (
+            "CO2e",
+            figures.carbon(answer.co2e_kg),
+            f"{figures.number(site.carbon_g_per_kwh)} g/kWh, {site.carbon_source}",
+        ),
         (
             "Cost",
             figures.money(answer.cost, site.currency),
@@ -113,19 +128,23 @@ def _bars(parts: Sequence[Share]) -> Table:
 
 
 def _print_tail(console: Console, answers: Sequence[Answer]) -> None:
+    if any(answer.verdicts for answer in answers):
+        console.print()
     for answer in answers:
         before = f"{answer.model}: " if len(answers) > 1 else ""
         for verdict in answer.verdicts:
             style = "bold red" if verdict.exceeded else "bold green"
-            console.print(Text(f"\n{before}{verdict}", style=style))
+            console.print(Text(f"{before}{verdict}", style=style))
         for line in answer.fits:
             console.print(Text(f"  {before}{line}"))
     warnings = list(dict.fromkeys(note for answer in answers for note in _notes(answer)))
     if warnings:
         console.print(Text("\nNotes", style="bold"))
         for note in warnings:
-            console.print(Padding(Text(f"- {note}", style="yellow"), (0, 2)))
-    sources = list(dict.fromkeys(source for answer in answers for source in answer.profile.provenance.sources))
+            console.print(Padding(Text(f"- {note}", style="yellow"), (0, 2), expand=False))
+    sources = list(
+        dict.fromkeys(source for answer in answers for source in answer.profile.provenance.sources)
+    )
     console.print(Text("\nSources: " + "; ".join(sources), style="dim"))
 
 
@@ -178,7 +197,9 @@ def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
 
 
 def _print_layers(console: Console, answer: Answer) -> None:
-    console.print(Text(f"\nLayers of {answer.work.name}", style="bold"), Text("(a step, forward)", style="dim"))
+    console.print(
+        Text(f"\nLayers of {answer.work.name}", style="bold"), Text("(a step, forward)", style="dim")
+    )
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("layer", overflow="fold")
     table.add_column("kind", overflow="fold")

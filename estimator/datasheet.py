@@ -31,8 +31,14 @@ def datasheet_profile(hardware: Hardware) -> Profile:
     """
     watts = hardware.power_w
     idle = hardware.idle_w if hardware.idle_w is not None else _IDLE_SHARE * watts
-    assumed = () if hardware.idle_w is not None else (f"idle power is assumed to be {_IDLE_SHARE:.0%} of {watts:g} W",)
-    boundary = "the GPU board, without its host" if hardware.kind == "gpu" else "the CPU package, without memory"
+    assumed = (
+        ()
+        if hardware.idle_w is not None
+        else (f"idle power is assumed to be {_IDLE_SHARE:.0%} of {watts:g} W",)
+    )
+    boundary = (
+        "the GPU board, without its host" if hardware.kind == "gpu" else "the CPU package, without memory"
+    )
     return Profile(
         name=hardware.key,
         hardware=hardware.name,

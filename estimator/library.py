@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib import resources
 from pathlib import Path
 
 from .datasheet import datasheet_profile
-from .errors import HardwareError, ProfileError
-from .hardware import find_hardware, load_hardware
+from .errors import HardwareError
+from .hardware import find_hardware
 from .host import Host, detect_host
 from .profile import Profile, read_profile
 
@@ -64,23 +63,21 @@ def _this_machine(framework: str) -> Profile:
         ) from error
 
 
-def newest_calibration(host: Host, framework: str) -> Profile | None:
-    """The newest profile that `measure` fitted on this host with this framework, or None."""
+def calibrations() -> list[Profile]:
+    """All profiles that `measure` fitted for this user, newest first."""
     from .store import profiles_folder
 
-    newest: tuple[str, Path] | None = None
-    for path in profiles_folder().glob("*.json"):
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            created = str(document["provenance"]["created"])
-            fits = document["framework"] == framework and document["host"].get("cpu_name") == host.cpu_name
-            gpus = list(document["host"].get("gpus", []))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ProfileError(f"profile {path} cannot be read ({error!r}); delete it or calibrate again") from error
-        if fits and gpus == [gpu.name for gpu in host.gpus] and (newest is None or created > newest[0]):
-            newest = (created, path)
-    return read_profile(newest[1]) if newest else None
+    fitted = [read_profile(path) for path in profiles_folder().glob("*.json")]
+    return sorted(fitted, key=lambda profile: profile.provenance.created, reverse=True)
 
 
-def hardware_keys() -> list[str]:
-    return [row.key for row in load_hardware()]
+def newest_calibration(host: Host, framework: str) -> Profile | None:
+    """The newest profile that `measure` fitted on this host with this framework, or None."""
+    gpus = [gpu.name for gpu in host.gpus]
+    for profile in calibrations():
+        same_host = (
+            profile.host.get("cpu_name") == host.cpu_name and list(profile.host.get("gpus", [])) == gpus
+        )
+        if same_host and profile.framework == framework:
+            return profile
+    return None

@@ -231,7 +231,9 @@ def _list_step(step: _Step, batch_size: int) -> _Listing:
 def _can_run_for_real(model: nn.Module) -> bool:
     """Small enough, and with values: zeros in place of what a model computed at birth would mislead."""
     state = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() for tensor in state) <= _REAL_MAX_PARAMETERS and not any(t.is_meta for t in state)
+    return sum(tensor.numel() for tensor in state) <= _REAL_MAX_PARAMETERS and not any(
+        t.is_meta for t in state
+    )
 
 
 def _with_batch(step: _Step, batch_size: int, new: int) -> _Step:
