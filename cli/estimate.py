@@ -32,19 +32,11 @@ _ASSUMED_DATASET = "cifar10"
     help="FILE.py, FILE.py:name, package.module:callable, or a Hugging Face config.json; several compare.",
 )
 @click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="Argument of the model.")
-@click.option(
-    "--input", "inputs", multiple=True, metavar="SPEC", help="One sample: 3,224,224 or ids:int64:128."
-)
-@click.option(
-    "--dataset", metavar="NAME", help="Shape, classes and size: cifar10, cifar100, mnist, imagenet-1k..."
-)
+@click.option("--input", "inputs", multiple=True, metavar="SPEC", help="One sample: 3,224,224 or ids:int64:128.")
+@click.option("--dataset", metavar="NAME", help="Shape, classes and size: cifar10, cifar100, mnist, imagenet-1k...")
 @click.option("--sequence-length", type=int, metavar="N", help="Positions of a language model's input.")
-@click.option(
-    "--batch-size", metavar="N", help=f"Samples per pass and device (default {_DEFAULT_BATCH_SIZE})."
-)
-@click.option(
-    "--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd", show_default=True
-)
+@click.option("--batch-size", metavar="N", help=f"Samples per pass and device (default {_DEFAULT_BATCH_SIZE}).")
+@click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd", show_default=True)
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Autocast; default: the parameters' own."
 )
@@ -56,21 +48,13 @@ _ASSUMED_DATASET = "cifar10"
 @click.option("--tokens", metavar="N", help="Length of the run in tokens.")
 @click.option("--val-samples", metavar="N", help="Samples that are validated on after each epoch.")
 @click.option("--devices", type=int, default=1, metavar="N", help="Accelerators, data parallel.")
-@click.option(
-    "--hardware", "--profile", "hardware", metavar="NAME", help="Hardware, profile or profile file."
-)
-@click.option(
-    "--pue", type=float, metavar="X", help="The building's energy over the machines' (default 1.58)."
-)
-@click.option(
-    "--region", metavar="CODE", help="Where: FR, US-CA, gcp:europe-west9... (default: US, EPA 2018)."
-)
+@click.option("--hardware", "--profile", "hardware", metavar="NAME", help="Hardware, profile or profile file.")
+@click.option("--pue", type=float, metavar="X", help="The building's energy over the machines' (default 1.58).")
+@click.option("--region", metavar="CODE", help="Where: FR, US-CA, gcp:europe-west9... (default: US, EPA 2018).")
 @click.option("--carbon-intensity", type=float, metavar="G", help="g CO2e per kWh, in place of a region.")
 @click.option("--price", type=float, metavar="X", help="Price of a kWh (default: US average 2022).")
 @click.option("--currency", default="USD", metavar="CODE", help="Currency of the price.")
-@click.option(
-    "--budget", "budgets", multiple=True, metavar="LIMIT", help="2kWh, 5kgCO2e, 10h, 3USD; several allowed."
-)
+@click.option("--budget", "budgets", multiple=True, metavar="LIMIT", help="2kWh, 5kgCO2e, 10h, 3USD; several allowed.")
 @click.option(
     "--budget-at",
     type=click.Choice(["high", "expected"]),
@@ -81,9 +65,7 @@ _ASSUMED_DATASET = "cifar10"
 @click.option("--layers", is_flag=True, help="Show the layer table.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (a list for several models).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one CSV row per model (per layer with --layers).")
-@click.option(
-    "--time-limit", type=float, default=60.0, show_default=True, help="Seconds that model code may take."
-)
+@click.option("--time-limit", type=float, default=60.0, show_default=True, help="Seconds that model code may take.")
 @click.option("--traceback", is_flag=True, help="Show the frames of the model's own code when it fails.")
 def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any) -> int:
     """Predict the energy, CO2e, time and cost of training a network, from its architecture alone.
@@ -150,9 +132,7 @@ def _check_budgets(budgets: list[Budget], site: Site) -> None:
 
     zero = Interval.exact(0.0)
     for budget in budgets:
-        judged_figure(
-            budget, facility_energy_kwh=zero, co2e_kg=zero, seconds=zero, cost=zero, currency=site.currency
-        )
+        judged_figure(budget, facility_energy_kwh=zero, co2e_kg=zero, seconds=zero, cost=zero, currency=site.currency)
 
 
 def _trace_options(options: dict[str, Any], preset: Any) -> TraceOptions:
@@ -234,9 +214,7 @@ def _answer(
     estimate_: Estimate = profile.predict(work, steps=schedule.steps, devices=schedule.devices)
     if schedule.validation_steps:
         forward = work.forward_only()
-        estimate_ = estimate_ + profile.predict(
-            forward, steps=schedule.validation_steps, devices=schedule.devices
-        )
+        estimate_ = estimate_ + profile.predict(forward, steps=schedule.validation_steps, devices=schedule.devices)
     if assumed := _assumed_preset(options):
         note = f"no --samples or --dataset: an epoch is taken to be {assumed.name}'s {assumed.train_samples:,} samples"
         estimate_ = replace(estimate_, warnings=(*estimate_.warnings, note))

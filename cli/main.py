@@ -57,9 +57,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Version."
-)
+@click.option("--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Version.")
 def joulecast() -> None:
     """The energy, CO2e, time and cost of a training run, before its first step."""
 

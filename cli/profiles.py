@@ -39,9 +39,7 @@ def _rows() -> list[dict[str, Any]]:
     shipped = {key: read_profile(path) for key, path in shipped_profiles().items()}
     rows += [_row(profile, "shipped") for profile in shipped.values()]
     rows += [
-        _row(datasheet_profile(hardware), "datasheet")
-        for hardware in load_hardware()
-        if hardware.key not in shipped
+        _row(datasheet_profile(hardware), "datasheet") for hardware in load_hardware() if hardware.key not in shipped
     ]
     return rows
 
@@ -76,9 +74,7 @@ def _print(rows: list[dict[str, Any]], *, detailed: bool) -> None:
     table.add_column("source", overflow="fold", style="dim")
     for row in rows:
         source = (row["fitted_on"] or row["sources"][0]).split(", http")[0]
-        table.add_row(
-            Text(row["name"], style="bold"), row["hardware"], row["kind"], row["time"], row["power"], source
-        )
+        table.add_row(Text(row["name"], style="bold"), row["hardware"], row["kind"], row["time"], row["power"], source)
     console.print(table)
     if detailed:
         for row in rows:

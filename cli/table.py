@@ -142,9 +142,7 @@ def _print_tail(console: Console, answers: Sequence[Answer]) -> None:
         console.print(Text("\nNotes", style="bold"))
         for note in warnings:
             console.print(Padding(Text(f"- {note}", style="yellow"), (0, 2), expand=False))
-    sources = list(
-        dict.fromkeys(source for answer in answers for source in answer.profile.provenance.sources)
-    )
+    sources = list(dict.fromkeys(source for answer in answers for source in answer.profile.provenance.sources))
     console.print(Text("\nSources: " + "; ".join(sources), style="dim"))
 
 
@@ -197,9 +195,7 @@ def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
 
 
 def _print_layers(console: Console, answer: Answer) -> None:
-    console.print(
-        Text(f"\nLayers of {answer.work.name}", style="bold"), Text("(a step, forward)", style="dim")
-    )
+    console.print(Text(f"\nLayers of {answer.work.name}", style="bold"), Text("(a step, forward)", style="dim"))
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("layer", overflow="fold")
     table.add_column("kind", overflow="fold")

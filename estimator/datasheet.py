@@ -31,23 +31,15 @@ def datasheet_profile(hardware: Hardware) -> Profile:
     """
     watts = hardware.power_w
     idle = hardware.idle_w if hardware.idle_w is not None else _IDLE_SHARE * watts
-    assumed = (
-        ()
-        if hardware.idle_w is not None
-        else (f"idle power is assumed to be {_IDLE_SHARE:.0%} of {watts:g} W",)
-    )
-    boundary = (
-        "the GPU board, without its host" if hardware.kind == "gpu" else "the CPU package, without memory"
-    )
+    assumed = () if hardware.idle_w is not None else (f"idle power is assumed to be {_IDLE_SHARE:.0%} of {watts:g} W",)
+    boundary = "the GPU board, without its host" if hardware.kind == "gpu" else "the CPU package, without memory"
     return Profile(
         name=hardware.key,
         hardware=hardware.name,
         device=hardware.kind,
         framework="pytorch",
         time=_roofline(hardware),
-        power=PowerModel(
-            {name: max(share * watts - idle, 0.0) for name, share in _WATT_SHARES.items()}, static_w=idle
-        ),
+        power=PowerModel({name: max(share * watts - idle, 0.0) for name, share in _WATT_SHARES.items()}, static_w=idle),
         time_error=_TIME_ERROR,
         energy_error=_ENERGY_ERROR,
         provenance=Provenance(

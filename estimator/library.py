@@ -75,9 +75,7 @@ def newest_calibration(host: Host, framework: str) -> Profile | None:
     """The newest profile that `measure` fitted on this host with this framework, or None."""
     gpus = [gpu.name for gpu in host.gpus]
     for profile in calibrations():
-        same_host = (
-            profile.host.get("cpu_name") == host.cpu_name and list(profile.host.get("gpus", [])) == gpus
-        )
+        same_host = profile.host.get("cpu_name") == host.cpu_name and list(profile.host.get("gpus", [])) == gpus
         if same_host and profile.framework == framework:
             return profile
     return None

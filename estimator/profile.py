@@ -53,9 +53,7 @@ class PowerModel:
     static_w: float
 
     def __post_init__(self) -> None:
-        bad = {
-            name: watts for name, watts in {**self.weights_w, STATIC: self.static_w}.items() if not watts >= 0
-        }
+        bad = {name: watts for name, watts in {**self.weights_w, STATIC: self.static_w}.items() if not watts >= 0}
         if bad:
             raise ProfileError(f"power weights {bad} are not watts of 0 or more; fit the profile again")
 
@@ -98,9 +96,7 @@ class Provenance:
 
     def __post_init__(self) -> None:
         if self.time not in LABELS or self.power not in LABELS:
-            raise ProfileError(
-                f"provenance {self.time!r}/{self.power!r}; each must be one of {', '.join(LABELS)}"
-            )
+            raise ProfileError(f"provenance {self.time!r}/{self.power!r}; each must be one of {', '.join(LABELS)}")
         if not self.sources:
             raise ProfileError("a profile without a source; say where its figures come from")
 
@@ -168,9 +164,7 @@ class Profile:
         by_component = seconds.sum(axis=0) * steps
         watts = self.power.watts(self.time.components)
         time = dict(zip(self.time.components, by_component.tolist(), strict=True))
-        energy = {
-            name: time[name] * watt / JOULES_PER_KWH for name, watt in zip(time, watts.tolist(), strict=True)
-        }
+        energy = {name: time[name] * watt / JOULES_PER_KWH for name, watt in zip(time, watts.tolist(), strict=True)}
         whole = float(by_component.sum())
         time[STATIC], energy[STATIC] = whole, whole * self.power.static_w / JOULES_PER_KWH
         return shares(time, energy)
@@ -195,9 +189,7 @@ class Profile:
                 notes.append(f"op kinds that {self.name} was never fitted on: {', '.join(missing)}")
         if work.unsupported:
             names_ = ", ".join(sorted(work.unsupported))
-            notes.append(
-                f"no formula for {names_} ({work.unsupported_byte_share:.1%} of bytes): priced by bytes"
-            )
+            notes.append(f"no formula for {names_} ({work.unsupported_byte_share:.1%} of bytes): priced by bytes")
         if devices > 1:
             notes.append(f"what {devices} devices say to each other is not modelled: time is a lower bound")
         if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes:
@@ -320,26 +312,26 @@ def read_profile(path: str | Path) -> Profile:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ProfileError(
-            f"profile file {path} does not exist; `joulecast profiles` lists those there are"
-        ) from None
+        raise ProfileError(f"profile file {path} does not exist; `joulecast profiles` lists those there are") from None
     except IsADirectoryError:
         raise ProfileError(f"profile {path} is a directory; name the JSON file in it") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ProfileError(
-            f"profile {path} cannot be read ({error}); calibrate again with `measure`"
-        ) from error
+        raise ProfileError(f"profile {path} cannot be read ({error}); calibrate again with `measure`") from error
     return Profile.from_json(document, origin=f"profile {path}")
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> Path:
     """Writes `document` to `path` whole or not at all."""
+    return write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes `text` to `path` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(document, stream, indent=1, allow_nan=False)
-            stream.write("\n")
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -164,9 +165,7 @@ def _batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
             if tensor.shape[0] < 1:
                 raise JoulecastError(f"the batch dimension is {tensor.shape[0]}; give a batch of 1 or more")
             return int(tensor.shape[0])
-    raise JoulecastError(
-        "inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them"
-    )
+    raise JoulecastError("inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them")
 
 
 def _tokens_per_sample(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
@@ -191,9 +190,7 @@ def _check_trainable(step: _Step) -> None:
     if not step.train:
         return
     if not parameters:
-        raise JoulecastError(
-            f"{name} has no parameters: nothing to train; name another model, or ask for inference"
-        )
+        raise JoulecastError(f"{name} has no parameters: nothing to train; name another model, or ask for inference")
     if not any(parameter.requires_grad for parameter in parameters):
         raise JoulecastError(
             f"{name} has all {len(parameters)} parameter tensors frozen: nothing to train; "
@@ -231,9 +228,7 @@ def _list_step(step: _Step, batch_size: int) -> _Listing:
 def _can_run_for_real(model: nn.Module) -> bool:
     """Small enough, and with values: zeros in place of what a model computed at birth would mislead."""
     state = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() for tensor in state) <= _REAL_MAX_PARAMETERS and not any(
-        t.is_meta for t in state
-    )
+    return sum(tensor.numel() for tensor in state) <= _REAL_MAX_PARAMETERS and not any(t.is_meta for t in state)
 
 
 def _with_batch(step: _Step, batch_size: int, new: int) -> _Step:
@@ -265,7 +260,9 @@ def _run(step: _Step, tracer: str) -> _Listing:
         stack.enter_context(python_warnings.catch_warnings())
         python_warnings.simplefilter("ignore")
         stack.enter_context(_modes_restored(step.model, step.train))
-        fake = stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True)) if tracer == "fake" else None
+        if tracer == "fake":
+            stack.enter_context(_quiet(logging.getLogger("torch._subclasses.fake_tensor")))
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         if tracer == "real":
             stack.enter_context(torch.random.fork_rng(devices=[]))
         stand_in = _stand_in(tracer)
@@ -281,21 +278,27 @@ def _run(step: _Step, tracer: str) -> _Listing:
             if step.precision in ("bfloat16", "float16"):
                 forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
             if step.train:
-                forward.enter_context(
-                    torch.autograd.graph.saved_tensors_hooks(sizes.add, lambda tensor: tensor)
-                )
+                forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, lambda tensor: tensor))
             output = torch.func.functional_call(step.model, tensors, args, kwargs)
             loss = training_loss(step.loss, output, (args, kwargs)) if step.train else None
         if loss is not None:
             recorder.phase = "backward"
             with recorder:
                 loss.backward()
-        del fake
-    trained = [
-        (path, tensor) for path, tensor in tensors.items() if tensor.requires_grad and tensor.grad is not None
-    ]
+    trained = [(path, tensor) for path, tensor in tensors.items() if tensor.requires_grad and tensor.grad is not None]
     activations = sizes.total_besides(tensors.values())
     return _Listing(recorder, trained, activations, tracer, output)
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """What fails on fake tensors is tried again with real ones: no matter for a log."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _stand_in(tracer: str) -> Callable[[Any], Any]:
@@ -379,9 +382,7 @@ def _accumulated(listing: _Listing, accumulate: int) -> list[Op]:
 
 def _update(optimizer: str, path: str, parameter: torch.Tensor) -> Op:
     layer = path.rpartition(".")[0]
-    return update_op(
-        optimizer, layer, parameter.numel(), parameter.element_size(), dtype_name(parameter.dtype)
-    )
+    return update_op(optimizer, layer, parameter.numel(), parameter.element_size(), dtype_name(parameter.dtype))
 
 
 def _arithmetic(ops: Sequence[Op]) -> str:
