@@ -24,10 +24,13 @@ from torch import nn
 class KerasView(nn.Module):
     """Runs `model` on whatever tensors its parameters and buffers are replaced with (meta, fake, real)."""
 
+    _model: Any
+    _homes: list[tuple[Any, dict[str, Any], str]]  # variable, the dict that holds its tensor, its key there
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.__dict__["_model"] = model  # beside the module tree: the model itself is the root, ""
-        self.__dict__["_homes"] = []  # (variable, the dict that holds its tensor, its key there)
+        self._homes = []
         self._adopt(self, model)
         for layer in model._flatten_layers(include_self=False):
             # Sublayers stay where Keras looks for them, as plain attributes. An empty `_torch_params`

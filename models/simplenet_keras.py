@@ -26,7 +26,8 @@ def build_model(num_classes: int = 10, width: float = 1.0) -> keras.Sequential:
         if depth < len(STAGES):
             net.add(layers.MaxPooling2D(2, name=f"pool{depth}"))
             net.add(layers.SpatialDropout2D(0.1, name=f"drop{depth}"))
-    net.add(layers.GlobalMaxPooling2D(name="pool"))
+    net.add(layers.GlobalMaxPooling2D(keepdims=True, name="pool"))
+    net.add(layers.Flatten(name="flatten"))
     net.add(layers.Dense(num_classes, name="classifier"))
     return net
 

@@ -1,0 +1,246 @@
+"""The process that keras_bridge.py starts: one request on stdin, one answer on stdout.
+
+Whatever the model prints goes to stderr: the real stdout is kept aside for the answer.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .errors import JoulecastError, ModelError
+from .keras_bridge import INSTALL_KERAS, KerasInput, KerasRequest
+from .user_code import user_code
+from .workload import Workload
+
+_CUSTOMARY_NAMES = ("model", "build_model", "get_model")
+_TENSORFLOW_OP = re.compile(r"\b(tf|tensorflow)\.(?!keras\b)\w")
+_TENSORFLOW_HINT = (
+    "; TensorFlow's own ops cannot run on Keras' torch backend, which reads the model: use keras.ops"
+)
+
+
+def main() -> None:
+    answer_file = os.dup(1)
+    os.dup2(2, 1)
+    document = _answer(json.load(sys.stdin))
+    with os.fdopen(answer_file, "w") as answer:
+        json.dump(document, answer)
+
+
+def _answer(document: dict[str, Any]) -> dict[str, Any]:
+    inputs = [_input(row) for row in document.pop("inputs")]
+    fallback = document.pop("fallback")
+    request = KerasRequest(**document, inputs=inputs, fallback=_input(fallback) if fallback else None)
+    try:
+        return {"workload": _trace(request).to_json()}
+    except ModelError as error:
+        hint = _TENSORFLOW_HINT if _TENSORFLOW_OP.search(error.frames) else ""
+        return {"error": f"{error}{hint}", "kind": "ModelError", "frames": error.frames}
+    except JoulecastError as error:
+        return {"error": str(error), "kind": "JoulecastError", "frames": ""}
+
+
+def _input(row: dict[str, Any]) -> KerasInput:
+    return KerasInput(tuple(row["shape"]), row["dtype"], row["name"])
+
+
+def _trace(request: KerasRequest) -> Workload:
+    _require_keras_3(request.target)
+    location, name = _split(request.target)
+    what = Path(location).name
+    with user_code(what):
+        module = _module(location)
+        model = _model(module, name, request)
+    with user_code(what):
+        inputs = _inputs(module, model, request)
+        _build(model, inputs)
+    from .keras_view import keras_view
+    from .trace import trace
+
+    workload = trace(
+        keras_view(model),
+        inputs,
+        train=request.train,
+        optimizer=request.optimizer,
+        precision=request.precision,
+        accumulate=request.accumulate,
+        name=request.name or model.name,
+        layers=request.layers,
+    )
+    return replace(workload, framework="keras")
+
+
+def _require_keras_3(target: str) -> None:
+    """Loads Keras on the torch backend before the model's own imports can choose another."""
+    try:
+        import keras
+    except ImportError as error:
+        raise JoulecastError(
+            f"{target} needs Keras 3; importing it fails ({error}); {INSTALL_KERAS}"
+        ) from error
+    if int(keras.__version__.partition(".")[0]) < 3:
+        raise JoulecastError(f"{target} needs Keras 3, and {keras.__version__} is installed; {INSTALL_KERAS}")
+    keras.config.disable_traceback_filtering()  # its errors then keep the model's frames and say one thing
+
+
+# -- the model -----------------------------------------------------------------------------------
+
+
+def _split(target: str) -> tuple[str, str]:
+    location, _, name = target.rpartition(":")
+    return (location, name) if location and not target.endswith(".py") else (target, "")
+
+
+def _module(location: str) -> ModuleType:
+    if not location.endswith(".py"):
+        return importlib.import_module(location)
+    path = Path(location).resolve()
+    if not path.is_file():
+        raise JoulecastError(f"there is no file {location}; give the path of a Python file")
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # a .py file always has one
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _model(module: ModuleType, name: str, request: KerasRequest) -> Any:
+    import keras
+
+    found = getattr(module, name, None) if name else _the_model(module, request.target)
+    if found is None:
+        there = ", ".join(_names(module)) or "nothing that could be called"
+        raise JoulecastError(f"{request.target}: there is no {name!r} in it; there is {there}")
+    if not isinstance(found, keras.layers.Layer):
+        found = found(**_without_download(found, request.arguments))
+    elif request.arguments:
+        raise JoulecastError(
+            f"{request.target}: {type(found).__name__} is built already and takes no model arguments; "
+            "name a function or a class"
+        )
+    if not isinstance(found, keras.layers.Layer):
+        raise JoulecastError(f"{request.target}: {type(found).__name__} is no Keras model; name another")
+    return found
+
+
+def _without_download(build: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`weights=None` where Keras' ready-made networks would fetch trained ones: the cost is the same."""
+    parameter = inspect.signature(build).parameters.get("weights")
+    if parameter is not None and isinstance(parameter.default, str):
+        return {"weights": None, **arguments}
+    return dict(arguments)
+
+
+def _the_model(module: ModuleType, target: str) -> Any:
+    """The customary name, else the only Keras model or class of one that needs no arguments."""
+    import keras
+
+    for name in _CUSTOMARY_NAMES:
+        if hasattr(module, name):
+            return getattr(module, name)
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, keras.Model) or _is_own_class(value, keras.Model, module)
+    }
+    if len(own) == 1:
+        return next(iter(own.values()))
+    if own:
+        first = next(iter(own))
+        raise JoulecastError(f"{target} has several models: {', '.join(own)}; name one with {target}:{first}")
+    raise JoulecastError(f"{target} has no Keras model; name a function that returns one with {target}:name")
+
+
+def _is_own_class(value: Any, base: type, module: ModuleType) -> bool:
+    if not (inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__):
+        return False
+    parameters = inspect.signature(value).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in variable for p in parameters)
+
+
+def _names(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+
+
+# -- its inputs ----------------------------------------------------------------------------------
+
+
+def _inputs(module: ModuleType, model: Any, request: KerasRequest) -> tuple[Any, ...]:
+    """Positional arguments of the model's call, as torch tensors."""
+    if request.inputs:
+        return _arguments(model, request.inputs, request.batch_size)
+    example = getattr(module, "example_inputs", None)
+    if example is not None:
+        values = example(request.batch_size) if inspect.signature(example).parameters else example()
+        return tuple(_torch_tensors(values if isinstance(values, tuple) else (values,)))
+    declared = getattr(model, "inputs", None)
+    if declared:
+        return _arguments(model, [_declared(tensor, model) for tensor in declared], request.batch_size)
+    if request.fallback is not None:
+        return _arguments(model, [request.fallback], request.batch_size)
+    raise JoulecastError(
+        f"{request.target}: {type(model).__name__} does not say what it takes; "
+        "give --input, such as --input 32,32,3"
+    )
+
+
+def _declared(tensor: Any, model: Any) -> KerasInput:
+    shape = tuple(tensor.shape[1:])
+    if None in shape:
+        sizes = ",".join("?" if size is None else str(size) for size in shape)
+        raise JoulecastError(f"{model.name}: input {tensor.name} is {sizes}; give its sizes with --input")
+    return KerasInput(shape, str(tensor.dtype), tensor.name)
+
+
+def _arguments(model: Any, inputs: Any, batch_size: int) -> tuple[Any, ...]:
+    """A functional model takes its inputs as one list or, where it says so, one dict; others one by one."""
+    import torch
+
+    values = [torch.zeros(batch_size, *item.shape, dtype=getattr(torch, item.dtype)) for item in inputs]
+    structure = getattr(model, "_inputs_struct", None)
+    if len(values) == 1 and not isinstance(structure, Mapping):
+        return (values[0],)
+    if isinstance(structure, Mapping):
+        names = [item.name for item in inputs]
+        return (dict(zip(names if all(names) else structure, values, strict=True)),)
+    return (values,) if structure is not None else tuple(values)
+
+
+def _torch_tensors(values: Any) -> Any:
+    import keras
+    import numpy as np
+    import torch
+
+    return keras.tree.map_structure(
+        lambda value: value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value)), values
+    )
+
+
+def _build(model: Any, inputs: tuple[Any, ...]) -> None:
+    """Runs two samples through a model that has no weights yet."""
+    import keras
+    import torch
+
+    if all(layer.built for layer in model._flatten_layers()):
+        return
+    with torch.no_grad():
+        model(*keras.tree.map_structure(lambda tensor: tensor[:2], inputs))
+
+
+if __name__ == "__main__":
+    main()
