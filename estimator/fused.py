@@ -65,7 +65,9 @@ class FusedLayers(TorchFunctionMode):
             data, hx, weights, biases, layers, _, _, bidirectional, batch_first = args
             batch = data.shape[0 if batch_first else 1]
         states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
-        shape = _RecurrentShape(cell, data, states, list(weights), layers, bidirectional, biases, batch)
+        shape = _RecurrentShape(
+            cell, data, states, list(weights), layers, bidirectional, biases, batch, batch_first
+        )
         outputs: tuple[torch.Tensor, ...] = _Recurrent.apply(self.recorder, shape, data, *states, *weights)
         return outputs
 
@@ -74,7 +76,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recorder: Recorder, causal: bool, q: Any, k: Any, v: Any) -> torch.Tensor:
         ctx.recorder, ctx.causal, ctx.layer = recorder, causal, recorder.layer
-        output: torch.Tensor = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        output = _attention_output(q, v.shape[-1])
         ctx.save_for_backward(q, k, v, output)
         dims = attention_dims(q, k, v, causal)
         _add(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
@@ -91,6 +93,16 @@ class _Attention(torch.autograd.Function):
         return None, None, *results
 
 
+def _attention_output(query: torch.Tensor, width: int) -> torch.Tensor:
+    """Laid out as the fused kernels do, positions before heads: joining the heads again is a view."""
+    shape = (*query.shape[:-1], width)
+    if query.dim() != 4:
+        return query.new_empty(shape)
+    batch, heads, positions, _ = shape
+    strides = (positions * heads * width, width, heads * width, 1)
+    return query.new_empty_strided((batch, heads, positions, width), strides)
+
+
 class _RecurrentShape:
     """Sizes of one call of a stacked recurrent layer, as the FLOP formula needs them."""
 
@@ -104,16 +116,25 @@ class _RecurrentShape:
         bidirectional: bool,
         biases: bool,
         batch: int,
+        batch_first: bool,
     ) -> None:
         self.cell, self.layers, self.directions = cell, layers, 2 if bidirectional else 1
         self.state_count = len(states)
         self.input_size = data.shape[-1]
         self.tokens = data.numel() // max(data.shape[-1], 1)
         self.batch = batch or self.tokens
+        self.batch_first = batch_first and data.dim() == 3
         state = states[0].shape[-1]
         self.hidden = states[-1].shape[-1]
         self.projection = state if state != self.hidden else 0
         self.width_out = state * self.directions
+
+    def output(self, data: torch.Tensor) -> torch.Tensor:
+        """Time comes first in memory, whatever comes first in the shape: the kernels work step by step."""
+        if not self.batch_first:
+            return data.new_empty((*data.shape[:-1], self.width_out))
+        batch, steps, width = *data.shape[:2], self.width_out
+        return data.new_empty_strided((batch, steps, width), (width, batch * width, 1))
 
     @property
     def flops(self) -> int:
@@ -144,7 +165,8 @@ class _Recurrent(torch.autograd.Function):
     def forward(ctx: Any, recorder: Recorder, shape: _RecurrentShape, data: Any, *rest: Any) -> Any:
         ctx.recorder, ctx.shape, ctx.layer = recorder, shape, recorder.layer
         ctx.save_for_backward(data, *rest)
-        output = data.new_empty((*data.shape[:-1], shape.width_out))
+        ctx.set_materialize_grads(False)
+        output = shape.output(data)
         states = [state.new_empty(state.shape) for state in rest[: shape.state_count]]
         reads = (data, *rest)
         _add(recorder, shape.cell, "rnn", ctx.layer, shape.flops, reads, (output, *states), shape.dims)
