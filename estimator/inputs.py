@@ -61,9 +61,7 @@ def parse_input(text: str) -> InputSpec:
     dtype = head.pop() if head and (head[-1] in _DTYPES or len(head) > 1) else None
     name = head.pop() if head else ""
     if head or (name and not _NAME.fullmatch(name)):
-        raise JoulecastError(
-            f"--input {text!r} is not SHAPE or NAME:DTYPE:SHAPE, as in 3,224,224 or ids:int64:128"
-        )
+        raise JoulecastError(f"--input {text!r} is not SHAPE or NAME:DTYPE:SHAPE, as in 3,224,224 or ids:int64:128")
     if dtype is not None and dtype not in _DTYPES:
         raise JoulecastError(
             f"--input {text!r}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}{near(dtype, _DTYPES)}"
@@ -76,9 +74,7 @@ def parse_input(text: str) -> InputSpec:
 
 def _size(text: str, whole: str) -> int:
     if not text.strip().isascii() or not text.strip().isdigit() or int(text) < 1:
-        raise JoulecastError(
-            f"--input {whole!r}: {text!r} is not a size; give whole numbers above 0, as in 3,224,224"
-        )
+        raise JoulecastError(f"--input {whole!r}: {text!r} is not a size; give whole numbers above 0, as in 3,224,224")
     return int(text)
 
 
@@ -111,9 +107,7 @@ def _tensor(spec: InputSpec, batch_size: int, vocab_size: int | None, device: st
     dtype = getattr(torch, spec.dtype or "float32")
     shape = (batch_size, *spec.shape)
     if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(
-            shape, dtype=torch.complex64 if dtype.is_complex else torch.float32, device=device
-        ).to(dtype)
+        return torch.randn(shape, dtype=torch.complex64 if dtype.is_complex else torch.float32, device=device).to(dtype)
     if vocab_size and dtype in (torch.int64, torch.int32):
         return torch.randint(vocab_size, shape, dtype=dtype, device=device)
     return torch.zeros(shape, dtype=dtype, device=device)
@@ -141,11 +135,10 @@ def model_inputs(
     assert model is not None
     if sequence_length is not None and sequence_length < 1:
         raise JoulecastError(f"sequence length is {sequence_length}; give 1 or more")
-    if sequence_length is not None and (
-        specs or preset or loaded.example_inputs is not None or not _main_input(model)
-    ):
+    if sequence_length is not None and (specs or preset or loaded.example_inputs is not None or not _main_input(model)):
         raise JoulecastError(
-            f"--sequence-length {sequence_length} is for a transformers model without --input; give one of the two"
+            f"--sequence-length {sequence_length} has no use here; it is for a transformers model "
+            "without --input, --dataset or example_inputs"
         )
     notes: tuple[str, ...] = ()
     if specs:
@@ -170,9 +163,7 @@ def describe_inputs(args: Any, kwargs: Mapping[str, Any]) -> str:
     import torch
 
     parts = [_described("", value) for value in args if isinstance(value, torch.Tensor)]
-    parts += [
-        _described(f"{name} ", value) for name, value in kwargs.items() if isinstance(value, torch.Tensor)
-    ]
+    parts += [_described(f"{name} ", value) for name, value in kwargs.items() if isinstance(value, torch.Tensor)]
     shown = ", ".join(parts) or "no tensors"
     return f"the inputs were {shown} (batch first): give one sample's shape with --input if they are wrong"
 
@@ -300,16 +291,12 @@ def _text_config(model: Any) -> Any:
     return getattr(model.config, "text_config", None) or model.config
 
 
-def _from_config(
-    model: Any, sequence_length: int | None, label: str
-) -> tuple[list[InputSpec], tuple[str, ...]]:
+def _from_config(model: Any, sequence_length: int | None, label: str) -> tuple[list[InputSpec], tuple[str, ...]]:
     """The inputs that a transformers model's config implies; encoder-decoders get as many target tokens."""
     config, main, own = model.config, _main_input(model), _float_dtype(model)
     tokens, notes = _tokens(_text_config(model), sequence_length)
     targets = (
-        [InputSpec((tokens,), "int64", "decoder_input_ids")]
-        if getattr(config, "is_encoder_decoder", False)
-        else []
+        [InputSpec((tokens,), "int64", "decoder_input_ids")] if getattr(config, "is_encoder_decoder", False) else []
     )
     if main == "input_ids":
         contrastive = hasattr(model, "logit_scale")  # CLIP and its like compare texts with images
@@ -318,11 +305,7 @@ def _from_config(
     if main == "pixel_values":
         wanted = [InputSpec(_image_shape(config, label), own, main)]
         return wanted + targets, notes if targets else ()
-    if (
-        main == "input_features"
-        and hasattr(config, "num_mel_bins")
-        and hasattr(config, "max_source_positions")
-    ):
+    if main == "input_features" and hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
         frames = 2 * config.max_source_positions  # Whisper's convolutions halve them
         return [InputSpec((config.num_mel_bins, frames), own, main), *targets], notes
     if main == "input_values":

@@ -24,6 +24,7 @@ _WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".onnx", ".pkl", ".h
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Code that asks about the meta device would build another network there.
 _ASKS_FOR_META = re.compile(r"""\bis_meta\b|["']meta["']""")
+_USAGE = "give FILE.py, FILE.py:name, package.module:callable or a Hugging Face config.json"
 _FIX = "correct the model, or what it is built with (--model-arg)"
 
 
@@ -99,6 +100,8 @@ def load_model(
     JoulecastError for a spec or arguments that cannot be used.
     """
     target = _parse_spec(spec)
+    import torch  # noqa: F401  # takes seconds that are not the model's: before the time limit
+
     values = parse_args(args or {})
 
     def attempt(device: str) -> LoadedModel:
@@ -134,6 +137,8 @@ def _on_meta(attempt: Callable[[str], LoadedModel]) -> LoadedModel | None:
 
 def _parse_spec(spec: str) -> _Target:
     """Raises JoulecastError with what was given and what would do."""
+    if not spec.strip():
+        raise JoulecastError(f"no model is named; {_USAGE}")
     before, colon, name = spec.rpartition(":")
     if colon and before.endswith(".py"):
         if not _DOTTED.fullmatch(name):
@@ -174,24 +179,21 @@ def _config_in(folder: Path) -> Path:
 
 
 def _not_a_spec(spec: str, path: Path) -> str:
-    usage = "give FILE.py, FILE.py:name, package.module:callable or a Hugging Face config.json"
     if path.suffix in _WEIGHTS:
         return f"{spec} holds weights, which are not read; give the FILE.py that builds the model"
     if path.exists():
-        return f"{spec} is not a .py file; {usage}"
+        return f"{spec} is not a .py file; {_USAGE}"
     if path.with_name(path.name + ".py").is_file():
         return f"there is no file {spec}; did you mean {spec}.py?"
     if _DOTTED.fullmatch(spec) and "." in spec:
         return f"{spec} names no callable; did you mean {':'.join(spec.rsplit('.', 1))}?"
-    return f"{spec!r} is neither a file nor package.module:callable; {usage}"
+    return f"{spec!r} is neither a file nor package.module:callable; {_USAGE}"
 
 
 # -- building ------------------------------------------------------------------------------------
 
 
-def _build(
-    spec: str, target: _Target, values: dict[str, Any], num_classes: int | None, device: str
-) -> LoadedModel:
+def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int | None, device: str) -> LoadedModel:
     """One attempt, the user's modules imported afresh. Errors of the user's code are raised as they are."""
     imports: UserImports | None = None
     example_inputs = None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 from .builders import near
 from .errors import JoulecastError
+from .tables import read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class DatasetPreset:
 @cache
 def dataset_presets() -> dict[str, DatasetPreset]:
     """All presets by key, in the order of the table."""
-    text = resources.files("joulecast.datasets").joinpath("presets.csv").read_text(encoding="utf-8")
     presets = (
         DatasetPreset(
             key=row["key"],
@@ -40,7 +38,7 @@ def dataset_presets() -> dict[str, DatasetPreset]:
             test_samples=int(row["test_samples"]),
             source=row["source"],
         )
-        for row in csv.DictReader(text.splitlines())
+        for row in read_table("presets.csv")
     )
     return {preset.key: preset for preset in presets}
 
