@@ -1,10 +1,10 @@
 """joulecast: the energy, CO2e, time and cost of a training run, before its first step.
 
-    import joulecast as jc
+import joulecast as jc
 
-    work = jc.trace(model, inputs, train=True, optimizer="sgd")
-    estimate = jc.load_profile("quadro-rtx-6000").predict(work, steps=39_100)
-    estimate.energy_kwh.value, estimate.energy_kwh.low, estimate.energy_kwh.high
+work = jc.trace(model, inputs, train=True, optimizer="sgd")
+estimate = jc.load_profile("quadro-rtx-6000").predict(work, steps=39_100)
+estimate.energy_kwh.value, estimate.energy_kwh.low, estimate.energy_kwh.high
 """
 
 from __future__ import annotations
@@ -13,8 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from joulecast.estimator.errors import FitError as FitError
+    from joulecast.estimator.errors import HardwareError as HardwareError
     from joulecast.estimator.errors import JoulecastError as JoulecastError
+    from joulecast.estimator.errors import ModelError as ModelError
+    from joulecast.estimator.errors import ProfileError as ProfileError
+    from joulecast.estimator.estimate import Estimate as Estimate
+    from joulecast.estimator.estimate import Share as Share
+    from joulecast.estimator.fit import fit as fit
     from joulecast.estimator.interval import Interval as Interval
+    from joulecast.estimator.library import load_profile as load_profile
+    from joulecast.estimator.observation import Observation as Observation
+    from joulecast.estimator.profile import Profile as Profile
+    from joulecast.estimator.trace import trace as trace
     from joulecast.estimator.workload import Layer as Layer
     from joulecast.estimator.workload import Op as Op
     from joulecast.estimator.workload import Workload as Workload
@@ -23,11 +34,22 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `import joulecast` costs nothing and `estimate --help` loads no torch.
 _HOMES = {
-    "JoulecastError": "estimator.errors",
+    "Estimate": "estimator.estimate",
+    "FitError": "estimator.errors",
+    "HardwareError": "estimator.errors",
     "Interval": "estimator.interval",
+    "JoulecastError": "estimator.errors",
     "Layer": "estimator.workload",
+    "ModelError": "estimator.errors",
+    "Observation": "estimator.observation",
     "Op": "estimator.workload",
+    "Profile": "estimator.profile",
+    "ProfileError": "estimator.errors",
+    "Share": "estimator.estimate",
     "Workload": "estimator.workload",
+    "fit": "estimator.fit",
+    "load_profile": "estimator.library",
+    "trace": "estimator.trace",
 }
 
 __all__ = [*_HOMES, "__version__"]
