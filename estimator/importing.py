@@ -35,11 +35,10 @@ class UserImports:
     def active(self) -> Iterator[None]:
         """The user's modules can be imported; `sys.path`, the working directory and imports are put back."""
         path, folder, bytecode = list(sys.path), os.getcwd(), sys.dont_write_bytecode
+        self._finder.path = path
         displaced = {name: sys.modules[name] for name in self._modules if name in sys.modules}
         sys.modules.update(self._modules)
         sys.meta_path.insert(0, self._finder)
-        folders = self._finder.folders
-        sys.path[:] = [*folders, *path] if self._finder.before_installed else [*path, *folders]
         sys.dont_write_bytecode = True  # nothing is written beside the user's files
         try:
             yield
@@ -76,10 +75,11 @@ class UserImports:
 
 class _Finder(MetaPathFinder):
     def __init__(self, folders: list[str], own_name: str, before_installed: bool) -> None:
-        self.folders = folders
-        self.before_installed = before_installed
+        self.path: Sequence[str] = ()  # sys.path without what the user's code adds
+        self._folders = folders
         self._own_name = own_name
-        self._names: set[str] = set()  # top-level names that were found in the folders
+        self._before_installed = before_installed
+        self._names: set[str] = set()  # top-level names that were found to be the user's
 
     def is_users(self, name: str) -> bool:
         return name.startswith(_ROOT) or name.partition(".")[0] in self._names
@@ -87,24 +87,30 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if self.is_users(fullname) and path is not None:
-            return PathFinder.find_spec(fullname, path)
-        local = None if path is not None else PathFinder.find_spec(fullname, self.folders)
-        first = self.before_installed and fullname != self._own_name
-        if local is not None and local.loader is not None and first:  # no loader: a folder, no package
+        if path is not None:
+            return None if self.is_users(fullname) else _library_spec(self, fullname, path)
+        added = [entry for entry in sys.path if entry not in self.path]
+        local = PathFinder.find_spec(fullname, [*self._folders, *added])
+        # A local folder without __init__.py gives way to an installed package, as it does in Python.
+        gives_way = not self._before_installed or fullname == self._own_name
+        if local is not None and local.loader is not None and not gives_way:
             self._names.add(fullname)
             return local
-        installed = PathFinder.find_spec(fullname, path if path is not None else self._installed_path())
-        if installed is None:
-            if local is not None:
-                self._names.add(fullname)
-            return local
-        if type(installed.loader) is SourceFileLoader:
-            installed.loader = _OnCpu(installed.loader.name, installed.loader.path)
-        return installed
+        library = _library_spec(self, fullname, None)
+        if library is None and local is not None:
+            self._names.add(fullname)
+        return library or local
 
-    def _installed_path(self) -> list[str]:
-        return [entry for entry in sys.path if entry not in self.folders]
+
+def _library_spec(finder: MetaPathFinder, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    """What the other finders say, to be imported on the CPU."""
+    for other in sys.meta_path:
+        spec = None if other is finder else other.find_spec(fullname, path)
+        if spec is not None:
+            if type(spec.loader) is SourceFileLoader:
+                spec.loader = _OnCpu(spec.loader.name, spec.loader.path)
+            return spec
+    return None
 
 
 class _OnCpu(SourceFileLoader):

@@ -228,6 +228,30 @@ def test_siblings_are_found_and_forgotten(write, tmp_path):
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+def test_folders_that_the_file_itself_adds(write, tmp_path):
+    add = (
+        "import os, sys\nsys.path.append(os.path.join(os.path.dirname(__file__), 'common'))\nfrom sizes import WIDTH\n"
+    )
+    one = write(add + NET + "model = Net(WIDTH)", "one/mynet.py")
+    two = write(add + NET + "model = Net(WIDTH)", "two/mynet.py")
+    write("WIDTH = 11\n", "one/common/sizes.py")
+    write("WIDTH = 22\n", "two/common/sizes.py")
+    assert load_model(one).model.body.out_features == 11
+    assert load_model(two).model.body.out_features == 22
+
+
+def test_a_folder_of_data_does_not_hide_an_installed_package(write, tmp_path, monkeypatch):
+    write("WIDTH = 5\n", "site/library_of_sizes/__init__.py")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    write("", "nets/library_of_sizes/readme.txt")
+    write("DEPTH = 2\n", "nets/parts/sizes.py")  # a package without __init__.py is still one
+    text = "from library_of_sizes import WIDTH\nfrom parts.sizes import DEPTH\n" + NET
+    try:
+        assert load_model(write(text + "model = Net(WIDTH * DEPTH)", "nets/mynet.py")).model.body.out_features == 10
+    finally:
+        sys.modules.pop("library_of_sizes", None)
+
+
 def test_a_sibling_imported_in_forward_is_found_while_running(write):
     write("OFFSET = 1\n", "late.py")
     text = (
