@@ -26,9 +26,7 @@ class PowerModel:
     basis: str
 
 
-def power_model(
-    name: str, power_w: float, idle_w: float | None, part_cores: int | None, cores: int
-) -> PowerModel:
+def power_model(name: str, power_w: float, idle_w: float | None, part_cores: int | None, cores: int) -> PowerModel:
     """The model of `cores` cores of a part with `part_cores`, each assumption in `basis`. Pure."""
     share = 1.0 if part_cores is None else cores / part_cores
     basis = f"CPU utilisation x {name} ({power_w:g} W"
@@ -52,17 +50,13 @@ class ModelledSource:
 
     name = "modelled"
 
-    def __init__(
-        self, hardware: str | None = None, *, procfs: Path = PROC, clock: Clock = system_clock
-    ) -> None:
+    def __init__(self, hardware: str | None = None, *, procfs: Path = PROC, clock: Clock = system_clock) -> None:
         self._procfs, self._clock = procfs, clock
         start = read_proc_stat(procfs)
         self._model = _model_of(hardware, read_cpu_info(procfs), start)
         ceiling_w = 4 * int(self._model.full_w) + 4  # ticks are coarse: a burst may lie in one read
         note = f"modelled: {self._model.basis}"
-        self.domains = (
-            Domain("machine", "machine", True, ceiling_w, None, "modelled", "utilisation model", note),
-        )
+        self.domains = (Domain("machine", "machine", True, ceiling_w, None, "modelled", "utilisation model", note),)
         self.notes: tuple[str, ...] = (note,)
         self.failures: tuple[str, ...] = ()
         self._start_ns = clock()[0]
@@ -97,14 +91,12 @@ def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> PowerModel:
 
     name = hardware or cpu.model
     if not name:
-        raise MeterError("modelled: /proc/cpuinfo names no processor; name it with --hardware")
+        raise MeterError("/proc/cpuinfo names no processor; name it with --hardware")
     try:
         row = find_hardware(name)
     except HardwareError as error:
-        raise MeterError(f"modelled: {error}") from error
+        raise MeterError(str(error)) from error
     if row.kind != "cpu":
-        raise MeterError(
-            f"modelled: {row.name} is a {row.kind}, and only a CPU's utilisation is known; name a CPU"
-        )
+        raise MeterError(f"{row.name} is a {row.kind}, and only a CPU's utilisation is known; name a CPU")
     cores = max(1, stat.cpus // cpu.threads_per_core)
     return power_model(row.name, row.power_w, row.idle_w, row.cores, cores)

@@ -62,12 +62,12 @@ class NvmlSource:
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
-            raise MeterError(f"NVML: {error}; no NVIDIA driver that answers") from error
+            raise MeterError(f"NVML answers {error}: no NVIDIA driver that runs") from error
         try:
             self._open(environ)
         except self._nvml.NVMLError as error:
             self.close()
-            raise MeterError(f"NVML: {error}; check that nvidia-smi lists the GPU") from error
+            raise MeterError(f"NVML answers {error}; check that nvidia-smi lists the GPU") from error
         except MeterError:
             self.close()
             raise
@@ -79,16 +79,14 @@ class NvmlSource:
         indices = visible_indices(variable, [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles])
         if not indices:
             shown = "" if variable is None else f" (CUDA_VISIBLE_DEVICES is {variable!r})"
-            raise MeterError(f"NVML: no GPU among {len(handles)} is visible{shown}")
+            raise MeterError(f"no GPU among {len(handles)} is visible{shown}")
         self._check_order(environ, variable, handles)
         self._handles = [handles[index] for index in indices]
         self._mig = [self._mig_is_on(handle) for handle in self._handles]
         self.domains = tuple(map(self._domain, indices, self._handles))
         self.notes = tuple(f"{domain.name}: {domain.note}" for domain in self.domains if domain.note)
         self.failures = tuple(
-            value.reason
-            for index in range(len(self._handles))
-            if isinstance(value := self._value(index), Failure)
+            value.reason for index in range(len(self._handles)) if isinstance(value := self._value(index), Failure)
         )
 
     def _check_order(self, environ: Mapping[str, str], variable: str | None, handles: list[Any]) -> None:
@@ -132,9 +130,7 @@ class NvmlSource:
     def _value(self, index: int) -> int | Failure:
         domain, handle = self.domains[index], self._handles[index]
         if self._mig[index]:
-            return Failure(
-                f"MIG is on: NVML counts {domain.name} as a whole, all its instances together", fatal=True
-            )
+            return Failure(f"MIG is on: NVML counts {domain.name} as a whole, all its instances together", fatal=True)
         try:
             if domain.method == "counter":
                 return 1000 * int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
@@ -151,5 +147,5 @@ def _import_pynvml() -> Any:
     try:
         import pynvml
     except ImportError as error:
-        raise MeterError("NVML: nvidia-ml-py is not installed; pip install 'joulecast[gpu]'") from error
+        raise MeterError("nvidia-ml-py is not installed; pip install 'joulecast[gpu]'") from error
     return pynvml

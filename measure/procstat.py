@@ -88,6 +88,4 @@ def read_cpu_info(procfs: Path = PROC) -> CpuInfo:
         name, _, value = line.partition(":")
         fields.setdefault(name.strip(), value.strip())
     siblings, cores = int(fields.get("siblings", "1")), int(fields.get("cpu cores", "1"))
-    return CpuInfo(
-        fields.get("model name", ""), fields.get("vendor_id", ""), max(1, siblings // max(1, cores))
-    )
+    return CpuInfo(fields.get("model name", ""), fields.get("vendor_id", ""), max(1, siblings // max(1, cores)))

@@ -254,9 +254,7 @@ class RaplSource:
         counted = [zone for zone in self.plan.zones if zone.counts]
         self.failures = tuple(zone.failure for zone in counted if zone.failure)
         if not counted:
-            self.failures = (
-                f"{root}: no package zone, only {', '.join(zone.name for zone in self.plan.zones)}",
-            )
+            self.failures = (f"{root}: no package zone, only {', '.join(zone.name for zone in self.plan.zones)}",)
         self._alike: dict[tuple[int, int], bool] = {}
         self._apart: set[tuple[int, int]] = set()
 

@@ -30,23 +30,15 @@ def read_trace(path: Path) -> PowerTrace:
             rows = list(csv.reader(file))
         names = tuple(column.removesuffix("_uj") for column in rows[0][2:])
         points = tuple(
-            TracePoint(float(row[0]), tuple(int(cell) if cell else None for cell in row[2:]))
-            for row in rows[1:]
+            TracePoint(float(row[0]), tuple(int(cell) if cell else None for cell in row[2:])) for row in rows[1:]
         )
         seconds = [point.seconds for point in points]
-        if (
-            rows[0][:2] != ["seconds", "watts"]
-            or not names
-            or len(points) < 2
-            or seconds != sorted(set(seconds))
-        ):
+        if rows[0][:2] != ["seconds", "watts"] or not names or len(points) < 2 or seconds != sorted(set(seconds)):
             raise ValueError("columns seconds, watts, DOMAIN_uj and two or more rows in order of time")
         if any(len(point.energy_uj) != len(names) for point in points):
             raise ValueError("as many cells in each row as in the first")
     except (OSError, ValueError, IndexError) as error:
-        raise MeterError(
-            f"{path}: not a power trace ({error}); record one with measure watch --trace"
-        ) from error
+        raise MeterError(f"{path}: not a power trace ({error}); record one with measure watch --trace") from error
     counted = tuple(name for name in names if kind_of(name) in _COUNTED)
     return PowerTrace(names, counted, points)
 
@@ -63,8 +55,7 @@ class ReplaySource:
         trace = read_trace(path)
         note = f"replayed from {path.name}"
         self.domains = tuple(
-            Domain(name, kind_of(name), name in trace.counted, _CEILING_W, note=note)
-            for name in trace.domains
+            Domain(name, kind_of(name), name in trace.counted, _CEILING_W, note=note) for name in trace.domains
         )
         self.notes: tuple[str, ...] = (note,)
         self.failures: tuple[str, ...] = ()

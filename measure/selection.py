@@ -79,7 +79,7 @@ class NullSource:
 
     def __init__(self, reason: str, *, clock: Clock = system_clock) -> None:
         self.domains = (Domain("machine", "machine", True, 1),)
-        self.notes = (reason,)
+        self.notes: tuple[str, ...] = ()
         self._failure = Failure(reason, fatal=True)
         self._clock = clock
 
@@ -187,20 +187,17 @@ def _failures(source: Any) -> tuple[str, ...]:
 
 def _at_zero(source: Any) -> list[str]:
     pairs = zip(source.domains, source.sample().values, strict=True)
-    return [
-        domain.name for domain, value in pairs if domain.counted and domain.label == "measured" and value == 0
-    ]
+    return [domain.name for domain, value in pairs if domain.counted and domain.label == "measured" and value == 0]
 
 
 def _without_counter(
     makers: Mapping[str, Callable[[], Any]], attempts: list[Attempt], interval_s: float | None
 ) -> SelectedMeter:
-    notes = [f"{one.meter}: {one.reason}" for one in attempts]
     try:
         source = makers["modelled"]()
+        attempts.append(Attempt("modelled", True))
     except MeterError as error:
         attempts.append(Attempt("modelled", False, str(error)))
-        why = f"no energy counter ({'; '.join(notes)}) and no model ({error})"
-        return SelectedMeter(NullSource(why), attempts, interval_s, ())
-    attempts.append(Attempt("modelled", True))
+        source = NullSource("no energy counter, and no power to model with")
+    notes = [f"{one.meter}: {one.reason}" for one in attempts if not one.works]
     return SelectedMeter(source, attempts, interval_s, notes)

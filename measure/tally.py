@@ -118,10 +118,10 @@ class Tally:
     def add(self, sample: Sample, value: int | Failure, first: bool) -> None:
         if isinstance(value, Failure):
             self._failure = value.reason
-            if first:
-                self._condemn("missing", f"not read at the start of the window: {value.reason}")
-            elif value.fatal:
+            if value.fatal:
                 self._condemn("missing", value.reason)
+            elif first:
+                self._condemn("missing", f"not read at the start of the window: {value.reason}")
             return
         self._failure = None
         if self._unit is not None and int(_count(value, self._unit) * self._unit) != value:

@@ -68,6 +68,7 @@ class _Counter:
     folder: Path
     drawn_nj: int = 0
     base_uj: int = field(init=False)
+    showing: int = -1
 
     def __post_init__(self) -> None:
         self.base_uj = self.zone.start_uj
@@ -95,6 +96,7 @@ class FakePowercap:
         self.clock = clock or ManualClock()
         self._counters: dict[str, _Counter] = {}
         self._broken: set[str] = set()
+        self._driven = False
         self._lock = threading.Lock()
         numbers: dict[str, int] = {}
         for zone in zones:
@@ -161,8 +163,11 @@ class FakePowercap:
 
     def mend(self, zone: str) -> None:
         """Undoes `fail`, `deny` and `remove`."""
-        self._broken.discard(zone)
-        self._show(zone)
+        with self._lock:
+            if zone in self._broken:
+                self._broken.discard(zone)
+                self.path(zone).unlink(missing_ok=True)
+                self._show(zone)
 
     @contextmanager
     def drive(self, law: Law, *, per_second: int = 100) -> Iterator[None]:
@@ -176,6 +181,7 @@ class FakePowercap:
                 self.advance(now - before, law())
                 before = now
 
+        self._driven = True
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
@@ -187,17 +193,22 @@ class FakePowercap:
     def _replace(self, zone: str, put: Callable[[Path], object]) -> None:
         with self._lock:
             self._broken.add(zone)
+            self._counters[zone].showing = -1
             self.path(zone).unlink(missing_ok=True)
             put(self.path(zone))
 
     def _show(self, name: str) -> None:
         counter = self._counters[name]
-        if name in self._broken:
-            return
         value = self._counters[counter.zone.shows or name].shown_uj()
-        fresh = counter.folder / ".energy_uj"
-        fresh.write_text(f"{value}\n")
-        os.replace(fresh, counter.folder / "energy_uj")  # a reader sees the old value or the new
+        if name in self._broken or counter.showing == value:
+            return
+        counter.showing = value
+        path = counter.folder / "energy_uj"
+        if self._driven:  # readers run beside: let them see the old value or the new, nothing between
+            (counter.folder / ".energy_uj").write_text(f"{value}\n")
+            os.replace(counter.folder / ".energy_uj", path)
+        else:
+            path.write_text(f"{value}\n")
 
 
 @dataclass
