@@ -166,9 +166,7 @@ def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | No
             )
         return value
     if not callable(value):
-        raise JoulecastError(
-            f"{label} is a {type(value).__name__}, not a model, class or function; name another"
-        )
+        raise JoulecastError(f"{label} is a {type(value).__name__}, not a model, class or function; name another")
     if takes_config(value) and "config" not in args:
         return from_config_class(value, args, num_classes)
     parameters = _parameters(value)
@@ -181,9 +179,7 @@ def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | No
         args = {**args, "num_classes": num_classes}
     result = value(**args)
     if not isinstance(result, nn.Module):
-        raise JoulecastError(
-            f"{label} returned a {type(result).__name__}, not a torch.nn.Module; return the model"
-        )
+        raise JoulecastError(f"{label} returned a {type(result).__name__}, not a torch.nn.Module; return the model")
     return result
 
 

@@ -53,9 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise JoulecastError(
-            f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json"
-        ) from None
+        raise JoulecastError(f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json") from None
     if not isinstance(document, dict) or not isinstance(document.get("model_type"), str):
         raise JoulecastError(f"{path} has no model_type; give a Hugging Face config.json, or a FILE.py")
     return document
