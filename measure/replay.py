@@ -77,9 +77,12 @@ class ReplaySource:
     def _value(self, index: int, at_ns: int) -> int | Failure:
         if at_ns > self._times_ns[-1]:
             return Failure(f"{self._path.name} ends after {self._times_ns[-1] / 1e9:.1f} s", fatal=True)
-        row = max(1, bisect.bisect_left(self._times_ns, at_ns))
-        before, after = self._points[row - 1].energy_uj[index], self._points[row].energy_uj[index]
+        row = bisect.bisect_left(self._times_ns, at_ns)
+        after = self._points[row].energy_uj[index]
+        before = after if self._times_ns[row] == at_ns else self._points[row - 1].energy_uj[index]
         if before is None or after is None:
             return Failure(f"{self._path.name}: not read at {at_ns / 1e9:.1f} s")
+        if before == after:
+            return after
         from_ns, to_ns = self._times_ns[row - 1], self._times_ns[row]
         return before + (after - before) * (at_ns - from_ns) // (to_ns - from_ns)

@@ -155,9 +155,7 @@ def test_a_mirror_is_reported_and_not_counted():
     assert ledger.readings({1: Mirror(0, certain=False)})[1].label == "ambiguous"
 
 
-_STEPS = st.lists(
-    st.tuples(st.floats(0.001, 30.0), st.floats(0.0, 100.0), st.booleans()), min_size=1, max_size=30
-)
+_STEPS = st.lists(st.tuples(st.floats(0.001, 30.0), st.floats(0.0, 100.0), st.booleans()), min_size=1, max_size=30)
 
 
 @settings(max_examples=1500, deadline=None)
