@@ -46,9 +46,7 @@ CURRENCIES = frozenset(
 )
 _NUMBER = r"[-+]?(?:(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)"
 _TEXT = re.compile(rf"([$€£¥])?\s*({_NUMBER})\s*(\S*)", re.IGNORECASE)
-_UNITS = (
-    "kWh (J to GJ, Wh to GWh), kgCO2e (g, kg, t, lb), h (s, min, h, days, weeks) or a currency such as USD"
-)
+_UNITS = "kWh (J to GJ, Wh to GWh), kgCO2e (g, kg, t, lb), h (s, min, h, days, weeks) or a currency such as USD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +151,11 @@ def judged_figure(
     facility_energy_kwh: Interval,
     co2e_kg: Interval,
     seconds: Interval,
-    cost: Interval | None,
+    cost: Interval,
     currency: str,
 ) -> Interval:
-    """The figure of a forecast that `budget` limits. Raises JoulecastError where there is none."""
+    """The figure of a forecast that `budget` limits. Raises JoulecastError for two currencies."""
     if budget.quantity == "cost":
-        if cost is None:
-            raise JoulecastError(f"budget {budget.text!r} needs a price of electricity: give --price")
         if budget.unit != currency:
             raise JoulecastError(
                 f"budget {budget.text!r} is in {budget.unit}, the price in {currency}: use one currency"
@@ -181,24 +177,19 @@ def epochs_that_fit(verdict: Verdict, epochs: float) -> int:
     """The most whole epochs within the budget, 0 where not one is; every cost is proportional to epochs."""
     if verdict.figure <= 0:
         raise JoulecastError("a run that costs nothing fits any budget: give a longer run")
-    per_epoch = verdict.figure / epochs
-    fits = math.floor(verdict.budget.limit / per_epoch)
-    # The quotient may round across a whole number, either way.
-    if (fits + 1) * per_epoch <= verdict.budget.limit:
-        return fits + 1
-    return fits if fits * per_epoch <= verdict.budget.limit else fits - 1
+    # A billionth of slack: 0.3 kWh is three epochs of 0.1 kWh, though not in binary fractions.
+    return math.floor(verdict.budget.limit / verdict.figure * epochs * (1 + 1e-9))
 
 
-def regions_that_fit(
-    verdict: Verdict, facility_energy_kwh: Interval, regions: Iterable[Region]
-) -> tuple[Region, ...]:
-    """The regions where the run would keep a CO2e budget, cleanest first; none for other budgets."""
+def regions_that_fit(verdict: Verdict, facility_energy_kwh: Interval, regions: Iterable[Region]) -> tuple[Region, ...]:
+    """The regions where the run would keep a CO2e budget, cleanest first; none for other budgets.
+
+    A region whose statistics say 0 g/kWh is left out: no grid's life cycle is free of emissions.
+    """
     if verdict.budget.quantity != "co2e":
         return ()
     energy_kwh = _at(facility_energy_kwh, verdict.at)
     fitting = [
-        region
-        for region in regions
-        if energy_kwh * region.carbon_g_per_kwh / GRAMS_PER_KG <= verdict.budget.limit
+        region for region in regions if 0 < energy_kwh * region.carbon_g_per_kwh / GRAMS_PER_KG <= verdict.budget.limit
     ]
     return tuple(sorted(fitting, key=lambda region: region.carbon_g_per_kwh))
