@@ -111,6 +111,12 @@ class Recorder(TorchDispatchMode):
 
     # -- which op --------------------------------------------------------------------------------
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: PyTorch would guard the method below against its compiler by importing all of it, which
+        takes as long as importing torch; nothing is compiled here."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
