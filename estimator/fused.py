@@ -65,9 +65,7 @@ class FusedLayers(TorchFunctionMode):
             data, hx, weights, biases, layers, _, _, bidirectional, batch_first = args
             batch = data.shape[0 if batch_first else 1]
         states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
-        shape = _RecurrentShape(
-            cell, data, states, list(weights), layers, bidirectional, biases, batch, batch_first
-        )
+        shape = _RecurrentShape(cell, data, states, list(weights), layers, bidirectional, biases, batch, batch_first)
         outputs: tuple[torch.Tensor, ...] = _Recurrent.apply(self.recorder, shape, data, *states, *weights)
         return outputs
 
@@ -76,7 +74,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recorder: Recorder, causal: bool, q: Any, k: Any, v: Any) -> torch.Tensor:
         ctx.recorder, ctx.causal, ctx.layer = recorder, causal, recorder.layer
-        output = _attention_output(q, v.shape[-1])
+        output = _heads_inside(q, v.shape[-1])
         ctx.save_for_backward(q, k, v, output)
         dims = attention_dims(q, k, v, causal)
         _add(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
@@ -85,7 +83,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         q, k, v, output = ctx.saved_tensors
-        results = [tensor.new_empty(tensor.shape) for tensor in (q, k, v)]
+        results = [_heads_inside(tensor, tensor.shape[-1]) for tensor in (q, k, v)]
         dims = attention_dims(q, k, v, ctx.causal)
         flops = attention_backward_flops(dims)
         reads = (q, k, v, output, grads[0])
@@ -93,14 +91,14 @@ class _Attention(torch.autograd.Function):
         return None, None, *results
 
 
-def _attention_output(query: torch.Tensor, width: int) -> torch.Tensor:
+def _heads_inside(like: torch.Tensor, width: int) -> torch.Tensor:
     """Laid out as the fused kernels do, positions before heads: joining the heads again is a view."""
-    shape = (*query.shape[:-1], width)
-    if query.dim() != 4:
-        return query.new_empty(shape)
+    shape = (*like.shape[:-1], width)
+    if like.dim() != 4:
+        return like.new_empty(shape)
     batch, heads, positions, _ = shape
     strides = (positions * heads * width, width, heads * width, 1)
-    return query.new_empty_strided((batch, heads, positions, width), strides)
+    return like.new_empty_strided((batch, heads, positions, width), strides)
 
 
 class _RecurrentShape:

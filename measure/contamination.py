@@ -111,9 +111,7 @@ def disturbances(before: Conditions, after: Conditions) -> tuple[str, ...]:
     if before.frequency_hz and after.frequency_hz:
         change = after.frequency_hz / before.frequency_hz - 1
         if abs(change) > FREQUENCY_SHARE:
-            found.append(
-                f"the clock went from {before.frequency_hz / 1e9:.2f} to {after.frequency_hz / 1e9:.2f} GHz"
-            )
+            found.append(f"the clock went from {before.frequency_hz / 1e9:.2f} to {after.frequency_hz / 1e9:.2f} GHz")
     return tuple(found)
 
 

@@ -100,9 +100,7 @@ class Stopwatch(Recorder):
         self._layer_of_node.clear()
         self._stack.clear()
 
-    def updating(
-        self, name: str, parameters: Sequence[tuple[str, torch.Tensor]], state: Mapping[Any, Any]
-    ) -> None:
+    def updating(self, name: str, parameters: Sequence[tuple[str, torch.Tensor]], state: Mapping[Any, Any]) -> None:
         """From here on the optimizer runs; `state` maps a parameter to its state tensors."""
         self.phase = "optimizer"
         self._parameters, self._touched = {}, []
@@ -317,8 +315,7 @@ def op_times(work: Workload, runs: Sequence[Sequence[Event]], step_s: float, ove
     keys = [event.key for event in runs[-1]]
     runs = [run for run in runs if [event.key for event in run] == keys]
     medians = [
-        max(median(run[i].seconds - overhead_s * len(run[i].spans) for run in runs), 0.0)
-        for i in range(len(keys))
+        max(median(run[i].seconds - overhead_s * len(run[i].spans) for run in runs), 0.0) for i in range(len(keys))
     ]
     found = match(work.ops, keys)
     raw = [None if index is None else medians[index] for index in found]
