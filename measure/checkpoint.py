@@ -8,6 +8,7 @@ The record names the checkpoint that belongs to it; any other file is what a kil
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -37,11 +38,13 @@ class Checkpoints:
         except OSError as error:
             raise _unwritable(self.folder, error) from error
         with file:
-            if not _try_lock(file.fileno()):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 raise TrainingError(
                     f"run {self.folder.name} is being trained by another process;"
                     " wait for it, or start a run of your own"
-                )
+                ) from None
             yield
 
     def write(self, step: int, state: bytes) -> str:
@@ -67,33 +70,13 @@ class Checkpoints:
             return (self.folder / name).read_bytes()
         except OSError as error:
             why = error.strerror or str(error)
-            raise TrainingError(
-                f"checkpoint {self.folder / name} cannot be read ({why}); start a new run"
-            ) from error
+            raise TrainingError(f"checkpoint {self.folder / name} cannot be read ({why}); start a new run") from error
 
     def keep_only(self, name: str | None) -> None:
         """Removes all other checkpoints, half-written ones too."""
         for path in (*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(f".*{_SUFFIX}.*")):
             if path.name != name:
                 path.unlink(missing_ok=True)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _unwritable(path: Path, error: OSError) -> TrainingError:

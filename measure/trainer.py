@@ -23,7 +23,12 @@ class Trainer(Protocol):
 
     @property
     def device(self) -> str:
-        """"cpu", or the name of the GPU."""
+        """ "cpu", or the name of the GPU."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads the framework computes with."""
         ...
 
     def step(self, images: ImageArray, labels: LabelArray, learning_rate: float) -> float:

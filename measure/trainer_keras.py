@@ -70,6 +70,8 @@ class KerasTrainer:
     def __init__(self, keras: Any, tensorflow: Any, model: Any, recipe: Recipe, device: str) -> None:
         self.device = device
         self.framework = f"tensorflow {tensorflow.__version__}, keras {keras.__version__}"
+        chosen = tensorflow.config.threading.get_intra_op_parallelism_threads()
+        self.threads = chosen or int(os.environ.get("TF_NUM_INTRAOP_THREADS", 0)) or os.cpu_count() or 1
         self._model = model
         self._optimizer = _optimizer(keras, recipe)
         self._optimizer.build(model.trainable_variables)

@@ -27,9 +27,7 @@ def build_network(network: str, width: float, seed: int) -> nn.Module:
     return model
 
 
-def make_torch_trainer(
-    model: nn.Module, recipe: Recipe, *, seed: int = 0, device: str = "auto"
-) -> TorchTrainer:
+def make_torch_trainer(model: nn.Module, recipe: Recipe, *, seed: int = 0, device: str = "auto") -> TorchTrainer:
     """A trainer of `model`, which maps float32 (batch, 3, 32, 32) to logits (batch, classes)."""
     has_gpu = torch.cuda.is_available()
     if device == "gpu" and not has_gpu:
@@ -56,6 +54,10 @@ class TorchTrainer:
     @property
     def device(self) -> str:
         return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
+
+    @property
+    def threads(self) -> int:
+        return torch.get_num_threads()
 
     def step(self, images: ImageArray, labels: LabelArray, learning_rate: float) -> float:
         self._model.train()
