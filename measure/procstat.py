@@ -58,6 +58,8 @@ def parse_proc_stat(text: str) -> ProcStat:
     """Raises KeyError, IndexError or ValueError on a text that is not /proc/stat. Pure."""
     rows = {fields[0]: fields[1:] for line in text.splitlines() if (fields := line.split())}
     ticks = [int(value) for value in rows["cpu"][:8]]
+    if len(ticks) < 4:
+        raise ValueError(f"the cpu line has {len(ticks)} figures, at least 4 are needed")
     ticks += [0] * (8 - len(ticks))  # kernels before 2.6.11 know no steal
     return ProcStat(
         times=CpuTimes(*ticks),

@@ -57,10 +57,17 @@ def test_laps_add_up_to_the_whole(tree: FakePowercap, meter: SampledMeter):
 
 
 def test_a_window_closes_when_its_block_raises(tree: FakePowercap, meter: SampledMeter):
-    with pytest.raises(ZeroDivisionError), meter.window() as window:
-        tree.advance(1.0, WATTS)
-        raise ZeroDivisionError
-    assert window.reading.energy_uj == 44_000_000
+    windows = []
+
+    def failing_step() -> None:
+        with meter.window() as window:
+            windows.append(window)
+            tree.advance(1.0, WATTS)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing_step()
+    assert windows[0].reading.energy_uj == 44_000_000
 
 
 def test_a_closed_window_stays_closed(meter: SampledMeter):
