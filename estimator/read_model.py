@@ -39,6 +39,7 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     `trace` raise, and a ModelError when the model's code outlives `options.time_limit_s`.
     """
     from .load import load_model
+    from .trace import MAX_REAL_PARAMETERS
 
     classes = options.preset.classes if options.preset else None
     loaded = load_model(spec, args=options.args, time_limit_s=options.time_limit_s, num_classes=classes)
@@ -47,10 +48,15 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     try:
         return _trace(loaded, options)
     except ModelError:
-        if loaded.device != "meta":
+        if loaded.device != "meta" or _parameters(loaded) > MAX_REAL_PARAMETERS:
             raise
         # The model may need values that a meta tensor does not have: once more, with real ones.
         return _trace(loaded.on_cpu(), options)
+
+
+def _parameters(loaded: LoadedModel) -> int:
+    assert loaded.model is not None
+    return sum(parameter.numel() for parameter in loaded.model.parameters())
 
 
 def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:

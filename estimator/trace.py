@@ -32,7 +32,7 @@ _SHORT_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _FVCORE_MAX_PARAMETERS = 200_000_000
 _FVCORE_MAX_FLOPS = 20_000_000_000
 # A model that only a real run can read is run for real up to this size.
-_REAL_MAX_PARAMETERS = 1_000_000_000
+MAX_REAL_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ def _list_step(step: _Step, batch_size: int) -> _Listing:
 def _can_run_for_real(model: nn.Module) -> bool:
     """Small enough, and with values: zeros in place of what a model computed at birth would mislead."""
     state = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() for tensor in state) <= _REAL_MAX_PARAMETERS and not any(t.is_meta for t in state)
+    return sum(tensor.numel() for tensor in state) <= MAX_REAL_PARAMETERS and not any(t.is_meta for t in state)
 
 
 def _with_batch(step: _Step, batch_size: int, new: int) -> _Step:
