@@ -151,9 +151,7 @@ def _read_user_file(path: Path) -> tuple[Hardware, ...]:
                 except ValueError as error:
                     raise HardwareError(f"{path}, line {reader.line_num}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise HardwareError(
-            f"cannot read the hardware table {path} ({error}): correct or remove it"
-        ) from error
+        raise HardwareError(f"cannot read the hardware table {path} ({error}): correct or remove it") from error
     keys = [part.key for part in parts]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:

@@ -105,8 +105,7 @@ def cpu_quota(root: Path) -> float | None:
         if controllers and "cpu" not in controllers.split(","):
             continue
         mounts = [
-            root / "sys/fs/cgroup" / name
-            for name in (("cpu", "cpu,cpuacct") if controllers else ("", "unified"))
+            root / "sys/fs/cgroup" / name for name in (("cpu", "cpu,cpuacct") if controllers else ("", "unified"))
         ]
         parts = Path(path.lstrip("/")).parts
         for mount in mounts:

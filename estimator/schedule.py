@@ -73,9 +73,7 @@ def make_schedule(
     batches count as steps. Raises JoulecastError for values and combinations that say nothing.
     """
     if tokens is not None and tokens_per_sample <= 1:
-        raise JoulecastError(
-            f"--tokens {tokens} needs a model that reads sequences: give --samples or --steps"
-        )
+        raise JoulecastError(f"--tokens {tokens} needs a model that reads sequences: give --samples or --steps")
     batch, passes = whole_number("--batch-size", batch_size), whole_number("accumulation", accumulation)
     parallel = whole_number("devices", devices)
     per_step = batch * passes * parallel
@@ -118,9 +116,7 @@ def _total_steps(
     if epochs is not None:
         number = _positive("--epochs", epochs)
         if per_epoch is None:
-            raise JoulecastError(
-                f"--epochs {epochs} needs the size of the training set: give --samples or --dataset"
-            )
+            raise JoulecastError(f"--epochs {epochs} needs the size of the training set: give --samples or --dataset")
         # In decimals, as it was written: 0.07 epochs of 100 steps are 7, not the 8 of binary fractions.
         return math.ceil(Fraction(str(number)) * per_epoch)
     if samples is None or per_epoch is None:

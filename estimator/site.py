@@ -133,9 +133,7 @@ def find_region(code_or_name: str) -> Region:
     regions = load_regions()
     found = [region for region in regions if region.code.casefold() == wanted]
     found = found or [
-        region
-        for region in regions
-        if wanted in (region.name.casefold(), region.code.casefold().partition(":")[2])
+        region for region in regions if wanted in (region.name.casefold(), region.code.casefold().partition(":")[2])
     ]
     if wanted and len(found) == 1:
         return found[0]
@@ -150,8 +148,6 @@ def find_region(code_or_name: str) -> Region:
 
 
 def _near(wanted: str) -> list[str]:
-    by_name = {
-        name: region for region in load_regions() for name in (region.name.casefold(), region.code.casefold())
-    }
+    by_name = {name: region for region in load_regions() for name in (region.name.casefold(), region.code.casefold())}
     close = difflib.get_close_matches(wanted, by_name, n=4, cutoff=0.6)
     return list(dict.fromkeys(f"{by_name[name].code} ({by_name[name].name})" for name in close))
