@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 STEM_CHANNELS = 128
-STACKS = 3
-CELLS_PER_STACK = 3
+CELLS = (3, 3, 3)
+"""Cells in each stack; the channels double from stack to stack."""
 
 
 def vertex_channels(c_in: int, c_out: int, adjacency: Sequence[Sequence[int]]) -> list[int]:
@@ -89,15 +89,17 @@ class Cell(nn.Module):
 class NasBench(nn.Module):
     """The whole network; takes images of shape (n, 3, 32, 32), gives logits of shape (n, 10)."""
 
-    def __init__(self, adjacency: Sequence[Sequence[int]], ops: Sequence[str]) -> None:
+    def __init__(
+        self, adjacency: Sequence[Sequence[int]], ops: Sequence[str], cells: Sequence[int] = CELLS
+    ) -> None:
         super().__init__()
         body: list[nn.Module] = []
         c_in = STEM_CHANNELS
-        for stack in range(STACKS):
+        for stack, count in enumerate(cells):
             c_out = STEM_CHANNELS * 2**stack
             if stack:
                 body.append(nn.MaxPool2d(2))
-            for _ in range(CELLS_PER_STACK):
+            for _ in range(count):
                 body.append(Cell(c_in, c_out, adjacency, ops))
                 c_in = c_out
         self.stem = ConvBnRelu(3, STEM_CHANNELS, 3)

@@ -52,13 +52,14 @@ class Estimate:
             steps=self.steps + other.steps,
             seconds=self.seconds + other.seconds,
             energy_kwh=self.energy_kwh + other.energy_kwh,
-            breakdown=_merged(self.breakdown, other.breakdown),
-            layers=_merged(self.layers, other.layers),
+            breakdown=with_parts(self.breakdown, other.breakdown),
+            layers=with_parts(self.layers, other.layers),
             warnings=tuple(dict.fromkeys((*self.warnings, *other.warnings))),
         )
 
 
-def _merged(first: tuple[Share, ...], second: tuple[Share, ...]) -> tuple[Share, ...]:
+def with_parts(first: tuple[Share, ...], second: tuple[Share, ...]) -> tuple[Share, ...]:
+    """The parts of both, those of one name added up."""
     seconds: dict[str, float] = {}
     energy: dict[str, float] = {}
     for part in (*first, *second):

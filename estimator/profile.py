@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import JoulecastError, ProfileError
-from .estimate import Estimate, Share, shares
+from .estimate import Estimate, Share, shares, with_parts
 from .interval import Interval
 from .workload import Op, Workload
 
 SCHEMA = "joulecast.profile/1"
 JOULES_PER_KWH = 3_600_000
 STATIC = "static"
+STARTUP = "start-up"
 LABELS = ("measured", "modelled", "datasheet")
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -133,6 +134,7 @@ class Profile:
     kinds: tuple[str, ...] = ()  # op kinds that were fitted; empty: all
     scores: Mapping[str, float] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
+    startup_s: float = 0.0  # once a run, at P_s: what a run of no steps would take
 
     def predict(self, work: Workload, *, steps: int = 1, devices: int = 1) -> Estimate:
         """The cost of `steps` steps of `work`.
@@ -146,13 +148,18 @@ class Profile:
         joules = seconds * (self.power.watts(self.time.components) + self.power.static_w)
         step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
         outside = self._decades_outside(work)
-        kwh = step_j * steps / JOULES_PER_KWH
+        startup_s = self.startup_s if steps else 0.0
+        startup_kwh = startup_s * self.power.static_w * devices / JOULES_PER_KWH
+        kwh = step_j * steps / JOULES_PER_KWH + startup_kwh
+        start = (Share(STARTUP, startup_s * devices, startup_kwh, 0.0),) if startup_s else ()
         return Estimate(
             steps=steps,
-            seconds=self.time_error.interval(step_s * steps, outside),
+            seconds=self.time_error.interval(step_s * steps + startup_s, outside),
             energy_kwh=self.energy_error.interval(kwh, outside),
-            breakdown=self._breakdown(seconds * devices, steps),
-            layers=_by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps),
+            breakdown=with_parts(self._breakdown(seconds * devices, steps), start),
+            layers=with_parts(
+                _by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps), start
+            ),
             profile=self.name,
             time_source=self.provenance.time,
             power_source=self.provenance.power,
@@ -218,6 +225,7 @@ class Profile:
             "kinds": list(self.kinds),
             "scores": dict(self.scores),
             "host": dict(self.host),
+            "startup_s": self.startup_s,
         }
 
     def save(self, path: str | Path) -> Path:
@@ -252,6 +260,7 @@ class Profile:
                 kinds=tuple(document.get("kinds", ())),
                 scores=dict(document.get("scores", {})),
                 host=dict(document.get("host", {})),
+                startup_s=float(document.get("startup_s", 0.0)),
             )
         except ProfileError:
             raise
@@ -299,6 +308,10 @@ def time_model_from_json(document: Mapping[str, Any]) -> TimeModel:
     """The time model that `document["form"]` names."""
     form = document["form"]
     values = {key: value for key, value in document.items() if key != "form"}
+    if form == "curves":
+        from .curves import Curves
+
+        return Curves.from_json(values)
     if form == "roofline":
         from .roofline import Roofline
 

@@ -1,0 +1,62 @@
+"""The fitted time model: seconds of an op = sum of features times non-negative seconds each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .errors import ProfileError
+from .features import COMPUTE, FEATURES, LAUNCH, MEMORY, Array, pieces
+from .workload import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Pieces of `kind` and `role` (`*` is any) take `seconds` s for each unit of `feature`."""
+
+    kind: str
+    role: str
+    feature: str
+    seconds: float
+
+    @property
+    def component(self) -> str:
+        return FEATURES[self.feature].component
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Additive over ops and monotone in their sizes, whatever the terms: none is negative."""
+
+    terms: tuple[Term, ...]
+
+    form: ClassVar[str] = "curves"
+    components: ClassVar[tuple[str, ...]] = (COMPUTE, MEMORY, LAUNCH)
+
+    def __post_init__(self) -> None:
+        for term in self.terms:
+            if term.feature not in FEATURES:
+                raise ProfileError(f"time model has feature {term.feature!r}, which is not known; update joulecast")
+            if not 0 <= term.seconds < float("inf"):
+                raise ProfileError(f"time model prices {term.kind} {term.feature} at {term.seconds} s; fit it again")
+
+    def seconds(self, ops: Sequence[Op]) -> Array:
+        """Shape (ops, components): seconds of each op record, its count included."""
+        parts = pieces(ops)
+        result = np.zeros((len(ops), len(self.components)))
+        values = {name: parts.values(name) for name in {term.feature for term in self.terms}}
+        for term in self.terms:
+            mask = parts.mask(term.kind, term.role)
+            column = self.components.index(term.component)
+            np.add.at(result[:, column], parts.op[mask], values[term.feature][mask] * term.seconds)
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        return {"terms": [[term.kind, term.role, term.feature, term.seconds] for term in self.terms]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Curves:
+        return cls(tuple(Term(str(k), str(r), str(f), float(s)) for k, r, f, s in document["terms"]))

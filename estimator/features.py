@@ -1,0 +1,182 @@
+"""What the seconds of an op may depend on: named, non-negative features that never fall with size.
+
+Every op becomes one or more pieces of work. Convolutions, matrix products, attention and recurrent
+layers are matrix products underneath, m x k times k x n (a convolution's backward is two of them: the
+gradient of its input and that of its weight); all other ops only move bytes. A fitted time model is a
+sum of features times non-negative seconds, so it is additive over ops, and monotone because every
+feature is: none falls when an op gets larger, or when there are more of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .workload import Op
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+ANY, EVERY_DENSE, EVERY_MOVING = "*", "dense", "moving"
+DENSE = ("conv1", "conv", "conv_grouped", "matmul", "attention", "rnn")
+COMPUTE, MEMORY, LAUNCH = "compute", "memory", "launch"
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A matrix product (m, k, n), `macs` counting all of a batch or group of them; or traffic alone."""
+
+    kind: str
+    role: str
+    macs: float
+    bytes_moved: float
+    launches: float = 1.0
+    m: float = 0.0
+    k: float = 0.0
+    n: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The pieces of a list of ops as columns; `op` is the position of the op that each is part of."""
+
+    op: np.ndarray[Any, np.dtype[np.int64]]
+    kind: tuple[str, ...]
+    role: tuple[str, ...]
+    columns: Array  # shape (pieces, 7): macs, bytes, launches, m, k, n, count
+
+    def mask(self, kind: str, role: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """The pieces that a term for `kind` and `role` prices (see `covers`)."""
+        known: dict[tuple[str, str], bool] = {}
+        pairs = list(zip(self.kind, self.role, strict=True))
+        for own, part in set(pairs):
+            known[own, part] = covers(kind, role, own, part)
+        return np.array([known[pair] for pair in pairs], dtype=bool)
+
+    def sums(self, members: Array | None = None) -> dict[tuple[str, str], dict[str, float]]:
+        """Every feature summed by (kind, role), over the ops in `members` or all of them."""
+        pairs = list(zip(self.kind, self.role, strict=True))
+        distinct = list(dict.fromkeys(pairs))
+        index = np.array([distinct.index(pair) for pair in pairs], dtype=np.int64)
+        inside = np.ones(len(pairs), dtype=bool) if members is None else np.isin(self.op, members)
+        table = {
+            name: np.bincount(index[inside], weights=self.values(name)[inside], minlength=len(distinct))
+            for name in FEATURES
+        }
+        return {
+            pair: {name: float(column[row]) for name, column in table.items()} for row, pair in enumerate(distinct)
+        }
+
+    def values(self, feature: str) -> Array:
+        """The feature of every piece, count included."""
+        return FEATURES[feature].value(self.columns) * self.columns[:, _COUNT]
+
+
+_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _COUNT = range(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """`component` is the part of the hardware that is busy (eq. 2.2.1's i); `value` maps columns to it."""
+
+    component: str
+    value: Callable[[Array], Array]
+    meaning: str
+
+
+def _padded(tile: int) -> Callable[[Array], Array]:
+    """Multiply-adds with n rounded up to whole tiles, as kernels compute them."""
+
+    def value(columns: Array) -> Array:
+        n = columns[:, _N]
+        whole = np.ceil(n / tile) * tile
+        return np.asarray(np.divide(columns[:, _MACS] * whole, n, out=columns[:, _MACS].copy(), where=n > 0))
+
+    return value
+
+
+def _over(dimension: int) -> Callable[[Array], Array]:
+    """Multiply-adds over one dimension: the elements of the matrix that does not have it."""
+
+    def value(columns: Array) -> Array:
+        size = columns[:, dimension]
+        return np.asarray(np.divide(columns[:, _MACS], size, out=np.zeros(len(columns)), where=size > 0))
+
+    return value
+
+
+FEATURES: dict[str, Feature] = {
+    "launch": Feature(LAUNCH, lambda columns: columns[:, _LAUNCHES], "one start"),
+    "macs": Feature(COMPUTE, lambda columns: columns[:, _MACS], "multiply-adds"),
+    "macs_n32": Feature(COMPUTE, _padded(32), "multiply-adds, n in whole tiles of 32"),
+    "macs_n64": Feature(COMPUTE, _padded(64), "multiply-adds, n in whole tiles of 64"),
+    "macs_n128": Feature(COMPUTE, _padded(128), "multiply-adds, n in whole tiles of 128"),
+    "macs_n8": Feature(COMPUTE, _padded(8), "multiply-adds, n in whole vectors of 8"),
+    "macs_n16": Feature(COMPUTE, _padded(16), "multiply-adds, n in whole vectors of 16"),
+    "left": Feature(MEMORY, _over(_N), "elements of the left matrix, m x k"),
+    "right": Feature(MEMORY, _over(_M), "elements of the right matrix, k x n"),
+    "result": Feature(MEMORY, _over(_K), "elements of the product, m x n"),
+    "bytes": Feature(MEMORY, lambda columns: columns[:, _BYTES], "bytes read and written"),
+}
+
+
+def covers(kind: str, role: str, own: str, part: str) -> bool:
+    """Whether a term for `kind` and `role` prices a piece of kind `own` and role `part`.
+
+    `*` is any; "dense" and "moving" are the two classes of kinds.
+    """
+    cls = EVERY_DENSE if own in DENSE else EVERY_MOVING
+    return kind in (ANY, own, cls) and role in (ANY, part)
+
+
+def pieces(ops: Sequence[Op]) -> Pieces:
+    rows = [(index, op.count, piece) for index, op in enumerate(ops) for piece in _pieces(op)]
+    return Pieces(
+        op=np.array([index for index, _, _ in rows], dtype=np.int64),
+        kind=tuple(piece.kind for _, _, piece in rows),
+        role=tuple(piece.role for _, _, piece in rows),
+        columns=np.array(
+            [(p.macs, p.bytes_moved, p.launches, p.m, p.k, p.n, count) for _, count, p in rows], dtype=float
+        ).reshape(len(rows), 7),
+    )
+
+
+def _pieces(op: Op) -> Iterator[_Piece]:
+    if op.kind == "conv" and "c_in" in op.dims:
+        yield from _conv(op)
+    elif op.kind == "matmul" and "n" in op.dims:
+        m, k, n = (float(op.dims[name]) for name in ("m", "k", "n"))
+        yield _Piece("matmul", op.phase, op.flops, op.bytes_moved, 1.0, m, k, n)
+    elif op.kind == "rnn" and "steps" in op.dims:
+        starts = op.dims["steps"] * op.dims.get("layers", 1)
+        yield _Piece("rnn", op.phase, op.flops, op.bytes_moved, float(starts))
+    elif op.kind == "pool" and op.dims.get("k", 1) > 1 and "elements_out" in op.dims:
+        # A pool looks at every element of every window: arithmetic of its own kind.
+        looks = op.dims["k"] * op.dims["elements_out"]
+        yield _Piece("pool", op.phase, looks, op.bytes_moved)
+    else:
+        dense = op.kind in DENSE
+        yield _Piece(op.kind, op.phase, op.flops if dense else 0.0, op.bytes_moved)
+
+
+def _conv(op: Op) -> Iterator[_Piece]:
+    """A convolution as n*out x (c_in*k) times (c_in*k) x c_out; its gradients turn that round."""
+    dims = op.dims
+    groups = dims["groups"]
+    c_in, c_out = dims["c_in"] // groups, dims["c_out"] // groups
+    positions = float(dims["n"] * (dims["in"] if dims["transposed"] else dims["out"]))
+    kind = "conv_grouped" if groups > 1 else "conv1" if dims["k"] == 1 else "conv"
+    window = float(dims["k"])
+    roles = {
+        "forward": (positions, c_in * window, float(c_out)),
+        "grad_input": (positions, c_out * window, float(c_in)),
+        "grad_weight": (c_in * window, positions, float(c_out)),
+    }
+    wanted = ["forward"] if op.phase == "forward" else [
+        role for role in ("grad_input", "grad_weight") if dims.get(role, 1)
+    ]
+    for role in wanted:
+        m, k, n = roles[role]
+        share = 1.0 / len(wanted)
+        yield _Piece(kind, role, op.flops * share, op.bytes_moved * share, share, m, k, n)

@@ -1,0 +1,240 @@
+"""From observations to a profile: prices of ops, watts of eq. 2.2.1, and errors on families left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .curves import Curves, Term
+from .design import STARTUP, Design, Form, Key
+from .errors import FitError
+from .evidence import checked, network_of
+from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, Array
+from .formulas import KINDS
+from .observation import CALLER, Observation
+from .profile import ErrorModel, PowerModel, Profile, Provenance, Range, features
+from .regression import bounds, folds, nonnegative_fit, relative_errors
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """Prices for the columns of a table, and watts: P_s last, after the components' weights."""
+
+    positions: tuple[int, ...]
+    prices: Array
+    watts: Array
+
+    def seconds(self, columns: Array) -> Array:
+        return np.asarray(columns[:, list(self.positions)] @ self.prices)
+
+
+def _solve(table: Design, form: Form, startup: bool, train: Array) -> _Solution:
+    """Fits on the observations that `train` (a mask) marks."""
+    chosen = np.asarray(train, dtype=bool)[table.owner]
+    positions = table.positions(form, startup)
+    prices = nonnegative_fit(table.columns[chosen][:, positions], table.seconds[chosen], table.weights[chosen])
+    watts = np.zeros(len(Curves.components) + 1)
+    solution = _Solution(tuple(positions), prices, watts)
+    if table.observations[0].energy_j is not None:
+        ratios = _activity(table, solution)[train]
+        power = np.array([row.power_w for row, used in zip(table.observations, train, strict=True) if used])
+        solution = _Solution(tuple(positions), prices, nonnegative_fit(ratios, power))
+    return solution
+
+
+def _activity(table: Design, solution: _Solution) -> Array:
+    """AR_i of every observation, shape (observations, components + 1): the last column, P_s's, is 1."""
+    count = len(table.observations)
+    parts = table.whole[:, list(solution.positions)] * solution.prices
+    owner = [_component(table.keys[position]) for position in solution.positions]
+    shares = np.stack(
+        [parts[:, [name == component for name in owner]].sum(axis=1) for component in Curves.components], axis=1
+    )
+    shares /= np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)
+    return np.hstack([shares, np.ones((count, 1))])
+
+
+def _component(key: Key) -> str:
+    """A run's start-up keeps no component busy: it draws P_s."""
+    return "" if key == STARTUP else FEATURES[key[2]].component
+
+
+def _left_out(table: Design, form: Form, startup: bool, seed: int) -> tuple[Array, Array]:
+    """Seconds per step and watts of every observation, each predicted without its family."""
+    count = len(table.observations)
+    seconds, watts = np.zeros(count), np.zeros(count)
+    for train, test in folds(table.families, seed=seed):
+        solution = _solve(table, form, startup, train)
+        seconds[test] = solution.seconds(table.whole[test])
+        watts[test] = (_activity(table, solution) @ solution.watts)[test]
+    return seconds, watts
+
+
+def _candidates(table: Design) -> list[tuple[Form, bool]]:
+    """Forms with no more prices than observations can carry; the start-up of a run where it can be told."""
+    rows = len(table.seconds)
+    fitting = [form for form in table.forms if form.name == "simple" or 2 * table.prices_told(form) <= rows]
+    return [(form, startup) for form in fitting for startup in (False, True) if not startup or rows >= 12]
+
+
+def fit(
+    observations: Iterable[Observation],
+    *,
+    name: str,
+    hardware: str | None = None,
+    device: str | None = None,
+    sources: Sequence[str] = (),
+    boundary: str = "",
+    notes: Sequence[str] = (),
+    power: PowerModel | None = None,
+    memory_bytes: int | None = None,
+    created: str = "",
+    seed: int = 0,
+    jobs: int = 1,
+) -> Profile:
+    """A profile of the hardware that the observations were made on.
+
+    Time: seconds of an op are non-negative prices times features of its work (`features.FEATURES`),
+    fitted on relative error. Among forms from three prices to prices by kind, role and shape, the one
+    with the least error on families left out is taken. Energy: eq. 2.2.1 times that time.
+
+    Parameters
+    ----------
+    observations:
+        Whole runs, with or without seconds per op, of one hardware, framework and precision; at
+        least 4 different networks.
+    device:
+        "gpu" or "cpu"; left out, "gpu" where the meter names NVML, else "cpu".
+    power:
+        A power model that was not measured, for observations without energy; the profile says so.
+    jobs:
+        Parallel workers (joblib) for the forms that compete.
+
+    Raises
+    ------
+    FitError
+        The observations cannot carry a fit; the message says what is missing.
+    """
+    rows = checked(observations)
+    metered = rows[0].energy_j is not None
+    if not metered and power is None:
+        raise FitError(
+            f"none of {len(rows)} observations has energy; measure it, or give power=PowerModel(...), "
+            "which is then named as modelled"
+        )
+    table = Design(rows)
+    form, startup, seconds, watts = _best(table, seed, jobs)
+    solution = _solve(table, form, startup, np.ones(len(rows), dtype=bool))
+    measured_s = np.array([row.step_seconds for row in rows])
+    time_log = np.log(measured_s / seconds)
+    scores = _scores("time", seconds, measured_s)
+    energy_log = time_log
+    if metered:
+        measured_j = np.array([(row.energy_j or 0.0) / row.steps for row in rows])
+        energy_log = np.log(measured_j / (seconds * watts))
+        scores |= _scores("energy", seconds * watts, measured_j)
+        power = PowerModel(
+            dict(zip(Curves.components, solution.watts[:-1].tolist(), strict=True)), float(solution.watts[-1])
+        )
+    assert power is not None
+    meter = str(rows[0].meter)
+    networks = len({network_of(row) for row in rows})
+    hardware = hardware or rows[0].hardware or name
+    return Profile(
+        name=name,
+        hardware=hardware,
+        device=device or ("gpu" if "nvml" in meter.lower() else "cpu"),
+        framework=rows[0].framework or rows[0].workload.framework,
+        time=_curves(table, form, solution),
+        power=power,
+        time_error=ErrorModel(*bounds(time_log)),
+        energy_error=ErrorModel(*bounds(energy_log)),
+        provenance=Provenance(
+            time="measured",
+            power="measured" if metered else "modelled",
+            sources=tuple(sources) or (f"{len(rows)} observations on {hardware}, meter: {meter}",),
+            fitted_on=f"{len(rows)} observations of {networks} networks, form {form.name}",
+            created=created,
+            boundary=boundary or (f"what {meter} covers" if metered else ""),
+            notes=(*notes, *_remarks(meter, metered)),
+        ),
+        memory_bytes=memory_bytes,
+        ranges=_ranges(rows),
+        kinds=tuple(sorted({op.kind for row in rows for op in row.workload.ops})),
+        scores={"observations": float(len(rows)), "families": float(len(set(table.families))), **scores},
+        host=dict(rows[0].host),
+        startup_s=_startup(table, solution),
+    )
+
+
+def _best(table: Design, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
+    """The form with the least mean relative error on families left out; the smaller one on a tie."""
+    from joblib import Parallel, delayed
+
+    candidates = _candidates(table)
+    results = Parallel(n_jobs=jobs, prefer="threads")(
+        delayed(_left_out)(table, form, startup, seed) for form, startup in candidates
+    )
+    measured = np.array([row.step_seconds for row in table.observations])
+    errors = [float(relative_errors(seconds, measured).mean()) for seconds, _ in results]
+    best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
+    if (results[best][0] <= 0).any():
+        raise FitError("a family left out is priced at 0 s by the others; add observations of more kinds of networks")
+    return *candidates[best], *results[best]
+
+
+def _curves(table: Design, form: Form, solution: _Solution) -> Curves:
+    """The fitted terms; a kind never observed costs what the observed ones of its class cost on average."""
+    terms = [
+        Term(*key, float(price))
+        for key, price in zip(form.keys, solution.prices, strict=False)
+        if price > 0
+    ]
+    if form.name != "simple":
+        terms += _stand_ins(table, form, solution)
+    return Curves(tuple(terms))
+
+
+def _stand_ins(table: Design, form: Form, solution: _Solution) -> list[Term]:
+    """Terms for the kinds without prices of their own: dense ones by multiply-adds, all by bytes."""
+    spent = table.whole[:, list(solution.positions)].sum(axis=0) * solution.prices
+    result = []
+    for cls, feature in ((EVERY_DENSE, "macs"), (EVERY_DENSE, "bytes"), (EVERY_MOVING, "bytes")):
+        priced = [kind for kind in table.kinds if _class(kind) == cls]
+        amount = sum(table.amounts.get((kind, feature), 0.0) for kind in priced)
+        component = FEATURES[feature].component
+        seconds = sum(
+            float(value)
+            for (kind, _, name), value in zip(form.keys, spent, strict=False)
+            if kind in priced and FEATURES[name].component == component
+        )
+        others = [kind for kind in dict.fromkeys((*DENSE, *KINDS)) if _class(kind) == cls and kind not in priced]
+        result += [Term(kind, ANY, feature, seconds / amount) for kind in others if amount and seconds]
+    return result
+
+
+def _class(kind: str) -> str:
+    return EVERY_DENSE if kind in DENSE else EVERY_MOVING
+
+
+def _startup(table: Design, solution: _Solution) -> float:
+    where = [table.keys[position] for position in solution.positions]
+    return float(solution.prices[where.index(STARTUP)]) if STARTUP in where else 0.0
+
+
+def _scores(what: str, predicted: Array, measured: Array) -> dict[str, float]:
+    errors = relative_errors(predicted, measured)
+    return {f"{what}_mean_error": float(errors.mean()), f"{what}_median_error": float(np.median(errors))}
+
+
+def _ranges(rows: Sequence[Observation]) -> dict[str, Range]:
+    listed = [features(row.workload) for row in rows]
+    return {name: Range(min(v[name] for v in listed), max(v[name] for v in listed)) for name in listed[0]}
+
+
+def _remarks(meter: str, metered: bool) -> tuple[str, ...]:
+    if not metered:
+        return ("power was not measured here: its weights are modelled",)
+    return ("energies are the caller's own; no meter was named",) if meter == CALLER else ()
