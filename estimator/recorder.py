@@ -13,6 +13,7 @@ from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .formulas import FREE, lookup
+from .meta_rules import meta_output
 from .workload import Op
 
 LOSS_LAYER = "(loss)"
@@ -122,8 +123,10 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         layer = self._note_node()
-        output = func(*args, **kwargs)
         namespace, _, name = func._schema.name.partition("::")
+        output = meta_output(name, args, kwargs)
+        if output is None:
+            output = func(*args, **kwargs)
         if namespace != "prim" and name not in FREE and not self._views(func):
             self._record(name, layer, args, kwargs, output)
         return output

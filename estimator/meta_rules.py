@@ -1,0 +1,170 @@
+"""Shapes of common ops on meta tensors, without PyTorch's own rules for them.
+
+Those are Python code that imports the compiler and sympy on first use, which takes as long as importing
+torch itself, and runs for milliseconds an op. The rules here cover plain cases alone and leave the rest
+to PyTorch; tests compare each with PyTorch's answer in shape, dtype and strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+Rule = Callable[[Sequence[Any]], Any]
+
+
+def meta_output(name: str, args: Sequence[Any], kwargs: Any) -> Any:
+    """What ATen op `name` gives on these meta tensors, or None where PyTorch has to say."""
+    rule = _RULES.get(name)
+    if rule is None or kwargs or not args or not _plain(args):
+        return None
+    return rule(args)
+
+
+def _plain(args: Sequence[Any]) -> bool:
+    """A floating-point tensor comes first, and every tensor is on the meta device."""
+    first = args[0]
+    floating = isinstance(first, torch.Tensor) and first.is_floating_point()
+    return floating and all(arg.is_meta for arg in args if isinstance(arg, torch.Tensor))
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _vector(size: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided((size,), (1,), dtype=like.dtype, device="meta")
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() or (
+        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _elementwise(args: Sequence[Any]) -> Any:
+    """Operands of one dtype and layout (numbers aside) give one more of the first one's."""
+    first = args[0]
+    return _like(first) if _is_dense(first) and all(_joins(first, other) for other in args[1:]) else None
+
+
+def _joins(first: torch.Tensor, other: Any) -> bool:
+    """A real number, a tensor laid out as the first, or one that is spread over it."""
+    if not isinstance(other, torch.Tensor):
+        return not isinstance(other, complex)
+    if other.dtype != first.dtype:
+        return False
+    if other.shape == first.shape:
+        return other.stride() == first.stride()
+    spread = other.dim() <= first.dim() and all(
+        size in (1, whole) for size, whole in zip(reversed(other.shape), reversed(first.shape), strict=False)
+    )
+    return spread and first.is_contiguous() and other.is_contiguous()
+
+
+def _in_place(args: Sequence[Any]) -> Any:
+    return args[0] if all(_joins(args[0], other) for other in args[1:]) else None
+
+
+def _batch_norm(args: Sequence[Any]) -> Any:
+    # native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+    data, training = args[0], args[5]
+    if data.dtype != torch.float32 or not training or data.dim() < 2 or not _is_dense(data):
+        return None
+    return _like(data), _vector(data.shape[1], data), _vector(data.shape[1], data)
+
+
+def _batch_norm_backward(args: Sequence[Any]) -> Any:
+    # (grad_out, input, weight, running_mean, running_var, save_mean, save_invstd, train, eps, output_mask)
+    grad, data, weight, mask = args[0], args[1], args[2], args[9]
+    same = grad.stride() == data.stride() and grad.dtype == data.dtype == torch.float32
+    if not same or weight is None or not all(mask) or not _is_dense(data):
+        return None
+    return _like(data), _vector(data.shape[1], data), _vector(data.shape[1], data)
+
+
+def _mm(args: Sequence[Any]) -> Any:
+    left, right = args[:2]
+    if left.dtype != right.dtype:
+        return None
+    m, n = left.shape[0], right.shape[1]
+    return torch.empty_strided((m, n), (n, 1), dtype=left.dtype, device="meta")
+
+
+def _addmm(args: Sequence[Any]) -> Any:
+    return _mm(args[1:])
+
+
+def _dropout(args: Sequence[Any]) -> Any:
+    # native_dropout(input, p, train)
+    if not args[2] or not _is_dense(args[0]):
+        return None
+    data = args[0]
+    return _like(data), torch.empty_strided(data.shape, data.stride(), dtype=torch.bool, device="meta")
+
+
+def _softmax(args: Sequence[Any]) -> Any:
+    # _softmax(input, dim, half_to_float)
+    return _like(args[0]) if not args[2] and args[0].is_contiguous() else None
+
+
+def _softmax_backward(args: Sequence[Any]) -> Any:
+    # _softmax_backward_data(grad_output, output, dim, input_dtype)
+    grad, output, dtype = args[0], args[1], args[3]
+    same = grad.dtype == output.dtype == dtype and grad.is_contiguous() and output.is_contiguous()
+    return _like(output) if same else None
+
+
+def _reduction(args: Sequence[Any]) -> Any:
+    # mean.dim(input, dims, keepdim), sum.dim_IntList alike
+    data = args[0]
+    if len(args) < 2 or not isinstance(args[1], (list, tuple)) or not args[1] or not data.is_contiguous():
+        return None
+    reduced = {dim % data.dim() for dim in args[1]}
+    keep = len(args) > 2 and args[2]
+    sizes = [1 if dim in reduced else size for dim, size in enumerate(data.shape) if keep or dim not in reduced]
+    return torch.empty(sizes, dtype=data.dtype, device="meta")
+
+
+def _nll_loss(args: Sequence[Any]) -> Any:
+    # nll_loss_forward(scores, target, weight, reduction, ignore_index); reduction 1 is the mean
+    if args[0].dim() != 2 or args[3] != 1:
+        return None
+    return torch.empty((), dtype=args[0].dtype, device="meta"), torch.empty((), dtype=args[0].dtype, device="meta")
+
+
+def _nll_loss_backward(args: Sequence[Any]) -> Any:
+    # nll_loss_backward(grad_output, scores, target, weight, reduction, ignore_index, total_weight)
+    return torch.empty(args[1].shape, dtype=args[1].dtype, device="meta") if args[1].is_contiguous() else None
+
+
+_ELEMENTWISE = (
+    "add sub mul div neg relu gelu silu sigmoid tanh hardtanh hardswish hardsigmoid leaky_relu elu exp log sqrt "
+    "rsqrt cos sin abs threshold_backward gelu_backward silu_backward sigmoid_backward tanh_backward "
+    "hardtanh_backward hardswish_backward hardsigmoid_backward leaky_relu_backward"
+)
+
+_IN_PLACE = (
+    "add_ sub_ mul_ div_ relu_ silu_ sigmoid_ tanh_ hardtanh_ hardswish_ hardsigmoid_ leaky_relu_ bernoulli_ "
+    "zero_ fill_ uniform_ normal_"
+)
+
+_RULES: dict[str, Rule] = {
+    **{name: _elementwise for name in _ELEMENTWISE.split()},
+    **{name: _in_place for name in _IN_PLACE.split()},
+    "native_batch_norm": _batch_norm,
+    "native_batch_norm_backward": _batch_norm_backward,
+    "mm": _mm,
+    "addmm": _addmm,
+    "mean": _reduction,
+    "sum": _reduction,
+    "nll_loss_forward": _nll_loss,
+    "nll_loss_backward": _nll_loss_backward,
+    "native_dropout": _dropout,
+    "_softmax": _softmax,
+    "_log_softmax": _softmax,
+    "_softmax_backward_data": _softmax_backward,
+    "_log_softmax_backward_data": _softmax_backward,
+}
