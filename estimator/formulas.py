@@ -204,6 +204,12 @@ def _norm(per_element: int, channels_axis: int | None = None) -> Formula:
     return formula
 
 
+def _batch_norm(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, dict[str, int]]:
+    # native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+    no_statistics_kept = len(args) > 5 and args[3] is None and args[5] is True
+    return _norm(5 if no_statistics_kept else 2)(args, outputs)  # in evaluation mode they are computed too
+
+
 def _norm_backward(per_element: int) -> Formula:
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, dict[str, int]]:
         elements = _numel(args[0])
@@ -270,11 +276,12 @@ TABLE: dict[str, Entry] = {
     ),
     **_group(
         "norm",
-        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional "
-        "cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training "
+        "_native_batch_norm_legit _native_batch_norm_legit_functional "
+        "miopen_batch_norm _native_batch_norm_legit_no_training "
         "batch_norm_with_update _batch_norm_with_update _batch_norm_no_update",
         _norm(2),
     ),
+    **_group("norm", "native_batch_norm cudnn_batch_norm", _batch_norm),
     **_group("norm", "native_layer_norm native_group_norm _fused_rms_norm rms_norm", _norm(5)),
     **_group(
         "norm", "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward", _norm_backward(2)

@@ -75,6 +75,11 @@ def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+def _convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+    """padding="same" and "valid": weights of shape (channels out, channels in of a group, kernel...)."""
+    return prod(_shape(outputs[0])) * prod(_shape(inputs[1])[1:])
+
+
 def _recurrent(cell: str) -> Any:
     def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         data = _shape(inputs[0])
@@ -95,6 +100,7 @@ def _recurrent(cell: str) -> Any:
 
 _EXTRA_HANDLES = {
     "aten::scaled_dot_product_attention": _attention,
+    "aten::_convolution_mode": _convolution,
     "aten::gru": _recurrent("gru"),
     "aten::rnn_tanh": _recurrent("rnn_tanh"),
     "aten::rnn_relu": _recurrent("rnn_relu"),

@@ -105,6 +105,27 @@ def test_depthwise_training_flops_are_three_times_forward() -> None:
     assert sum(op.flops for op in depthwise) == 3 * 2 * 36 * 9 * 8
 
 
+def test_same_padding_is_counted_by_fvcore_too() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 5, padding="same"), nn.Conv2d(8, 8, 3, groups=8, padding="same"))
+    work = trace(net, torch.zeros(2, 3, 6, 6))
+    assert work.forward_flops == 2 * 36 * (25 * 3 * 8 + 9 * 8)
+    assert {layer.source for layer in work.layers} == {"fvcore"}
+
+
+def test_batch_norm_that_keeps_no_statistics_computes_them_in_evaluation_too() -> None:
+    class Standardised(nn.Conv2d):  # weight standardisation as in NFNets
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gain = torch.ones(8, device=x.device)
+            flat = F.batch_norm(self.weight.reshape(1, 8, -1), None, None, gain, training=True)
+            return F.conv2d(x, flat.reshape_as(self.weight))
+
+    work = trace(Standardised(3, 8, 3, bias=False), torch.zeros(2, 3, 6, 6))
+    # fvcore's convention: 5 an element of the weights; once a step, however many samples
+    assert flops(work, "forward", "norm") == 5 * 8 * 27
+    assert flops(work, "forward", "conv") == 2 * 16 * 27 * 8
+    assert trace(nn.BatchNorm1d(4), torch.zeros(2, 4)).forward_flops == 2 * 8
+
+
 @pytest.mark.parametrize(("cell", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
 def test_recurrent_layers_are_one_op_however_long(cell: type[nn.RNNBase], gates: int) -> None:
     work = trace(cell(10, 20, num_layers=2, bidirectional=True, batch_first=True), torch.zeros(3, 500, 10))
