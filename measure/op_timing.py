@@ -10,8 +10,8 @@ are charged to the parameters that they update.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from statistics import median
@@ -22,12 +22,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from ..estimator.formulas import FREE, GATES
 from ..estimator.losses import training_loss
 from ..estimator.recorder import Recorder
-from ..estimator.trace import trace
 from ..estimator.workload import Op, Workload
 
 Key = tuple[str, str, str]  # phase, name, layer
@@ -213,12 +212,14 @@ _OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = 
 class TrainingStep:
     """Real training steps of one network on one batch, as `trace` describes them.
 
-    `model` is trained in place. Inputs are a tensor, a tuple or a dict, on the model's device.
+    `model` is trained in place, with the arguments of one call of it, on its device.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, optimizer: str = "sgd") -> None:
+    def __init__(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], optimizer: str = "sgd"
+    ) -> None:
         self.model = model.train()
-        self.inputs = inputs
+        self.args, self.kwargs = args, kwargs
         self.optimizer_name = optimizer
         named = [(path, tensor) for path, tensor in model.named_parameters() if tensor.requires_grad]
         self._optimizer = _OPTIMIZERS[optimizer]([tensor for _, tensor in named])
@@ -256,12 +257,8 @@ class TrainingStep:
         return events
 
     def _loss(self) -> torch.Tensor:
-        inputs = self.inputs
-        if isinstance(inputs, Mapping):
-            args, kwargs = (), dict(inputs)
-        else:
-            args, kwargs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
-        return training_loss(None, self.model(*args, **kwargs), (args, kwargs))
+        output = self.model(*self.args, **self.kwargs)
+        return training_loss(None, output, (self.args, self.kwargs))
 
 
 # -- matching --------------------------------------------------------------------------------------
@@ -344,33 +341,4 @@ def stopwatch_overhead_s(calls: int = 2000) -> float:
 
     with torch.no_grad():
         plain()
-        return max(median(timed() - plain() for _ in range(5)), 0.0)
-
-
-@contextmanager
-def _fresh_seed(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-def real_inputs(model: nn.Module, inputs: Any, seed: int = 0) -> Any:
-    """`inputs` with noise for the zeros of an example: token numbers where the model looks them up."""
-    tokens = next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), 1)
-
-    def fill(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or (value.device.type != "meta" and bool(value.any())):
-            return value
-        if value.is_floating_point():
-            return torch.randn(value.shape, dtype=value.dtype)
-        if value.dtype == torch.bool:
-            return torch.zeros(value.shape, dtype=value.dtype)
-        return torch.randint(0, tokens, value.shape, dtype=value.dtype)
-
-    with _fresh_seed(seed):
-        return tree_map(fill, inputs)
-
-
-def workload_of(model: nn.Module, inputs: Any, optimizer: str, name: str) -> Workload:
-    """The trace that the step's ops are matched with."""
-    return trace(model, inputs, optimizer=optimizer, name=name, layers=False)
+        return max(min(timed() for _ in range(5)) - min(plain() for _ in range(5)), 0.0)

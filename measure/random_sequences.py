@@ -85,9 +85,10 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.before:
             x = x + self.dropout(self.attention(self.norm1(x)))
-            return x + self.dropout(self.perceptron(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.attention(x)))
-        result: Tensor = self.norm2(x + self.dropout(self.perceptron(x)))
+            result: Tensor = x + self.dropout(self.perceptron(self.norm2(x)))
+        else:
+            x = self.norm1(x + self.dropout(self.attention(x)))
+            result = self.norm2(x + self.dropout(self.perceptron(x)))
         return result
 
 

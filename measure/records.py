@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
@@ -23,7 +25,7 @@ STATUSES = ("complete", "interrupted", "failed", "running")
 MODELLED_FLAG = "modelled-power"
 
 # What makes two machines one to a profile: the same parts, worked on by as many threads.
-_IDENTITY = ("cpu_name", "cpu_cores", "gpus", "machine", "threads")
+_IDENTITY = ("device", "cpu_name", "cpu_cores", "gpus", "machine", "threads")
 _LIBRARIES = ("joulecast", "torch", "numpy", "keras", "tensorflow", "nvidia-ml-py")
 
 
@@ -102,6 +104,11 @@ class Record:
         return sum(window.steps for window in self.windows)
 
     @property
+    def disturbed(self) -> bool:
+        """Whether something else than the run was at work in its windows."""
+        return any(window.flags for window in self.windows)
+
+    @property
     def energy_j(self) -> float | None:
         """Of all windows; None as soon as one has no energy."""
         energies = [None if one.reading is None else one.reading.energy_j for one in self.windows]
@@ -176,13 +183,14 @@ class Record:
         )
 
 
-def describe_host(threads: int, root: Path = Path("/")) -> dict[str, Any]:
+def describe_host(threads: int, device: str = "cpu", root: Path = Path("/")) -> dict[str, Any]:
     """This machine as a record keeps it: parts, operating system, governor, driver, library versions.
 
-    `threads` is how many the framework computes with.
+    `threads` is how many the framework computes with, `device` where: "cpu" or "gpu".
     """
     host = detect_host(root)
     return {
+        "device": device,
         "cpu_name": host.cpu_name,
         "cpu_cores": host.cpu_cores,
         "threads": threads,
@@ -205,9 +213,9 @@ def same_machine(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def hardware_name(host: Mapping[str, Any]) -> str:
-    """ "NVIDIA RTX 3090", or "AMD EPYC, 2 threads" for a CPU."""
+    """What was measured: "NVIDIA RTX 3090", or "AMD EPYC, 2 threads" for a CPU."""
     gpus = host.get("gpus") or []
-    if gpus:
+    if gpus and host.get("device") == "gpu":
         return str(gpus[0]) if len(gpus) == 1 else f"{len(gpus)} x {gpus[0]}"
     threads = host.get("threads", 1)
     return f"{host.get('cpu_name') or 'unknown CPU'}, {threads} thread{'s' if threads != 1 else ''}"
@@ -221,9 +229,20 @@ def export_json(records: Sequence[Record]) -> str:
     return json.dumps([record.to_json() for record in records], indent=1, allow_nan=False) + "\n"
 
 
-def export_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One flat row per window, the same columns in each."""
-    return [_row(record, window) for record in records for window in record.windows]
+def export_csv(records: Sequence[Record]) -> str:
+    """One row per window."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_row(record, window) for record in records for window in record.windows)
+    return text.getvalue()
+
+
+_COLUMNS = (
+    *("record", "run", "kind", "name", "family", "created", "status", "hardware", "window", "steps", "seconds"),
+    *("energy_j", "energy_label", "meter", "batch_size", "optimizer", "parameters", "flops_per_step"),
+    *("bytes_per_step", "flags"),
+)
 
 
 def _row(record: Record, window: MeasuredWindow) -> dict[str, Any]:

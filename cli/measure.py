@@ -1,0 +1,287 @@
+"""`measure`: profile this machine, and look at what was measured."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..estimator.profile import Profile
+    from ..measure.records import Record
+    from ..measure.store import Store
+    from ..measure.suite import Summary
+
+QUICK_BUDGET_S = 240.0  # with loading and fitting, five minutes
+FULL_BUDGET_S = 1140.0
+_SIGNAL_STATUS = {"SIGINT": 130, "SIGTERM": 143}
+
+# Subcommands that live elsewhere are imported when they are asked for.
+_ELSEWHERE = {
+    "watch": (".watch", "Show CPU load and watts per domain, second by second, or while a command runs."),
+    "train": (".train", "Train SimpleNet or AlexNet on CIFAR-10 under a meter."),
+    "thesis": (".train", "Train both to a target accuracy and compare with the thesis."),
+}
+
+
+class _MeasureGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(importlib.import_module(_ELSEWHERE[cmd_name][0], __package__), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own = [(name, command.get_short_help_str(90)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*own, *((name, text) for name, (_, text) in _ELSEWHERE.items())])
+
+
+def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--store", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+        envvar="JOULECAST_STORE", help="Where records and profiles lie; else the user's data folder.",
+    )(command)  # fmt: skip
+
+
+@click.group(
+    cls=_MeasureGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (run it again to go on).",
+)
+@click.option("--quick", is_flag=True, help="At most 5 minutes instead of 20.")
+@click.option("--budget-s", type=click.FloatRange(min=1), metavar="SECONDS", help="Measure for this long.")
+@click.option("--only", metavar="PATTERN", help="Only cases whose name or family has this in it (or matches, alex*).")
+@click.option("--model", "models", multiple=True, metavar="FILE.py[:NAME]", help="Also measure this network, first.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="For --model.")
+@click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd",
+              show_default=True, help="For --model.")  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Measure again what was measured before, and forget it for the profile.")
+@click.option("--no-fit", is_flag=True, help="Measure and write records; leave the profile as it is.")
+@click.option("--power-w", type=click.FloatRange(min=0, min_open=True), metavar="WATTS",
+              help="The machine's power while it trains, where nothing measures it.")  # fmt: skip
+@click.option("--hardware", metavar="NAME", help="The CPU whose power to model where nothing measures it.")
+@click.option("--meter", "preference", default="auto", show_default=True,
+              help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE.")  # fmt: skip
+@click.option("--sysfs", type=click.Path(file_okay=False, path_type=Path), default="/sys", show_default=True,
+              help="Where sysfs is, as in a container that has the host's elsewhere.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="No progress.")
+@_store_option
+@click.pass_context
+def measure(ctx: click.Context, /, **options: Any) -> int:
+    """Profile this machine: time every kind of op inside small networks as they train.
+
+    Without a command, the calibration suite runs within its budget of time, each case is written as
+    it is done, and the profile that `estimate` then uses is fitted. Run it again to go on.
+    """
+    if ctx.invoked_subcommand is not None:
+        ctx.meta["store"] = options["folder"]
+        return 0
+    return _profile_this_machine(options)
+
+
+def _profile_this_machine(options: dict[str, Any]) -> int:
+    from ..measure.cases import suite_cases, user_case
+    from ..measure.selection import select_meter
+    from ..measure.store import Store
+    from ..measure.suite import run_suite, usable
+    from .suite_progress import SuiteProgress
+
+    store = Store(options["folder"])
+    must = [user_case(spec, options["batch_size"], options["optimizer"]) for spec in options["models"]]
+    cases = [] if must and options["only"] is None else suite_cases(options["only"])
+    with (
+        store.measuring(lambda holder: click.echo(f"waiting: process {holder} is measuring here", err=True)),
+        select_meter(options["preference"], sysfs=options["sysfs"], hardware=options["hardware"]) as meter,
+    ):
+        bench = _bench(meter, quick=options["quick"])
+        budget_s = options["budget_s"] or (QUICK_BUDGET_S if options["quick"] else FULL_BUDGET_S)
+        before = [] if options["fresh"] else [record for record in store.records(_warn) if usable(record, bench)]
+        with SuiteProgress(quiet=options["quiet"]) as progress:
+            progress.say(_opening(store, bench, len(cases) + len(must), budget_s))
+            summary = run_suite(cases, store, bench, budget_s=budget_s, earlier=before, progress=progress, must=must)
+    _report(summary)
+    if summary.interrupted is not None:
+        click.echo(f"measure: interrupted by {summary.interrupted}; run it again to go on", err=True)
+        return _SIGNAL_STATUS[summary.interrupted]
+    if options["no_fit"]:
+        return 0
+    return _fit_and_tell(store, [*before, *summary.measured], options)
+
+
+def _bench(meter: Any, *, quick: bool) -> Any:
+    import torch
+
+    from ..measure.contamination import SystemCounters
+    from ..measure.op_timing import stopwatch_overhead_s
+    from ..measure.records import describe_host
+    from ..measure.rounds import FULL, QUICK, Bench
+    from ..measure.store import Store
+
+    device = "gpu" if torch.cuda.is_available() else "cpu"
+    host = describe_host(torch.get_num_threads(), device)
+    return Bench(meter, SystemCounters(), host, QUICK if quick else FULL, stopwatch_overhead_s(), Store.new_id("suite"))
+
+
+def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
+    import os
+
+    from ..measure.contamination import oversubscription
+    from ..measure.records import hardware_name
+
+    lines = [
+        f"measuring {hardware_name(bench.host)}: up to {cases} cases in {budget_s / 60:.3g} min",
+        f"records and profile go to {store.folder}",
+        f"meter: {bench.meter.name}" + "".join(f"\n  {note}" for note in bench.meter.notes),
+    ]
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for flag in oversubscription(bench.host["threads"], processors):
+        lines.append(f"warning: {flag}: they will hinder each other; set OMP_NUM_THREADS")
+    return "\n".join(lines)
+
+
+def _report(summary: Summary) -> None:
+    parts = [f"{len(summary.measured)} cases measured"]
+    if summary.kept:
+        parts.append(f"{len(summary.kept)} kept from before")
+    if summary.skipped:
+        parts.append(f"{len(summary.skipped)} not measured for lack of time ({summary.skipped[0]}, ...)")
+    click.echo("; ".join(parts))
+    for name, reason in summary.failed.items():
+        click.echo(f"failed: {name}: {reason}", err=True)
+    disturbed = [record for record in summary.measured if record.disturbed]
+    if disturbed:
+        flags = ", ".join(disturbed[0].flags)
+        _warn(f"{len(disturbed)} cases were disturbed ({disturbed[0].name}: {flags}); run again when it is quiet")
+
+
+def _fit_and_tell(store: Store, records: list[Record], options: dict[str, Any]) -> int:
+    from ..measure.calibrate import fit_profile, modelled_power
+
+    profile = fit_profile(
+        records,
+        power=lambda: modelled_power(records[-1].host, power_w=options["power_w"], hardware=options["hardware"]),
+    )
+    path = store.save_profile(profile)
+    click.echo(f"profile {path}")
+    error = profile.scores.get("time_mean_error")
+    if error is not None:
+        click.echo(
+            f"time of a step, measured: off by {error:.1%} on average and "
+            f"{profile.scores['time_median_error']:.1%} in the median, on networks left out of the fit"
+        )
+    click.echo(f"power, {profile.provenance.power}: {profile.provenance.sources[-1]}")
+    for note in profile.provenance.notes:
+        click.echo(f"note: {note}")
+    click.echo(_what_estimate_says(profile))
+    return 0
+
+
+def _what_estimate_says(profile: Profile) -> str:
+    """The thesis's training, SimpleNet for 100 epochs of CIFAR-10."""
+    import torch
+
+    from ..estimator.trace import trace
+    from ..models.simplenet import SimpleNet
+    from . import figures
+
+    batch, epochs, images = 128, 100, 50_000
+    with torch.device("meta"):
+        work = trace(SimpleNet(), torch.empty(batch, 3, 32, 32), name="SimpleNet", layers=False)
+    answer = profile.predict(work, steps=epochs * -(-images // batch))
+    seconds, energy = figures.seconds(answer.seconds), figures.energy(answer.energy_kwh)
+    return (
+        f"`estimate` now answers for SimpleNet, {epochs} epochs of CIFAR-10 at batch {batch}: "
+        f"{seconds[0]} ({seconds[1]}; {answer.time_source}), {energy[0]} ({energy[1]}; power {answer.power_source})"
+    )
+
+
+def _warn(line: str) -> None:
+    click.echo(f"warning: {line}", err=True)
+
+
+# -- looking at records ----------------------------------------------------------------------------
+
+
+@measure.command("list")
+@click.option("--all", "every", is_flag=True, help="Each case of the suite on a line of its own.")
+@_store_option
+@click.pass_context
+def list_records(ctx: click.Context, every: bool, folder: Path | None) -> None:
+    """List the runs there are, oldest first."""
+    from ..measure.store import Store
+
+    store = Store(folder or ctx.meta.get("store"))
+    runs: dict[str, list[Record]] = {}
+    for record in store.records(_warn):
+        runs.setdefault(record.id if every or not record.run else record.run, []).append(record)
+    for run, records in runs.items():
+        click.echo(_run_line(run, records))
+    if not runs:
+        click.echo(f"no records in {store.records_folder}; `measure` makes them", err=True)
+
+
+def _run_line(run: str, records: list[Record]) -> str:
+    from ..measure.records import hardware_name
+
+    first = records[0]
+    what = f"{first.kind} {first.name}" if len(records) == 1 else f"{len(records)} cases"
+    seconds = sum(record.seconds for record in records)
+    disturbed = sum(record.disturbed for record in records)
+    labels = "/".join(sorted({record.label for record in records}))
+    parts = [run, first.created[:19], what, hardware_name(first.host), f"{seconds:.1f} s", f"energy {labels}"]
+    if any(record.status != "complete" for record in records):
+        parts.append(next(record.status for record in records if record.status != "complete"))
+    if disturbed:
+        parts.append(f"{disturbed} disturbed")
+    return "  ".join(parts)
+
+
+@measure.command()
+@click.argument("record_id")
+@_store_option
+@click.pass_context
+def show(ctx: click.Context, record_id: str, folder: Path | None) -> None:
+    """Show one record: where it ran, its windows, its slowest ops. RECORD_ID may be its beginning."""
+    from ..measure.store import Store
+    from .record_text import record_lines
+
+    store = Store(folder or ctx.meta.get("store"))
+    record = store.read(record_id)
+    for line in record_lines(record, store.trace_path(record)):
+        click.echo(line)
+
+
+@measure.command()
+@click.argument("record_ids", nargs=-1)
+@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Else standard output.")
+@_store_option
+@click.pass_context
+def export(
+    ctx: click.Context, record_ids: tuple[str, ...], form: str, output: Path | None, folder: Path | None
+) -> None:
+    """Write records, all or those named, as CSV (a row per window) or JSON (all there is)."""
+    from ..estimator.errors import JoulecastError
+    from ..estimator.profile import write_text
+    from ..measure.records import export_csv, export_json
+    from ..measure.store import Store
+
+    store = Store(folder or ctx.meta.get("store"))
+    records = [store.read(name) for name in record_ids] if record_ids else list(store.records(_warn))
+    text = export_csv(records) if form == "csv" else export_json(records)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    try:
+        write_text(output, text)
+    except OSError as error:
+        raise JoulecastError(f"cannot write {output} ({error.strerror}); name another --output") from error

@@ -1,0 +1,181 @@
+"""From the records of this machine to its profile, with power that says where it comes from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..estimator.errors import FitError, HardwareError, JoulecastError
+from ..estimator.fit import fit
+from ..estimator.hardware import find_hardware
+from ..estimator.observation import Observation
+from ..estimator.profile import ErrorModel, PowerModel, Profile
+from .modelled import power_model
+from .records import Record, hardware_name, now_utc
+
+COMPONENTS = ("compute", "memory", "launch")
+# Disturbed records are left out as soon as this many clean ones are there.
+LEAST_CLEAN = 12
+
+# Watts of one busy core where nothing is known of the CPU: from a many-core server's (AMD EPYC of the
+# second generation at full load, per virtual CPU: 1.64 W; Cloud Carbon Footprint, coefficients from
+# SPECpower) to the 12 W a core that Green Algorithms takes for CPUs that it does not know (Lannelongue,
+# Grealey and Inouye 2021, Advanced Science 8, 2100707).
+UNKNOWN_CORE_W = (1.64, 12.0)
+# A busy package draws between half and one and a half times what its TDP and the utilisation say.
+TDP_ERROR = ErrorModel(low=0.5, high=1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Power that was not measured: its model, how wrong it may be, and where it comes from."""
+
+    model: PowerModel
+    error: ErrorModel
+    source: str
+    boundary: str
+
+
+def given_power(watts: float) -> Power:
+    """Power as the user states it, which is then taken for exact. Raises JoulecastError."""
+    if not (math.isfinite(watts) and watts > 0):
+        raise JoulecastError(f"--power-w is {watts}; give the machine's watts while it trains, above 0")
+    return Power(_flat(watts), ErrorModel(1.0, 1.0), f"{watts:g} W given by the user", "what the user's figure covers")
+
+
+def table_power(name: str, cores: int) -> Power:
+    """Power of the part with that name at full utilisation of `cores` cores. Raises HardwareError."""
+    row = find_hardware(name)
+    model = power_model(row.name, row.power_w, row.idle_w, row.cores if row.kind == "cpu" else None, cores)
+    weights = dict.fromkeys(COMPONENTS, max(model.full_w - model.idle_w, 0.0))
+    boundary = "the CPU package, without memory" if row.kind == "cpu" else "the GPU board, without its host"
+    return Power(PowerModel(weights, model.idle_w), TDP_ERROR, f"{model.basis}; {row.source}", boundary)
+
+
+def unknown_power(cpu_name: str, threads: int) -> Power:
+    """Power of `threads` busy cores of a CPU that is not in the table: a wide range, said to be one."""
+    low, high = UNKNOWN_CORE_W
+    middle = math.sqrt(low * high)
+    return Power(
+        _flat(middle * threads),
+        ErrorModel(low / middle, high / middle),
+        f"CPU {cpu_name or 'without a name'} is not in the hardware table: {threads} busy cores taken at "
+        f"{low:g} to {high:g} W each (Cloud Carbon Footprint's AMD EPYC of the 2nd generation; Green "
+        "Algorithms' default); give --power-w or --hardware to know better",
+        "the busy cores, without memory and the rest of the machine",
+    )
+
+
+def modelled_power(host: Mapping[str, Any], *, power_w: float | None = None, hardware: str | None = None) -> Power:
+    """What stands for a measurement: the user's figure, else the hardware table, else a wide range.
+
+    Raises JoulecastError for a figure that cannot be, HardwareError for hardware named and not known.
+    """
+    if power_w is not None:
+        return given_power(power_w)
+    threads, name = int(host["threads"]), str(host["cpu_name"])
+    if hardware is not None:
+        return table_power(hardware, threads)
+    try:
+        return table_power(name, threads)
+    except HardwareError:
+        return unknown_power(name, threads)
+
+
+def _flat(watts: float) -> PowerModel:
+    return PowerModel(dict.fromkeys(COMPONENTS, watts), 0.0)
+
+
+# -- which records ---------------------------------------------------------------------------------
+
+
+def chosen_records(records: Iterable[Record]) -> list[Record]:
+    """For each case its newest clean record, else its newest; disturbed ones only where clean are few."""
+    best: dict[str, Record] = {}
+    for record in records:  # oldest first
+        if record.kind != "case" or record.status != "complete":
+            continue
+        if record.name not in best or not record.disturbed or best[record.name].disturbed:
+            best[record.name] = record
+    clean = [record for record in best.values() if not record.disturbed]
+    return clean if len(clean) >= LEAST_CLEAN else list(best.values())
+
+
+def observations(records: Iterable[Record]) -> list[Observation]:
+    """The records as evidence: with energies where enough were measured, else times alone."""
+    found = [one for record in records if (one := record.observation()) is not None]
+    metered = [one for one in found if one.energy_j is not None]
+    if len(metered) >= LEAST_CLEAN or len(metered) == len(found):
+        return metered
+    return [replace(one, energy_j=None, meter=None) for one in found]
+
+
+# -- the profile -----------------------------------------------------------------------------------
+
+
+def fit_profile(
+    records: Sequence[Record],
+    *,
+    power: Callable[[], Power],
+    now: Callable[[], str] = now_utc,
+) -> Profile:
+    """This machine's profile from its records; `power` is asked where none measured energy.
+
+    Raises FitError when the records cannot carry a fit, and what `power` raises.
+    """
+    chosen = chosen_records(records)
+    evidence = observations(chosen)
+    if not evidence:
+        raise FitError("no case was measured on this machine; run `measure` for longer, or without --only")
+    host, created = evidence[-1].host, now()
+    metered = evidence[0].energy_j is not None
+    stand_in = None if metered else power()
+    evidence = [replace(one, host=host, flags=()) for one in evidence]
+    profile = fit(
+        evidence,
+        name=profile_name(host, created),
+        hardware=hardware_name(host),
+        device=str(host["device"]),
+        sources=_sources(chosen, host, stand_in),
+        boundary="" if stand_in is None else stand_in.boundary,
+        notes=_notes(chosen),
+        power=None if stand_in is None else stand_in.model,
+        created=created,
+    )
+    if stand_in is None:
+        return profile
+    return replace(profile, energy_error=_both(profile.time_error, stand_in.error))
+
+
+def _sources(records: Sequence[Record], host: Mapping[str, Any], power: Power | None) -> tuple[str, ...]:
+    libraries = ", ".join(f"{name} {version}" for name, version in host["libraries"].items())
+    meters = sorted({str(record.meter.get("name", "none")) for record in records})
+    measured = (
+        f"{len(records)} training steps of networks measured on this machine with `measure` "
+        f"({libraries}; {host['os']}; meter: {', '.join(meters)})"
+    )
+    return (measured,) if power is None else (measured, f"power, modelled: {power.source}")
+
+
+def _notes(records: Sequence[Record]) -> tuple[str, ...]:
+    disturbed = [record for record in records if record.disturbed]
+    if not disturbed:
+        return ()
+    example = disturbed[0].windows[0].flags[0]
+    return (
+        f"{len(disturbed)} of {len(records)} cases were disturbed while they were measured ({example}, ...): "
+        "run `measure` again on a quiet machine",
+    )
+
+
+def _both(first: ErrorModel, second: ErrorModel) -> ErrorModel:
+    """Two errors that go together: the cautious product of their bounds."""
+    return replace(first, low=min(first.low, 1) * second.low, high=max(first.high, 1) * second.high)
+
+
+def profile_name(host: Mapping[str, Any], created: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", hardware_name(host).lower()).strip("-")
+    return f"{slug}-{re.sub(r'[^0-9]', '', created)[:14]}"

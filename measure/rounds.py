@@ -1,0 +1,207 @@
+"""One case of the suite measured: rounds of plain steps under the meter and of steps timed op by op."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from ..estimator.trace import trace
+from ..estimator.workload import Workload
+from .cases import Case
+from .contamination import SystemCounters, disturbances
+from .meter import Meter
+from .op_timing import Event, Stopwatch, TrainingStep, op_times
+from .reading import PowerTrace
+from .records import MODELLED_FLAG, MeasuredWindow, Record, describe_meter, now_utc
+
+# A clean round this much slower than the fastest was disturbed by something that no counter shows.
+_OUTLIER = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a case is measured: at least `rounds` clean rounds, or until `case_s` is over.
+
+    `window_s` is the least length of a round's windows: long enough for counters that tick every
+    10 ms. A case that is disturbed goes on for `patience` times as long.
+    """
+
+    window_s: float = 0.3
+    case_s: float = 2.0
+    rounds: int = 2
+    patience: float = 2.5
+
+
+QUICK = Pace()
+FULL = Pace(window_s=0.5, case_s=5.0, rounds=4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    window: MeasuredWindow
+    timed: list[list[Event]]
+    timed_flags: tuple[str, ...]
+
+    @property
+    def step_s(self) -> float:
+        return self.window.seconds / self.window.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all cases of a run share."""
+
+    meter: Meter
+    counters: SystemCounters
+    host: Mapping[str, Any]
+    pace: Pace
+    overhead_s: float  # of the stopwatch, per op
+    run: str  # id of this `measure`
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A case built, traced and warmed up."""
+
+    case: Case
+    work: Workload
+    step: TrainingStep
+    warm_s: float  # seconds of a warm step
+
+
+def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Ready:
+    """Builds and traces the case and runs its first steps on `device` ("cpu", "gpu"), which allocate and tune.
+
+    Raises what building, tracing and training the network raise.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, (args, kwargs) = case.build()
+    if device == "gpu":
+        model = model.cuda()
+        args, kwargs = tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
+    work = trace(model, (args, kwargs), optimizer=case.optimizer, name=case.name, layers=False)
+    step = TrainingStep(model, args, kwargs, case.optimizer)
+    first_s = step.run()
+    return Ready(case, work, step, step.run() if first_s < 1.0 else first_s)
+
+
+def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
+    """The record of one case and its power trace.
+
+    Windows that other work disturbed are measured again while there is time; where none is clean, the
+    fastest stands, with its flags.
+    """
+    meter, work = bench.meter, ready.work
+    watch = Stopwatch(ready.step.model, ready.step.clock)
+    whole = meter.open(trace=True)
+    try:
+        rounds = _rounds(ready, bench, watch)
+    finally:
+        whole.close()
+    kept = kept_rounds(rounds)
+    windows = tuple(one.window for one in kept)
+    step_s = sum(window.seconds for window in windows) / sum(window.steps for window in windows)
+    ops = op_times(work, _timed_runs(kept), step_s, bench.overhead_s)
+    flags = tuple(dict.fromkeys(flag for window in windows for flag in window.flags))
+    if any(window.reading is not None and window.reading.label == "modelled" for window in windows):
+        flags = (*flags, MODELLED_FLAG)
+    record = Record(
+        id=record_id,
+        kind="case",
+        name=ready.case.name,
+        created=now_utc(),
+        status="complete",
+        host=bench.host,
+        windows=windows,
+        run=bench.run,
+        family=ready.case.family,
+        meter=describe_meter(meter),
+        settings={"optimizer": ready.case.optimizer, "window_s": bench.pace.window_s},
+        workload=work,
+        op_seconds=ops.seconds,
+        figures={
+            "rounds": len(rounds),
+            "rounds_kept": len(kept),
+            "ops_share_of_step": ops.covered,  # before the op times were made to add up to the step
+            "ops_unmatched": ops.unmatched,
+            "stopwatch_s_per_op": bench.overhead_s,
+        },
+        flags=flags,
+    )
+    return record, whole.trace() if meter.name != "none" else None
+
+
+def _rounds(ready: Ready, bench: Bench, watch: Stopwatch) -> list[_Round]:
+    pace, began = bench.pace, time.monotonic()
+    rounds: list[_Round] = []
+    while True:
+        rounds.append(_round(ready, bench, watch))
+        spent = time.monotonic() - began
+        clean = sum(not one.window.flags for one in rounds)
+        if clean >= pace.rounds or spent > pace.case_s * (1 if clean else pace.patience):
+            return rounds
+
+
+def _round(ready: Ready, bench: Bench, watch: Stopwatch) -> _Round:
+    steps = max(1, ceil(bench.pace.window_s / ready.warm_s))
+    before = bench.counters.read()
+    window = bench.meter.open()
+    try:
+        for _ in range(steps):
+            ready.step.run()
+    finally:
+        reading = window.close()
+    between = bench.counters.read()
+    fuse = ready.work.tracer != "real"
+    timed = [ready.step.run_timed(watch, fuse) for _ in range(max(1, steps // 2))]
+    flags = disturbances(before, between)
+    measured = MeasuredWindow("training steps", steps, reading.seconds, reading, flags)
+    return _Round(measured, timed, disturbances(between, bench.counters.read()))
+
+
+def kept_rounds(rounds: Sequence[_Round]) -> list[_Round]:
+    """The clean rounds without outliers; where none is clean, the fastest."""
+    fastest = min(rounds, key=lambda one: one.step_s)
+    clean = [one for one in rounds if not one.window.flags]
+    if not clean:
+        return [fastest]
+    limit = _OUTLIER * min(one.step_s for one in clean)
+    return [one for one in clean if one.step_s <= limit]
+
+
+def _timed_runs(rounds: Sequence[_Round]) -> list[list[Event]]:
+    """The undisturbed timed steps; where all were disturbed, the fastest."""
+    clean = [run for one in rounds if not one.timed_flags for run in one.timed]
+    every = [run for one in rounds for run in one.timed]
+    return clean or [min(every, key=lambda run: sum(event.seconds for event in run))]
+
+
+def measure_idle(bench: Bench, seconds: float, record_id: str) -> tuple[Record, PowerTrace]:
+    """The machine at rest, under the meter."""
+    before = bench.counters.read()
+    window = bench.meter.open(trace=True)
+    try:
+        time.sleep(seconds)
+    finally:
+        reading = window.close()
+    flags = disturbances(before, bench.counters.read())
+    record = Record(
+        id=record_id,
+        kind="idle",
+        name="idle",
+        created=now_utc(),
+        status="complete",
+        host=bench.host,
+        windows=(MeasuredWindow("idle", 0, reading.seconds, reading, flags),),
+        run=bench.run,
+        meter=describe_meter(bench.meter),
+        flags=flags,
+    )
+    return record, window.trace()

@@ -1,0 +1,139 @@
+"""The calibration suite: cases in the order of their worth, within a budget of time, one record each."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..estimator.errors import JoulecastError
+from ..estimator.user_code import one_line
+from .cases import Case
+from .records import Record, same_machine
+from .rounds import Bench, Ready, measure_case, measure_idle, prepare
+from .signals import StopSignals
+from .store import Store
+
+# A case is not begun when its steps alone would outlast what is left of the budget.
+_LEAST_STEPS = 4
+IDLE_S = 5.0
+
+
+class Progress(Protocol):
+    """Is told how the suite stands."""
+
+    def begin(self, name: str, done: int, total: int, left_s: float) -> None:
+        """A case begins; `left_s` is the time that the suite will still take."""
+        ...
+
+    def end(self, record: Record) -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run of the suite came to: names of cases, and why those that failed did."""
+
+    measured: list[Record] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)  # measured by an earlier run
+    skipped: list[str] = field(default_factory=list)  # no time
+    failed: dict[str, str] = field(default_factory=dict)
+    interrupted: str | None = None
+
+
+def usable(record: Record, bench: Bench) -> bool:
+    """Whether a record was made by this machine with these libraries: it need not be made again."""
+    mine, theirs = bench.host["libraries"], record.host.get("libraries", {})
+    return (
+        record.kind == "case"
+        and record.status == "complete"
+        and same_machine(record.host, bench.host)
+        and theirs.get("torch") == mine.get("torch")
+    )
+
+
+def run_suite(
+    cases: Sequence[Case],
+    store: Store,
+    bench: Bench,
+    *,
+    budget_s: float,
+    earlier: Sequence[Record] = (),
+    progress: Progress,
+    must: Sequence[Case] = (),
+    clock: Callable[[], float] = time.monotonic,
+) -> Summary:
+    """Measures `must` and then `cases` until the budget is spent; each record is written at once.
+
+    Cases that `earlier` holds clean are not measured again; those that it holds disturbed come last.
+    SIGINT and SIGTERM end the suite after the case in progress. Raises what a case of `must` raises,
+    and JoulecastError when the store cannot be written.
+    """
+    summary = Summary()
+    clean = {record.name for record in earlier if not record.disturbed}
+    disturbed = {record.name for record in earlier} - clean
+    summary.kept = [case.name for case in cases if case.name in clean]
+    waiting = [case for case in cases if case.name not in clean and case.name not in disturbed]
+    waiting = [*must, *waiting, *(case for case in cases if case.name in disturbed)]
+    ends = clock() + budget_s
+    with StopSignals() as stop:
+        _idle(store, bench, progress)
+        for index, case in enumerate(waiting):
+            left_s = ends - clock()
+            if stop.received is not None or left_s <= 0:
+                summary.skipped += [other.name for other in waiting[index:]]
+                break
+            progress.begin(case.name, index, len(waiting), _eta(ends, clock(), budget_s, index, len(waiting)))
+            record = _one(case, store, bench, ends, clock, summary, required=case in must)
+            if record is not None:
+                summary.measured.append(record)
+                progress.end(record)
+        summary.interrupted = stop.received
+    return summary
+
+
+def _eta(ends: float, now: float, budget_s: float, done: int, total: int) -> float:
+    """Seconds left: at the pace so far, and at most the budget's rest."""
+    left_s = ends - now
+    return min(left_s, (budget_s - left_s) / done * (total - done)) if done else left_s
+
+
+def _idle(store: Store, bench: Bench, progress: Progress) -> None:
+    if bench.meter.name == "none":
+        return
+    progress.say(f"idle power, {IDLE_S:g} s")
+    record, trace = measure_idle(bench, IDLE_S, store.new_id("idle"))
+    store.write(record, trace)
+
+
+def _one(
+    case: Case,
+    store: Store,
+    bench: Bench,
+    ends: float,
+    clock: Callable[[], float],
+    summary: Summary,
+    *,
+    required: bool,
+) -> Record | None:
+    try:
+        ready = prepare(case, str(bench.host["device"]))
+        if not required and not _fits(ready, ends - clock()):
+            summary.skipped.append(case.name)
+            return None
+        record, trace = measure_case(ready, bench, store.new_id(case.name))
+    except (RuntimeError, ValueError, TypeError, MemoryError, JoulecastError) as error:
+        if required:
+            raise
+        summary.failed[case.name] = one_line(f"{type(error).__name__}: {error}")
+        return None
+    finally:
+        gc.collect()
+    store.write(record, trace)
+    return record
+
+
+def _fits(ready: Ready, left_s: float) -> bool:
+    return ready.warm_s * _LEAST_STEPS < left_s
