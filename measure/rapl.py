@@ -249,6 +249,7 @@ class RaplSource:
     ) -> None:
         self._read, self._clock = read, clock
         self.plan = plan(find_zones(root, read), vendor)
+        self._files = tuple(zone.path / "energy_uj" for zone in self.plan.zones)
         self.domains = self.plan.domains
         self.notes = self.plan.dropped
         counted = [zone for zone in self.plan.zones if zone.counts]
@@ -260,7 +261,7 @@ class RaplSource:
 
     def sample(self) -> Sample:
         began_ns, _ = self._clock()
-        values = [self._value(zone) for zone in self.plan.zones]
+        values = [self._value(index) for index in range(len(self._files))]
         for group in self.plan.mirrorable:
             self._compare(group, values)
         ended_ns, slept_ns = self._clock()
@@ -283,10 +284,10 @@ class RaplSource:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _value(self, zone: Zone) -> int | Failure:
+    def _value(self, index: int) -> int | Failure:
+        zone, path = self.plan.zones[index], self._files[index]
         if zone.range_uj <= 0:
             return Failure(zone.failure)
-        path = zone.path / "energy_uj"
         try:
             return int(self._read(path))
         except OSError as error:
@@ -296,7 +297,7 @@ class RaplSource:
             return Failure(_explain(path, error))
 
     def _compare(self, group: tuple[int, ...], values: Sequence[int | Failure]) -> None:
-        again = {index: self._value(self.plan.zones[index]) for index in group[:-1]}
+        again = {index: self._value(index) for index in group[:-1]}
         for position, repeater in enumerate(group):
             for original in group[:position]:
                 low, value, high = values[original], values[repeater], again[original]

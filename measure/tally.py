@@ -101,6 +101,10 @@ def _count(value_uj: int, unit: Fraction) -> int:
     return -(-value_uj * unit.denominator // unit.numerator)
 
 
+def _on_grid(value_uj: int, unit: Fraction) -> bool:
+    return _count(value_uj, unit) * unit.numerator // unit.denominator == value_uj
+
+
 class Tally:
     """The energy of one counter over one window, sample by sample."""
 
@@ -124,7 +128,7 @@ class Tally:
                 self._condemn("missing", f"not read at the start of the window: {value.reason}")
             return
         self._failure = None
-        if self._unit is not None and int(_count(value, self._unit) * self._unit) != value:
+        if self._unit is not None and not _on_grid(value, self._unit):
             self._unit = None  # off the kernel's grid: a counter of plain microjoules
         self._highest = max(self._highest, value)
         if self._last is None:

@@ -25,7 +25,7 @@ PROGRAM = "from joulecast.cli.main import run; from joulecast.cli.watch import w
 AS_NOBODY = (
     "import importlib, os; [importlib.import_module('joulecast.' + name) for name in ("
     "'measure.watch', 'measure.command', 'measure.selection', 'estimator.hardware', 'cli.watch', 'cli.main')];"
-    "os.environ['HOME'] = '/';"
+    "os.environ['HOME'] = '/'; importlib.import_module('joulecast.estimator.hardware').load_hardware();"
     "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534));"
 )
 NOBODY = os.getuid() or 65534
