@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def _this_machine(framework: str) -> Profile:
         raise HardwareError(
             f"this machine's {'GPU' if host.gpus else 'CPU'}: {error}; or name hardware with --hardware"
         ) from error
+
+
+def _noting(profile: Profile, problem: str | None) -> Profile:
+    """The profile with a note on why no GPU was looked for, where there is one to say."""
+    if problem is None:
+        return profile
+    note = f"the CPU answers, because GPUs could not be listed: {problem}"
+    return replace(profile, provenance=replace(profile.provenance, notes=(*profile.provenance.notes, note)))
 
 
 def calibrations() -> list[Profile]:
