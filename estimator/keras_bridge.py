@@ -15,16 +15,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import JoulecastError, ModelError
 from .workload import Workload
 
 INSTALL_KERAS = "pip install 'joulecast[keras]'"
 _KERAS_ROOTS = frozenset({"keras", "tensorflow"})
+# For Python, Keras and TensorFlow to start, on a busy machine too, before the model's own time counts.
+_START_S = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class KerasRequest:
 
     `target` is FILE.py, FILE.py:name or package.module:callable. Inputs come from `inputs`; else from
     the file's `example_inputs(batch_size)`; else from what the model declares; else from `fallback`
-    (a dataset's shape). The options are those of `trace`; `name` is by default the model's own.
+    (a dataset's shape). `num_classes` goes to a builder that takes it. The options are those of `trace`;
+    `name` is by default the model's own.
     """
 
     target: str
@@ -50,6 +54,7 @@ class KerasRequest:
     inputs: Sequence[KerasInput] = ()
     fallback: KerasInput | None = None
     batch_size: int = 128
+    num_classes: int | None = None
     train: bool = True
     optimizer: str = "sgd"
     precision: str | None = None
@@ -60,8 +65,8 @@ class KerasRequest:
 
 def is_keras_target(target: str) -> bool:
     """Whether `target` (FILE.py[:name] or package.module:callable) is a Keras model, without importing it."""
-    location, _, _ = target.partition(":") if not _is_file(target) else (target, "", "")
-    if _is_file(location):
+    location, _ = split_target(target)
+    if location.endswith(".py"):
         return is_keras_source(location)
     if location.partition(".")[0] in _KERAS_ROOTS:
         return True
@@ -70,6 +75,12 @@ def is_keras_target(target: str) -> bool:
     except (ImportError, ValueError):
         return False
     return spec is not None and spec.origin is not None and is_keras_source(spec.origin)
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """FILE.py or module, and the name in it ("" for none)."""
+    location, colon, name = target.rpartition(":")
+    return (location, name) if colon and not target.endswith(".py") else (target, "")
 
 
 def is_keras_source(path: str | Path) -> bool:
@@ -87,7 +98,7 @@ def is_keras_source(path: str | Path) -> bool:
     return bool(roots & _KERAS_ROOTS) and "torch" not in roots
 
 
-def trace_keras(request: KerasRequest, *, time_limit_s: float = 120.0) -> Workload:
+def trace_keras(request: KerasRequest, *, time_limit_s: float = 60.0) -> Workload:
     """The workload of a Keras model, with `framework="keras"` and Keras' layer names.
 
     Raises
@@ -108,31 +119,38 @@ def trace_keras(request: KerasRequest, *, time_limit_s: float = 120.0) -> Worklo
 
 
 def _ask_worker(request: KerasRequest, time_limit_s: float) -> dict[str, Any]:
-    worker = subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.keras_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_worker_environment(),
-        start_new_session=True,  # so that processes which the model starts end with it
-    )
-    try:
-        answer, complaints = worker.communicate(json.dumps(asdict(request)).encode(), timeout=time_limit_s)
-    except subprocess.TimeoutExpired:
-        raise ModelError(
-            f"{request.target} still ran after {time_limit_s:g} s, the time limit; "
-            "raise it with --time-limit SECONDS"
-        ) from None
-    finally:
-        _end(worker)
-    if not answer:
-        last = complaints.decode(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
-        raise ModelError(
-            f"{request.target} ended its process with status {worker.returncode} ({last}); "
-            'put what is not the model under `if __name__ == "__main__":`'
+    message = json.dumps({**asdict(request), "time_limit_s": time_limit_s}).encode()
+    limit_s = _START_S + time_limit_s
+    with tempfile.TemporaryFile() as complaints:  # no pipe: processes that the model leaves behind hold it open
+        worker = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.keras_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=_worker_environment(),
+            start_new_session=True,  # so that they end with it
         )
+        try:
+            answer, _ = worker.communicate(message, timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise ModelError(
+                f"{request.target} held its process for {limit_s:g} s and was ended; raise --time-limit SECONDS"
+            ) from None
+        finally:  # Ctrl-C reaches this process alone
+            _end(worker)
+        if not answer:
+            raise ModelError(_last_words(request.target, worker.returncode, complaints))
     document: dict[str, Any] = json.loads(answer)
     return document
+
+
+def _last_words(target: str, status: int, complaints: IO[bytes]) -> str:
+    complaints.seek(0)
+    last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+    return (
+        f"{target} ended its process with status {status} ({last}); "
+        'put what is not the model under `if __name__ == "__main__":`'
+    )
 
 
 def _worker_environment() -> dict[str, str]:
@@ -142,16 +160,13 @@ def _worker_environment() -> dict[str, str]:
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        if hasattr(os, "killpg"):
+    """Ends the worker and what it started."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.pid, signal.SIGKILL)
-        elif worker.poll() is None:
-            worker.kill()
+    elif worker.poll() is None:
+        worker.kill()
     worker.wait()
-    for pipe in (worker.stdin, worker.stdout, worker.stderr):
+    for pipe in (worker.stdin, worker.stdout):
         if pipe is not None:
             pipe.close()
-
-
-def _is_file(location: str) -> bool:
-    return location.endswith(".py") or Path(location).is_file()

@@ -6,7 +6,6 @@ Whatever the model prints goes to stderr: the real stdout is kept aside for the 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import json
 import os
@@ -18,16 +17,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from .builders import build, choose, named
 from .errors import JoulecastError, ModelError
-from .keras_bridge import INSTALL_KERAS, KerasInput, KerasRequest
-from .user_code import user_code
+from .importing import UserImports
+from .keras_bridge import INSTALL_KERAS, KerasInput, KerasRequest, split_target
+from .user_code import time_limit, user_code
 from .workload import Workload
 
-_CUSTOMARY_NAMES = ("model", "build_model", "get_model")
 _TENSORFLOW_OP = re.compile(r"\b(tf|tensorflow)\.(?!keras\b)\w")
-_TENSORFLOW_HINT = (
-    "; TensorFlow's own ops cannot run on Keras' torch backend, which reads the model: use keras.ops"
-)
+_TENSORFLOW_HINT = "; TensorFlow's own ops cannot run on Keras' torch backend, which reads the model: use keras.ops"
 
 
 def main() -> None:
@@ -41,9 +39,10 @@ def main() -> None:
 def _answer(document: dict[str, Any]) -> dict[str, Any]:
     inputs = [_input(row) for row in document.pop("inputs")]
     fallback = document.pop("fallback")
+    seconds = document.pop("time_limit_s")
     request = KerasRequest(**document, inputs=inputs, fallback=_input(fallback) if fallback else None)
     try:
-        return {"workload": _trace(request).to_json()}
+        return {"workload": _trace(request, seconds).to_json()}
     except ModelError as error:
         hint = _TENSORFLOW_HINT if _TENSORFLOW_OP.search(error.frames) else ""
         return {"error": f"{error}{hint}", "kind": "ModelError", "frames": error.frames}
@@ -55,29 +54,30 @@ def _input(row: dict[str, Any]) -> KerasInput:
     return KerasInput(tuple(row["shape"]), row["dtype"], row["name"])
 
 
-def _trace(request: KerasRequest) -> Workload:
+def _trace(request: KerasRequest, seconds: float) -> Workload:
     _require_keras_3(request.target)
-    location, name = _split(request.target)
-    what = Path(location).name
-    with user_code(what):
-        module = _module(location)
-        model = _model(module, name, request)
-    with user_code(what):
-        inputs = _inputs(module, model, request)
-        _build(model, inputs)
     from .keras_view import keras_view
     from .trace import trace
 
-    workload = trace(
-        keras_view(model),
-        inputs,
-        train=request.train,
-        optimizer=request.optimizer,
-        precision=request.precision,
-        accumulate=request.accumulate,
-        name=request.name or model.name,
-        layers=request.layers,
-    )
+    location, name = split_target(request.target)
+    imports = _imports(location)
+    what = Path(location).name
+    with time_limit(seconds, f"reading {what}"), imports.active(), user_code(what):
+        is_file = location.endswith(".py")
+        module = imports.import_file(Path(location)) if is_file else importlib.import_module(location)
+        model = _model(module, name, request)
+        inputs = _inputs(module, model, request)
+        _build(model, inputs)
+        workload = trace(
+            keras_view(model),
+            inputs,
+            train=request.train,
+            optimizer=request.optimizer,
+            precision=request.precision,
+            accumulate=request.accumulate,
+            name=request.name or model.name,
+            layers=request.layers,
+        )
     return replace(workload, framework="keras")
 
 
@@ -86,9 +86,7 @@ def _require_keras_3(target: str) -> None:
     try:
         import keras
     except ImportError as error:
-        raise JoulecastError(
-            f"{target} needs Keras 3; importing it fails ({error}); {INSTALL_KERAS}"
-        ) from error
+        raise JoulecastError(f"{target} needs Keras 3; importing it fails ({error}); {INSTALL_KERAS}") from error
     if int(keras.__version__.partition(".")[0]) < 3:
         raise JoulecastError(f"{target} needs Keras 3, and {keras.__version__} is installed; {INSTALL_KERAS}")
     keras.config.disable_traceback_filtering()  # its errors then keep the model's frames and say one thing
@@ -97,84 +95,34 @@ def _require_keras_3(target: str) -> None:
 # -- the model -----------------------------------------------------------------------------------
 
 
-def _split(target: str) -> tuple[str, str]:
-    location, _, name = target.rpartition(":")
-    return (location, name) if location and not target.endswith(".py") else (target, "")
-
-
-def _module(location: str) -> ModuleType:
+def _imports(location: str) -> UserImports:
     if not location.endswith(".py"):
-        return importlib.import_module(location)
-    path = Path(location).resolve()
+        return UserImports([Path.cwd()], before_installed=False)
+    path = Path(location)
     if not path.is_file():
-        raise JoulecastError(f"there is no file {location}; give the path of a Python file")
-    sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None  # a .py file always has one
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+        raise JoulecastError(f"there is no file {location}; check the path")
+    return UserImports([path.resolve().parent], own_name=path.stem)
 
 
 def _model(module: ModuleType, name: str, request: KerasRequest) -> Any:
+    """The model, chosen as one of PyTorch would be: on this backend Keras layers are `nn.Module`s."""
     import keras
 
-    found = getattr(module, name, None) if name else _the_model(module, request.target)
-    if found is None:
-        there = ", ".join(_names(module)) or "nothing that could be called"
-        raise JoulecastError(f"{request.target}: there is no {name!r} in it; there is {there}")
-    if not isinstance(found, keras.layers.Layer):
-        found = found(**_without_download(found, request.arguments))
-    elif request.arguments:
-        raise JoulecastError(
-            f"{request.target}: {type(found).__name__} is built already and takes no model arguments; "
-            "name a function or a class"
-        )
-    if not isinstance(found, keras.layers.Layer):
-        raise JoulecastError(f"{request.target}: {type(found).__name__} is no Keras model; name another")
-    return found
+    label = Path(request.target.removesuffix(f":{name}")).name
+    value = named(module, name, label) if name else choose(module, label, request.arguments)[1]
+    arguments = _without_download(value, request.arguments)
+    model = build(value, f"{label}:{name}" if name else label, arguments, request.num_classes)
+    if not isinstance(model, keras.layers.Layer):
+        raise JoulecastError(f"{request.target} is a {type(model).__name__}, no Keras model; name another")
+    return model
 
 
-def _without_download(build: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _without_download(value: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """`weights=None` where Keras' ready-made networks would fetch trained ones: the cost is the same."""
-    parameter = inspect.signature(build).parameters.get("weights")
+    parameter = inspect.signature(value).parameters.get("weights") if callable(value) else None
     if parameter is not None and isinstance(parameter.default, str):
         return {"weights": None, **arguments}
     return dict(arguments)
-
-
-def _the_model(module: ModuleType, target: str) -> Any:
-    """The customary name, else the only Keras model or class of one that needs no arguments."""
-    import keras
-
-    for name in _CUSTOMARY_NAMES:
-        if hasattr(module, name):
-            return getattr(module, name)
-    own = {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, keras.Model) or _is_own_class(value, keras.Model, module)
-    }
-    if len(own) == 1:
-        return next(iter(own.values()))
-    if own:
-        first = next(iter(own))
-        raise JoulecastError(f"{target} has several models: {', '.join(own)}; name one with {target}:{first}")
-    raise JoulecastError(f"{target} has no Keras model; name a function that returns one with {target}:name")
-
-
-def _is_own_class(value: Any, base: type, module: ModuleType) -> bool:
-    if not (inspect.isclass(value) and issubclass(value, base) and value.__module__ == module.__name__):
-        return False
-    parameters = inspect.signature(value).parameters.values()
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return all(p.default is not p.empty or p.kind in variable for p in parameters)
-
-
-def _names(module: ModuleType) -> list[str]:
-    return [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
 
 
 # -- its inputs ----------------------------------------------------------------------------------
@@ -194,8 +142,7 @@ def _inputs(module: ModuleType, model: Any, request: KerasRequest) -> tuple[Any,
     if request.fallback is not None:
         return _arguments(model, [request.fallback], request.batch_size)
     raise JoulecastError(
-        f"{request.target}: {type(model).__name__} does not say what it takes; "
-        "give --input, such as --input 32,32,3"
+        f"{request.target}: {type(model).__name__} does not say what it takes; give --input, such as --input 32,32,3"
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import keras
 from keras import layers, ops
 
 
-class LocalResponseNormalization(layers.Layer):
+class LocalResponseNormalization(layers.Layer):  # type: ignore[misc]  # Keras has no types
     """x / (bias + alpha * sum of x**2 over the 2 * depth_radius + 1 nearest channels) ** beta.
 
     Input and output (..., channels); the same numbers as `tf.nn.lrn` with the same arguments.
@@ -36,17 +37,17 @@ class LocalResponseNormalization(layers.Layer):
 def build_model(num_classes: int = 10, width: float = 1.0, dropout: float = 0.5) -> keras.Sequential:
     """Images (batch, 32, 32, 3) to logits (batch, num_classes); arguments as `AlexNet` in alexnet.py."""
     c1, c2, c3, c4, c5, hidden = (max(1, round(c * width)) for c in (96, 256, 384, 384, 256, 256))
-    norm = {"depth_radius": 2, "bias": 2.0, "alpha": 1e-4, "beta": 0.75}
+    response_norm = partial(LocalResponseNormalization, depth_radius=2, bias=2.0, alpha=1e-4, beta=0.75)
     return keras.Sequential(
         [
             keras.Input((32, 32, 3)),
             layers.Conv2D(c1, 11, strides=4, padding="same", name="conv1"),
             layers.ReLU(name="relu1"),
-            LocalResponseNormalization(**norm, name="lrn1"),
+            response_norm(name="lrn1"),
             layers.MaxPooling2D(3, strides=2, padding="same", name="pool1"),
             layers.Conv2D(c2, 5, strides=4, padding="same", name="conv2"),
             layers.ReLU(name="relu2"),
-            LocalResponseNormalization(**norm, name="lrn2"),
+            response_norm(name="lrn2"),
             layers.MaxPooling2D(3, strides=2, padding="same", name="pool2"),
             layers.Conv2D(c3, 3, padding="same", name="conv3"),
             layers.ReLU(name="relu3"),
