@@ -93,9 +93,7 @@ def download_cifar10(folder: Path | None = None) -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise DataError(
-            f"downloading CIFAR-10 needs pooch: pip install 'joulecast[data]', or {_FIX}"
-        ) from error
+        raise DataError(f"downloading CIFAR-10 needs pooch: pip install 'joulecast[data]', or {_FIX}") from error
     target = pooch.os_cache("joulecast") if folder is None else folder
     name = URL.rpartition("/")[2]
     try:
@@ -169,9 +167,7 @@ def _number(document: Mapping[Any, Any], key: bytes, path: Path) -> int:
     return value
 
 
-def _images(
-    document: Mapping[Any, Any], path: Path, name: str, count: int
-) -> tuple[ImageArray, LabelArray]:
+def _images(document: Mapping[Any, Any], path: Path, name: str, count: int) -> tuple[ImageArray, LabelArray]:
     data, labels = document.get(b"data"), document.get(b"labels")
     if not isinstance(data, _Array) or not isinstance(labels, list):
         raise DataError(f"{path}: {name} lacks data or labels, so this is not CIFAR-10's layout; {_FIX}")

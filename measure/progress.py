@@ -122,7 +122,7 @@ class TrainingBar:
 
 
 def describe(snapshot: Snapshot) -> str:
-    """ "epoch 1.26/10  loss 1.412  accuracy 48.9 %  27.8 W modelled  left 2 h 05 min, 0.058 kWh modelled"."""
+    """ "epoch 1.26/10  loss 1.412  accuracy 48.9 %  27.8 W modelled  left 2 h 05 min, 58.2 kJ modelled"."""
     parts = [f"epoch {snapshot.epochs_done:.2f}/{snapshot.epochs}"]
     if snapshot.loss is not None:
         parts.append(f"loss {snapshot.loss:.3f}")
@@ -138,7 +138,14 @@ def describe(snapshot: Snapshot) -> str:
 def _energy(snapshot: Snapshot) -> str:
     if snapshot.energy_left_j is None:
         return f"energy {snapshot.label}"
-    return f"{snapshot.energy_left_j / JOULES_PER_KWH:.3g} kWh {snapshot.label}"
+    return f"{energy(snapshot.energy_left_j)} {snapshot.label}"
+
+
+def energy(joules: float) -> str:
+    """ "812 J", "8.12 kJ", "0.58 kWh": the unit that fits."""
+    if joules < 1e3:
+        return f"{joules:.3g} J"
+    return f"{joules / 1e3:.3g} kJ" if joules < 1e5 else f"{joules / JOULES_PER_KWH:.3g} kWh"
 
 
 def duration(seconds: float) -> str:

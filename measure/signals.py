@@ -11,13 +11,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one interrupts at once.
+    """While entered, notes the first SIGINT or SIGTERM: its name in `received`, and its `number`.
+
+    A second one raises KeyboardInterrupt at once.
 
     Outside the main thread, where Python delivers no signals, nothing is ever received.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.number = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -32,4 +35,4 @@ class StopSignals:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self.received, self.number = signal.Signals(number).name, number

@@ -1,0 +1,258 @@
+"""`measure train` and `measure thesis`: training under a meter, and the thesis's comparison with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ..measure.recipe import Recipe
+    from ..measure.records import Record
+    from ..measure.thesis import Row
+    from ..measure.training import Plan
+
+NETWORKS = ("simplenet", "alexnet")
+FRAMEWORKS = ("pytorch", "tensorflow")
+_METER_INTERVAL_S = 1.0  # trainings last for hours; counters that wrap faster are read faster anyway
+_SIGNAL_STATUS = {"SIGINT": 130, "SIGTERM": 143}
+
+Command = Callable[..., Any]
+
+
+def _shared_options(command: Command) -> Command:
+    """The options that `train` and `thesis` have in common."""
+    options = (
+        click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+                     help="cifar-10-batches-py or cifar-10-python.tar.gz; else it is downloaded and checked."),
+        click.option("--synthetic", type=click.IntRange(min=1), metavar="N",
+                     help="N random images instead: times are real, accuracy means nothing."),
+        click.option("--width", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+                     metavar="X", help="Scales the channels of every layer."),
+        click.option("--evaluate-every", type=click.IntRange(min=1), metavar="N",
+                     help="Also test after every N steps of an epoch, on 2,000 images drawn once."),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                     help="Of weights, order and crops."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True),
+        click.option("--meter", "preference", default="auto", show_default=True,
+                     help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE."),
+        click.option("--hardware", metavar="NAME",
+                     help="The CPU to model where nothing measures; else /proc/cpuinfo's."),
+        click.option("--quiet", is_flag=True, help="No progress."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command(epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (it can go on).")
+@click.argument("network", type=click.Choice(NETWORKS))
+@click.option("--framework", type=click.Choice(FRAMEWORKS), help="Default, as in the thesis: simplenet in pytorch,"
+              " alexnet in tensorflow.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+              help="Passes over the training set, at most.")  # fmt: skip
+@click.option("--target", type=click.FloatRange(0, 100, min_open=True), metavar="PERCENT",
+              help="End once the test set is classified this well.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Default: the network's recipe.")
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="X",
+              help="Default: the network's recipe.")  # fmt: skip
+@click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="Default: the network's recipe.")
+@click.option("--augment/--no-augment", default=None, help="Shift and flip images. Default: the recipe.")
+@click.option("--checkpoint-minutes", type=click.FloatRange(min=0, min_open=True), default=5.0,
+              show_default=True, metavar="X", help="The most that a kill can lose.")  # fmt: skip
+@click.option("--run", "run_id", metavar="ID", help="Go on with this run, or begin it under this name.")
+@click.option("--store", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Where records and checkpoints lie.")  # fmt: skip
+@_shared_options
+@click.pass_context
+def train(
+    context: click.Context,
+    /,
+    network: str,
+    framework: str | None,
+    store: Path | None,
+    run_id: str | None,
+    data: Path | None,
+    synthetic: int | None,
+    preference: str,
+    hardware: str | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Train SimpleNet or AlexNet on CIFAR-10 under a meter, and keep the record.
+
+    After Ctrl-C, a kill or a failure, the same command with --run ID goes on where it was.
+    """
+    from ..measure.cifar10 import open_images
+    from ..measure.progress import TrainingBar
+    from ..measure.selection import select_meter
+    from ..measure.store import Store
+    from ..measure.training import train as train_under_meter
+
+    place = Store(store)
+    framework = framework or ("pytorch" if network == "simplenet" else "tensorflow")
+    run_id = place.new_id(f"{network}-{framework}") if run_id is None else _checked_id(run_id)
+    plan = _plan(network, framework, options)
+    images = open_images(data, synthetic=synthetic, seed=plan.seed)
+    bar = None if quiet else TrainingBar(network)
+    with select_meter(preference, hardware=hardware, interval_s=_METER_INTERVAL_S) as meter:
+        if not quiet:
+            click.echo(f"run {run_id}: {network} in {framework}, {plan.recipe}; {images.source}", err=True)
+            for note in meter.notes:
+                click.echo(f"meter {meter.name}: {note}", err=True)
+        record = train_under_meter(plan, images, meter, place, run_id=run_id, progress=bar)
+    _print_epochs(record)
+    if record.status == "interrupted":
+        click.echo(f"{record.flags[-1]}; go on with: measure train {network} ... --run {run_id}", err=True)
+        context.exit(next(status for name, status in _SIGNAL_STATUS.items() if name in record.flags[-1]))
+
+
+def _checked_id(run_id: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
+        raise click.UsageError(f"--run {run_id!r}: give letters, digits, dots, dashes and underscores")
+    return run_id
+
+
+def _plan(network: str, framework: str, options: dict[str, Any]) -> Plan:
+    from ..measure.training import Plan
+
+    target = options["target"]
+    return Plan(
+        network=network,
+        framework=framework,
+        recipe=_recipe(network, options),
+        epochs=options["epochs"],
+        width=options["width"],
+        seed=options["seed"],
+        device=options["device"],
+        target=None if target is None else target / 100,
+        evaluate_every=options["evaluate_every"],
+        checkpoint_s=options["checkpoint_minutes"] * 60,
+    )
+
+
+def _recipe(network: str, options: dict[str, Any]) -> Recipe:
+    from dataclasses import replace
+
+    from ..measure.recipe import DEFAULT_RECIPES
+
+    names = ("optimizer", "learning_rate", "batch_size", "augment")
+    return replace(DEFAULT_RECIPES[network], **{name: options[name] for name in names if options[name] is not None})
+
+
+def _print_epochs(record: Record) -> None:
+    from rich.table import Table
+
+    from ..measure.stretches import epochs_of
+    from .table import make_console
+
+    table = Table(title=f"{record.name}, run {record.id}: {record.status}", title_justify="left", box=None)
+    for heading in ("epoch", "steps", "loss", "accuracy", "tested on", "seconds", "energy by domain"):
+        table.add_column(heading, justify="left" if heading.startswith("energy") else "right")
+    for epoch in epochs_of(record.windows):
+        table.add_row(
+            str(epoch.number),
+            str(epoch.steps),
+            "-" if epoch.loss is None else f"{epoch.loss:.3f}",
+            "-" if epoch.accuracy is None else f"{100 * epoch.accuracy:.1f} %",
+            f"{epoch.tested} images" if epoch.tested else "-",
+            f"{epoch.seconds:.1f}",
+            _domains(epoch.reading),
+        )
+    console = make_console()
+    console.print(table)
+    for flag in record.flags:
+        console.print(f"  {flag}")
+
+
+def _domains(reading: Any) -> str:
+    """ "package-0 812 J measured, core 640 J measured (not counted)"."""
+    from ..measure.progress import energy
+
+    if reading is None:
+        return "missing"
+    parts = []
+    for domain in reading.domains:
+        figure = "" if domain.energy_uj is None else f"{energy(domain.energy_uj / 1e6)} "
+        parts.append(f"{domain.domain} {figure}{domain.label}{'' if domain.counted else ' (not counted)'}")
+    return ", ".join(parts) or "missing"
+
+
+@click.command(epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (it can go on).")
+@click.option("--target", type=click.FloatRange(0, 100, min_open=True), default=60.0, show_default=True,
+              metavar="PERCENT", help="Test accuracy to train to.")  # fmt: skip
+@click.option("--max-epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N",
+              help="Give up after so many passes.")  # fmt: skip
+@click.option("--only", type=click.Choice(NETWORKS), help="Train this one; the other's run is shown if there is one.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="thesis", show_default=True,
+              metavar="DIR", help="For outcome.json, the figures, records and checkpoints.")  # fmt: skip
+@_shared_options
+@click.pass_context
+def thesis(context: click.Context, target: float, max_epochs: int, only: str | None, out: Path, **options: Any) -> None:
+    """Train SimpleNet (PyTorch) and AlexNet (TensorFlow) to 60 % as the thesis did, and compare.
+
+    Prints its Table 4.0.1 with this machine's figures beside it, and draws Figures 4.0.1 and 4.0.2. The
+    same command goes on with trainings that were interrupted and repeats none that is done.
+    """
+    from ..estimator.errors import JoulecastError
+    from ..measure.thesis import notes_of, read_runs, row_of, run_trainings, write_outcome
+    from ..measure.thesis_figures import draw_figures
+
+    arguments = [f"--target={target:g}", f"--epochs={max_epochs}", *_passed_on(options)]
+    status = run_trainings([only] if only else list(NETWORKS), arguments, out)
+    runs = read_runs(out)
+    if runs:
+        _print_comparison([row_of(record, target / 100) for record in runs.values()], target, notes_of(runs))
+        written = [write_outcome(out, runs, target / 100)]
+        try:
+            written += draw_figures(runs, target / 100, out)
+        except JoulecastError as error:
+            click.echo(f"measure thesis: {error}", err=True)
+        click.echo("written: " + ", ".join(map(str, written)), err=True)
+    if status:
+        context.exit(status)
+
+
+def _passed_on(options: dict[str, Any]) -> list[str]:
+    """The shared options as the command line of `train` has them."""
+    names = {"preference": "meter"}
+    given = {**options, "evaluate_every": options["evaluate_every"] or 100}
+    quiet = ["--quiet"] if given.pop("quiet") else []
+    pairs = [(names.get(name, name).replace("_", "-"), value) for name, value in given.items() if value is not None]
+    return [f"--{name}={value}" for name, value in pairs] + quiet
+
+
+def _print_comparison(rows: list[Row], target: float, notes: list[str]) -> None:
+    from rich.table import Table
+
+    from ..measure.thesis import THESIS_ROWS
+    from .table import make_console
+
+    table = Table(title=f"Table 4.0.1: to {target:g} % accuracy on CIFAR-10", title_justify="left", box=None)
+    for heading in ("model", "where", "power (W)", f"hours to {target:g} %", "kWh-PUE", "CO2 (lb)", "energy is"):
+        table.add_column(heading, justify="left" if heading in ("model", "where", "energy is") else "right")
+    for old in THESIS_ROWS:
+        _add_row(table, old, "thesis (to 60 %)")
+        for row in rows:
+            if row.model == old.model:
+                _add_row(table, row, "this machine")
+    console = make_console()
+    console.print(table)
+    for line in [f"{row.model}: {row.note}" for row in rows if row.note] + notes:
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _add_row(table: Any, row: Row, where: str) -> None:
+    from .figures import number
+
+    cells = ["-" if value is None else number(value) for value in (row.power_w, row.hours, row.kwh_pue, row.co2_lb)]
+    table.add_row(row.model, where, *cells, row.label)
+
+
+if __name__ == "__main__":
+    from .main import run
+
+    run(click.Group("measure", commands=[train, thesis]), "measure")
