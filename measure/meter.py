@@ -1,8 +1,10 @@
-"""Meters: windows over one background reader, and the one function that selects a meter.
+"""Meters: windows of time over one background reader.
 
-with select_meter() as meter, meter.window() as window:
-    train()
-print(window.reading.energy_j, window.reading.label)
+>>> from joulecast.measure.selection import select_meter
+>>> with select_meter("none") as meter, meter.window() as window:
+...     pass  # train here
+>>> window.reading.label, window.reading.energy_j
+('missing', None)
 """
 
 from __future__ import annotations

@@ -230,7 +230,8 @@ def _without_twins(zones: Sequence[Zone], packages: dict[str, Zone]) -> tuple[li
 def _domain(zone: Zone, name: str, vendor: str) -> Domain:
     ceiling_w = max(CEILING_W.get(zone.kind, CEILING_W["psys"]), 2 * zone.max_power_uw // 1_000_000)
     # AMD counts each core by itself, and powercap reads the one that leads the package.
-    note = "one core's counter, not all cores'" if vendor == "AuthenticAMD" and zone.kind == "core" else ""
+    is_one_core = zone.kind == "core" and vendor in ("AuthenticAMD", "HygonGenuine")
+    note = "one core's counter, not all cores'" if is_one_core else ""
     return Domain(name, zone.kind, zone.counts, ceiling_w, zone.range_uj or None, note=note)
 
 
