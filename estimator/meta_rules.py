@@ -73,6 +73,8 @@ def _batch_norm(args: Sequence[Any]) -> Any:
     data, training = args[0], args[5]
     if data.dtype != torch.float32 or not training or data.dim() < 2 or not _is_dense(data):
         return None
+    if any(tensor is not None and tensor.shape != data.shape[1:2] for tensor in args[1:5]):
+        return None
     return _like(data), _vector(data.shape[1], data), _vector(data.shape[1], data)
 
 
@@ -87,14 +89,16 @@ def _batch_norm_backward(args: Sequence[Any]) -> Any:
 
 def _mm(args: Sequence[Any]) -> Any:
     left, right = args[:2]
-    if left.dtype != right.dtype:
-        return None
+    fits = left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
+    if not fits or left.dtype != right.dtype:
+        return None  # the error is PyTorch's to raise
     m, n = left.shape[0], right.shape[1]
     return torch.empty_strided((m, n), (n, 1), dtype=left.dtype, device="meta")
 
 
 def _addmm(args: Sequence[Any]) -> Any:
-    return _mm(args[1:])
+    bias, right = args[0], args[2]
+    return _mm(args[1:]) if bias.shape == right.shape[1:] and bias.dtype == right.dtype else None
 
 
 def _dropout(args: Sequence[Any]) -> Any:
@@ -130,7 +134,7 @@ def _reduction(args: Sequence[Any]) -> Any:
 
 def _nll_loss(args: Sequence[Any]) -> Any:
     # nll_loss_forward(scores, target, weight, reduction, ignore_index); reduction 1 is the mean
-    if args[0].dim() != 2 or args[3] != 1:
+    if args[0].dim() != 2 or args[3] != 1 or args[1].shape != args[0].shape[:1]:
         return None
     return torch.empty((), dtype=args[0].dtype, device="meta"), torch.empty((), dtype=args[0].dtype, device="meta")
 

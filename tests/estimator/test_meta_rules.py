@@ -104,6 +104,12 @@ def test_same_as_pytorch(op: Any, args: tuple[Any, ...]) -> None:
         ("mean", (meta(2, 3),)),
         ("sum", (meta(2, 3, 4).permute(2, 0, 1), [0])),
         ("nll_loss_forward", (meta(4, 7), TARGET, None, 0, -100)),
+        ("mm", (meta(4, 7), meta(8, 3))),  # shapes that do not fit: PyTorch raises
+        ("addmm", (meta(3), meta(4, 7), meta(8, 3))),
+        ("addmm", (meta(4), meta(4, 7), meta(7, 3))),
+        ("add", (meta(2, 3), meta(2, 4))),
+        ("native_batch_norm", (meta(*IMAGE), meta(7), meta(7), None, None, True, 0.1, 1e-5)),
+        ("nll_loss_forward", (meta(4, 7), meta(3), None, 1, -100)),
         ("cumsum", (meta(2, 3), 1)),
     ],
 )
