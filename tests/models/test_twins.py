@@ -30,9 +30,7 @@ def output_shapes(net: nn.Module, images: torch.Tensor) -> dict[str, tuple[int, 
     """Of one sample, by layer, channels last."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layer in net.named_children():
-        layer.register_forward_hook(
-            lambda _m, _i, output, name=name: shapes.update({name: tuple(output.shape)})
-        )
+        layer.register_forward_hook(lambda _m, _i, output, name=name: shapes.update({name: tuple(output.shape)}))
     with torch.no_grad():
         net(images)
     return {name: (*shape[2:], shape[1]) for name, shape in shapes.items()}
@@ -85,9 +83,7 @@ def test_imagenet_alexnet_against_table_3_0_1() -> None:
 
 @pytest.mark.parametrize("module", [simplenet, alexnet, alexnet_imagenet])
 def test_width_scales_the_channels(module: Any) -> None:
-    network = next(
-        value for value in vars(module).values() if isinstance(value, type) and value is not torch.Tensor
-    )
+    network = next(value for value in vars(module).values() if isinstance(value, type) and value is not torch.Tensor)
     narrow, full = (parameters(network(width=width)) for width in (0.25, 1.0))
     assert full / 17 < narrow < full / 8
     net = network(num_classes=7, width=0.25).eval()
@@ -173,6 +169,4 @@ def test_response_norm_is_tensorflows(given: dict[str, Any], keras_twins: dict[s
     activations = torch.from_numpy(given["activations"]).movedim(-1, 1)
     ours = alexnet.AlexNet().lrn1(activations).movedim(1, -1)
     np.testing.assert_allclose(ours, keras_twins["tf_lrn"], rtol=1e-5)
-    assert not np.allclose(
-        keras_twins["tf_lrn"], given["activations"] / 2**0.75, rtol=1e-3
-    )  # the window counts
+    assert not np.allclose(keras_twins["tf_lrn"], given["activations"] / 2**0.75, rtol=1e-3)  # the window counts
