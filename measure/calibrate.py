@@ -146,8 +146,29 @@ def fit_profile(
         created=created,
     )
     if stand_in is None:
-        return profile
+        return replace(profile, power=anchored(profile.power, idle_power_w(records)))
     return replace(profile, energy_error=_both(profile.time_error, stand_in.error))
+
+
+def anchored(power: PowerModel, idle_w: float | None) -> PowerModel:
+    """The same power model with P_s at the machine's idle power, as far as weights stay at 0 or more.
+
+    Activity ratios add up to one, so that watts may move from all weights alike to P_s and back without
+    any prediction changing; the machine at rest, where every ratio is 0, tells which is which.
+    """
+    if idle_w is None:
+        return power
+    shift = min(max(idle_w - power.static_w, -power.static_w), min(power.weights_w.values()))
+    weights = {name: watts - shift for name, watts in power.weights_w.items()}
+    return PowerModel(weights, power.static_w + shift)
+
+
+def idle_power_w(records: Iterable[Record]) -> float | None:
+    """Of the newest measured and undisturbed idle window; None where there is none."""
+    idle = [one for one in records if one.kind == "idle" and one.label == "measured" and not one.disturbed]
+    if not idle or idle[-1].energy_j is None:
+        return None
+    return idle[-1].energy_j / idle[-1].seconds
 
 
 def _sources(records: Sequence[Record], host: Mapping[str, Any], power: Power | None) -> tuple[str, ...]:
@@ -157,7 +178,7 @@ def _sources(records: Sequence[Record], host: Mapping[str, Any], power: Power | 
         f"{len(records)} training steps of networks measured on this machine with `measure` "
         f"({libraries}; {host['os']}; meter: {', '.join(meters)})"
     )
-    return (measured,) if power is None else (measured, f"power, modelled: {power.source}")
+    return (measured,) if power is None else (measured, power.source)
 
 
 def _notes(records: Sequence[Record]) -> tuple[str, ...]:

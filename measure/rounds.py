@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -183,12 +183,14 @@ def _timed_runs(rounds: Sequence[_Round]) -> list[list[Event]]:
     return clean or [min(every, key=lambda run: sum(event.seconds for event in run))]
 
 
-def measure_idle(bench: Bench, seconds: float, record_id: str) -> tuple[Record, PowerTrace]:
+def measure_idle(
+    bench: Bench, seconds: float, record_id: str, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Record, PowerTrace]:
     """The machine at rest, under the meter."""
     before = bench.counters.read()
     window = bench.meter.open(trace=True)
     try:
-        time.sleep(seconds)
+        sleep(seconds)
     finally:
         reading = window.close()
     flags = disturbances(before, bench.counters.read())

@@ -47,7 +47,7 @@ def usable(record: Record, bench: Bench) -> bool:
     """Whether a record was made by this machine with these libraries: it need not be made again."""
     mine, theirs = bench.host["libraries"], record.host.get("libraries", {})
     return (
-        record.kind == "case"
+        record.kind in ("case", "idle")
         and record.status == "complete"
         and same_machine(record.host, bench.host)
         and theirs.get("torch") == mine.get("torch")
