@@ -21,9 +21,9 @@ from joulecast.estimator.trace import trace
 WINDOW = 100
 ROUND = 50  # networks that are traced in turn; two rounds make a window
 TOLERANCE = 0.10
-SIDE = 96
+SIDE = 224
 # These take images of one size alone, or larger ones.
-_ONE_SIZE = {"AlexNet", "ViT", "Swin", "XCiT", "PiT", "Twins", "PVT", "LeViT", "MLP-Mixer", "MobileViT", "EfficientFormer"}
+_ONE_SIZE = {"AlexNet", "SqueezeNet", "ViT", "Swin", "XCiT", "PiT", "Twins", "PVT", "LeViT", "MLP-Mixer", "MobileViT", "EfficientFormer"}
 _ONE_SIZE |= {"CoAtNet", "FocalNet"}
 _MB = 1024.0  # of the kernel's kB
 
