@@ -40,24 +40,25 @@ class Layout:
 
 
 @st.composite
-def zones_of(draw: st.DrawFn, name: str, starts: st.SearchStrategy[int]) -> FakeZone:
+def zone_of(draw: st.DrawFn, name: str, headrooms: st.SearchStrategy[int]) -> FakeZone:
+    """A zone with some of its parts in some order, each counter a drawn headroom before it wraps."""
+
+    def counter() -> dict[str, int]:
+        scale = draw(st.sampled_from(RANGES))
+        return {**scale, "start_uj": FakeZone("", **scale).max_energy_range_uj - draw(headrooms)}
+
     children = draw(st.lists(st.sampled_from(("core", "uncore", "dram")), unique=True))
-    return FakeZone(
-        name,
-        tuple(FakeZone(child, start_uj=draw(starts), **draw(st.sampled_from(RANGES))) for child in children),
-        start_uj=draw(starts),
-        **draw(st.sampled_from(RANGES)),
-    )
+    return FakeZone(name, tuple(FakeZone(child, **counter()) for child in children), **counter())
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
     used: set[int] = set()
-    # Starts differ by more than a count, else two real counters could show the same all along.
-    starts = (
-        st.integers(0, 29_999)
-        .filter(lambda step: step not in used and not used.add(step))
-        .map(lambda step: step * 1_000_000)
+    # Headrooms differ by a joule, else two real counters could show the same all along.
+    headrooms = (
+        st.one_of(st.integers(1, 3_000), st.integers(1, 29_999))
+        .filter(lambda joules: joules not in used and not used.add(joules))
+        .map(lambda joules: joules * 1_000_000)
     )
     zones: list[FakeZone] = []
     counted: list[str] = []
@@ -65,18 +66,18 @@ def layouts(draw: st.DrawFn) -> Layout:
     for socket in range(draw(st.sampled_from((1, 1, 1, 2, 2, 4, 11)))):
         dies = draw(st.sampled_from((1, 1, 2, 4))) if socket < 2 else 1
         names = [f"package-{socket}-die-{die}" if dies > 1 else f"package-{socket}" for die in range(dies)]
-        first = draw(zones_of(names[0], starts))
+        first = draw(zone_of(names[0], headrooms))
         for position, name in enumerate(names):
             if position and mirrored:
                 zones.append(replace(first, name=name, children=(), shows=names[0]))
                 continue
-            zone = first if position == 0 else draw(zones_of(name, starts))
+            zone = first if position == 0 else draw(zone_of(name, headrooms))
             zones.append(zone)
             counted += [name, *(f"{name}/dram" for child in zone.children if child.name == "dram")]
     if draw(st.booleans()):
-        zones.append(FakeZone("psys", start_uj=draw(starts)))
+        zones.append(FakeZone("psys", start_uj=262_143_000_000 - draw(headrooms)))
     if draw(st.booleans()) and not any("die" in zone.name for zone in zones):
-        zones.append(FakeZone("package-0", control="intel-rapl-mmio", start_uj=draw(starts)))
+        zones.append(FakeZone("package-0", control="intel-rapl-mmio", start_uj=draw(headrooms)))
     return Layout(tuple(draw(st.permutations(zones))), tuple(counted), mirrored)
 
 
