@@ -44,7 +44,7 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     classes = options.preset.classes if options.preset else None
     loaded = load_model(spec, args=options.args, time_limit_s=options.time_limit_s, num_classes=classes)
     if loaded.framework == "keras":
-        return _read_keras(spec, options)
+        return _read_keras(loaded, options, classes)
     try:
         return _trace(loaded, options)
     except ModelError:
@@ -92,7 +92,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
     return replace(work, warnings=(*work.warnings, *inputs.notes))
 
 
-def _read_keras(spec: str, options: TraceOptions) -> Workload:
+def _read_keras(loaded: LoadedModel, options: TraceOptions, classes: int | None) -> Workload:
     from .builders import parse_args
     from .keras_bridge import KerasInput, KerasRequest, trace_keras
 
@@ -101,7 +101,9 @@ def _read_keras(spec: str, options: TraceOptions) -> Workload:
         channels, *sides = options.preset.input_shape
         fallback = KerasInput((*sides, channels), options.preset.input_dtype)
     request = KerasRequest(
-        target=spec,
+        target=loaded.spec,
+        name=loaded.name,
+        num_classes=classes,
         arguments=parse_args(options.args),
         inputs=[KerasInput(item.shape, item.dtype or "float32", item.name) for item in options.specs],
         fallback=fallback,
@@ -112,4 +114,4 @@ def _read_keras(spec: str, options: TraceOptions) -> Workload:
         accumulate=options.accumulate,
         layers=options.layers,
     )
-    return trace_keras(request, time_limit_s=max(options.time_limit_s, 60.0))
+    return trace_keras(request, time_limit_s=options.time_limit_s)
