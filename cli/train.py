@@ -191,7 +191,9 @@ def _domains(reading: Any) -> str:
               metavar="DIR", help="For outcome.json, the figures, records and checkpoints.")  # fmt: skip
 @_shared_options
 @click.pass_context
-def thesis(context: click.Context, target: float, max_epochs: int, only: str | None, out: Path, **options: Any) -> None:
+def thesis(
+    context: click.Context, /, target: float, max_epochs: int, only: str | None, out: Path, **options: Any
+) -> None:
     """Train SimpleNet (PyTorch) and AlexNet (TensorFlow) to 60 % as the thesis did, and compare.
 
     Prints its Table 4.0.1 with this machine's figures beside it, and draws Figures 4.0.1 and 4.0.2. The

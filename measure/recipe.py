@@ -101,9 +101,11 @@ def augmented(images: ImageArray, seed: int, step: int) -> ImageArray:
     random = np.random.default_rng([seed, _CROPS, step])
     count, _, height, width = images.shape
     padded = np.pad(images, [(0, 0), (0, 0), (_PAD, _PAD), (_PAD, _PAD)])
-    top, left = random.integers(0, 2 * _PAD + 1, (2, count))
+    top = random.integers(0, 2 * _PAD + 1, count)
+    left = random.integers(0, 2 * _PAD + 1, count)
     across = left[:, None] + np.arange(width)
-    across = np.where(random.random(count)[:, None] < 0.5, across[:, ::-1], across)
+    mirrored = random.random(count) < 0.5
+    across = np.where(mirrored[:, None], across[:, ::-1], across)
     down = top[:, None] + np.arange(height)
     picked: ImageArray = padded[
         np.arange(count)[:, None, None, None],

@@ -49,7 +49,7 @@ def _import_keras() -> tuple[Any, Any]:
         import tensorflow
     except ImportError as error:
         raise TrainingError(
-            f"training with TensorFlow needs it and Keras 3 ({error}): pip install 'joulecast[keras]'"
+            f"training with TensorFlow needs it and Keras 3 ({error}): pip install 'joulecast[tensorflow]'"
         ) from error
     if keras.backend.backend() != _BACKEND:
         raise TrainingError(
