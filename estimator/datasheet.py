@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .hardware import Hardware
 from .profile import ErrorModel, PowerModel, Profile, Provenance
 from .roofline import COMPUTE, LAUNCH, MEMORY, Roofline
 
-# Shares of the peaks that whole training steps reach, and watts as shares of the board power or TDP
-# while an op is bound by arithmetic, by memory, or waits for its launch. Set from published runs on
-# other hardware than they are judged on; docs/method.md says which, benchmarks/datasheet.py scores them.
-_COMPUTE_EFFICIENCY = {"gpu": 0.45, "cpu": 0.55}
-_MEMORY_EFFICIENCY = {"gpu": 0.60, "cpu": 0.40}
-_LAUNCH_S = {"gpu": 8e-6, "cpu": 5e-6}
-_WATT_SHARES = {COMPUTE: 0.90, MEMORY: 0.70, LAUNCH: 0.35}
+# Shares of the peaks that whole training steps reach, seconds that the host takes to issue an op, and
+# watts as shares of the board power or TDP while an op is bound by arithmetic, by memory, or waits for
+# the host. Set on published runs of some hardware and judged on others': docs/method.md says which,
+# benchmarks/datasheet.py scores them.
+_VECTOR_EFFICIENCY = {"gpu": 0.90, "cpu": 0.50}
+_TF32_EFFICIENCY = 0.30
+_HALF_EFFICIENCY = 0.40  # float16 and bfloat16 on matrix units
+_MEMORY_EFFICIENCY = {"gpu": 0.60, "cpu": 0.30}
+_LAUNCH_S = {"gpu": 75e-6, "cpu": 5e-6}
+_WATT_SHARES = {COMPUTE: 1.00, MEMORY: 0.85, LAUNCH: 0.30}
 _IDLE_SHARE = 0.15  # where the maker publishes no idle power
 
-# Bounds of measured / predicted that hold for 90 % of the published runs in benchmarks/datasheet.py.
-_TIME_ERROR = ErrorModel(low=0.4, high=4.0)
-_ENERGY_ERROR = ErrorModel(low=0.35, high=4.0)
+# Bounds of measured / predicted that hold for 90 % of the published runs that nothing was set on.
+_TIME_ERROR = {"gpu": ErrorModel(low=0.45, high=4.0), "cpu": ErrorModel(low=0.45, high=3.5)}
+_ENERGY_ERROR = {"gpu": ErrorModel(low=0.45, high=2.5), "cpu": ErrorModel(low=0.45, high=3.5)}
 
 _TERA = 1e12
 
@@ -40,15 +45,15 @@ def datasheet_profile(hardware: Hardware) -> Profile:
         framework="pytorch",
         time=_roofline(hardware),
         power=PowerModel({name: max(share * watts - idle, 0.0) for name, share in _WATT_SHARES.items()}, static_w=idle),
-        time_error=_TIME_ERROR,
-        energy_error=_ENERGY_ERROR,
+        time_error=_TIME_ERROR[hardware.kind],
+        energy_error=_ENERGY_ERROR[hardware.kind],
         provenance=Provenance(
             time="datasheet",
             power="datasheet",
             sources=(hardware.source,),
             boundary=boundary,
             notes=(
-                f"{_COMPUTE_EFFICIENCY[hardware.kind]:.0%} of peak arithmetic and "
+                f"{_shown(_efficiencies(hardware))} of peak arithmetic and "
                 f"{_MEMORY_EFFICIENCY[hardware.kind]:.0%} of peak memory bandwidth are assumed",
                 *assumed,
             ),
@@ -58,17 +63,39 @@ def datasheet_profile(hardware: Hardware) -> Profile:
 
 
 def _roofline(hardware: Hardware) -> Roofline:
-    macs = {"float32": hardware.fp32_tflops * _TERA / 2}  # vendors count a multiply and an add as two
-    if hardware.tf32_tflops:
-        macs["float32.conv"] = hardware.tf32_tflops * _TERA / 2  # cuDNN's default in PyTorch
-    if hardware.fp16_tflops:
-        macs["float16"] = hardware.fp16_tflops * _TERA / 2
-    if hardware.bf16_tflops:
-        macs["bfloat16"] = hardware.bf16_tflops * _TERA / 2
+    peaks = {key: tflops * _TERA / 2 for key, tflops in _peak_tflops(hardware).items()}
     return Roofline(
-        macs_per_s=macs,
+        macs_per_s=peaks,  # vendors count a multiply and an add as two
         bytes_per_s=hardware.bandwidth_gb_per_s * 1e9,
-        compute_efficiency=_COMPUTE_EFFICIENCY[hardware.kind],
+        compute_efficiency=_efficiencies(hardware),
         memory_efficiency=_MEMORY_EFFICIENCY[hardware.kind],
         launch_s=_LAUNCH_S[hardware.kind],
     )
+
+
+def _peak_tflops(hardware: Hardware) -> dict[str, float]:
+    peaks = {"float32": hardware.fp32_tflops}
+    if hardware.tf32_tflops and hardware.tf32_tflops > hardware.fp32_tflops:
+        peaks["float32.conv"] = hardware.tf32_tflops  # cuDNN's default in PyTorch
+    if hardware.fp16_tflops:
+        peaks["float16"] = hardware.fp16_tflops
+    if hardware.bf16_tflops:
+        peaks["bfloat16"] = hardware.bf16_tflops
+    return peaks
+
+
+def _efficiencies(hardware: Hardware) -> dict[str, float]:
+    shares = {
+        "float32": _VECTOR_EFFICIENCY[hardware.kind],
+        "float32.conv": _TF32_EFFICIENCY,
+        "float16": _HALF_EFFICIENCY,
+        "bfloat16": _HALF_EFFICIENCY,
+    }
+    return {key: shares[key] for key in _peak_tflops(hardware)}
+
+
+_LABELS = {"float32": "FP32", "float32.conv": "TF32", "float16": "FP16", "bfloat16": "BF16"}
+
+
+def _shown(efficiencies: Mapping[str, float]) -> str:
+    return ", ".join(f"{share:.0%} ({_LABELS[key]})" for key, share in efficiencies.items())

@@ -24,13 +24,13 @@ class Roofline:
 
     `macs_per_s` holds multiply-adds per second (half of the vendors' FLOPS) by dtype, with
     "float32.conv" for convolutions where these run at another rate (TF32). `bytes_per_s` is the
-    memory bandwidth. The efficiencies are shares of these peaks that whole networks reach;
-    `launch_s` is the time of an op that does nothing.
+    memory bandwidth. The efficiencies are shares of these peaks that whole networks reach, that of
+    arithmetic under the same keys; `launch_s` is the time of an op that does nothing.
     """
 
     macs_per_s: Mapping[str, float]
     bytes_per_s: float
-    compute_efficiency: float
+    compute_efficiency: Mapping[str, float]
     memory_efficiency: float
     launch_s: float
 
@@ -42,7 +42,7 @@ class Roofline:
         flops = np.array([op.flops if op.kind in _DENSE else 0 for op in ops], dtype=float)
         moved = np.array([op.bytes_moved for op in ops], dtype=float)
         rates = np.array([self._rate(op) for op in ops], dtype=float)
-        compute = flops / (rates * self.compute_efficiency)
+        compute = flops / rates
         memory = moved / (self.bytes_per_s * self.memory_efficiency)
         bound = compute >= memory
         busy = np.where(bound, compute, memory)
@@ -52,10 +52,11 @@ class Roofline:
         return np.asarray(result * counts[:, None], dtype=float)
 
     def _rate(self, op: Op) -> float:
-        rates = self.macs_per_s
-        if op.kind == "conv" and f"{op.dtype}.conv" in rates:
-            return rates[f"{op.dtype}.conv"]
-        return rates.get(op.dtype, rates["float32"])
+        """Multiply-adds per second that ops of this kind and dtype reach."""
+        key = f"{op.dtype}.conv" if op.kind == "conv" else op.dtype
+        while key not in self.macs_per_s:
+            key = op.dtype if key.endswith(".conv") else "float32"
+        return self.macs_per_s[key] * self.compute_efficiency[key]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
