@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from joulecast.estimator.trace import trace
-from joulecast.estimator.workload import Workload
 from nasbench import NasBench
 from torch import nn
 from torchvision_stub import import_pytorchcv, import_timm
+
+from joulecast.estimator.trace import trace
+from joulecast.estimator.workload import Workload
 
 IMAGENET_SAMPLES = 1_281_167
 

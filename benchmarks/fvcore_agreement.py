@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 from architectures import Architecture, image_networks, text_networks
+from torch import nn
+
 from joulecast.estimator.trace import trace
 from joulecast.estimator.workload import Workload
-from torch import nn
 
 TOLERANCE = 0.01
 BATCH = 2  # BatchNorm cannot train on one value per channel

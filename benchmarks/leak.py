@@ -2,7 +2,7 @@
 
     python benchmarks/leak.py [--models 300] [--no-layers]
 
-50 convolutional networks of timm and pytorchcv in turn, each built anew on the meta device and traced with its
+Convolutional networks of timm and pytorchcv in rounds of 50, each built anew on the meta device and traced with its
 layer table (fvcore runs it for real), so that every window of 100 holds the same ones. Linux alone: the
 kernel's high-water mark is reset between windows. Exit status 1 when the last peak is 10 % over the first.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from architectures import Architecture, image_networks
+
 from joulecast.estimator.trace import trace
 
 WINDOW = 100
@@ -23,8 +24,24 @@ ROUND = 50  # networks that are traced in turn; two rounds make a window
 TOLERANCE = 0.10
 SIDE = 224
 # These take images of one size alone, or larger ones.
-_ONE_SIZE = {"AlexNet", "SqueezeNet", "ViT", "Swin", "XCiT", "PiT", "Twins", "PVT", "LeViT", "MLP-Mixer", "MobileViT", "EfficientFormer"}
-_ONE_SIZE |= {"CoAtNet", "FocalNet"}
+_ONE_SIZE = frozenset(
+    [
+        "AlexNet",
+        "SqueezeNet",
+        "ViT",
+        "Swin",
+        "XCiT",
+        "PiT",
+        "Twins",
+        "PVT",
+        "LeViT",
+        "MLP-Mixer",
+        "MobileViT",
+        "EfficientFormer",
+        "CoAtNet",
+        "FocalNet",
+    ]
+)
 _MB = 1024.0  # of the kernel's kB
 
 

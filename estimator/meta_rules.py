@@ -39,9 +39,7 @@ def _vector(size: int, like: torch.Tensor) -> torch.Tensor:
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    return tensor.is_contiguous() or (
-        tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    )
+    return tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
 def _elementwise(args: Sequence[Any]) -> Any:
@@ -156,8 +154,8 @@ _IN_PLACE = (
 )
 
 _RULES: dict[str, Rule] = {
-    **{name: _elementwise for name in _ELEMENTWISE.split()},
-    **{name: _in_place for name in _IN_PLACE.split()},
+    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(_IN_PLACE.split(), _in_place),
     "native_batch_norm": _batch_norm,
     "native_batch_norm_backward": _batch_norm_backward,
     "mm": _mm,

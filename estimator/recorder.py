@@ -44,9 +44,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def _is_view(func: Any) -> bool:
     """True for ops that return an alias of an input and write nothing (view, expand, transpose...)."""
     returns = func._schema.returns
-    return bool(returns) and all(
-        value.alias_info is not None and not value.alias_info.is_write for value in returns
-    )
+    return bool(returns) and all(value.alias_info is not None and not value.alias_info.is_write for value in returns)
 
 
 class Recorder(TorchDispatchMode):
@@ -143,9 +141,7 @@ class Recorder(TorchDispatchMode):
             self._layer_of_node.setdefault(torch._C._autograd._get_sequence_nr() - 1, layer)
         return layer
 
-    def _record(
-        self, name: str, layer: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
-    ) -> None:
+    def _record(self, name: str, layer: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         outputs = list(_tensors(output if isinstance(output, (list, tuple)) else (output,)))
         inputs = list(_tensors((*args, *kwargs.values())))
         entry = lookup(name)

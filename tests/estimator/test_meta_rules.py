@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from joulecast.estimator.meta_rules import meta_output
 
 aten = torch.ops.aten
