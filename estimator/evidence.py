@@ -98,7 +98,8 @@ def _check_networks(rows: Sequence[Observation]) -> None:
 
 def _check_mix(rows: Sequence[Observation]) -> None:
     """Networks that all have arithmetic and traffic in one proportion cannot tell their prices apart."""
-    mix = np.array([_mix(row) for row in rows])
+    works = {id(row.workload): row for row in rows}
+    mix = np.array([_mix(row) for row in works.values()])
     mix /= mix.max(axis=0)
     mix /= mix.sum(axis=1, keepdims=True)
     spread = float(np.ptp(mix[:, 0])) if len(mix) else 0.0

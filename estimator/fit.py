@@ -17,6 +17,8 @@ from .observation import CALLER, Observation
 from .profile import ErrorModel, PowerModel, Profile, Provenance, Range, features
 from .regression import bounds, folds, nonnegative_fit, relative_errors
 
+LEAST_FOR_STARTUP = 12
+
 
 @dataclass(frozen=True, slots=True)
 class _Solution:
@@ -72,11 +74,12 @@ def _left_out(table: Design, form: Form, startup: bool, seed: int) -> tuple[Arra
     return seconds, watts
 
 
-def _candidates(table: Design) -> list[tuple[Form, bool]]:
-    """Forms with no more prices than observations can carry; the start-up of a run where it can be told."""
+def _candidates(table: Design, startup: bool) -> list[tuple[Form, bool]]:
+    """Forms with no more prices than observations can carry; with a run's start-up where it can be told."""
     rows = len(table.seconds)
     fitting = [form for form in table.forms if form.name == "simple" or 2 * table.prices_told(form) <= rows]
-    return [(form, startup) for form in fitting for startup in (False, True) if not startup or rows >= 12]
+    wanted = (True, False) if startup and rows >= LEAST_FOR_STARTUP else (False,)
+    return [(form, choice) for form in fitting for choice in wanted]
 
 
 def fit(
@@ -91,6 +94,7 @@ def fit(
     power: PowerModel | None = None,
     memory_bytes: int | None = None,
     created: str = "",
+    startup: bool = False,
     seed: int = 0,
     jobs: int = 1,
 ) -> Profile:
@@ -109,6 +113,9 @@ def fit(
         "gpu" or "cpu"; left out, "gpu" where the meter names NVML, else "cpu".
     power:
         A power model that was not measured, for observations without energy; the profile says so.
+    startup:
+        True where the windows hold whole runs, so that some seconds of them are spent once and not in
+        every step; fitted from a dozen observations on.
     jobs:
         Parallel workers (joblib) for the forms that compete.
 
@@ -125,8 +132,8 @@ def fit(
             "which is then named as modelled"
         )
     table = Design(rows)
-    form, startup, seconds, watts = _best(table, seed, jobs)
-    solution = _solve(table, form, startup, np.ones(len(rows), dtype=bool))
+    form, started, seconds, watts = _best(table, startup, seed, jobs)
+    solution = _solve(table, form, started, np.ones(len(rows), dtype=bool))
     measured_s = np.array([row.step_seconds for row in rows])
     time_log = np.log(measured_s / seconds)
     scores = _scores("time", seconds, measured_s)
@@ -149,8 +156,8 @@ def fit(
         framework=rows[0].framework or rows[0].workload.framework,
         time=_curves(table, form, solution),
         power=power,
-        time_error=ErrorModel(*bounds(time_log)),
-        energy_error=ErrorModel(*bounds(energy_log)),
+        time_error=_error_model(rows, time_log),
+        energy_error=_error_model(rows, energy_log),
         provenance=Provenance(
             time="measured",
             power="measured" if metered else "modelled",
@@ -169,13 +176,20 @@ def fit(
     )
 
 
-def _best(table: Design, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
+def _error_model(rows: Sequence[Observation], log_ratios: Array) -> ErrorModel:
+    """Bounds that hold in the worst of the sessions observed (`host["session"]`): a new run has its own."""
+    sessions = np.array([str(row.host.get("session", "")) for row in rows])
+    low, high = zip(*(bounds(log_ratios[sessions == session]) for session in sorted(set(sessions))), strict=True)
+    return ErrorModel(min(low), max(high))
+
+
+def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
     """The form with the least mean relative error on families left out; the smaller one on a tie."""
     from joblib import Parallel, delayed
 
-    candidates = _candidates(table)
+    candidates = _candidates(table, startup)
     results = Parallel(n_jobs=jobs, prefer="threads")(
-        delayed(_left_out)(table, form, startup, seed) for form, startup in candidates
+        delayed(_left_out)(table, form, started, seed) for form, started in candidates
     )
     measured = np.array([row.step_seconds for row in table.observations])
     errors = [float(relative_errors(seconds, measured).mean()) for seconds, _ in results]

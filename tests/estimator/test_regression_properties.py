@@ -1,0 +1,124 @@
+"""What holds for every fitted profile, whatever it was fitted on: monotone, additive, non-negative."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from joulecast.estimator.curves import Curves, Term
+from joulecast.estimator.features import FEATURES, pieces
+from joulecast.estimator.fit import fit
+from joulecast.estimator.profile import Profile
+from joulecast.estimator.regression import bounds, folds, nonnegative_fit
+
+from .synthetic import conv, network, observe, random_network
+
+sizes = st.integers(min_value=1, max_value=200)
+
+
+@lru_cache
+def profile() -> Profile:
+    """Fitted on a machine with tiles, so that the larger forms are used, with noise and a start-up."""
+    law = Curves(
+        (
+            Term("conv", "*", "macs_n64", 3e-13),
+            Term("norm", "*", "bytes", 9e-12),
+            Term("activation", "*", "bytes", 3e-12),
+            Term("*", "*", "launch", 3e-5),
+        )
+    )
+    rng = np.random.default_rng(0)
+    rows = [
+        observe(random_network(rng), law=law, noise=float(np.exp(rng.normal(0, 0.03))), startup_s=3.0) for _ in range(120)
+    ]
+    return fit(rows, name="m", startup=True)
+
+
+def cost(depth: int = 4, width: int = 16, side: int = 8, batch: int = 8, steps: int = 3) -> tuple[float, float]:
+    estimate = profile().predict(network(depth, width, side, batch), steps=steps)
+    return estimate.seconds.value, estimate.energy_kwh.value
+
+
+@settings(max_examples=40, deadline=None)
+@given(what=st.sampled_from(["depth", "width", "side", "batch", "steps"]), low=sizes, more=sizes)
+def test_more_of_anything_never_costs_less(what: str, low: int, more: int) -> None:
+    small, large = cost(**{what: low}), cost(**{what: low + more})
+    assert large[0] >= small[0]
+    assert large[1] >= small[1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(first=st.integers(1, 40), second=st.integers(1, 40), width=sizes)
+def test_a_network_is_the_sum_of_its_parts_and_one_start(first: int, second: int, width: int) -> None:
+    start = cost(first, width, steps=0)
+    assert start == (0.0, 0.0)
+    parts = [network(depth, width) for depth in (first, second)]
+    whole = replace(parts[0], ops=(*parts[0].ops, *parts[1].ops))
+    seconds = [profile().predict(work).seconds.value for work in (*parts, whole)]
+    assert seconds[0] + seconds[1] - profile().startup_s == pytest.approx(seconds[2], rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(FEATURES)),
+    phase=st.sampled_from(["forward", "backward"]),
+    batch=sizes,
+    c_in=sizes,
+    c_out=sizes,
+    side=st.integers(1, 40),
+    grow=st.sampled_from(["batch", "c_in", "c_out", "side"]),
+    by=sizes,
+)
+def test_no_feature_falls_when_a_convolution_grows(
+    name: str, phase: str, batch: int, c_in: int, c_out: int, side: int, grow: str, by: int
+) -> None:
+    size = {"batch": batch, "c_in": c_in, "c_out": c_out, "side": side}
+    small = pieces([conv(phase, **size)]).values(name)
+    large = pieces([conv(phase, **{**size, grow: size[grow] + by})]).values(name)
+    assert (large >= small * (1 - 1e-12)).all()
+    assert (small >= 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_prices_are_found_and_never_negative(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    columns = rng.lognormal(0, 2, (60, 3))
+    prices = np.array([2.0, 0.0, 0.5])
+    found = nonnegative_fit(columns, columns @ prices)
+    assert (found >= 0).all()
+    assert columns @ found == pytest.approx(columns @ prices, rel=0.02)
+
+
+def test_one_disturbed_run_in_ten_does_not_move_the_prices() -> None:
+    rng = np.random.default_rng(0)
+    columns = rng.lognormal(0, 1, (100, 2))
+    target = columns @ [1.0, 3.0] * np.exp(rng.normal(0, 0.01, 100))
+    target[:10] *= 3
+    assert nonnegative_fit(columns, target) == pytest.approx([1.0, 3.0], rel=0.05)
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnop"), min_size=3, max_size=60).filter(lambda names: len(set(names)) > 1))
+def test_a_family_is_never_on_both_sides(families: list[str]) -> None:
+    seen = np.zeros(len(families), dtype=int)
+    for train, test in folds(families):
+        assert not {families[i] for i in np.flatnonzero(train)} & {families[i] for i in np.flatnonzero(test)}
+        seen += test
+    assert (seen == 1).all()
+
+
+def test_bounds_hold_nine_of_ten_of_what_made_them() -> None:
+    ratios = np.random.default_rng(0).normal(0.02, 0.1, 2000)
+    low, high = bounds(ratios)
+    assert np.mean((np.exp(ratios) >= low) & (np.exp(ratios) <= high)) == pytest.approx(0.9, abs=0.01)
+    assert low * high == pytest.approx(1.0)
+
+
+def test_few_rows_reach_further_than_their_largest_residual() -> None:
+    ratios = np.array([0.05, -0.05, 0.04])
+    assert bounds(ratios)[1] > np.exp(0.05)
