@@ -24,24 +24,8 @@ ROUND = 50  # networks that are traced in turn; two rounds make a window
 TOLERANCE = 0.10
 SIDE = 224
 # These take images of one size alone, or larger ones.
-_ONE_SIZE = frozenset(
-    [
-        "AlexNet",
-        "SqueezeNet",
-        "ViT",
-        "Swin",
-        "XCiT",
-        "PiT",
-        "Twins",
-        "PVT",
-        "LeViT",
-        "MLP-Mixer",
-        "MobileViT",
-        "EfficientFormer",
-        "CoAtNet",
-        "FocalNet",
-    ]
-)
+_ONE_SIZE = {"AlexNet", "SqueezeNet", "ViT", "Swin", "XCiT", "PiT", "Twins", "PVT", "LeViT", "MLP-Mixer"}
+_ONE_SIZE |= {"MobileViT", "EfficientFormer", "CoAtNet", "FocalNet"}
 _MB = 1024.0  # of the kernel's kB
 
 
