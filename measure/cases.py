@@ -127,17 +127,19 @@ def _models(name: str) -> Any:
 
 def _references() -> Iterator[Case]:
     """The small networks of many kinds in models/reference.py, with an optimizer drawn for each."""
-    try:
-        networks = _models("reference").NETWORKS
-    except ModuleNotFoundError:
-        return
-    for name, entry in networks.items():
-        optimizer = Random(f"reference {name}").choice(OPTIMIZERS)
+    networks = _models("reference").NETWORKS
+    for width, batch in ((1.0, 32), (2.0, 16), (0.5, 128)):
+        for name, network in networks.items():
+            yield _reference(name, network, width, batch)
 
-        def build(entry: Any = entry) -> tuple[nn.Module, Arguments]:
-            return entry.build()  # type: ignore[no-any-return]
 
-        yield Case(f"{name} {optimizer}", entry.family, build, optimizer)
+def _reference(name: str, network: Any, width: float, batch: int) -> Case:
+    optimizer = Random(f"{name} {width} {batch}").choice(OPTIMIZERS)
+
+    def build() -> tuple[nn.Module, Arguments]:
+        return network.build(width=width), ((network.inputs(batch),), {})
+
+    return Case(f"{name} width {width:g} batch {batch} {optimizer}", name, build, optimizer)
 
 
 def _random() -> Iterator[Case]:
