@@ -18,6 +18,7 @@ _COLOURS = {"SimpleNet": "tab:blue", "AlexNet": "tab:orange"}
 def draw_figures(runs: Mapping[str, Record], target: float, out: Path) -> tuple[Path, Path]:
     """Writes accuracy by time and energy by time as SVG into `out`. Raises TrainingError without matplotlib."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise TrainingError("drawing the figures needs matplotlib: pip install 'joulecast[plots]'") from error
@@ -29,7 +30,8 @@ def draw_figures(runs: Mapping[str, Record], target: float, out: Path) -> tuple[
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
         try:
-            figure.savefig(path, metadata={"Date": None})
+            with rc_context({"svg.fonttype": "none", "svg.hashsalt": "joulecast"}):  # text stays text
+                figure.savefig(path, metadata={"Date": None})
         except OSError as error:
             raise TrainingError(f"{path} cannot be written ({error}); free space or give --out DIR") from error
     return paths
