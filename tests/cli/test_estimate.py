@@ -340,3 +340,25 @@ def test_help_imports_nothing_heavy(run: Run) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+def test_explain_shows_the_watts_of_the_equation(call: Run) -> None:
+    shown = call("joulecast", "explain", "t4")
+    assert shown.returncode == 0, shown.stderr
+    assert "P_s" in shown.stdout
+    facts = {
+        (fact["section"], fact["name"]): fact
+        for fact in json.loads(call("joulecast", "explain", "t4", "--json").stdout)
+    }
+    assert facts["power", "P_s"]["value"] == pytest.approx(0.15 * 70)
+    assert facts["power", "P_s"]["unit"] == "W"
+    assert facts["evidence", "power"]["value"] == "datasheet"
+
+
+def test_profiles_names_each_one_with_its_source(call: Run) -> None:
+    rows = json.loads(call("joulecast", "profiles", "--json").stdout)
+    names = [row["name"] for row in rows]
+    assert len(names) == len(set(names)) > 60
+    assert all(row["sources"][0] for row in rows)
+    one = call("joulecast", "profiles", "h100-sxm").stdout
+    assert "boundary: the GPU board, without its host" in one
