@@ -85,6 +85,26 @@ def _batch_norm_backward(args: Sequence[Any]) -> Any:
     return _like(data), _vector(data.shape[1], data), _vector(data.shape[1], data)
 
 
+def _layer_norm(args: Sequence[Any]) -> Any:
+    # native_layer_norm(input, normalized_shape, weight, bias, eps)
+    data, shape = args[0], list(args[1])
+    if data.dtype != torch.float32 or not data.is_contiguous() or list(data.shape[-len(shape) :]) != shape:
+        return None
+    if any(tensor is not None and list(tensor.shape) != shape for tensor in args[2:4]):
+        return None
+    kept = (*data.shape[: -len(shape)], *[1] * len(shape))
+    return _like(data), torch.empty(kept, device="meta"), torch.empty(kept, device="meta")
+
+
+def _layer_norm_backward(args: Sequence[Any]) -> Any:
+    # (grad_out, input, normalized_shape, mean, rstd, weight, bias, output_mask)
+    grad, data, weight, bias = args[0], args[1], args[5], args[6]
+    plain = grad.dtype == data.dtype == torch.float32 and grad.is_contiguous() and data.is_contiguous()
+    if not plain or weight is None or bias is None or not all(args[7]):
+        return None
+    return _like(data), _like(weight), _like(bias)
+
+
 def _mm(args: Sequence[Any]) -> Any:
     left, right = args[:2]
     fits = left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
@@ -158,6 +178,8 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_IN_PLACE.split(), _in_place),
     "native_batch_norm": _batch_norm,
     "native_batch_norm_backward": _batch_norm_backward,
+    "native_layer_norm": _layer_norm,
+    "native_layer_norm_backward": _layer_norm_backward,
     "mm": _mm,
     "addmm": _addmm,
     "mean": _reduction,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -45,6 +47,12 @@ CASES: list[tuple[Any, tuple[Any, ...]]] = [
     (aten.mm.default, (meta(4, 7), meta(7, 3))),
     (aten.mm.default, (meta(7, 4).t(), meta(3, 7).t())),
     (aten.addmm.default, (meta(3), meta(4, 7), meta(3, 7).t())),
+    (aten.native_layer_norm.default, (meta(2, 5, 8), [8], meta(8), meta(8), 1e-5)),
+    (aten.native_layer_norm.default, (meta(2, 5, 8), [5, 8], None, None, 1e-5)),
+    (
+        aten.native_layer_norm_backward.default,
+        (*[meta(2, 5, 8)] * 2, [8], *[meta(2, 5, 1)] * 2, *[meta(8)] * 2, [True] * 3),
+    ),
     (aten.mean.dim, (meta(*IMAGE), [2, 3])),
     (aten.mean.dim, (meta(*IMAGE), [-1, -2], True)),
     (aten.sum.dim_IntList, (meta(4, 7), [0], True)),
@@ -111,8 +119,32 @@ def test_same_as_pytorch(op: Any, args: tuple[Any, ...]) -> None:
         ("add", (meta(2, 3), meta(2, 4))),
         ("native_batch_norm", (meta(*IMAGE), meta(7), meta(7), None, None, True, 0.1, 1e-5)),
         ("nll_loss_forward", (meta(4, 7), meta(3), None, 1, -100)),
+        ("native_layer_norm", (meta(2, 8), [7], None, None, 1e-5)),
+        ("native_layer_norm", (meta(2, 8), [8], meta(7), None, 1e-5)),
         ("cumsum", (meta(2, 3), 1)),
     ],
 )
 def test_pytorch_has_the_word_elsewhere(name: str, args: tuple[Any, ...]) -> None:
     assert meta_output(name, args, {}) is None
+
+
+def test_a_plain_network_is_traced_without_pytorchs_compiler() -> None:
+    """Importing it takes as long as importing torch; here a real process looks what was imported."""
+    program = """
+import sys
+import torch
+if "torch._dynamo" in sys.modules:
+    sys.exit(77)
+from torch import nn
+from joulecast.estimator.trace import trace
+conv = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout2d(0.1), nn.Flatten()]
+net = nn.Sequential(*conv, nn.LazyLinear(16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 10))
+net(torch.zeros(2, 3, 8, 8))
+work = trace(net, torch.zeros(2, 3, 8, 8), layers=False)
+assert work.tracer == "meta" and work.flops > work.forward_flops > 0
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("this PyTorch imports its compiler with itself")
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
