@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,8 @@ def _shared_options(command: Command) -> Command:
 @click.argument("network", type=click.Choice(NETWORKS))
 @click.option("--framework", type=click.Choice(FRAMEWORKS), help="Default, as in the thesis: simplenet in pytorch,"
               " alexnet in tensorflow.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-              help="Passes over the training set, at most.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N",
+              help="Passes over the training set, at most (default 1).")  # fmt: skip
 @click.option("--target", type=click.FloatRange(0, 100, min_open=True), metavar="PERCENT",
               help="End once the test set is classified this well.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Default: the network's recipe.")
@@ -90,12 +90,14 @@ def train(
     from ..measure.progress import TrainingBar
     from ..measure.selection import select_meter
     from ..measure.store import Store
+    from ..measure.training import earlier_run
     from ..measure.training import train as train_under_meter
 
     place = Store(store)
     framework = framework or ("pytorch" if network == "simplenet" else "tensorflow")
     run_id = place.new_id(f"{network}-{framework}") if run_id is None else _checked_id(run_id)
-    plan = _plan(network, framework, options)
+    before = earlier_run(place, run_id)
+    plan = _plan(network, framework, options, {} if before is None else before.settings.get("plan", {}))
     images = open_images(data, synthetic=synthetic, seed=plan.seed)
     bar = None if quiet else TrainingBar(network)
     with select_meter(preference, hardware=hardware, interval_s=_METER_INTERVAL_S) as meter:
@@ -106,7 +108,7 @@ def train(
         record = train_under_meter(plan, images, meter, place, run_id=run_id, progress=bar)
     _print_epochs(record)
     if record.status == "interrupted":
-        click.echo(f"{record.flags[-1]}; go on with: measure train {network} ... --run {run_id}", err=True)
+        click.echo(f"{record.flags[-1]}; go on with the same command and --run {run_id}", err=True)
         context.exit(next(status for name, status in _SIGNAL_STATUS.items() if name in record.flags[-1]))
 
 
@@ -116,7 +118,8 @@ def _checked_id(run_id: str) -> str:
     return run_id
 
 
-def _plan(network: str, framework: str, options: dict[str, Any]) -> Plan:
+def _plan(network: str, framework: str, options: dict[str, Any], before: Mapping[str, Any]) -> Plan:
+    """The plan of the options; a run that goes on ends as it was going to (`before`) unless they say otherwise."""
     from ..measure.training import Plan
 
     target = options["target"]
@@ -124,12 +127,12 @@ def _plan(network: str, framework: str, options: dict[str, Any]) -> Plan:
         network=network,
         framework=framework,
         recipe=_recipe(network, options),
-        epochs=options["epochs"],
+        epochs=options["epochs"] or before.get("epochs", 1),
         width=options["width"],
         seed=options["seed"],
         device=options["device"],
-        target=None if target is None else target / 100,
-        evaluate_every=options["evaluate_every"],
+        target=before.get("target") if target is None else target / 100,
+        evaluate_every=options["evaluate_every"] or before.get("evaluate_every"),
         checkpoint_s=options["checkpoint_minutes"] * 60,
     )
 

@@ -97,14 +97,14 @@ class Order:
 
 
 def augmented(images: ImageArray, seed: int, step: int) -> ImageArray:
-    """Each image shifted by up to four pixels, black coming in, and every second one mirrored."""
+    """Each image shifted by up to four pixels, black coming in, and half of them mirrored."""
     random = np.random.default_rng([seed, _CROPS, step])
     count, _, height, width = images.shape
     padded = np.pad(images, [(0, 0), (0, 0), (_PAD, _PAD), (_PAD, _PAD)])
-    top = random.integers(0, 2 * _PAD + 1, count)
-    left = random.integers(0, 2 * _PAD + 1, count)
+    top = random.integers(0, 2 * _PAD + 1, (count,))
+    left = random.integers(0, 2 * _PAD + 1, (count,))
     across = left[:, None] + np.arange(width)
-    mirrored = random.random(count) < 0.5
+    mirrored = random.random((count,)) < 0.5
     across = np.where(mirrored[:, None], across[:, ::-1], across)
     down = top[:, None] + np.arange(height)
     picked: ImageArray = padded[

@@ -89,7 +89,7 @@ def train(
     run_id = run_id or store.new_id(f"{plan.network}-{plan.framework}")
     checkpoints = Checkpoints(store.folder / "checkpoints" / run_id)
     with checkpoints.lock():
-        before = _earlier(store, run_id)
+        before = earlier_run(store, run_id)
         if before is not None:
             _check_same(before, plan, images, meter)
         stretches = Stretches(plan, images)
@@ -205,10 +205,9 @@ def _written(store: Store, record: Record) -> Record:
     return record
 
 
-def _earlier(store: Store, run_id: str) -> Record | None:
-    if not (store.records_folder / f"{run_id}.json").is_file():
-        return None
-    return store.read(run_id)
+def earlier_run(store: Store, run_id: str) -> Record | None:
+    """The record of that run, None where it has not begun."""
+    return store.read(run_id) if (store.records_folder / f"{run_id}.json").is_file() else None
 
 
 def _new_record(run_id: str, plan: Plan, images: Images, meter: Meter, trainer: Trainer) -> Record:
