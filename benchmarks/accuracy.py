@@ -66,7 +66,9 @@ def predicted(profile: Profile, test: Sequence[Cost]) -> dict[str, Array]:
     return {name: np.array(values, dtype=float) for name, values in found.items()}
 
 
-def row(name: str, hardware: str, targets: tuple[float, float], train: Sequence[Observation], test: Sequence[Cost]) -> Row:
+def row(
+    name: str, hardware: str, targets: tuple[float, float], train: Sequence[Observation], test: Sequence[Cost]
+) -> Row:
     """Fits on `train`, predicts `test`, and lets the linear rivals and TDP do the same."""
     profile = fit(train, name=name, startup=True)
     costs = [Cost(one.workload, one.steps, one.seconds, one.energy_j or 0.0) for one in train]

@@ -70,7 +70,13 @@ def watts(seconds: np.ndarray) -> float:
 
 
 def observe(
-    work: Workload, *, steps: int = 100, law: Curves = LAW, noise: float = 1.0, startup_s: float = 0.0, ops: bool = False
+    work: Workload,
+    *,
+    steps: int = 100,
+    law: Curves = LAW,
+    noise: float = 1.0,
+    startup_s: float = 0.0,
+    ops: bool = False,
 ) -> Observation:
     """What a perfect meter would have read, times `noise`."""
     parts = law.seconds(work.ops)

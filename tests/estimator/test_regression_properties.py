@@ -34,7 +34,8 @@ def profile() -> Profile:
     )
     rng = np.random.default_rng(0)
     rows = [
-        observe(random_network(rng), law=law, noise=float(np.exp(rng.normal(0, 0.03))), startup_s=3.0) for _ in range(120)
+        observe(random_network(rng), law=law, noise=float(np.exp(rng.normal(0, 0.03))), startup_s=3.0)
+        for _ in range(120)
     ]
     return fit(rows, name="m", startup=True)
 

@@ -1,0 +1,104 @@
+"""Fits the shipped profiles on published measurements and writes them to datasets/profiles.
+
+    python benchmarks/fit_profiles.py --measured ../shared/measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from tempfile import gettempdir
+
+import click
+import data_ecnas as ecnas
+import data_willowec as willowec
+from accuracy import undisturbed
+
+from joulecast.estimator.fit import fit
+from joulecast.estimator.observation import Observation
+from joulecast.estimator.profile import Profile
+from joulecast.estimator.workload import Workload
+
+EVALUATIONS = (
+    "energies of 4-epoch runs are taken without the evaluations in their windows, by the time that these took; "
+    "where it is not in the data, by their median share on the Quadro RTX 6000"
+)
+FRAMEWORK = "TensorFlow (EC-NAS); convolutional networks of 32 x 32 images, batch 256, float32, without tensor cores"
+GIGABYTE = 10**9
+MEMORY = {"Quadro RTX 6000": 24, "RTX 3090": 24, "RTX 3060": 12, "Titan Xp": 12}
+NAMES = {"Quadro RTX 6000": "quadro-rtx-6000", "RTX 3090": "rtx-3090", "RTX 3060": "rtx-3060", "Titan Xp": "titan-xp"}
+
+
+def gpu_profile(hardware: str, rows: list[Observation], extra: str = "") -> Profile:
+    return fit(
+        rows,
+        name=NAMES[hardware],
+        hardware=hardware,
+        device="gpu",
+        sources=(ecnas.SOURCE,),
+        boundary=ecnas.BOUNDARY,
+        notes=tuple(note for note in (FRAMEWORK, EVALUATIONS, extra) if note),
+        memory_bytes=MEMORY[hardware] * GIGABYTE,
+        startup=True,
+    )
+
+
+def quadro(measured: Path, works: Mapping[str, Workload]) -> Profile:
+    """All single runs of 4 epochs, and the repeated ones of 36 and 108, whose evaluations do not count."""
+    rows = [
+        run.observation(works[run.network], run.training_j)
+        for run in ecnas.runs_five(measured)
+        if run.network in works
+    ]
+    rows += [run.observation(works[run.network]) for run in ecnas.runs_repeated(measured) if run.epochs >= 36]
+    return gpu_profile("Quadro RTX 6000", rows)
+
+
+def other_gpu(measured: Path, works: Mapping[str, Workload], hardware: str) -> Profile:
+    every = ecnas.runs_five(measured)
+    share = median(run.training_j / run.energy_j for run in every)
+    runs = ecnas.runs_four_gpus(measured, hardware)
+    kept = undisturbed(runs)
+    dropped = f"{len(runs) - len(kept)} runs left out: their CPUs were busy with something else"
+    rows = [run.observation(works[run.network], run.energy_j * share) for run in kept]
+    return gpu_profile(hardware, rows, dropped if len(kept) < len(runs) else "")
+
+
+def cpu_profile(measured: Path, machine: str) -> Profile:
+    return fit(
+        willowec.layer_observations(measured, machine),
+        name=f"willowec-{machine}",
+        hardware=f"{machine} CPU (model not stated by the data)",
+        device="cpu",
+        sources=(willowec.SOURCE,),
+        boundary=willowec.BOUNDARY,
+        notes=("fitted on single random Conv2d, Linear and MaxPool2d layers alone: see docs/accuracy.md",),
+    )
+
+
+@click.command()
+@click.option("--measured", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option("--cache", type=click.Path(path_type=Path), default=Path(gettempdir()) / "joulecast-accuracy")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(__file__).parents[1] / "datasets" / "profiles")
+@click.option("--jobs", default=2, show_default=True)
+@click.option("--small", is_flag=True, help="Only networks that are in the cache, besides the 91.")
+@click.option("--cpus/--no-cpus", default=True, help="Fit the two CPUs as well.")
+def main(measured: Path, cache: Path, out: Path, jobs: int, small: bool, cpus: bool) -> None:
+    """Fits the profiles that joulecast ships."""
+    known = ecnas.networks(measured)
+    wanted = [
+        network
+        for key, network in known.items()
+        if not small or len(network.adjacency) < 5 or (cache / f"{key}.json.gz").is_file()
+    ]
+    works = ecnas.workloads(wanted, cache, jobs)
+    profiles = [quadro(measured, works), *(other_gpu(measured, works, name) for name in NAMES if "Quadro" not in name)]
+    profiles += [cpu_profile(measured, machine) for machine in willowec.MACHINES if cpus]
+    for profile in profiles:
+        path = profile.save(out / f"{profile.name}.json")
+        click.echo(f"{path}: {profile.provenance.fitted_on}; {dict(profile.scores)}")
+
+
+if __name__ == "__main__":
+    main()
