@@ -102,8 +102,8 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
         store.measuring(lambda holder: click.echo(f"waiting: process {holder} is measuring here", err=True)),
         select_meter(options["preference"], sysfs=options["sysfs"], hardware=options["hardware"]) as meter,
     ):
-        bench = _bench(meter, quick=options["quick"])
         budget_s = options["budget_s"] or (QUICK_BUDGET_S if options["quick"] else FULL_BUDGET_S)
+        bench = _bench(meter, quick=budget_s < FULL_BUDGET_S / 2)
         before = [] if options["fresh"] else [record for record in store.records(_warn) if usable(record, bench)]
         with SuiteProgress(quiet=options["quiet"]) as progress:
             progress.say(_opening(store, bench, len(cases) + len(must), budget_s))

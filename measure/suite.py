@@ -65,7 +65,7 @@ def run_suite(
     must: Sequence[Case] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
-    """Measures `must` and then `cases` until the budget is spent; each record is written at once.
+    """Measures all of `must`, then `cases` until the budget is spent; each record is written at once.
 
     Cases that `earlier` holds clean are not measured again; those that it holds disturbed come last.
     SIGINT and SIGTERM end the suite after the case in progress. Raises what a case of `must` raises,
@@ -82,11 +82,12 @@ def run_suite(
         _idle(store, bench, progress)
         for index, case in enumerate(waiting):
             left_s = ends - clock()
-            if stop.received is not None or left_s <= 0:
+            required = index < len(must)
+            if stop.received is not None or (left_s <= 0 and not required):
                 summary.skipped += [other.name for other in waiting[index:]]
                 break
             progress.begin(case.name, index, len(waiting), _eta(ends, clock(), budget_s, index, len(waiting)))
-            record = _one(case, store, bench, ends, clock, summary, required=case in must)
+            record = _one(case, store, bench, ends, clock, summary, required=required)
             if record is not None:
                 summary.measured.append(record)
                 progress.end(record)
@@ -96,7 +97,7 @@ def run_suite(
 
 def _eta(ends: float, now: float, budget_s: float, done: int, total: int) -> float:
     """Seconds left: at the pace so far, and at most the budget's rest."""
-    left_s = ends - now
+    left_s = max(ends - now, 0.0)
     return min(left_s, (budget_s - left_s) / done * (total - done)) if done else left_s
 
 

@@ -95,7 +95,7 @@ def test_the_budget_is_kept_and_what_it_left_out_is_named(bench: Bench, store: S
     assert [*(record.name for record in summary.measured), *summary.skipped] == list("abcdef")
     assert summary.measured
     assert summary.skipped
-    assert all(0 < left_s <= 45 for left_s in heard.left_s)
+    assert all(0 <= left_s <= 45 for left_s in heard.left_s)
 
 
 def test_a_case_that_fails_is_named_in_one_line_and_the_others_go_on(bench: Bench, store: Store):
@@ -241,7 +241,7 @@ def _tiny(folder: Path) -> list[str]:
 
 
 def test_measure_profiles_the_machine_and_labels_every_figure(tmp_path: Path):
-    process = _measure(tmp_path / "store", "--budget-s", "30", *_tiny(tmp_path))
+    process = _measure(tmp_path / "store", "--quick", *_tiny(tmp_path))
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     (path,) = (tmp_path / "store/profiles").glob("*.json")
@@ -257,7 +257,7 @@ def test_measure_profiles_the_machine_and_labels_every_figure(tmp_path: Path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_suite_keeps_what_it_has_and_says_how_to_go_on(tmp_path: Path, number: int, status: int):
     store = Store(tmp_path)
-    process = _measure(tmp_path, "--only", "random perceptrons")
+    process = _measure(tmp_path, "--quick", "--only", "random perceptrons")
     _wait_for_records(store, 1)
     process.send_signal(number)
     _, errors = process.communicate(timeout=400)
@@ -270,12 +270,12 @@ def test_an_interrupted_suite_keeps_what_it_has_and_says_how_to_go_on(tmp_path: 
 
 def test_kill_9_loses_the_window_in_progress_and_the_next_measure_goes_on(tmp_path: Path):
     store = Store(tmp_path)
-    process = _measure(tmp_path, "--only", "random perceptrons")
+    process = _measure(tmp_path, "--quick", "--only", "random perceptrons")
     _wait_for_records(store, 2)
     process.kill()
     process.communicate()
     before = {record.name for record in store.records() if not record.disturbed}
-    again = _measure(tmp_path, "--only", "random perceptrons", "--budget-s", "1", "--no-fit")
+    again = _measure(tmp_path, "--only", "random perceptrons", "--budget-s", "20", "--no-fit")
     _, errors = again.communicate(timeout=400)
     assert again.returncode == 0, errors
     fresh = [record.name for record in store.records()][2:]
