@@ -218,6 +218,7 @@ def thesis(
             click.echo(f"measure thesis: {error}", err=True)
         click.echo("written: " + ", ".join(map(str, written)), err=True)
     if status:
+        click.echo(f"measure thesis: a training ended with status {status}; the same command goes on", err=True)
         context.exit(status)
 
 

@@ -169,6 +169,7 @@ def test_a_signal_reaches_the_training_once_and_the_command_goes_on(tmp_path: Pa
     finally:
         process.kill()
     assert process.returncode == 143, errors
+    assert "a training ended with status 143; the same command goes on" in errors
     assert "Traceback" not in errors
     assert "not reached after" in output
     left = read_runs(tmp_path)["simplenet"]
