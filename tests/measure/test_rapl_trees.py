@@ -20,8 +20,8 @@ from joulecast.measure.rapl import RaplSource
 from joulecast.measure.reading import Reading
 from joulecast.measure.testing import FakePowercap, FakeZone
 
-# Highest power drawn per kind here; the reader's ceilings are above them.
-MOST_W = {"package": 500.0, "core": 400.0, "uncore": 100.0, "dram": 150.0, "psys": 1500.0}
+# Up to the very ceilings that the reader states, in watts.
+MOST_W = {"package": 1500.0, "core": 1500.0, "uncore": 1500.0, "dram": 600.0, "psys": 6000.0}
 RANGES = (
     {"unit_nj": 61_035},  # wraps at 262 kJ
     {"unit_nj": 15_300},  # 65.7 kJ
