@@ -66,8 +66,17 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
+class Built:
+    """A case built and traced, that has not run yet."""
+
+    case: Case
+    work: Workload
+    step: TrainingStep
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
-    """A case built, traced and warmed up."""
+    """A case that is warm."""
 
     case: Case
     work: Workload
@@ -75,11 +84,8 @@ class Ready:
     warm_s: float  # seconds of a warm step
 
 
-def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Ready:
-    """Builds and traces the case and runs its first steps on `device` ("cpu", "gpu"), which allocate and tune.
-
-    Raises what building, tracing and training the network raise.
-    """
+def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
+    """Builds the case on `device` ("cpu" or "gpu") and traces it. Raises what these raise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, (args, kwargs) = case.build()
@@ -87,9 +93,19 @@ def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Ready:
         model = model.cuda()
         args, kwargs = tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
     work = trace(model, (args, kwargs), optimizer=case.optimizer, name=case.name, layers=False)
-    step = TrainingStep(model, args, kwargs, case.optimizer)
-    first_s = step.run()
-    return Ready(case, work, step, step.run() if first_s < 1.0 else first_s)
+    return Built(case, work, TrainingStep(model, args, kwargs, case.optimizer))
+
+
+def warm(built: Built) -> Ready:
+    """Runs the first steps, which allocate and tune. Raises what training the network raises."""
+    first_s = built.step.run()
+    warm_s = built.step.run() if first_s < 1.0 else first_s
+    return Ready(built.case, built.work, built.step, warm_s)
+
+
+def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Ready:
+    """`build` and `warm` in one."""
+    return warm(build(case, device, seed))
 
 
 def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:

@@ -12,12 +12,13 @@ from ..estimator.errors import JoulecastError
 from ..estimator.user_code import one_line
 from .cases import Case
 from .records import Record, same_machine
-from .rounds import Bench, Ready, measure_case, measure_idle, prepare
+from .rounds import Bench, build, measure_case, measure_idle, warm
 from .signals import StopSignals
 from .store import Store
 
-# A case is not begun when its steps alone would outlast what is left of the budget.
-_LEAST_STEPS = 4
+# A case takes this many steps at least, warm-up included, and may take this share of the whole budget.
+_LEAST_STEPS = 6
+_MOST_SHARE = 0.2
 IDLE_S = 5.0
 
 
@@ -87,7 +88,8 @@ def run_suite(
                 summary.skipped += [other.name for other in waiting[index:]]
                 break
             progress.begin(case.name, index, len(waiting), _eta(ends, clock(), budget_s, index, len(waiting)))
-            record = _one(case, store, bench, ends, clock, summary, required=required)
+            most_s = float("inf") if required else min(ends - clock(), _MOST_SHARE * budget_s)
+            record = _one(case, store, bench, most_s, summary)
             if record is not None:
                 summary.measured.append(record)
                 progress.end(record)
@@ -109,24 +111,16 @@ def _idle(store: Store, bench: Bench, progress: Progress) -> None:
     store.write(record, trace)
 
 
-def _one(
-    case: Case,
-    store: Store,
-    bench: Bench,
-    ends: float,
-    clock: Callable[[], float],
-    summary: Summary,
-    *,
-    required: bool,
-) -> Record | None:
+def _one(case: Case, store: Store, bench: Bench, most_s: float, summary: Summary) -> Record | None:
+    """Measures one case unless its least steps would take longer than `most_s`; infinite: it must work."""
     try:
-        ready = prepare(case, str(bench.host["device"]))
-        if not required and not _fits(ready, ends - clock()):
+        built = build(case, str(bench.host["device"]))
+        if built.work.flops * _seconds_per_mac(summary) * _LEAST_STEPS > most_s:
             summary.skipped.append(case.name)
             return None
-        record, trace = measure_case(ready, bench, store.new_id(case.name))
+        record, trace = measure_case(warm(built), bench, store.new_id(case.name))
     except (RuntimeError, ValueError, TypeError, MemoryError, JoulecastError) as error:
-        if required:
+        if most_s == float("inf"):
             raise
         summary.failed[case.name] = one_line(f"{type(error).__name__}: {error}")
         return None
@@ -136,5 +130,11 @@ def _one(
     return record
 
 
-def _fits(ready: Ready, left_s: float) -> bool:
-    return ready.warm_s * _LEAST_STEPS < left_s
+def _seconds_per_mac(summary: Summary) -> float:
+    """The best rate so far: what is slower by bytes or starts is small. 0 before the first case."""
+    rates = [
+        record.seconds / record.steps / record.workload.flops
+        for record in summary.measured
+        if record.workload is not None and record.workload.flops
+    ]
+    return min(rates, default=0.0)
