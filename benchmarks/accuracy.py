@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from statistics import median
 from tempfile import gettempdir
@@ -25,6 +27,7 @@ import vision
 from rivals import Array, Cost
 
 from joulecast.estimator.fit import fit
+from joulecast.estimator.interval import Interval
 from joulecast.estimator.observation import Observation
 from joulecast.estimator.profile import JOULES_PER_KWH, Profile
 from joulecast.estimator.workload import Workload
@@ -206,12 +209,27 @@ def layers_to_networks(measured: Path) -> list[report.Single]:
                 continue
             for phase in willowec.PHASES:
                 estimates = [(share, profile.predict(work)) for share, work in works[net.name][phase]]
-                joules = sum(share * one.energy_kwh.value for share, one in estimates) * JOULES_PER_KWH
-                seconds = sum(share * one.seconds.value for share, one in estimates)
+                joules = _summed([share * JOULES_PER_KWH * one.energy_kwh for share, one in estimates])
+                seconds = _summed([share * one.seconds for share, one in estimates])
+                true_s, true_j = net.seconds[phase], net.energy_j[phase]
                 found.append(
-                    report.Single(machine, net.name, phase, seconds, net.seconds[phase], joules, net.energy_j[phase])
+                    report.Single(
+                        machine,
+                        net.name,
+                        phase,
+                        seconds.value,
+                        true_s,
+                        joules.value,
+                        true_j,
+                        seconds.low <= true_s <= seconds.high,
+                        true_j is not None and joules.low <= true_j <= joules.high,
+                    )
                 )
     return found
+
+
+def _summed(parts: Sequence[Interval]) -> Interval:
+    return reduce(add, parts)
 
 
 @click.command()

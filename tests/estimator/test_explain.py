@@ -1,0 +1,46 @@
+"""`explain` says what a law charges, in numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from joulecast.estimator.curves import Curves
+from joulecast.estimator.explain import explain
+from joulecast.estimator.profile import ErrorModel, PowerModel, Profile, Provenance
+
+from .synthetic import LAW, STATIC_W, WEIGHTS_W
+
+
+@pytest.fixture
+def profile() -> Profile:
+    return Profile(
+        name="m",
+        hardware="a machine",
+        device="cpu",
+        framework="pytorch",
+        time=LAW,
+        power=PowerModel(WEIGHTS_W, STATIC_W),
+        time_error=ErrorModel(0.9, 1.1),
+        energy_error=ErrorModel(0.8, 1.25),
+        provenance=Provenance("measured", "measured", ("by hand",), fitted_on="40 networks"),
+        startup_s=2.0,
+    )
+
+
+def test_weights_prices_and_evidence(profile: Profile) -> None:
+    facts = {(fact.section, fact.name, fact.unit): fact.value for fact in explain(profile)}
+    assert facts["power", "w_compute", "W"] == 180.0
+    assert facts["power", "P_s", "W"] == 50.0
+    # 10^9 multiply-adds at 2e-13 s, at 180 + 50 W
+    assert facts["price", "conv", "J/GFLOP"] == pytest.approx(1e9 * 2e-13 * 230)
+    # 10^9 bytes at 4e-12 s, at 60 + 50 W
+    assert facts["price", "norm", "J/GB"] == pytest.approx(1e9 * 4e-12 * 110)
+    assert facts["speed", "norm", "GB/s"] == pytest.approx(250.0)
+    assert facts["time", "start of a run", "s"] == 2.0
+    assert facts["evidence", "fitted on", ""] == "40 networks"
+    assert facts["errors", "90 % of energies, measured over predicted", ""] == "0.8 to 1.25"
+
+
+def test_components_add_up_to_those_of_the_time_model(profile: Profile) -> None:
+    named = {fact.name for fact in explain(profile) if fact.section == "power"}
+    assert named == {*(f"w_{name}" for name in Curves.components), "P_s"}
