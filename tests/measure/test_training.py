@@ -18,17 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from joulecast.measure.cifar10 import Images, synthetic_images
-from joulecast.measure.progress import Snapshot, TrainingBar, describe
-from joulecast.measure.reading import DomainReading, PowerTrace, Reading, TracePoint
+from joulecast.measure.reading import PowerTrace, TracePoint
 from joulecast.measure.recipe import Recipe
 from joulecast.measure.records import Record
 from joulecast.measure.selection import select_meter
 from joulecast.measure.store import Store
-from joulecast.measure.stretches import epochs_of, joined_traces, summed
+from joulecast.measure.stretches import epochs_of
 from joulecast.measure.trainer import TrainingError
 from joulecast.measure.training import Plan, train
 
@@ -374,64 +371,3 @@ def test_tensorflow_goes_on_with_the_same_numbers_and_without_torch(tmp_path: Pa
         assert parts.steps == whole.steps == 15
         assert losses_by_epoch(parts) == pytest.approx(losses_by_epoch(whole), rel=1e-4)
         assert "tensorflow" in whole.settings["framework"]
-
-
-# -- sums and what is shown ----------------------------------------------------------------------
-
-
-def reading(seconds: float, *energies: int | None) -> Reading:
-    labels = ["missing" if energy is None else "measured" for energy in energies]
-    domains = [
-        DomainReading(f"package-{at}", "package", label, energy, True, reason="" if energy is not None else "EIO")  # type: ignore[arg-type]
-        for at, (label, energy) in enumerate(zip(labels, energies, strict=True))
-    ]
-    return Reading("rapl", seconds, tuple(domains))
-
-
-energies_uj = st.one_of(st.none(), st.integers(0, 10**12))
-
-
-@given(st.lists(st.tuples(st.floats(0, 1e4), energies_uj, energies_uj), min_size=1, max_size=8))
-def test_a_sum_has_an_energy_only_where_every_part_has(parts: list[tuple[float, int | None, int | None]]) -> None:
-    total = summed([reading(*part) for part in parts])
-    assert total.seconds == pytest.approx(sum(part[0] for part in parts))
-    for at in (1, 2):
-        column = [part[at] for part in parts]
-        known = [energy for energy in column if energy is not None]
-        assert total.domains[at - 1].energy_uj == (sum(known) if len(known) == len(column) else None)
-
-
-def test_traces_go_on_where_they_ended() -> None:
-    first = PowerTrace(("a", "b"), ("a",), (TracePoint(0, (0, 0)), TracePoint(2, (20, None))))
-    second = PowerTrace(("a", "b"), ("a",), (TracePoint(0, (0, 0)), TracePoint(1, (5, 7))))
-    both = joined_traces(first, second)
-    assert both is not None
-    assert both.points == (*first.points, TracePoint(3, (25, 7)))
-    nothing = PowerTrace(("a", "b"), ("a",), (TracePoint(0, (None, None)), TracePoint(1, (None, None))))
-    assert joined_traces(None, nothing) is None
-    assert joined_traces(first, nothing) is first
-
-
-def test_time_and_energy_left_are_equation_3_5_1() -> None:
-    """Thesis, eq. 3.5.1: epoch_avg * (epoch_total - epoch_current); 90 s and 1.8 kJ an epoch, 8 to go."""
-    snapshot = Snapshot(20, 10, 10, 1.2345, 0.489, 180.0, 3600.0, "modelled")
-    assert snapshot.seconds_left == pytest.approx(720.0)
-    assert snapshot.energy_left_j == pytest.approx(14_400.0)
-    assert describe(snapshot) == (
-        "epoch 2.00/10  loss 1.234  accuracy 48.9 %  20.0 W modelled  left 12 min 00 s, 14.4 kJ modelled"
-    )
-    unknown = replace(snapshot, energy_j=None, label="missing")
-    assert describe(unknown).endswith("left 12 min 00 s, energy missing")
-    assert "left" not in describe(replace(snapshot, step=0))
-
-
-def test_the_bar_shows_time_and_energy_left_on_a_terminal() -> None:
-    import io
-
-    from rich.console import Console
-
-    screen = io.StringIO()
-    with TrainingBar("alexnet", Console(file=screen, force_terminal=True, width=140), interval_s=0) as bar:
-        assert bar.wants_update()
-        bar.update(Snapshot(20, 10, 10, 1.2345, None, 180.0, 3600.0, "measured"))
-    assert "left 12 min 00 s, 14.4 kJ measured" in screen.getvalue()
