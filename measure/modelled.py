@@ -12,9 +12,9 @@ from .procstat import PROC, CpuInfo, ProcStat, read_cpu_info, read_proc_stat
 from .rapl import Clock, system_clock
 from .tally import Domain, Failure, Mirror, Sample
 
-# Share of full power drawn when idle, where the table has no figure: the idle point of the CPU power
-# curve of B. Davy, "Estimating AWS EC2 Instances Power Consumption" (Teads Engineering, 2021).
-ASSUMED_IDLE_SHARE = 0.12
+# Share of full power drawn when idle, where the table has no figure: an assumption, said wherever it is used.
+# Cloud Carbon Footprint's watts from SPECpower lie at 16 % (Skylake) to 32 % (Haswell) for whole servers.
+ASSUMED_IDLE_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)

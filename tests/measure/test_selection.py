@@ -58,7 +58,7 @@ def test_auto_models_only_where_nothing_measures_and_says_so(host: Path):
     assert [attempt.meter for attempt in meter.attempts] == ["rapl", "perf_event", "nvml", "modelled"]
     text = "\n".join(meter.notes)
     assert "no intel-rapl zone" in text
-    assert "EPYC 7763 (280 W, idle assumed 12% of it), 1 of its 64 cores assumed to draw their share" in text
+    assert "EPYC 7763 (280 W, idle assumed 15% of it), 1 of its 64 cores assumed to draw their share" in text
 
 
 def test_unknown_cpu_is_missing_never_a_guess(host: Path):
@@ -112,7 +112,7 @@ def test_modelled_energy_follows_utilisation(host: Path):
     with SampledMeter(source, interval_s=None).window() as window:
         clock.advance(10.0)
         (host / "proc/stat").write_text(STAT.format(busy=1000, idle=1000))  # 10 of 20 CPU seconds
-    full_w, idle_w = 280 / 64, 0.12 * 280 / 64
+    full_w, idle_w = 280 / 64, 0.15 * 280 / 64
     assert window.reading.energy_j == pytest.approx(10 * (idle_w + (full_w - idle_w) / 2), abs=1e-5)
     domain = window.reading.domains[0]
     assert (domain.label, domain.method) == ("modelled", "utilisation model")
@@ -123,9 +123,9 @@ def test_every_assumption_of_the_model_is_stated():
     assert power_model("X", 100.0, 20.0, 8, 8).basis == "CPU utilisation x X (100 W, idle 20 W)"
     assumed = power_model("X", 100.0, None, 8, 2)
     assert assumed.basis == (
-        "CPU utilisation x X (100 W, idle assumed 12% of it), 2 of its 8 cores assumed to draw their share"
+        "CPU utilisation x X (100 W, idle assumed 15% of it), 2 of its 8 cores assumed to draw their share"
     )
-    assert (assumed.idle_w, assumed.full_w) == (3.0, 25.0)
+    assert (assumed.idle_w, assumed.full_w) == (3.75, 25.0)
 
 
 def test_a_gpu_is_no_cpu_model(host: Path):
