@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -120,21 +121,27 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
 def _bench(meter: Any, *, quick: bool) -> Any:
     import torch
 
-    from ..measure.contamination import SystemCounters
+    from ..measure.contamination import SystemCounters, oversubscription
     from ..measure.op_timing import stopwatch_overhead_s
     from ..measure.records import describe_host
-    from ..measure.rounds import FULL, QUICK, Bench
+    from ..measure.rounds import FULL, QUICK, Bench, metered
     from ..measure.store import Store
 
     device = "gpu" if torch.cuda.is_available() else "cpu"
     host = describe_host(torch.get_num_threads(), device)
-    return Bench(meter, SystemCounters(), host, QUICK if quick else FULL, stopwatch_overhead_s(), Store.new_id("suite"))
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Bench(
+        meter,
+        SystemCounters(),
+        host,
+        metered(QUICK if quick else FULL, meter.name),
+        stopwatch_overhead_s(),
+        Store.new_id("suite"),
+        oversubscription(host["threads"], processors),
+    )
 
 
 def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
-    import os
-
-    from ..measure.contamination import oversubscription
     from ..measure.records import hardware_name
 
     lines = [
@@ -142,8 +149,7 @@ def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
         f"records and profile go to {store.folder}",
         f"meter: {bench.meter.name}" + "".join(f"\n  {note}" for note in bench.meter.notes),
     ]
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for flag in oversubscription(bench.host["threads"], processors):
+    for flag in bench.flags:
         lines.append(f"warning: {flag}: they will hinder each other; set OMP_NUM_THREADS")
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -38,8 +38,17 @@ class Pace:
     patience: float = 2.5
 
 
+# The least window in which a counter that is renewed so often is right to about a percent.
+_COUNTER_WINDOW_S = {"nvml": 2.0, "rapl": 0.6, "perf_event": 0.6}
+
 QUICK = Pace()
 FULL = Pace(window_s=0.5, case_s=5.0, rounds=4)
+
+
+def metered(pace: Pace, meter: str) -> Pace:
+    """The pace with windows long enough for the counters of that meter ("rapl+nvml", ...)."""
+    window_s = max((_COUNTER_WINDOW_S.get(part, 0.0) for part in meter.split("+")), default=0.0)
+    return replace(pace, window_s=max(pace.window_s, window_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,7 @@ class Bench:
     pace: Pace
     overhead_s: float  # of the stopwatch, per op
     run: str  # id of this `measure`
+    flags: tuple[str, ...] = ()  # what is wrong with all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +135,7 @@ def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, Po
     windows = tuple(one.window for one in kept)
     step_s = sum(window.seconds for window in windows) / sum(window.steps for window in windows)
     ops = op_times(work, _timed_runs(kept), step_s, bench.overhead_s)
-    flags = tuple(dict.fromkeys(flag for window in windows for flag in window.flags))
+    flags = tuple(dict.fromkeys((*bench.flags, *(flag for window in windows for flag in window.flags))))
     if any(window.reading is not None and window.reading.label == "modelled" for window in windows):
         flags = (*flags, MODELLED_FLAG)
     record = Record(

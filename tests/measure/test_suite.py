@@ -23,7 +23,7 @@ from joulecast.measure.calibrate import chosen_records, given_power, modelled_po
 from joulecast.measure.cases import Case, suite_cases
 from joulecast.measure.contamination import SystemCounters
 from joulecast.measure.records import Record, describe_host
-from joulecast.measure.rounds import Bench, Pace, kept_rounds
+from joulecast.measure.rounds import FULL, QUICK, Bench, Pace, kept_rounds, metered
 from joulecast.measure.selection import select_meter
 from joulecast.measure.store import Store
 from joulecast.measure.suite import run_suite, usable
@@ -128,6 +128,18 @@ def test_without_a_meter_no_energy_is_made_up(bench: Bench, store: Store):
     (record,) = run_suite([_case("a")], store, bench, budget_s=60, progress=Heard()).measured
     assert record.label == "missing"
     assert record.energy_j is None
+
+
+def test_what_is_wrong_with_the_whole_run_stands_in_every_record(bench: Bench, store: Store):
+    crowded = replace(bench, flags=("8 threads on 2 cores",))
+    (record,) = run_suite([_case("a")], store, crowded, budget_s=60, progress=Heard()).measured
+    assert record.flags == ("8 threads on 2 cores",)
+
+
+def test_windows_are_long_enough_for_the_counters():
+    assert metered(QUICK, "none") == QUICK
+    assert metered(QUICK, "rapl+nvml").window_s == 2.0
+    assert metered(FULL, "rapl").window_s == 0.6
 
 
 # -- which cases -------------------------------------------------------------------------------------
