@@ -18,6 +18,8 @@ from .profile import ErrorModel, PowerModel, Profile, Provenance, Range, feature
 from .regression import bounds, folds, nonnegative_fit, relative_errors
 
 LEAST_FOR_STARTUP = 12
+FACTOR_PER_DECADE = 1.6
+"""Widening of an interval for each power of ten outside: fits on small layers missed AlexNet by that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,8 @@ def _error_model(rows: Sequence[Observation], log_ratios: Array) -> ErrorModel:
     """Bounds that hold in the worst of the sessions observed (`host["session"]`): a new run has its own."""
     sessions = np.array([str(row.host.get("session", "")) for row in rows])
     low, high = zip(*(bounds(log_ratios[sessions == session]) for session in sorted(set(sessions))), strict=True)
-    return ErrorModel(min(low), max(high))
+    per_decade = float(np.log(FACTOR_PER_DECADE) / max(np.log(max(high)), 1e-3))
+    return ErrorModel(min(low), max(high), max(per_decade, 0.5))
 
 
 def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:

@@ -21,6 +21,8 @@ SCHEMA = "joulecast.profile/1"
 JOULES_PER_KWH = 3_600_000
 STATIC = "static"
 STARTUP = "start-up"
+LEFT_OUT_DECADES = 0.3
+"""Networks left out of a fit lie about this far outside of the others' range: bounds hold up to there."""
 LABELS = ("measured", "modelled", "datasheet")
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -148,14 +150,15 @@ class Profile:
         joules = seconds * (self.power.watts(self.time.components) + self.power.static_w)
         step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
         outside = self._decades_outside(work)
+        doubt = max(outside - LEFT_OUT_DECADES, 0.0) + self._never_fitted(work.ops, seconds)
         startup_s = self.startup_s if steps else 0.0
         startup_kwh = startup_s * self.power.static_w * devices / JOULES_PER_KWH
         kwh = step_j * steps / JOULES_PER_KWH + startup_kwh
         start = (Share(STARTUP, startup_s * devices, startup_kwh, 0.0),) if startup_s else ()
         return Estimate(
             steps=steps,
-            seconds=self.time_error.interval(step_s * steps + startup_s, outside),
-            energy_kwh=self.energy_error.interval(kwh, outside),
+            seconds=self.time_error.interval(step_s * steps + startup_s, doubt),
+            energy_kwh=self.energy_error.interval(kwh, doubt),
             breakdown=with_parts(self._breakdown(seconds * devices, steps), start),
             layers=with_parts(
                 _by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps), start
@@ -175,6 +178,13 @@ class Profile:
         whole = float(by_component.sum())
         time[STATIC], energy[STATIC] = whole, whole * self.power.static_w / JOULES_PER_KWH
         return shares(time, energy)
+
+    def _never_fitted(self, ops: Sequence[Op], seconds: Array) -> float:
+        """The share of the time that goes to kinds never fitted; it counts like as many powers of ten outside."""
+        total = float(seconds.sum())
+        if not self.kinds or total <= 0:
+            return 0.0
+        return float(seconds[[op.kind not in self.kinds for op in ops]].sum()) / total
 
     def _decades_outside(self, work: Workload) -> float:
         values = features(work)

@@ -15,7 +15,15 @@ from joulecast.estimator.datasheet import datasheet_profile
 from joulecast.estimator.errors import HardwareError, JoulecastError, ProfileError
 from joulecast.estimator.hardware import find_hardware, load_hardware
 from joulecast.estimator.library import load_profile
-from joulecast.estimator.profile import ErrorModel, PowerModel, Profile, Provenance, Range, memory_needed
+from joulecast.estimator.profile import (
+    LEFT_OUT_DECADES,
+    ErrorModel,
+    PowerModel,
+    Profile,
+    Provenance,
+    Range,
+    memory_needed,
+)
 from joulecast.estimator.roofline import Roofline
 from joulecast.estimator.workload import Layer, Op, Workload
 
@@ -119,14 +127,22 @@ def test_more_work_never_takes_less(flops: int, moved: int, extra: int) -> None:
 
 
 def test_outside_of_the_fitted_range_the_interval_widens_and_says_so() -> None:
-    fitted = profile(ranges={"flops": Range(1e4, 1e6)}, kinds=("norm",))
+    fitted = profile(ranges={"flops": Range(1e4, 1e6)}, kinds=("matmul",))
     inside = fitted.predict(workload(op(flops=500_000)), steps=1)
     outside = fitted.predict(workload(op(flops=100_000_000)), steps=1)
     assert inside.seconds.high / inside.seconds.value == pytest.approx(2.0)
-    assert outside.seconds.high / outside.seconds.value == pytest.approx(2.0 ** (1 + 0.5 * 2))
+    assert outside.seconds.high / outside.seconds.value == pytest.approx(
+        2.0 ** (1 + 0.5 * (2 - LEFT_OUT_DECADES))
+    )
     assert not any("outside" in note for note in inside.warnings)
     assert any("flops 1e+08 (fitted 1e+04 to 1e+06)" in note for note in outside.warnings)
-    assert any("never fitted on: matmul" in note for note in outside.warnings)
+
+
+def test_kinds_never_fitted_widen_the_interval_by_their_share_of_the_time() -> None:
+    fitted = profile(kinds=("norm",))
+    estimate = fitted.predict(workload(op(flops=500_000)), steps=1)  # all of the time is a matmul's
+    assert estimate.seconds.high / estimate.seconds.value == pytest.approx(2.0 ** (1 + 0.5))
+    assert any("never fitted on: matmul" in note for note in estimate.warnings)
 
 
 def test_memory_by_hand_and_its_warning() -> None:
