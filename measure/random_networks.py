@@ -34,6 +34,7 @@ _ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
 # Forward multiply-adds and activation elements of one step, at most: a few tenths of a second a core.
 MOST_MACS = 2_500_000_000
 MOST_ELEMENTS = 12_000_000
+_MOST_WEIGHTS = 40_000_000  # of one layer: with gradient and two moments, 640 MB
 
 
 def batch_for(random: Random, macs: float, elements: float, most: int = 256) -> int:
@@ -114,9 +115,21 @@ def convolutions(random: Random) -> Built:
         macs, elements = macs + 9 * channels * wider * side**2, elements + 4 * wider * side**2
         channels = wider
     classes = random.choice((10, 100, 1000))
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, classes)]
+    if random.random() < 0.25:
+        layers += _wide_head(random, channels, classes)
+    else:
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, classes)]
     batch = batch_for(random, macs, elements, 64)
     return nn.Sequential(*layers), torch.randn(batch, 3, size, size)
+
+
+def _wide_head(random: Random, channels: int, classes: int) -> list[nn.Module]:
+    """Hidden layers as AlexNet and VGG have them, whose weights no cache holds."""
+    side = random.choice((2, 4, 6))
+    features = channels * side**2
+    hidden = min(random.choice((512, 1024, 2048, 4096)), _MOST_WEIGHTS // features)
+    first = (nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Dropout(0.5), nn.Linear(features, hidden), nn.ReLU())
+    return [*first, nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
 
 
 def _group_norm(channels: int) -> nn.Module:

@@ -213,7 +213,7 @@ def recurrent(random: Random) -> Built:
 
 
 def perceptrons(random: Random) -> Built:
-    widths = [random.choice((64, 256, 784, 1024, 2048)) for _ in range(random.randint(3, 6))]
+    widths = [random.choice((64, 256, 784, 1024, 2048, 4096)) for _ in range(random.randint(3, 6))]
     layers: list[nn.Module] = []
     for c_in, c_out in itertools.pairwise(widths):
         layers += [nn.Linear(c_in, c_out), random.choice((nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU))()]
