@@ -79,9 +79,10 @@ def _networks() -> dict[str, tuple[nn.Module, Any]]:
     return found
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> list[Record]:
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """All networks measured by the suite's own rounds against the fake tree, through the store."""
+    tmp_path: Path = tmp_path_factory.mktemp("machine")
     tree = FakePowercap(tmp_path / "powercap", [FakeZone("package-0", children=(FakeZone("dram"),))])
     meter = SampledMeter(RaplSource(tree.root, clock=tree.clock), interval_s=None)
     counters = SystemCounters(root=tmp_path, clock=lambda: tree.clock.now_ns / 1e9)
