@@ -54,6 +54,7 @@ class Row:
     inside_j: Array
     rivals: dict[str, tuple[Array | None, Array | None]] = field(default_factory=dict)
     form: str = ""
+    families: list[str] = field(default_factory=list)
 
 
 def predicted(profile: Profile, test: Sequence[Cost]) -> dict[str, Array]:
@@ -96,9 +97,13 @@ def _cost(run: ecnas.Run, works: Mapping[str, Workload]) -> Cost:
     return Cost(works[run.network], run.steps, run.seconds, run.energy_j)
 
 
+def family(network: ecnas.Network) -> str:
+    return f"{sum(op.startswith('conv3x3') for op in network.ops)} x conv3x3"
+
+
 def small_to_large(measured: Path, works: Mapping[str, Workload], four: set[str]) -> list[Row]:
     """B: every run of 4 epochs of the 91, to the single runs of the others."""
-    every = ecnas.runs_five(measured)
+    every, known = ecnas.runs_five(measured), ecnas.networks(measured)
     train = [run for run in every if run.network in four]
     train += [run for run in ecnas.runs_repeated(measured) if run.epochs == 4]
     train += ecnas.runs_four_gpus(measured, "Quadro RTX 6000")
@@ -116,6 +121,7 @@ def small_to_large(measured: Path, works: Mapping[str, Workload], four: set[str]
             [_cost(run, works) for run in test],
         )
         found.rivals["CarbonTracker's forecast"] = (None, np.array([run.forecast_j for run in test]))
+        found.families = [family(known[run.network]) for run in test]
         rows.append(found)
     return rows
 

@@ -1,6 +1,6 @@
 """Fits the shipped profiles on published measurements and writes them to datasets/profiles.
 
-    python benchmarks/fit_profiles.py --measured ../shared/measured
+python benchmarks/fit_profiles.py --measured ../shared/measured
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def gpu_profile(hardware: str, rows: list[Observation], extra: str = "") -> Prof
 def quadro(measured: Path, works: Mapping[str, Workload]) -> Profile:
     """All single runs of 4 epochs, and the repeated ones of 36 and 108, whose evaluations do not count."""
     rows = [
-        run.observation(works[run.network], run.training_j)
-        for run in ecnas.runs_five(measured)
-        if run.network in works
+        run.observation(works[run.network], run.training_j) for run in ecnas.runs_five(measured) if run.network in works
     ]
     rows += [run.observation(works[run.network]) for run in ecnas.runs_repeated(measured) if run.epochs >= 36]
     return gpu_profile("Quadro RTX 6000", rows)

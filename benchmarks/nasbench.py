@@ -89,9 +89,7 @@ class Cell(nn.Module):
 class NasBench(nn.Module):
     """The whole network; takes images of shape (n, 3, 32, 32), gives logits of shape (n, 10)."""
 
-    def __init__(
-        self, adjacency: Sequence[Sequence[int]], ops: Sequence[str], cells: Sequence[int] = CELLS
-    ) -> None:
+    def __init__(self, adjacency: Sequence[Sequence[int]], ops: Sequence[str], cells: Sequence[int] = CELLS) -> None:
         super().__init__()
         body: list[nn.Module] = []
         c_in = STEM_CHANNELS

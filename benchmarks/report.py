@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,8 +68,10 @@ def _single_table(singles: Sequence[Single]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in singles:
-        energy = "the counter wrapped | | " if one.true_j is None else (
-            f"{one.true_j:.2f} | {one.energy_j:.2f} | {_signed(one.energy_j, one.true_j, one.inside_j)}"
+        energy = (
+            "the counter wrapped | | "
+            if one.true_j is None
+            else (f"{one.true_j:.2f} | {one.energy_j:.2f} | {_signed(one.energy_j, one.true_j, one.inside_j)}")
         )
         lines.append(
             f"| {one.machine} | {one.network} | {one.phase} | {one.true_s:.3f} | {one.seconds:.3f} "
@@ -90,6 +92,7 @@ def _plots(rows: Sequence[Row], folder: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     folder.mkdir(parents=True, exist_ok=True)
     shown = [row for row in rows if not row.name.startswith("the same")]
@@ -103,23 +106,39 @@ def _plots(rows: Sequence[Row], folder: Path) -> None:
             axis.plot(ends, ends, color="0.7", linewidth=1)
             axis.plot(true, predicted, ".", markersize=2)
             axis.set(xscale="log", yscale="log", xlabel=f"measured, {unit}", ylabel=f"predicted, {unit}")
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                side.set_minor_formatter(NullFormatter())
             if line == 0:
                 axis.set_title(row.name.split(":")[0], fontsize=9)
     figure.tight_layout()
     figure.savefig(folder / "accuracy-scatter.png", dpi=110)
     plt.close(figure)
-    _error_plot(rows, folder / "accuracy-errors.png")
+    _error_plot({row.name: _errors(row) for row in rows}, folder / "accuracy-errors.png")
+    first = rows[0]
+    families = {family: np.array([own == family for own in first.families]) for family in sorted(set(first.families))}
+    by_family = {
+        f"{family} ({int(mask.sum())} networks)": tuple(error[mask] for error in _errors(first))
+        for family, mask in families.items()
+    }
+    _error_plot(by_family, folder / "accuracy-families.png")
 
 
-def _error_plot(rows: Sequence[Row], path: Path) -> None:
+def _errors(row: Row) -> tuple[Array, Array]:
+    """Signed errors of energy and time, %."""
+    return 100 * (row.energy_j / row.true_j - 1), 100 * (row.seconds / row.true_s - 1)
+
+
+def _error_plot(errors: Mapping[str, tuple[Array, ...]], path: Path) -> None:
+    """Boxes of energy and time errors, a pair for each name."""
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(9, 0.55 * len(rows) + 1.2))
-    for what, offset, color in (("energy", 0.2, "tab:blue"), ("time", -0.2, "tab:orange")):
-        data = [
-            100 * ((row.energy_j / row.true_j if what == "energy" else row.seconds / row.true_s) - 1) for row in rows
-        ]
-        places = [len(rows) - index + offset for index in range(len(rows))]
+    count = len(errors)
+    figure, axis = plt.subplots(figsize=(9, 0.55 * count + 1.2))
+    for side, (what, offset, color) in enumerate((("energy", 0.2, "tab:blue"), ("time", -0.2, "tab:orange"))):
+        data = [pair[side] for pair in errors.values()]
+        places = [count - index + offset for index in range(count)]
         boxes = axis.boxplot(
             data, positions=places, orientation="horizontal", widths=0.3, whis=(5, 95), showfliers=False
         )
@@ -127,7 +146,7 @@ def _error_plot(rows: Sequence[Row], path: Path) -> None:
             box.set_color(color)
         axis.plot([], [], color=color, label=what)
     axis.axvline(0, color="0.7", linewidth=1)
-    axis.set_yticks([len(rows) - index for index in range(len(rows))], [row.name for row in rows], fontsize=8)
+    axis.set_yticks([count - index for index in range(count)], list(errors), fontsize=8)
     axis.set_xlabel("predicted over measured - 1, %: 5th, 25th, 50th, 75th, 95th percentile")
     axis.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
@@ -160,6 +179,10 @@ def write(rows: Sequence[Row], singles: Sequence[Single], docs: Path) -> str:
         "![Predicted against measured](img/accuracy-scatter.png)",
         "",
         "![Errors by split](img/accuracy-errors.png)",
+        "",
+        "The first split's errors by family, the number of 3x3 convolutions in a cell:",
+        "",
+        "![Errors by family](img/accuracy-families.png)",
         "",
         notes.rstrip(),
         "",

@@ -44,9 +44,7 @@ class Estimate:
     def __add__(self, other: Estimate) -> Estimate:
         """Both runs after each other on the same profile, say training and validation."""
         if self.profile != other.profile:
-            raise ValueError(
-                f"estimates of two profiles, {self.profile!r} and {other.profile!r}, do not add up"
-            )
+            raise ValueError(f"estimates of two profiles, {self.profile!r} and {other.profile!r}, do not add up")
         return replace(
             self,
             steps=self.steps + other.steps,

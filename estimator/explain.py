@@ -45,9 +45,7 @@ def explain(profile: Profile) -> tuple[Fact, ...]:
         *(Fact("evidence", "source", source) for source in provenance.sources),
         *(Fact("evidence", "note", note) for note in provenance.notes),
     ]
-    facts += [
-        Fact("range", name, f"{bounds.low:.3g} to {bounds.high:.3g}") for name, bounds in profile.ranges.items()
-    ]
+    facts += [Fact("range", name, f"{bounds.low:.3g} to {bounds.high:.3g}") for name, bounds in profile.ranges.items()]
     facts += [
         Fact("errors", f"90 % of {what}, measured over predicted", f"{error.low:.3g} to {error.high:.3g}")
         for what, error in (("times", profile.time_error), ("energies", profile.energy_error))
@@ -99,5 +97,3 @@ def _example(kind: str, times: int) -> Op:
     flops = elements * _CHANNELS if kind in DENSE else 0
     dims = {"elements_in": elements, "elements_out": elements}
     return Op(kind, kind, "forward", "", flops, moved, moved, dims=dims)
-
-

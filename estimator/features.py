@@ -64,9 +64,7 @@ class Pieces:
             name: np.bincount(index[inside], weights=self.values(name)[inside], minlength=len(distinct))
             for name in FEATURES
         }
-        return {
-            pair: {name: float(column[row]) for name, column in table.items()} for row, pair in enumerate(distinct)
-        }
+        return {pair: {name: float(column[row]) for name, column in table.items()} for row, pair in enumerate(distinct)}
 
     def values(self, feature: str) -> Array:
         """The feature of every piece, count included."""
@@ -173,9 +171,9 @@ def _conv(op: Op) -> Iterator[_Piece]:
         "grad_input": (positions, c_out * window, float(c_in)),
         "grad_weight": (c_in * window, positions, float(c_out)),
     }
-    wanted = ["forward"] if op.phase == "forward" else [
-        role for role in ("grad_input", "grad_weight") if dims.get(role, 1)
-    ]
+    wanted = (
+        ["forward"] if op.phase == "forward" else [role for role in ("grad_input", "grad_weight") if dims.get(role, 1)]
+    )
     for role in wanted:
         m, k, n = roles[role]
         share = 1.0 / len(wanted)

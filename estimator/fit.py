@@ -204,11 +204,7 @@ def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, boo
 
 def _curves(table: Design, form: Form, solution: _Solution) -> Curves:
     """The fitted terms; a kind never observed costs what the observed ones of its class cost on average."""
-    terms = [
-        Term(*key, float(price))
-        for key, price in zip(form.keys, solution.prices, strict=False)
-        if price > 0
-    ]
+    terms = [Term(*key, float(price)) for key, price in zip(form.keys, solution.prices, strict=False) if price > 0]
     if form.name != "simple":
         terms += _stand_ins(table, form, solution)
     return Curves(tuple(terms))

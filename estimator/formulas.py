@@ -283,9 +283,7 @@ TABLE: dict[str, Entry] = {
     ),
     **_group("norm", "native_batch_norm cudnn_batch_norm", _batch_norm),
     **_group("norm", "native_layer_norm native_group_norm _fused_rms_norm rms_norm", _norm(5)),
-    **_group(
-        "norm", "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward", _norm_backward(2)
-    ),
+    **_group("norm", "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward", _norm_backward(2)),
     **_group(
         "norm",
         "native_layer_norm_backward native_group_norm_backward _fused_rms_norm_backward",
@@ -318,9 +316,7 @@ TABLE: dict[str, Entry] = {
         "sinh cosh asinh acosh atanh logaddexp __and__ __or__ logit logit_backward special_expit "
         "deg2rad erfc erfcx lgamma digamma __rshift__ __lshift__ __xor__ addr",
     ),
-    **_group(
-        "dropout", "native_dropout native_dropout_backward bernoulli bernoulli_ _fused_dropout alpha_dropout"
-    ),
+    **_group("dropout", "native_dropout native_dropout_backward bernoulli bernoulli_ _fused_dropout alpha_dropout"),
     **_group(
         "dropout",
         "rand randn randint rand_like randn_like randint_like uniform_ normal_ uniform normal "
@@ -350,9 +346,7 @@ TABLE: dict[str, Entry] = {
         "upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d upsample_trilinear3d",
         _resample(4),
     ),
-    **_group(
-        "pool", "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler_2d grid_sampler_3d", _resample(4)
-    ),
+    **_group("pool", "upsample_bicubic2d _upsample_bicubic2d_aa grid_sampler_2d grid_sampler_3d", _resample(4)),
     **_group(
         "pool",
         "upsample_nearest1d_backward upsample_nearest2d_backward upsample_nearest3d_backward "

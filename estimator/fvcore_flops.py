@@ -60,9 +60,7 @@ def fvcore_forward_flops(model: nn.Module, args: Sequence[Any], kwargs: Mapping[
         for module, training in modes.items():
             module.training = training
     prefix = "model."
-    counts = {
-        path.removeprefix(prefix): int(count) for path, count in by_module.items() if path.startswith(prefix)
-    }
+    counts = {path.removeprefix(prefix): int(count) for path, count in by_module.items() if path.startswith(prefix)}
     return {**counts, "": int(by_module[""])}
 
 

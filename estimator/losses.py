@@ -29,9 +29,7 @@ def training_loss(loss: Callable[[Any], torch.Tensor] | None, output: Any, input
         return own
     scores = main_output(output)
     if scores is None:
-        raise JoulecastError(
-            "no output of the model depends on its parameters; give a loss, or ask for inference"
-        )
+        raise JoulecastError("no output of the model depends on its parameters; give a loss, or ask for inference")
     if scores.dim() == 2 or (scores.dim() == 3 and _has_integer_sequence(inputs)):
         flat = scores.reshape(-1, scores.shape[-1])
         targets = torch.zeros(flat.shape[0], dtype=torch.int64, device=flat.device)

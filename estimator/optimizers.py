@@ -34,9 +34,7 @@ def optimizer_named(name: str) -> Optimizer:
     try:
         return OPTIMIZERS[name]
     except KeyError:
-        raise JoulecastError(
-            f"optimizer {name!r} is not known; choose one of {', '.join(OPTIMIZERS)}"
-        ) from None
+        raise JoulecastError(f"optimizer {name!r} is not known; choose one of {', '.join(OPTIMIZERS)}") from None
 
 
 def update_op(name: str, layer: str, elements: int, element_bytes: int, dtype: str) -> Op:

@@ -160,9 +160,7 @@ class Profile:
             seconds=self.time_error.interval(step_s * steps + startup_s, doubt),
             energy_kwh=self.energy_error.interval(kwh, doubt),
             breakdown=with_parts(self._breakdown(seconds * devices, steps), start),
-            layers=with_parts(
-                _by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps), start
-            ),
+            layers=with_parts(_by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps), start),
             profile=self.name,
             time_source=self.provenance.time,
             power_source=self.provenance.power,

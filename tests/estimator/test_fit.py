@@ -53,9 +53,7 @@ def test_a_profile_comes_back_from_its_file_unchanged(profile: Profile, tmp_path
 
 def test_the_start_of_a_run_is_paid_once() -> None:
     rng = np.random.default_rng(3)
-    rows = [
-        observe(random_network(rng), steps=int(rng.integers(20, 2000)), startup_s=5.0) for _ in range(40)
-    ]
+    rows = [observe(random_network(rng), steps=int(rng.integers(20, 2000)), startup_s=5.0) for _ in range(40)]
     profile = fit(rows, name="m", startup=True)
     assert profile.startup_s == pytest.approx(5.0, rel=0.1)
     work = network(9, 77)

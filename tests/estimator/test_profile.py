@@ -131,9 +131,7 @@ def test_outside_of_the_fitted_range_the_interval_widens_and_says_so() -> None:
     inside = fitted.predict(workload(op(flops=500_000)), steps=1)
     outside = fitted.predict(workload(op(flops=100_000_000)), steps=1)
     assert inside.seconds.high / inside.seconds.value == pytest.approx(2.0)
-    assert outside.seconds.high / outside.seconds.value == pytest.approx(
-        2.0 ** (1 + 0.5 * (2 - LEFT_OUT_DECADES))
-    )
+    assert outside.seconds.high / outside.seconds.value == pytest.approx(2.0 ** (1 + 0.5 * (2 - LEFT_OUT_DECADES)))
     assert not any("outside" in note for note in inside.warnings)
     assert any("flops 1e+08 (fitted 1e+04 to 1e+06)" in note for note in outside.warnings)
 
