@@ -17,20 +17,17 @@ from torch.utils._pytree import tree_flatten, tree_map
 from .errors import JoulecastError
 from .formulas import lookup
 from .fused import FusedLayers
-from .fvcore_flops import first_sample, fvcore_forward_flops
+from .layer_table import fvcore_counts, layer_table
 from .losses import main_output, training_loss
 from .optimizers import optimizer_named, update_op
 from .recorder import Recorder, dtype_name
-from .workload import Layer, Op, Workload
+from .workload import Op, Workload
 
 Loss = Callable[[Any], torch.Tensor]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
-# fvcore runs the model for real on one sample: beyond these it would cost more than it tells.
-_FVCORE_MAX_PARAMETERS = 200_000_000
-_FVCORE_MAX_FLOPS = 20_000_000_000
 # A model that only a real run can read is run for real up to this size.
 MAX_REAL_PARAMETERS = 1_000_000_000
 
@@ -119,7 +116,7 @@ def trace(
     if train:
         ops += [_update(optimizer, path, parameter) for path, parameter in listing.trained]
     forward_flops = sum(op.flops for op in listing.recorder.ops if op.phase == "forward")
-    counts, notes = _fvcore(step, batch_size, forward_flops) if layers else (None, [])
+    counts, notes = fvcore_counts(model, args, kwargs, batch_size, forward_flops) if layers else (None, [])
     parameters = list(model.parameters())
     return Workload(
         name=name or type(model).__name__,
@@ -132,7 +129,7 @@ def trace(
         trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         parameter_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
         activation_bytes=listing.saved_bytes,
-        layers=_layers(model, listing.recorder, counts, batch_size),
+        layers=layer_table(model, listing.recorder, counts, batch_size),
         ops=tuple(ops),
         unsupported=dict(listing.recorder.unsupported),
         tokens_per_sample=_tokens_per_sample(args, kwargs),
@@ -391,86 +388,6 @@ def _arithmetic(ops: Sequence[Op]) -> str:
     for op in ops:
         flops[op.dtype] = flops.get(op.dtype, 0) + op.flops * op.count
     return max(flops, key=lambda dtype: flops[dtype]) if any(flops.values()) else "float32"
-
-
-def _fvcore(step: _Step, batch_size: int, forward_flops: int) -> tuple[dict[str, int] | None, list[str]]:
-    """fvcore's count per module of one sample, or None where it cannot or should not run."""
-    parameters = sum(parameter.numel() for parameter in step.model.parameters())
-    if parameters > _FVCORE_MAX_PARAMETERS or forward_flops / batch_size > _FVCORE_MAX_FLOPS:
-        return None, []
-    if any(tensor.device.type == "meta" for tensor in step.model.state_dict().values()):
-        model = _materialised(step.model)
-    else:
-        model = step.model
-    if model is None:
-        return None, []
-    args, kwargs = first_sample((step.args, dict(step.kwargs)), batch_size)
-    try:
-        counts = fvcore_forward_flops(model, args, kwargs)
-    except Exception:  # TorchScript cannot trace everything; the trace's own count stands
-        return None, []
-    ours, theirs = forward_flops / batch_size, counts[""]
-    if theirs and abs(ours / theirs - 1) > 0.01:
-        note = f"fvcore counts {theirs:,} forward multiply-adds a sample in eval mode, the trace {ours:,.0f}"
-        return counts, [note]
-    return counts, []
-
-
-def _materialised(model: nn.Module) -> nn.Module | None:
-    """A copy of a meta model with zeros for weights, or None where it cannot be copied."""
-    import copy
-
-    try:
-        real = copy.deepcopy(model).to_empty(device="cpu")
-    except Exception:
-        return None
-    with torch.no_grad():
-        for tensor in (*real.parameters(), *real.buffers()):
-            tensor.zero_()
-    return real
-
-
-def _layers(
-    model: nn.Module, recorder: Recorder, counts: Mapping[str, int] | None, batch_size: int
-) -> tuple[Layer, ...]:
-    """Every module that ran, with the FLOPs of itself and all below it."""
-    own: dict[str, int] = {}
-    for op in recorder.ops:
-        if op.phase == "forward":
-            own[op.layer] = own.get(op.layer, 0) + op.flops
-    total: dict[str, int] = {}
-    for path, flops in own.items():
-        for ancestor in _ancestors(path):
-            total[ancestor] = total.get(ancestor, 0) + flops
-    rows = []
-    for path, module in model.named_modules():
-        if path not in recorder.output_shapes:
-            continue
-        flops, source = total.get(path, 0), "trace"
-        if counts is not None and path in counts:
-            theirs = counts[path] * batch_size
-            if abs(flops - theirs) <= 0.01 * max(flops, theirs):
-                flops, source = theirs, "fvcore"
-        rows.append(
-            Layer(
-                path=path,
-                kind=type(module).__name__,
-                output_shape=recorder.output_shapes[path],
-                flops=flops,
-                parameters=sum(parameter.numel() for parameter in module.parameters()),
-                depth=path.count(".") + 1 if path else 0,
-                source=source,
-                leaf=not any(True for _ in module.children()),
-            )
-        )
-    return tuple(rows)
-
-
-def _ancestors(path: str) -> Iterator[str]:
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
 
 
 def _notes(step: _Step, listing: _Listing) -> list[str]:
