@@ -9,7 +9,7 @@ import keras
 from keras import layers, ops
 
 
-class LocalResponseNormalization(layers.Layer):  # type: ignore[misc]  # Keras has no types
+class LocalResponseNormalization(layers.Layer):
     """x / (bias + alpha * sum of x**2 over the 2 * depth_radius + 1 nearest channels) ** beta.
 
     Input and output (..., channels); the same numbers as `tf.nn.lrn` with the same arguments.
