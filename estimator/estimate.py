@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .interval import Interval
+from .units import JOULES_PER_KWH
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Estimate:
 
     @property
     def power_w(self) -> float:
-        return self.energy_kwh.value * 3_600_000 / self.seconds.value if self.seconds.value else 0.0
+        return self.energy_kwh.value * JOULES_PER_KWH / self.seconds.value if self.seconds.value else 0.0
 
     def __add__(self, other: Estimate) -> Estimate:
         """Both runs after each other on the same profile, say training and validation."""

@@ -156,6 +156,7 @@ def fit(
         hardware=hardware,
         device=device or ("gpu" if "nvml" in meter.lower() else "cpu"),
         framework=rows[0].framework or rows[0].workload.framework,
+        precision=rows[0].workload.precision,
         time=_curves(table, form, solution),
         power=power,
         time_error=_error_model(rows, time_log),

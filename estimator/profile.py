@@ -15,14 +15,15 @@ import numpy as np
 from .errors import JoulecastError, ProfileError
 from .estimate import Estimate, Share, shares, with_parts
 from .interval import Interval
+from .units import JOULES_PER_KWH
 from .workload import Op, Workload
 
 SCHEMA = "joulecast.profile/1"
-JOULES_PER_KWH = 3_600_000
 STATIC = "static"
 STARTUP = "start-up"
 LEFT_OUT_DECADES = 0.3
 """Networks left out of a fit lie about this far outside of the others' range: bounds hold up to there."""
+_ENGINES = {"keras": "tensorflow"}  # what runs a framework's models
 LABELS = ("measured", "modelled", "datasheet")
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -136,6 +137,7 @@ class Profile:
     kinds: tuple[str, ...] = ()  # op kinds that were fitted; empty: all
     scores: Mapping[str, float] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = ""  # of the arithmetic that was fitted; empty: any
     startup_s: float = 0.0  # once a run, at P_s: what a run of no steps would take
 
     def predict(self, work: Workload, *, steps: int = 1, devices: int = 1) -> Estimate:
@@ -202,6 +204,7 @@ class Profile:
             missing = sorted({op.kind for op in work.ops} - set(self.kinds))
             if missing:
                 notes.append(f"op kinds that {self.name} was never fitted on: {', '.join(missing)}")
+        notes += self._mismatches(work)
         if work.unsupported:
             names_ = ", ".join(sorted(work.unsupported))
             notes.append(f"no formula for {names_} ({work.unsupported_byte_share:.1%} of bytes): priced by bytes")
@@ -212,6 +215,17 @@ class Profile:
                 f"needs about {needed / 1e9:.3g} GB a device (modelled: weights, gradients, optimizer state and "
                 f"activations), and one has {self.memory_bytes / 1e9:.3g} GB: it must be split or recomputed"
             )
+        return notes
+
+    def _mismatches(self, work: Workload) -> list[str]:
+        """What a measured profile was fitted on and the workload is not; a datasheet knows no difference."""
+        if self.provenance.time != "measured":
+            return []
+        notes = []
+        if _ENGINES.get(work.framework, work.framework) != _ENGINES.get(self.framework, self.framework):
+            notes.append(f"{self.name} was measured with {self.framework}; this model is in {work.framework}")
+        if self.precision and work.precision != self.precision:
+            notes.append(f"{self.name} was measured in {self.precision}; this model runs in {work.precision}")
         return notes
 
     # -- as a document ---------------------------------------------------------------------------
@@ -233,6 +247,7 @@ class Profile:
             "kinds": list(self.kinds),
             "scores": dict(self.scores),
             "host": dict(self.host),
+            "precision": self.precision,
             "startup_s": self.startup_s,
         }
 
@@ -268,6 +283,7 @@ class Profile:
                 kinds=tuple(document.get("kinds", ())),
                 scores=dict(document.get("scores", {})),
                 host=dict(document.get("host", {})),
+                precision=str(document.get("precision", "")),
                 startup_s=float(document.get("startup_s", 0.0)),
             )
         except ProfileError:

@@ -219,6 +219,15 @@ def test_names_of_hardware_and_what_is_unknown() -> None:
         load_profile("rtx-9999")
 
 
+def test_another_framework_or_precision_than_the_measured_one_is_said() -> None:
+    fitted = profile(framework="tensorflow", precision="bfloat16")
+    notes = " ".join(fitted.predict(workload(op())).warnings)
+    assert "measured with tensorflow; this model is in pytorch" in notes
+    assert "measured in bfloat16; this model runs in float32" in notes
+    alike = fitted.predict(replace(workload(op()), framework="keras", precision="bfloat16"))
+    assert not any("was measured" in note for note in alike.warnings)
+
+
 def test_negative_steps() -> None:
     with pytest.raises(JoulecastError, match="steps -1"):
         profile().predict(workload(op()), steps=-1)
