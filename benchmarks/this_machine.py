@@ -219,6 +219,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="networks or families with this in their name")
     parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument("--case-s", type=float, default=6.0, help="seconds for each network")
+    parser.add_argument("--keep", type=Path, help="store the record of each network judged here")
     options = parser.parse_args()
     store = Store(options.store)
     if options.measure != "no":
@@ -227,7 +228,7 @@ def main() -> int:
         subprocess.run([sys.executable, "-c", program, *mode, "--store", str(store.folder)], check=True)
     profile = read_profile(options.profile) if options.profile else _newest(store)
     print(f"profile {profile.name}: {profile.provenance.fitted_on}", flush=True)
-    rows, records = _judge_all(profile, options.only, options.case_s)
+    rows, records = _judge_all(profile, options.only, options.case_s, Store(options.keep) if options.keep else None)
     suite = [one for one in store.records() if same_machine(one.host, profile.host)]
     if not rows:
         print(f"no network has {options.only!r} in its name or family", file=sys.stderr)
@@ -249,7 +250,7 @@ def _newest(store: Store) -> Profile:
     return profile
 
 
-def _judge_all(profile: Profile, only: str, case_s: float) -> tuple[list[Row], list[Record]]:
+def _judge_all(profile: Profile, only: str, case_s: float, keep: Store | None) -> tuple[list[Row], list[Record]]:
     rows, records = [], []
     optimizers = ("sgd", "adamw", "momentum", "adam")
     with select_meter("none") as meter:
@@ -262,6 +263,8 @@ def _judge_all(profile: Profile, only: str, case_s: float) -> tuple[list[Row], l
             row, record = judge(network, batch, optimizers[index % 4], profile, bench)
             rows.append(row)
             records.append(record)
+            if keep is not None:
+                keep.write(record)
             print(_line(row), flush=True)
             gc.collect()
     return rows, records
