@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..estimator.budget import Budget
+    from ..estimator.budget import Limit
     from ..estimator.estimate import Estimate
     from ..estimator.profile import Profile
     from ..estimator.read_model import TraceOptions
@@ -105,12 +105,12 @@ def _print_json(answers: list[Answer], layers: bool, *, single: bool) -> None:
 
 def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
     """One answer a model, in order; what is common to all is read first, so that mistakes show at once."""
-    from ..estimator.budget import parse_budget
+    from ..estimator.budget import parse_limit
     from ..estimator.library import load_profile
     from ..estimator.presets import dataset_preset
     from ..estimator.site import DEFAULT_PUE, make_site
 
-    budgets = [parse_budget(text) for text in options["budgets"]]
+    limits = [parse_limit(text) for text in options["budgets"]]
     site = make_site(
         region=options["region"],
         carbon_g_per_kwh=options["carbon_intensity"],
@@ -119,20 +119,20 @@ def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
         currency=options["currency"],
     )
     preset = dataset_preset(options["dataset"]) if options["dataset"] else None
-    _check_budgets(budgets, site)
+    _check_limits(limits, site)
     trace_options = _trace_options(options, preset)
     _check_schedule(options, preset)
     profile = load_profile(options["hardware"])
-    return [_answer(model, trace_options, options, preset, profile, site, budgets) for model in models]
+    return [_answer(model, trace_options, options, preset, profile, site, limits) for model in models]
 
 
-def _check_budgets(budgets: list[Budget], site: Site) -> None:
+def _check_limits(limits: list[Limit], site: Site) -> None:
     from ..estimator.budget import judged_figure
     from ..estimator.interval import Interval
 
     zero = Interval.exact(0.0)
-    for budget in budgets:
-        judged_figure(budget, facility_energy_kwh=zero, co2e_kg=zero, seconds=zero, cost=zero, currency=site.currency)
+    for limit in limits:
+        judged_figure(limit, facility_energy_kwh=zero, co2e_kg=zero, seconds=zero, cost=zero, currency=site.currency)
 
 
 def _trace_options(options: dict[str, Any], preset: Any) -> TraceOptions:
@@ -202,7 +202,7 @@ def _answer(
     preset: Any,
     profile: Profile,
     site: Site,
-    budgets: list[Budget],
+    limits: list[Limit],
 ) -> Answer:
     from dataclasses import replace
 
@@ -219,34 +219,34 @@ def _answer(
         note = f"no --samples or --dataset: an epoch is taken to be {assumed.name}'s {assumed.train_samples:,} samples"
         estimate_ = replace(estimate_, warnings=(*estimate_.warnings, note))
     answer = Answer(model, work, profile, schedule, estimate_, site)
-    return _judged(answer, budgets, options["budget_at"])
+    return _judged(answer, limits, options["budget_at"])
 
 
-def _judged(answer: Answer, budgets: list[Budget], at: Any) -> Answer:
+def _judged(answer: Answer, limits: list[Limit], at: Any) -> Answer:
     from dataclasses import replace
 
     from ..estimator.budget import epochs_that_fit, judge, judged_figure, regions_that_fit
     from ..estimator.site import load_regions
 
     verdicts, fits = [], []
-    for budget in budgets:
+    for limit in limits:
         figure = judged_figure(
-            budget,
+            limit,
             facility_energy_kwh=answer.facility_energy_kwh,
             co2e_kg=answer.co2e_kg,
             seconds=answer.estimate.seconds,
             cost=answer.cost,
             currency=answer.site.currency,
         )
-        verdict = judge(budget, figure, at)
+        verdict = judge(limit, figure, at)
         verdicts.append(verdict)
         if not verdict.exceeded:
             continue
         length, unit = answer.schedule.epochs, "epochs"
         if length is None:
             length, unit = float(answer.schedule.steps), "steps"
-        fits.append(f"{budget.text}: {epochs_that_fit(verdict, length):,} {unit} would fit")
+        fits.append(f"{limit.text}: {epochs_that_fit(verdict, length):,} {unit} would fit")
         if regions := regions_that_fit(verdict, answer.facility_energy_kwh, load_regions()):
             names = ", ".join(f"{region.name} ({region.code})" for region in regions[:3])
-            fits.append(f"{budget.text}: would fit in {len(regions)} regions, the cleanest {names}")
+            fits.append(f"{limit.text}: would fit in {len(regions)} regions, the cleanest {names}")
     return replace(answer, verdicts=tuple(verdicts), fits=tuple(fits))

@@ -50,15 +50,15 @@ _UNITS = "kWh (J to GJ, Wh to GWh), kgCO2e (g, kg, t, lb), h (s, min, h, days, w
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """A limit on "energy" (kWh), "co2e" (kgCO2e), "time" (s) or "cost" (a currency), as given in `text`.
+class Limit:
+    """A budget of one quantity, "energy" (kWh), "co2e" (kgCO2e), "time" (s) or "cost" (a currency), given as `text`.
 
-    `limit` is in `unit`, one of those in brackets; `given_unit` is the user's, `units_per_given` of
+    `amount` is in `unit`, one of those in brackets; `given_unit` is the user's, `units_per_given` of
     `unit` long.
     """
 
     quantity: str
-    limit: float
+    amount: float
     unit: str
     text: str
     given_unit: str
@@ -67,42 +67,42 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A budget held against a forecast; `figure`, `excess` and the limit are in the budget's unit."""
+    """A limit held against a forecast; `figure` and `excess` are in the limit's unit."""
 
-    budget: Budget
+    limit: Limit
     figure: float
     at: End  # the end of the interval that was judged
 
     @property
     def exceeded(self) -> bool:
-        return self.figure > self.budget.limit
+        return self.figure > self.limit.amount
 
     @property
     def excess(self) -> float:
         """How far above the limit; negative: what is to spare."""
-        return self.figure - self.budget.limit
+        return self.figure - self.limit.amount
 
     @property
     def excess_percent(self) -> float:
-        return 100 * self.excess / self.budget.limit
+        return 100 * self.excess / self.limit.amount
 
     def __str__(self) -> str:
         word = "exceeded by" if self.exceeded else "kept, to spare"
         end = "upper end of the interval" if self.at == "high" else "expected value"
-        unit, scale = self.budget.given_unit, self.budget.units_per_given
+        unit, scale = self.limit.given_unit, self.limit.units_per_given
         return (
-            f"budget {self.budget.text} {word} {abs(self.excess) / scale:.3g} {unit} "
-            f"({abs(self.excess_percent):.3g} %): {JUDGED[self.budget.quantity]} "
+            f"budget {self.limit.text} {word} {abs(self.excess) / scale:.3g} {unit} "
+            f"({abs(self.excess_percent):.3g} %): {JUDGED[self.limit.quantity]} "
             f"{self.figure / scale:.3g} {unit}, {end}"
         )
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "text": self.budget.text,
-            "quantity": self.budget.quantity,
-            "limit": self.budget.limit,
-            "unit": self.budget.unit,
-            "judged": JUDGED[self.budget.quantity],
+            "text": self.limit.text,
+            "quantity": self.limit.quantity,
+            "limit": self.limit.amount,
+            "unit": self.limit.unit,
+            "judged": JUDGED[self.limit.quantity],
             "at": self.at,
             "figure": self.figure,
             "exceeded": self.exceeded,
@@ -111,8 +111,8 @@ class Verdict:
         }
 
 
-def parse_budget(text: str) -> Budget:
-    """The budget of texts such as "2kWh", "200 gCO2e", "30 min", "$3". Raises JoulecastError."""
+def parse_limit(text: str) -> Limit:
+    """The limit of texts such as "2kWh", "200 gCO2e", "30 min", "$3". Raises JoulecastError."""
     match = _TEXT.fullmatch(text.strip())
     if match is None:
         raise JoulecastError(f"budget {text!r} cannot be read: give a number and a unit, {_UNITS}")
@@ -127,7 +127,7 @@ def parse_budget(text: str) -> Budget:
         raise JoulecastError(f"budget {text!r} has the unknown unit {unit!r}: give {_UNITS}")
     quantity, base, factor = known
     given = unit if quantity != "cost" else base
-    return Budget(quantity, amount * factor, base, text.strip(), given, factor)
+    return Limit(quantity, amount * factor, base, text.strip(), given, factor)
 
 
 def _unit(unit: str) -> tuple[str, str, float] | None:
@@ -146,7 +146,7 @@ def _unit(unit: str) -> tuple[str, str, float] | None:
 
 
 def judged_figure(
-    budget: Budget,
+    limit: Limit,
     *,
     facility_energy_kwh: Interval,
     co2e_kg: Interval,
@@ -154,19 +154,17 @@ def judged_figure(
     cost: Interval,
     currency: str,
 ) -> Interval:
-    """The figure of a forecast that `budget` limits. Raises JoulecastError for two currencies."""
-    if budget.quantity == "cost":
-        if budget.unit != currency:
-            raise JoulecastError(
-                f"budget {budget.text!r} is in {budget.unit}, the price in {currency}: use one currency"
-            )
+    """The figure of a forecast that `limit` is held against. Raises JoulecastError for two currencies."""
+    if limit.quantity == "cost":
+        if limit.unit != currency:
+            raise JoulecastError(f"budget {limit.text!r} is in {limit.unit}, the price in {currency}: use one currency")
         return cost
-    return {"energy": facility_energy_kwh, "co2e": co2e_kg, "time": seconds}[budget.quantity]
+    return {"energy": facility_energy_kwh, "co2e": co2e_kg, "time": seconds}[limit.quantity]
 
 
-def judge(budget: Budget, figure: Interval, at: End = "high") -> Verdict:
-    """`budget` against `figure`, an interval in the budget's unit, at its upper end or its value."""
-    return Verdict(budget, _at(figure, at), at)
+def judge(limit: Limit, figure: Interval, at: End = "high") -> Verdict:
+    """`limit` against `figure`, an interval in the limit's unit, at its upper end or its value."""
+    return Verdict(limit, _at(figure, at), at)
 
 
 def _at(figure: Interval, at: End) -> float:
@@ -178,7 +176,7 @@ def epochs_that_fit(verdict: Verdict, epochs: float) -> int:
     if verdict.figure <= 0:
         raise JoulecastError("a run that costs nothing fits any budget: give a longer run")
     # A billionth of slack: 0.3 kWh is three epochs of 0.1 kWh, though not in binary fractions.
-    return math.floor(verdict.budget.limit / verdict.figure * epochs * (1 + 1e-9))
+    return math.floor(verdict.limit.amount / verdict.figure * epochs * (1 + 1e-9))
 
 
 def regions_that_fit(verdict: Verdict, facility_energy_kwh: Interval, regions: Iterable[Region]) -> tuple[Region, ...]:
@@ -186,10 +184,10 @@ def regions_that_fit(verdict: Verdict, facility_energy_kwh: Interval, regions: I
 
     A region whose statistics say 0 g/kWh is left out: no grid's life cycle is free of emissions.
     """
-    if verdict.budget.quantity != "co2e":
+    if verdict.limit.quantity != "co2e":
         return ()
     energy_kwh = _at(facility_energy_kwh, verdict.at)
     fitting = [
-        region for region in regions if 0 < energy_kwh * region.carbon_g_per_kwh / GRAMS_PER_KG <= verdict.budget.limit
+        region for region in regions if 0 < energy_kwh * region.carbon_g_per_kwh / GRAMS_PER_KG <= verdict.limit.amount
     ]
     return tuple(sorted(fitting, key=lambda region: region.carbon_g_per_kwh))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecast.estimator.budget import epochs_that_fit, judge, judged_figure, parse_budget, regions_that_fit
+from joulecast.estimator.budget import epochs_that_fit, judge, judged_figure, parse_limit, regions_that_fit
 from joulecast.estimator.errors import JoulecastError
 from joulecast.estimator.interval import Interval
 from joulecast.estimator.site import load_regions
@@ -39,9 +39,9 @@ from joulecast.estimator.site import load_regions
     ],
 )
 def test_budgets_are_read(text: str, quantity: str, limit: float, unit: str) -> None:
-    budget = parse_budget(text)
-    assert (budget.quantity, budget.unit, budget.text) == (quantity, unit, text)
-    assert budget.limit == pytest.approx(limit)
+    read = parse_limit(text)
+    assert (read.quantity, read.unit, read.text) == (quantity, unit, text)
+    assert read.amount == pytest.approx(limit)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_budgets_are_read(text: str, quantity: str, limit: float, unit: str) -> 
 )
 def test_texts_that_are_no_budget(text: str, message: str) -> None:
     with pytest.raises(JoulecastError, match=message) as caught:
-        parse_budget(text)
+        parse_limit(text)
     assert "\n" not in str(caught.value)
 
 
 def test_upper_end_decides_unless_expected_is_asked_for() -> None:
-    budget, figure = parse_budget("2kWh"), Interval(1.8, 1.5, 2.5)
-    strict, lenient = judge(budget, figure), judge(budget, figure, at="expected")
+    limit, figure = parse_limit("2kWh"), Interval(1.8, 1.5, 2.5)
+    strict, lenient = judge(limit, figure), judge(limit, figure, at="expected")
     assert (strict.exceeded, lenient.exceeded) == (True, False)
     assert strict.excess == pytest.approx(0.5)
     assert strict.excess_percent == pytest.approx(25)
@@ -87,7 +87,7 @@ def test_upper_end_decides_unless_expected_is_asked_for() -> None:
 
 
 def test_verdict_speaks_the_users_unit() -> None:
-    verdict = judge(parse_budget("10h"), Interval.exact(39_600))
+    verdict = judge(parse_limit("10h"), Interval.exact(39_600))
     assert str(verdict) == "budget 10h exceeded by 1 h (10 %): time 11 h, upper end of the interval"
     document = json.loads(json.dumps(verdict.to_json()))
     assert (document["limit"], document["figure"], document["unit"]) == (36_000, 39_600, "s")
@@ -95,7 +95,7 @@ def test_verdict_speaks_the_users_unit() -> None:
 
 
 def test_exactly_the_limit_is_kept() -> None:
-    assert not judge(parse_budget("2kWh"), Interval.exact(2.0)).exceeded
+    assert not judge(parse_limit("2kWh"), Interval.exact(2.0)).exceeded
 
 
 FORECAST = {
@@ -109,25 +109,25 @@ FORECAST = {
 
 @pytest.mark.parametrize(("text", "value"), [("1kWh", 10), ("1kgCO2e", 4), ("1h", 100), ("1EUR", 3)])
 def test_each_budget_meets_its_own_figure(text: str, value: float) -> None:
-    figure = judged_figure(parse_budget(text), **FORECAST)  # type: ignore[arg-type]
+    figure = judged_figure(parse_limit(text), **FORECAST)  # type: ignore[arg-type]
     assert figure.value == value
 
 
 def test_money_is_judged_in_one_currency() -> None:
     with pytest.raises(JoulecastError, match=r"'\$3' is in USD, the price in EUR"):
-        judged_figure(parse_budget("$3"), **FORECAST)  # type: ignore[arg-type]
+        judged_figure(parse_limit("$3"), **FORECAST)  # type: ignore[arg-type]
 
 
 def test_epochs_that_fit_by_hand() -> None:
-    verdict = judge(parse_budget("2kWh"), Interval.exact(5.0))
+    verdict = judge(parse_limit("2kWh"), Interval.exact(5.0))
     assert epochs_that_fit(verdict, 100) == 40
-    assert epochs_that_fit(judge(parse_budget("1kWh"), Interval.exact(200.0)), 100) == 0
-    assert epochs_that_fit(judge(parse_budget("0.3kWh"), Interval.exact(0.1)), 1) == 3  # 3 x 0.1 > 0.3 in binary
+    assert epochs_that_fit(judge(parse_limit("1kWh"), Interval.exact(200.0)), 100) == 0
+    assert epochs_that_fit(judge(parse_limit("0.3kWh"), Interval.exact(0.1)), 1) == 3  # 3 x 0.1 > 0.3 in binary
 
 
 @given(figure=st.floats(1e-6, 1e6), limit=st.integers(1, 10_000), epochs=st.integers(1, 1000))
 def test_one_epoch_more_would_not_fit(figure: float, limit: int, epochs: int) -> None:
-    verdict = judge(parse_budget(f"{limit} kWh"), Interval.exact(figure))
+    verdict = judge(parse_limit(f"{limit} kWh"), Interval.exact(figure))
     fit = epochs_that_fit(verdict, epochs)
     per_epoch = figure / epochs
     assert fit * per_epoch <= limit * (1 + 1e-9)
@@ -136,9 +136,9 @@ def test_one_epoch_more_would_not_fit(figure: float, limit: int, epochs: int) ->
 
 def test_regions_that_fit() -> None:
     energy = Interval(10, 8, 15)
-    budget = parse_budget("1kgCO2e")
-    high = regions_that_fit(judge(budget, Interval(4, 3, 6)), energy, load_regions())
-    expected = regions_that_fit(judge(budget, Interval(4, 3, 6), "expected"), energy, load_regions())
+    limit = parse_limit("1kgCO2e")
+    high = regions_that_fit(judge(limit, Interval(4, 3, 6)), energy, load_regions())
+    expected = regions_that_fit(judge(limit, Interval(4, 3, 6), "expected"), energy, load_regions())
     assert all(region.carbon_g_per_kwh <= 1000 / 15 for region in high)
     assert {"FR", "SE", "NO"} <= {region.code for region in high}
     assert "DE" not in {region.code for region in expected}
@@ -151,5 +151,5 @@ def test_regions_that_fit() -> None:
 
 
 def test_only_co2e_depends_on_the_region() -> None:
-    verdict = judge(parse_budget("1kWh"), Interval.exact(4))
+    verdict = judge(parse_limit("1kWh"), Interval.exact(4))
     assert regions_that_fit(verdict, Interval.exact(4), load_regions()) == ()
