@@ -8,7 +8,6 @@ import click
 
 if TYPE_CHECKING:
     from ..estimator.budget import Limit
-    from ..estimator.estimate import Estimate
     from ..estimator.profile import Profile
     from ..estimator.read_model import TraceOptions
     from ..estimator.site import Site
@@ -206,15 +205,13 @@ def _answer(
 ) -> Answer:
     from dataclasses import replace
 
+    from ..estimator.forecast import forecast
     from ..estimator.read_model import read_model
     from .answer import Answer
 
     work = read_model(model, trace_options)
     schedule = _schedule(options, preset, trace_options.batch_size, work.tokens_per_sample)
-    estimate_: Estimate = profile.predict(work, steps=schedule.steps, devices=schedule.devices)
-    if schedule.validation_steps:
-        forward = work.forward_only()
-        estimate_ = estimate_ + profile.predict(forward, steps=schedule.validation_steps, devices=schedule.devices)
+    estimate_ = forecast(profile, work, schedule)
     if assumed := _assumed_preset(options):
         note = f"no --samples or --dataset: an epoch is taken to be {assumed.name}'s {assumed.train_samples:,} samples"
         estimate_ = replace(estimate_, warnings=(*estimate_.warnings, note))

@@ -1,0 +1,33 @@
+"""A run is its steps and its validation passes, and starts once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from joulecast.estimator.fit import fit
+from joulecast.estimator.forecast import forecast
+from joulecast.estimator.schedule import make_schedule
+
+from .synthetic import network, suite
+
+WORK = network(depth=6, width=32)
+
+
+def test_validation_passes_add_up_and_the_run_starts_once() -> None:
+    profile = replace(fit(suite(), name="made-up"), startup_s=12.0)
+    schedule = make_schedule(batch_size=32, epochs=3, samples=3200, val_samples=640)
+    estimate = forecast(profile, WORK, schedule)
+    step_s = profile.time.seconds(WORK.ops).sum()
+    pass_s = profile.time.seconds(WORK.forward_only().ops).sum()
+    assert estimate.seconds.value == pytest.approx(12.0 + 3 * 100 * step_s + 3 * 20 * pass_s)
+    assert estimate.steps == 300 + 60
+    (start,) = [part for part in estimate.breakdown if part.name == "start-up"]
+    assert start.energy_kwh == pytest.approx(12.0 * profile.power.static_w / 3_600_000)
+
+
+def test_without_validation_it_is_the_prediction() -> None:
+    profile = fit(suite(), name="made-up")
+    schedule = make_schedule(batch_size=32, steps=50)
+    assert forecast(profile, WORK, schedule) == profile.predict(WORK, steps=50)
