@@ -6,9 +6,9 @@ import math
 
 from ..estimator.interval import Interval
 
-_TIMES = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
-_ENERGIES = ((1e6, "GWh"), (1e3, "MWh"), (1.0, "kWh"), (1e-3, "Wh"), (1e-6, "mWh"))
-_MASSES = ((1e3, "t"), (1.0, "kg"), (1e-3, "g"), (1e-6, "mg"))
+TIMES = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
+ENERGIES = ((1e6, "GWh"), (1e3, "MWh"), (1.0, "kWh"), (1e-3, "Wh"), (1e-6, "mWh"))
+MASSES = ((1e3, "t"), (1.0, "kg"), (1e-3, "g"), (1e-6, "mg"))
 _COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
@@ -26,7 +26,7 @@ def number(value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _scale(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
+def scale(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
     for factor, unit in units:
         if abs(value) >= factor:
             return factor, unit
@@ -35,24 +35,24 @@ def _scale(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, s
 
 def _in_unit(interval: Interval, units: tuple[tuple[float, str], ...], suffix: str = "") -> tuple[str, str]:
     """("1.23 kWh", "0.98 to 1.60 kWh"): both in the unit that fits the value."""
-    factor, unit = _scale(interval.value, units)
+    factor, unit = scale(interval.value, units)
     unit += suffix
     low, high = (number(bound / factor) for bound in (interval.low, interval.high))
     return f"{number(interval.value / factor)} {unit}", f"{low} to {high} {unit}"
 
 
 def seconds(interval: Interval) -> tuple[str, str]:
-    return _in_unit(interval, _TIMES)
+    return _in_unit(interval, TIMES)
 
 
 def energy(interval: Interval) -> tuple[str, str]:
     """Of kilowatt-hours."""
-    return _in_unit(interval, _ENERGIES)
+    return _in_unit(interval, ENERGIES)
 
 
 def carbon(interval: Interval) -> tuple[str, str]:
     """Of kilograms of CO2e."""
-    return _in_unit(interval, _MASSES, " CO2e")
+    return _in_unit(interval, MASSES, " CO2e")
 
 
 def money(interval: Interval, currency: str) -> tuple[str, str]:
@@ -68,7 +68,7 @@ def count(value: float) -> str:
 
 
 def size(value: float) -> str:
-    factor, unit = _scale(value, _BYTES)
+    factor, unit = scale(value, _BYTES)
     return f"{number(value / factor)} {unit}"
 
 
