@@ -7,15 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..estimator.budget import Limit
-    from ..estimator.profile import Profile
-    from ..estimator.read_model import TraceOptions
-    from ..estimator.site import Site
     from .answer import Answer
 
 BUDGET_EXCEEDED = 3
-_DEFAULT_BATCH_SIZE = 32
-_ASSUMED_DATASET = "cifar10"
 
 
 @click.command(
@@ -34,7 +28,7 @@ _ASSUMED_DATASET = "cifar10"
 @click.option("--input", "inputs", multiple=True, metavar="SPEC", help="One sample: 3,224,224 or ids:int64:128.")
 @click.option("--dataset", metavar="NAME", help="Shape, classes and size: cifar10, cifar100, mnist, imagenet-1k...")
 @click.option("--sequence-length", type=int, metavar="N", help="Positions of a language model's input.")
-@click.option("--batch-size", metavar="N", help=f"Samples per pass and device (default {_DEFAULT_BATCH_SIZE}).")
+@click.option("--batch-size", default="32", show_default=True, metavar="N", help="Samples per pass and device.")
 @click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd", show_default=True)
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Autocast; default: the parameters' own."
@@ -104,146 +98,10 @@ def _print_json(answers: list[Answer], layers: bool, *, single: bool) -> None:
 
 def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
     """One answer a model, in order; what is common to all is read first, so that mistakes show at once."""
-    from ..estimator.budget import parse_limit
     from ..estimator.library import load_profile
-    from ..estimator.presets import dataset_preset
-    from ..estimator.site import DEFAULT_PUE, make_site
-
-    limits = [parse_limit(text) for text in options["budgets"]]
-    site = make_site(
-        region=options["region"],
-        carbon_g_per_kwh=options["carbon_intensity"],
-        pue=DEFAULT_PUE if options["pue"] is None else options["pue"],
-        price_per_kwh=options["price"],
-        currency=options["currency"],
-    )
-    preset = dataset_preset(options["dataset"]) if options["dataset"] else None
-    _check_limits(limits, site)
-    trace_options = _trace_options(options, preset)
-    _check_schedule(options, preset)
-    profile = load_profile(options["hardware"])
-    return [_answer(model, trace_options, options, preset, profile, site, limits) for model in models]
-
-
-def _check_limits(limits: list[Limit], site: Site) -> None:
-    from ..estimator.budget import judged_figure
-    from ..estimator.interval import Interval
-
-    zero = Interval.exact(0.0)
-    for limit in limits:
-        judged_figure(limit, facility_energy_kwh=zero, co2e_kg=zero, seconds=zero, cost=zero, currency=site.currency)
-
-
-def _trace_options(options: dict[str, Any], preset: Any) -> TraceOptions:
-    from ..estimator.inputs import parse_input
-    from ..estimator.read_model import TraceOptions
-    from ..estimator.schedule import whole_number
-
-    arguments = {}
-    for text in options["model_args"]:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise click.UsageError(f"--model-arg {text!r} is not KEY=VALUE")
-        arguments[key.strip()] = value
-    return TraceOptions(
-        args=arguments,
-        specs=tuple(parse_input(text) for text in options["inputs"]),
-        preset=preset,
-        sequence_length=options["sequence_length"],
-        batch_size=whole_number("--batch-size", options["batch_size"] or _DEFAULT_BATCH_SIZE),
-        train=not options["inference"],
-        optimizer=options["optimizer"],
-        precision=options["precision"],
-        accumulate=whole_number("--accumulate", options["accumulate"]),
-        layers=options["layers"],
-        time_limit_s=options["time_limit"],
-    )
-
-
-def _schedule(options: dict[str, Any], preset: Any, batch_size: int, tokens_per_sample: int) -> Any:
-    from ..estimator.schedule import make_schedule
-
-    preset = preset or _assumed_preset(options)
-    return make_schedule(
-        batch_size=batch_size,
-        epochs=options["epochs"],
-        steps=options["steps"],
-        samples=options["samples"],
-        tokens=options["tokens"],
-        val_samples=options["val_samples"],
-        dataset_samples=preset.train_samples if preset else None,
-        tokens_per_sample=tokens_per_sample,
-        accumulation=options["accumulate"],
-        devices=options["devices"],
-    )
-
-
-def _assumed_preset(options: dict[str, Any]) -> Any:
-    """Epochs of nobody says what are taken to be of the thesis's dataset; `_answer` adds a note."""
-    from ..estimator.presets import dataset_preset
-
-    if options["epochs"] is not None and options["samples"] is None and options["dataset"] is None:
-        return dataset_preset(_ASSUMED_DATASET)
-    return None
-
-
-def _check_schedule(options: dict[str, Any], preset: Any) -> None:
-    """Mistakes in the schedule are found before a model is loaded; 2 stands for any sequence length."""
-    from ..estimator.schedule import whole_number
-
-    _schedule(options, preset, whole_number("--batch-size", options["batch_size"] or _DEFAULT_BATCH_SIZE), 2)
-
-
-def _answer(
-    model: str,
-    trace_options: TraceOptions,
-    options: dict[str, Any],
-    preset: Any,
-    profile: Profile,
-    site: Site,
-    limits: list[Limit],
-) -> Answer:
-    from dataclasses import replace
-
-    from ..estimator.forecast import forecast
     from ..estimator.read_model import read_model
-    from .answer import Answer
+    from .question import read_question
 
-    work = read_model(model, trace_options)
-    schedule = _schedule(options, preset, trace_options.batch_size, work.tokens_per_sample)
-    estimate_ = forecast(profile, work, schedule)
-    if assumed := _assumed_preset(options):
-        note = f"no --samples or --dataset: an epoch is taken to be {assumed.name}'s {assumed.train_samples:,} samples"
-        estimate_ = replace(estimate_, warnings=(*estimate_.warnings, note))
-    answer = Answer(model, work, profile, schedule, estimate_, site)
-    return _judged(answer, limits, options["budget_at"])
-
-
-def _judged(answer: Answer, limits: list[Limit], at: Any) -> Answer:
-    from dataclasses import replace
-
-    from ..estimator.budget import epochs_that_fit, judge, judged_figure, regions_that_fit
-    from ..estimator.site import load_regions
-
-    verdicts, fits = [], []
-    for limit in limits:
-        figure = judged_figure(
-            limit,
-            facility_energy_kwh=answer.facility_energy_kwh,
-            co2e_kg=answer.co2e_kg,
-            seconds=answer.estimate.seconds,
-            cost=answer.cost,
-            currency=answer.site.currency,
-        )
-        verdict = judge(limit, figure, at)
-        verdicts.append(verdict)
-        if not verdict.exceeded:
-            continue
-        length, unit = answer.schedule.epochs, "epochs"
-        if length is None:
-            length, unit = float(answer.schedule.steps), "steps"
-        fits.append(f"{limit.text}: {epochs_that_fit(verdict, length):,} {unit} would fit")
-        if regions := regions_that_fit(verdict, answer.facility_energy_kwh, load_regions()):
-            names = ", ".join(f"{region.name} ({region.code})" for region in regions[:3])
-            fits.append(f"{limit.text}: would fit in {len(regions)} regions, the cleanest {names}")
-    return replace(answer, verdicts=tuple(verdicts), fits=tuple(fits))
+    question = read_question(options)
+    profile = load_profile(options["hardware"])
+    return [question.answer(model, read_model(model, question.trace_options), profile) for model in models]
