@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ..estimator.budget import Verdict
     from ..estimator.estimate import Estimate, Share
     from ..estimator.profile import Profile
+    from ..estimator.regions import Place
     from ..estimator.schedule import Schedule
     from ..estimator.workload import Workload
 
@@ -30,6 +31,7 @@ class Answer:
     site: Site
     verdicts: tuple[Verdict, ...] = field(default=())
     fits: tuple[str, ...] = ()  # what would fit, for the budgets that are exceeded
+    places: tuple[Place, ...] = ()  # the regions it was held beside
 
     @property
     def facility_energy_kwh(self) -> Interval:
@@ -66,6 +68,7 @@ class Answer:
             "site": {
                 "pue": self.site.pue,
                 "carbon_g_per_kwh": self.site.carbon_g_per_kwh,
+                "region": self.site.region.code if self.site.region else None,
                 "carbon_source": self.site.carbon_source,
                 "price_per_kwh": self.site.price_per_kwh,
                 "price_source": self.site.price_source,
@@ -97,6 +100,8 @@ class Answer:
         }
         if self.verdicts:
             document["budget"] = [verdict.to_json() for verdict in self.verdicts]
+        if self.places:
+            document["regions"] = [place.to_json() for place in self.places]
         if layers:
             document["layers"] = self.layer_rows()
         return document

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 BUDGET_EXCEEDED = 3
+_PAPERS = ("modelcard", "bibtex", "latex", "codecarbon")
+_FORMATS = ("table", "json", "csv", *_PAPERS)
 
 
 @click.command(
@@ -44,6 +46,8 @@ BUDGET_EXCEEDED = 3
 @click.option("--hardware", "--profile", "hardware", metavar="NAME", help="Hardware, profile or profile file.")
 @click.option("--pue", type=float, metavar="X", help="The building's energy over the machines' (default 1.58).")
 @click.option("--region", metavar="CODE", help="Where: FR, US-CA, gcp:europe-west9... (default: US, EPA 2018).")
+@click.option("--regions", metavar="CODES", help="Regions to hold side by side: FR,SE,US-CA.")
+@click.option("--live", is_flag=True, help="This hour's intensity (Electricity Maps, by $ELECTRICITYMAPS_API_TOKEN).")
 @click.option("--carbon-intensity", type=float, metavar="G", help="g CO2e per kWh, in place of a region.")
 @click.option("--price", type=float, metavar="X", help="Price of a kWh (default: US average 2022).")
 @click.option("--currency", default="USD", metavar="CODE", help="Currency of the price.")
@@ -58,9 +62,15 @@ BUDGET_EXCEEDED = 3
 @click.option("--layers", is_flag=True, help="Show the layer table.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (a list for several models).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one CSV row per model (per layer with --layers).")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(_FORMATS),
+    help="What to print (default table); the last four are for papers, model cards and dashboards.",
+)
 @click.option("--time-limit", type=float, default=60.0, show_default=True, help="Seconds that model code may take.")
 @click.option("--traceback", is_flag=True, help="Show the frames of the model's own code when it fails.")
-def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, **options: Any) -> int:
+def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str | None, **options: Any) -> int:
     """Predict the energy, CO2e, time and cost of training a network, from its architecture alone.
 
     \b
@@ -68,32 +78,58 @@ def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, **options: An
     estimate --model timm:create_model --model-arg model_name=resnet50 --dataset imagenet-1k
              --hardware a100-sxm4-80gb --precision bf16 --epochs 90 --region FR
     """
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv contradict: give one of them")
+    output = _output(as_json, as_csv, format_, options)
     if options["traceback"]:
         import os
 
         os.environ["JOULECAST_TRACEBACK"] = "1"
     answers = _answers(models, options)
-    layers = options["layers"]
-    if as_json:
-        _print_json(answers, layers, single=len(models) == 1)
-    elif as_csv:
-        from .csv_output import print_csv
-
-        print_csv(answers, layers=layers)
-    else:
-        from .table import print_answers
-
-        print_answers(answers, layers=layers)
+    _print(output, answers, options["layers"])
     return BUDGET_EXCEEDED if any(answer.exceeded for answer in answers) else 0
 
 
-def _print_json(answers: list[Answer], layers: bool, *, single: bool) -> None:
+def _output(as_json: bool, as_csv: bool, format_: str | None, options: dict[str, Any]) -> str:
+    """The format to print. Raises UsageError for options that contradict each other or that format."""
+    asked = {"--json": "json"} if as_json else {}
+    asked |= {"--csv": "csv"} if as_csv else {}
+    asked |= {f"--format {format_}": format_} if format_ else {}
+    if len(set(asked.values())) > 1:
+        raise click.UsageError(f"{' and '.join(asked)} contradict: give one of them")
+    output = next(iter(asked.values()), "table")
+    beside = [name for name in ("regions", "layers") if options[name]]
+    if beside and output in _PAPERS:
+        raise click.UsageError(f"--{beside[0]} has no place in {output}: use --format table, json or csv")
+    if len(beside) == 2 and output == "csv":
+        raise click.UsageError("--regions and --layers are rows of two tables: give one of them, or --json")
+    if output == "modelcard" and options["inference"]:
+        raise click.UsageError("a model card states the emissions of training: leave out --inference")
+    return output
+
+
+def _print(output: str, answers: list[Answer], layers: bool) -> None:
+    if output == "json":
+        _print_json(answers, layers)
+    elif output == "csv":
+        from .csv_output import print_csv
+
+        print_csv(answers, layers=layers)
+    elif output == "table":
+        from .table import print_answers
+
+        print_answers(answers, layers=layers)
+    else:
+        from ..report.formats import render
+
+        for note in dict.fromkeys(note for answer in answers for note in answer.estimate.warnings):
+            click.echo(f"note: {note}", err=True)
+        click.echo(render(output, answers), nl=False)
+
+
+def _print_json(answers: list[Answer], layers: bool) -> None:
     import json
 
     documents = [answer.to_json(layers=layers) for answer in answers]
-    click.echo(json.dumps(documents[0] if single else documents, indent=2, allow_nan=False))
+    click.echo(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2, allow_nan=False))
 
 
 def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:

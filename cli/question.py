@@ -14,9 +14,11 @@ from ..estimator.inputs import parse_input
 from ..estimator.interval import Interval
 from ..estimator.presets import DatasetPreset, dataset_preset
 from ..estimator.read_model import TraceOptions
+from ..estimator.regions import compare_regions
 from ..estimator.schedule import Schedule, make_schedule, whole_number
-from ..estimator.site import DEFAULT_PUE, Site, load_regions, make_site
+from ..estimator.site import Site, load_regions
 from .answer import Answer
+from .where import Where, read_where
 
 if TYPE_CHECKING:
     from ..estimator.profile import Profile
@@ -32,7 +34,7 @@ class Question:
     options: Mapping[str, Any]
     trace_options: TraceOptions
     preset: DatasetPreset | None
-    site: Site
+    where: Where
     limits: tuple[Limit, ...]
 
     def schedule(self, tokens_per_sample: int) -> Schedule:
@@ -60,8 +62,12 @@ class Question:
                 f"no --samples or --dataset: an epoch is taken to be {assumed.name}'s {assumed.train_samples:,} samples"
             )
             estimate = replace(estimate, warnings=(*estimate.warnings, note))
-        answer = Answer(model, work, profile, schedule, estimate, self.site)
-        return _judged(answer, self.limits, self.options["budget_at"])
+        if notes := self.where.notes_on(estimate.seconds):
+            estimate = replace(estimate, warnings=(*estimate.warnings, *notes))
+        at = self.options["budget_at"]
+        answer = _judged(Answer(model, work, profile, schedule, estimate, self.where.site), self.limits, at)
+        places = compare_regions(answer.facility_energy_kwh, self.where.regions, self.limits, at)
+        return replace(answer, places=places)
 
     def _assumed_preset(self) -> DatasetPreset | None:
         """Epochs of nobody says what are taken to be of the thesis's dataset; `answer` adds a note."""
@@ -77,16 +83,10 @@ def read_question(options: Mapping[str, Any]) -> Question:
     Raises JoulecastError for values that cannot be used, UsageError for a model argument of no form.
     """
     limits = tuple(parse_limit(text) for text in options["budgets"])
-    site = make_site(
-        region=options["region"],
-        carbon_g_per_kwh=options["carbon_intensity"],
-        pue=DEFAULT_PUE if options["pue"] is None else options["pue"],
-        price_per_kwh=options["price"],
-        currency=options["currency"],
-    )
+    where = read_where(options)
     preset = dataset_preset(options["dataset"]) if options["dataset"] else None
-    _check_limits(limits, site)
-    question = Question(options, _trace_options(options, preset), preset, site, limits)
+    _check_limits(limits, where.site)
+    question = Question(options, _trace_options(options, preset), preset, where, limits)
     question.schedule(2)  # stands for any sequence length
     return question
 

@@ -13,6 +13,7 @@ from ..estimator.comparisons import familiar
 from ..estimator.estimate import Share
 from . import figures
 from .answer import Answer
+from .region_table import region_table, region_verdicts
 
 _BAR_WIDTH = 28
 _PIPE_WIDTH = 110  # where nobody tells the width
@@ -52,6 +53,7 @@ def _print_one(console: Console, answer: Answer) -> None:
             )
     console.print(Text("\nWhere the energy goes", style="bold"), Text("(expected)", style="dim"))
     console.print(_bars(answer.estimate.breakdown))
+    _print_regions(console, answer, "")
     _print_tail(console, [answer])
 
 
@@ -127,6 +129,12 @@ def _bars(parts: Sequence[Share]) -> Table:
     return table
 
 
+def _print_regions(console: Console, answer: Answer, whose: str) -> None:
+    if answer.places:
+        console.print(Text(f"\nThe same energy, by region{whose}", style="bold"))
+        console.print(region_table(answer), *region_verdicts(answer), sep="\n")
+
+
 def _print_tail(console: Console, answers: Sequence[Answer]) -> None:
     if any(answer.verdicts for answer in answers):
         console.print()
@@ -188,6 +196,8 @@ def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
             style="dim",
         )
     )
+    for answer in answers:
+        _print_regions(console, answer, f" for {answer.model}")
     _print_tail(console, answers)
 
 

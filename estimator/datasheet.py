@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .hardware import Hardware
+from .hardware import BOUNDARIES, Hardware
 from .profile import ErrorModel, PowerModel, Profile, Provenance
 from .roofline import COMPUTE, LAUNCH, MEMORY, Roofline
 
@@ -37,7 +37,6 @@ def datasheet_profile(hardware: Hardware) -> Profile:
     watts = hardware.power_w
     idle = hardware.idle_w if hardware.idle_w is not None else _IDLE_SHARE * watts
     assumed = () if hardware.idle_w is not None else (f"idle power is assumed to be {_IDLE_SHARE:.0%} of {watts:g} W",)
-    boundary = "the GPU board, without its host" if hardware.kind == "gpu" else "the CPU package, without memory"
     return Profile(
         name=hardware.key,
         hardware=hardware.name,
@@ -51,7 +50,7 @@ def datasheet_profile(hardware: Hardware) -> Profile:
             time="datasheet",
             power="datasheet",
             sources=(hardware.source,),
-            boundary=boundary,
+            boundary=BOUNDARIES[hardware.kind],
             notes=(
                 f"{_shown(_efficiencies(hardware))} of peak arithmetic and "
                 f"{_MEMORY_EFFICIENCY[hardware.kind]:.0%} of peak memory bandwidth are assumed",

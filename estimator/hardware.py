@@ -21,6 +21,8 @@ from .tables import read_table
 
 USER_FILE_VARIABLE = "JOULECAST_HARDWARE"
 SHIPPED = "joulecast"  # the origin of the rows that come with the package
+BOUNDARIES = {"gpu": "the GPU board, without its host", "cpu": "the CPU package, without memory"}
+"""What the power on a datasheet covers, by the part's kind."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,20 +28,30 @@ DEFAULT_PRICE_SOURCE = "US retail average of all sectors 2022 (EIA, Electric Pow
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One row of `datasets/carbon_intensity.csv`."""
+    """One row of `datasets/carbon_intensity.csv`, or that row with the figure of this hour (`live`)."""
 
     code: str
     name: str
     kind: str  # "country", "state", "cloud region" or "world"
+    iso3: str  # ISO 3166-1 alpha-3 of its country; empty for the world
     carbon_g_per_kwh: float
+    basis: str  # "life cycle", or "direct": the power stations alone
     year: int
     source: str
+    live: bool = False
+
+    @property
+    def label(self) -> str:
+        """Where the figure comes from, in one line."""
+        when = "" if self.live else f"{self.year}, "
+        return f"{self.code} ({self.name}), {when}{self.source}, {self.basis}"
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """What a place adds to the machine's energy, and what a kWh there emits and costs.
 
+    `region` is where, if anybody said so; the thesis's figure and given ones are of no region.
     Raises JoulecastError for a PUE below 1 and for a negative or unreal intensity or price.
     """
 
@@ -51,6 +61,7 @@ class Site:
     price_per_kwh: float = DEFAULT_PRICE_PER_KWH
     currency: str = "USD"
     price_source: str = DEFAULT_PRICE_SOURCE
+    region: Region | None = None
 
     def __post_init__(self) -> None:
         _check("PUE", self.pue, 1.0, "the building's energy over the machines', 1 or more")
@@ -65,7 +76,7 @@ def _check(what: str, value: float, least: float, rule: str) -> None:
 
 def make_site(
     *,
-    region: str | None = None,
+    region: str | Region | None = None,
     carbon_g_per_kwh: float | None = None,
     pue: float = DEFAULT_PUE,
     price_per_kwh: float | None = None,
@@ -77,19 +88,19 @@ def make_site(
     """
     if price_per_kwh is None and currency != "USD":
         raise JoulecastError(f"currency {currency} without a price: give the price per kWh in {currency}")
-    if region is not None and carbon_g_per_kwh is not None:
+    where = find_region(region) if isinstance(region, str) else region
+    if where is not None and carbon_g_per_kwh is not None:
         raise JoulecastError(
-            f"region {region!r} and carbon intensity {carbon_g_per_kwh} g/kWh contradict: give one of them"
+            f"region {where.code!r} and carbon intensity {carbon_g_per_kwh} g/kWh contradict: give one of them"
         )
     carbon, source = DEFAULT_CARBON_G_PER_KWH, DEFAULT_CARBON_SOURCE
-    if region is not None:
-        row = find_region(region)
-        carbon, source = row.carbon_g_per_kwh, f"{row.code} ({row.name}), {row.year}, {row.source}"
+    if where is not None:
+        carbon, source = where.carbon_g_per_kwh, where.label
     elif carbon_g_per_kwh is not None:
         carbon, source = carbon_g_per_kwh, "given"
     if price_per_kwh is None:
-        return Site(pue, carbon, source)
-    return Site(pue, carbon, source, price_per_kwh, currency, "given")
+        return Site(pue, carbon, source, region=where)
+    return Site(pue, carbon, source, price_per_kwh, currency, "given", where)
 
 
 def facility_energy_kwh(energy_kwh: Interval, site: Site) -> Interval:
@@ -115,7 +126,9 @@ def load_regions() -> tuple[Region, ...]:
             code=row["region"],
             name=row["name"],
             kind=row["kind"],
+            iso3=row["iso3"],
             carbon_g_per_kwh=float(row["carbon_g_per_kwh"]),
+            basis=row["basis"],
             year=int(row["year"]),
             source=row["source"],
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..estimator.errors import FitError, HardwareError, JoulecastError
 from ..estimator.fit import fit
-from ..estimator.hardware import find_hardware
+from ..estimator.hardware import BOUNDARIES, find_hardware
 from ..estimator.observation import Observation
 from ..estimator.profile import ErrorModel, PowerModel, Profile
 from .modelled import power_model
@@ -51,8 +51,7 @@ def table_power(name: str, cores: int) -> Power:
     row = find_hardware(name)
     model = power_model(row.name, row.power_w, row.idle_w, row.cores if row.kind == "cpu" else None, cores)
     weights = dict.fromkeys(COMPONENTS, max(model.full_w - model.idle_w, 0.0))
-    boundary = "the CPU package, without memory" if row.kind == "cpu" else "the GPU board, without its host"
-    return Power(PowerModel(weights, model.idle_w), TDP_ERROR, f"{model.basis}; {row.source}", boundary)
+    return Power(PowerModel(weights, model.idle_w), TDP_ERROR, f"{model.basis}; {row.source}", BOUNDARIES[row.kind])
 
 
 def unknown_power(cpu_name: str, threads: int) -> Power:

@@ -1,0 +1,70 @@
+"""What papers and model cards say of a forecast, and text that is safe to put into them."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from joulecast import __version__
+
+from ..cli import figures
+
+if TYPE_CHECKING:
+    from ..cli.answer import Answer
+
+PROGRAM = f"joulecast {__version__}"
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, control characters and halves of surrogate pairs."""
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return " ".join("".join(char if char.isprintable() else " " for char in whole).split())
+
+
+def plain_number(value: float, digits: int = 4) -> str:
+    """That many significant digits and no exponent: 123500, 0.0001235."""
+    return format(Decimal(f"{value:.{digits}g}"), "f")
+
+
+def origin(answer: Answer) -> str:
+    """Which program says so, when, and from what."""
+    estimate = answer.estimate
+    return f"{PROGRAM}, predicted before training (time {estimate.time_source}, power {estimate.power_source})"
+
+
+def hardware(answer: Answer) -> str:
+    count, name = answer.estimate.devices, one_line(answer.profile.hardware)
+    return f"{count} x {name}" if count > 1 else name
+
+
+def place(answer: Answer) -> str | None:
+    """Where the run is to be, as granular as anybody said: "California, USA"."""
+    region = answer.site.region
+    if region is None:
+        return None
+    if region.kind == "cloud region":
+        return f"{region.name}, {region.iso3} ({region.code})"
+    return f"{region.name}, {region.iso3}" if region.kind == "state" else region.name
+
+
+def with_interval(pair: tuple[str, str]) -> str:
+    """A figure of `figures`, its 90 % interval behind it."""
+    value, bounds = pair
+    return f"{value} ({bounds})"
+
+
+def carbon_of(answer: Answer) -> str:
+    """The intensity of the electricity and its source."""
+    site = answer.site
+    return f"{figures.number(site.carbon_g_per_kwh)} g CO2e/kWh, {one_line(site.carbon_source)}"
+
+
+def summary(answer: Answer) -> str:
+    """Every figure of a model in one line."""
+    costs: tuple[tuple[str, tuple[str, str]], ...] = (
+        ("time", figures.seconds(answer.estimate.seconds)),
+        ("energy", figures.energy(answer.estimate.energy_kwh)),
+        (f"with PUE {figures.number(answer.site.pue)}", figures.energy(answer.facility_energy_kwh)),
+        ("emissions", figures.carbon(answer.co2e_kg)),
+    )
+    return ", ".join(f"{name} {with_interval(pair)}" for name, pair in costs)
