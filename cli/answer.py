@@ -49,6 +49,25 @@ class Answer:
     def exceeded(self) -> bool:
         return any(verdict.exceeded for verdict in self.verdicts)
 
+    @property
+    def length(self) -> str:
+        """How long the run is, in words."""
+        schedule = self.schedule
+        parts = [f"{schedule.steps:,} steps of {schedule.samples_per_step:,} samples"]
+        if schedule.epochs is not None and schedule.samples is not None:
+            parts.insert(0, f"{schedule.epochs:,.4g} epochs of {schedule.samples:,} samples")
+        if schedule.validation_steps:
+            parts.append(f"{schedule.validation_steps:,} validation passes")
+        if schedule.devices > 1:
+            parts.append(f"{schedule.devices:,} devices")
+        return ", ".join(parts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known beside the figures: of the estimate, the schedule and the profile."""
+        length = [self.schedule.note] if self.schedule.note else []
+        return (*self.estimate.warnings, *length, *self.profile.provenance.notes)
+
     def to_json(self, *, layers: bool = False) -> dict[str, Any]:
         """One object; with `layers` also the layer table."""
         document: dict[str, Any] = {

@@ -66,23 +66,11 @@ def _print_head(console: Console, answer: Answer) -> None:
         f"multiply-adds a sample forward, {what} in {work.precision}"
         + (f" with {work.optimizer}" if work.optimizer else ""),
     )
-    console.print(f"  {_length(answer)}")
+    console.print(f"  {answer.length}")
     console.print(
         f"  profile {answer.profile.name}: time {estimate.time_source}, power {estimate.power_source}, "
         f"mean {figures.number(estimate.power_w)} W\n"
     )
-
-
-def _length(answer: Answer) -> str:
-    schedule = answer.schedule
-    parts = [f"{schedule.steps:,} steps of {schedule.samples_per_step:,} samples"]
-    if schedule.epochs is not None and schedule.samples is not None:
-        parts.insert(0, f"{schedule.epochs:,.4g} epochs of {schedule.samples:,} samples")
-    if schedule.validation_steps:
-        parts.append(f"{schedule.validation_steps:,} validation passes")
-    if schedule.devices > 1:
-        parts.append(f"{schedule.devices:,} devices")
-    return ", ".join(parts)
 
 
 def _figures(answer: Answer) -> Table:
@@ -145,18 +133,13 @@ def _print_tail(console: Console, answers: Sequence[Answer]) -> None:
             console.print(Text(f"{before}{verdict}", style=style))
         for line in answer.fits:
             console.print(Text(f"  {before}{line}"))
-    warnings = list(dict.fromkeys(note for answer in answers for note in _notes(answer)))
+    warnings = list(dict.fromkeys(note for answer in answers for note in answer.notes))
     if warnings:
         console.print(Text("\nNotes", style="bold"))
         for note in warnings:
             console.print(Padding(Text(f"- {note}", style="yellow"), (0, 2), expand=False))
     sources = list(dict.fromkeys(source for answer in answers for source in answer.profile.provenance.sources))
     console.print(Text("\nSources: " + "; ".join(sources), style="dim"))
-
-
-def _notes(answer: Answer) -> list[str]:
-    length = [answer.schedule.note] if answer.schedule.note else []
-    return [*answer.estimate.warnings, *length, *answer.profile.provenance.notes]
 
 
 # -- several models ------------------------------------------------------------------------------
@@ -166,7 +149,7 @@ def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
     first = answers[0]
     console.print(
         Text(f"{len(answers)} models", style="bold"),
-        Text(f"on {first.profile.hardware} (profile {first.profile.name}), {_length(first)}\n"),
+        Text(f"on {first.profile.hardware} (profile {first.profile.name}), {first.length}\n"),
     )
     table = Table(box=None, pad_edge=False, padding=(0, 1))
     table.add_column("model", style="bold", overflow="fold")
