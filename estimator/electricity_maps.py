@@ -25,6 +25,7 @@ from urllib.parse import urlencode, urlsplit
 from .errors import JoulecastError
 from .profile import write_json
 from .site import Region, find_region
+from .store import cache_folder
 
 TOKEN_VARIABLE = "ELECTRICITYMAPS_API_TOKEN"
 URL_VARIABLE = "ELECTRICITYMAPS_API_URL"
@@ -177,9 +178,7 @@ def service_of(environment: Mapping[str, str]) -> Service:
         raise LiveError(f"{TOKEN_VARIABLE} has characters that no HTTP header holds")
     url = environment.get(URL_VARIABLE, "").strip().rstrip("/") or DEFAULT_URL
     _check_url(url)
-    from platformdirs import user_cache_path
-
-    return Service(url, token, user_cache_path("joulecast", appauthor=False) / "electricity-maps")
+    return Service(url, token, cache_folder() / "electricity-maps")
 
 
 def _check_url(url: str) -> None:

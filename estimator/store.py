@@ -1,4 +1,4 @@
-"""Where this user's calibrations lie."""
+"""Where this user's calibrations lie, and what may be fetched again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 STORE_VARIABLE = "JOULECAST_STORE"
+CACHE_VARIABLE = "JOULECAST_CACHE"
 
 
 def store_folder() -> Path:
@@ -15,6 +16,15 @@ def store_folder() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("joulecast", appauthor=False)
+
+
+def cache_folder() -> Path:
+    """`$JOULECAST_CACHE`, else the platform's folder for caches. It need not exist."""
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("joulecast", appauthor=False)
 
 
 def profiles_folder(store: Path | None = None) -> Path:
