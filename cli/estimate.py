@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 BUDGET_EXCEEDED = 3
 _PAPERS = ("modelcard", "bibtex", "latex", "codecarbon")
 _FORMATS = ("table", "json", "csv", *_PAPERS)
+_FILE = click.Path(path_type=Path)
 
 
 @click.command(
@@ -68,6 +70,11 @@ _FORMATS = ("table", "json", "csv", *_PAPERS)
     type=click.Choice(_FORMATS),
     help="What to print (default table); the last four are for papers, model cards and dashboards.",
 )
+@click.option("--report", type=_FILE, metavar="FILE", help="Also write a page to show: one HTML file.")
+@click.option("--figure", type=_FILE, metavar="FILE", help="Also write a chart for papers: .png, .svg or .pdf.")
+@click.option(
+    "--accuracy", "accuracies", multiple=True, metavar="MODEL=VALUE", help="What a model reaches, for both; one each."
+)
 @click.option("--time-limit", type=float, default=60.0, show_default=True, help="Seconds that model code may take.")
 @click.option("--traceback", is_flag=True, help="Show the frames of the model's own code when it fails.")
 def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str | None, **options: Any) -> int:
@@ -78,12 +85,16 @@ def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str 
     estimate --model timm:create_model --model-arg model_name=resnet50 --dataset imagenet-1k
              --hardware a100-sxm4-80gb --precision bf16 --epochs 90 --region FR
     """
+    from .report_output import read_report_output
+
     output = _output(as_json, as_csv, format_, options)
     if options["traceback"]:
         import os
 
         os.environ["JOULECAST_TRACEBACK"] = "1"
+    report = read_report_output(models, options)
     answers = _answers(models, options)
+    report.write(answers)
     _print(output, answers, options["layers"])
     return BUDGET_EXCEEDED if any(answer.exceeded for answer in answers) else 0
 

@@ -364,15 +364,28 @@ def write_json(path: Path, document: Mapping[str, Any]) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """Writes `text` to `path` whole or not at all."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Writes `content` to `path` whole or not at all, readable by whom the umask lets."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are their owner's alone
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _umask() -> int:
+    """The mask that new files get; asking for it means setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

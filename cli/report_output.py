@@ -1,0 +1,151 @@
+"""`--report` and `--figure`: what stands in their way is found before a model is read; then the files are written."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..estimator.errors import JoulecastError
+
+if TYPE_CHECKING:
+    from .answer import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOutput:
+    """The files to write, and what they say beside the answers; without files nothing is done."""
+
+    report: Path | None
+    figure: Path | None
+    accuracies: tuple[float, ...]
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        """Writes each file whole or not at all. Raises JoulecastError for one that cannot be written."""
+        if self.report is None and self.figure is None:
+            return
+        from datetime import datetime
+
+        from joulecast import __version__
+
+        from ..report.document import Report
+
+        today = datetime.now().astimezone().date()
+        report = Report(tuple(answers), _command(), __version__, today, self.accuracies)
+        if self.report is not None:
+            from ..report.page import render
+
+            _write("--report", self.report, render(report).encode())
+        if self.figure is not None:
+            from ..report.figure import figure_bytes, figure_format
+
+            _write("--figure", self.figure, figure_bytes(report, figure_format(self.figure)))
+
+
+def read_report_output(models: Sequence[str], options: Mapping[str, Any]) -> ReportOutput:
+    """What `--report`, `--figure` and `--accuracy` ask for.
+
+    Raises JoulecastError for a path, format or accuracy of no use, UsageError for options that
+    contradict, both before a model is loaded.
+    """
+    report, figure = options["report"], options["figure"]
+    if report is None and figure is None and options["accuracies"]:
+        raise click.UsageError("--accuracy is shown in a report or a figure: add --report FILE or --figure FILE")
+    if report is None and figure is None:
+        return ReportOutput(None, None, ())
+    if figure is not None:
+        from ..report.figure import figure_format
+
+        figure_format(figure)
+    accuracies = _accuracies(options["accuracies"], models)
+    for option, path in (("--report", report), ("--figure", figure)):
+        if path is not None:
+            _check(option, path)
+    return ReportOutput(report, figure, accuracies)
+
+
+def _check(option: str, path: Path) -> None:
+    """That `path` can be written, as far as its folder tells, and that the charts can be drawn."""
+    if find_spec("matplotlib") is None:
+        raise JoulecastError(f"{option} {path} needs matplotlib: install joulecast[plots]")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(option, path, error) from error
+
+
+def _write(option: str, path: Path, content: bytes) -> None:
+    from ..estimator.profile import write_bytes
+
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise _unwritable(option, path, error) from error
+    click.echo(f"wrote {path}", err=True)
+
+
+def _unwritable(option: str, path: Path, error: OSError) -> JoulecastError:
+    return JoulecastError(f"{option} {path} cannot be written ({error.strerror}): name a file in a folder of yours")
+
+
+def _command() -> str:
+    """The command line that runs now, as a shell would take it again."""
+    program = click.get_current_context().find_root().info_name or "estimate"
+    return shlex.join([program, *sys.argv[1:]])
+
+
+# -- accuracies ----------------------------------------------------------------------------------
+
+
+def _accuracies(texts: Sequence[str], models: Sequence[str]) -> tuple[float, ...]:
+    """One accuracy a model, in the models' order, or none at all."""
+    given: dict[str, float] = {}
+    for text in texts:
+        name, equals, value = text.rpartition("=")
+        if not (name and equals):
+            raise click.UsageError(f"--accuracy {text!r} is not MODEL=VALUE")
+        model = _named(name, models)
+        if model in given:
+            raise JoulecastError(f"--accuracy {text!r}: {model} has {given[model]:g} already; give one a model")
+        given[model] = _accuracy(text, value)
+    missing = [model for model in models if model not in given]
+    if given and missing:
+        raise JoulecastError(f"--accuracy lacks {', '.join(missing)}: give one of every model")
+    return tuple(given[model] for model in models) if given else ()
+
+
+def _accuracy(text: str, value: str) -> float:
+    try:
+        number = float(value.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise JoulecastError(f"--accuracy {text!r} cannot be used: give a number of 0 or more")
+    return number
+
+
+def _named(name: str, models: Sequence[str]) -> str:
+    """The model that `name` means: as it was given, or its file's or builder's name where only one has it."""
+    if name in models:
+        return name
+    found = [model for model in models if name in _short_names(model)]
+    if len(found) == 1:
+        return found[0]
+    raise JoulecastError(f"--accuracy names {name!r}, the models are {', '.join(models)}: give one of these")
+
+
+def _short_names(model: str) -> tuple[str, ...]:
+    file, _, builder = model.partition(":")
+    return (Path(file).stem, builder)

@@ -1,0 +1,88 @@
+"""What a report holds: answers that are read together, and how each figure is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import cast
+
+from ..cli import figures
+from ..cli.answer import Answer
+from ..estimator.interval import Interval
+from ..estimator.site import Region, load_regions
+from .sentences import TEMPLATES
+
+FIGURES = ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost")
+# Grids that many readers know, from clean to not.
+FAMILIAR_REGIONS = (
+    *("SE", "NO", "FR", "CH", "CA", "BR", "GB", "ES", "US-CA", "DE"),
+    *("NL", "US", "JP", "KR", "WORLD", "US-TX", "CN", "AU", "PL", "IN", "ZA"),
+)
+_RANKED_MODELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Answers for one site and schedule. `accuracies` has one figure an answer, or none at all."""
+
+    answers: tuple[Answer, ...]
+    command: str
+    version: str
+    made: date
+    accuracies: tuple[float, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name an answer: short where that tells them apart, else as they were given."""
+        short = tuple(answer.work.name for answer in self.answers)
+        return short if len(set(short)) == len(short) else tuple(answer.model for answer in self.answers)
+
+    @property
+    def ranked(self) -> tuple[int, ...]:
+        """The models that the ranked regions show: all of a few, else those of least and most energy."""
+        order = sorted(range(len(self.answers)), key=lambda index: self.answers[index].facility_energy_kwh.value)
+        return tuple(sorted(order if len(order) <= _RANKED_MODELS else (order[0], order[-1])))
+
+
+def figure(answer: Answer, name: str) -> Interval:
+    """One of `FIGURES`, in the unit of its name."""
+    home = answer.estimate if name in ("seconds", "energy_kwh") else answer
+    return cast(Interval, getattr(home, name))
+
+
+def shown(answer: Answer, name: str) -> tuple[str, str]:
+    """One of `FIGURES` as people read it: ("1.23 kWh", "0.98 to 1.60 kWh")."""
+    interval = figure(answer, name)
+    if name == "cost":
+        return figures.money(interval, answer.site.currency)
+    show = {"seconds": figures.seconds, "co2e_kg": figures.carbon}.get(name, figures.energy)
+    return show(interval)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One line of the ranked regions; `code` is empty for an intensity of no region, `own` marks the run's."""
+
+    code: str
+    name: str
+    carbon_g_per_kwh: float
+    note: str = ""  # what sets its figure apart from those of the life cycle
+    own: bool = False
+
+
+def grid_of(region: Region, *, own: bool = False) -> Grid:
+    notes = ("this hour",) if region.live else ()
+    notes += () if region.basis == "life cycle" else (region.basis,)
+    return Grid(region.code, region.name, region.carbon_g_per_kwh, ", ".join(notes), own)
+
+
+def ranked_grids(answer: Answer) -> tuple[Grid, ...]:
+    """The run's own grid, those it was held beside and those that many readers know, cleanest first."""
+    site, regions = answer.site, {region.code: region for region in load_regions()}
+    own = Grid("", TEMPLATES["as_given"], site.carbon_g_per_kwh, own=True)
+    if site.region is not None:
+        own = grid_of(site.region, own=True)
+    asked = (place.region for place in answer.places)
+    grids = [grid_of(region) for region in (*asked, *(regions[code] for code in FAMILIAR_REGIONS))]
+    by_code = {grid.code: grid for grid in reversed([own, *grids])}  # of two with one code the first
+    return tuple(sorted(by_code.values(), key=lambda grid: (grid.carbon_g_per_kwh, grid.code)))

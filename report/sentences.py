@@ -1,0 +1,84 @@
+"""The report's sentences, written once: Python fills them here, and the page's script fills them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..cli.answer import Answer
+from ..cli.figures import number
+from ..estimator.budget import Verdict
+
+LIMITED = {"energy": "facility_energy_kwh", "co2e": "co2e_kg", "time": "seconds", "cost": "cost"}
+"""The figure that a limit of each quantity is held against."""
+
+TEMPLATES = {
+    "figures": "{facility_energy_kwh} of electricity, {co2e_kg} and {cost}, in {seconds}",
+    "fits": "Fits, with {percent} % to spare",
+    "exceeds": "Does not fit: {percent} % over",
+    "all_fit": "All {count} models fit",
+    "none_fits": "None of the {count} models fits",
+    "some_fit": "{fitting} of {count} models fit: {names}",
+    "least": "{least} takes the least energy, {energy}; {most} takes {factor} times as much",
+    "kept": "{quantity} {figure} {unit} {end}, {excess} {unit} to spare ({percent} %)",
+    "exceeded": "{quantity} {figure} {unit} {end}, {excess} {unit} too much ({percent} %)",
+    "short_kept": "fits, {percent} % to spare",
+    "short_exceeded": "{percent} % over {text}",
+    "length_fits": "{text}: {length} {unit} would fit",
+    "regions_fit": "{text}: would fit in {count} regions, the cleanest {names}",
+    "familiar": "about {count} {plural} ({source})",
+    "steps": "{steps} steps",
+    "high": "at the upper end of the interval",
+    "expected": "as expected",
+    "energy": "Energy with PUE",
+    "co2e": "CO2e",
+    "time": "Time",
+    "cost": "Cost",
+    "as_given": "as given",
+    "this_run": "this run",
+}
+
+
+def fill(template: str, **values: str) -> str:
+    return TEMPLATES[template].format(**values)
+
+
+def verdict_sentence(verdict: Verdict) -> str:
+    """One limit, the figure held against it, and by how much it is kept or not."""
+    limit = verdict.limit
+    return fill(
+        "exceeded" if verdict.exceeded else "kept",
+        quantity=TEMPLATES[limit.quantity],
+        figure=number(verdict.figure / limit.units_per_given),
+        unit=limit.given_unit,
+        end=TEMPLATES[verdict.at],
+        excess=number(abs(verdict.excess) / limit.units_per_given),
+        percent=_percent(verdict),
+    )
+
+
+def verdict_headline(answer: Answer) -> str:
+    """By how much a run with limits fits the tightest, or exceeds the worst."""
+    worst = max(answer.verdicts, key=lambda verdict: verdict.excess_percent)
+    return fill("exceeds" if worst.exceeded else "fits", percent=_percent(worst))
+
+
+def verdict_note(answer: Answer) -> str:
+    """The same in a table's cell."""
+    worst = max(answer.verdicts, key=lambda verdict: verdict.excess_percent)
+    return fill("short_exceeded" if worst.exceeded else "short_kept", percent=_percent(worst), text=worst.limit.text)
+
+
+def _percent(verdict: Verdict) -> str:
+    return number(abs(verdict.excess_percent))
+
+
+def comparison_headline(answers: Sequence[Answer], names: Sequence[str], energies: Sequence[str]) -> str:
+    """Of several models: which fit, or without limits, which takes least and how much more the most."""
+    if answers[0].verdicts:
+        fitting = [name for answer, name in zip(answers, names, strict=True) if not answer.exceeded]
+        template = "all_fit" if len(fitting) == len(answers) else "some_fit" if fitting else "none_fits"
+        return fill(template, count=str(len(answers)), fitting=str(len(fitting)), names=", ".join(fitting))
+    amounts = [answer.facility_energy_kwh.value for answer in answers]
+    least, most = amounts.index(min(amounts)), amounts.index(max(amounts))
+    factor = number(amounts[most] / amounts[least])
+    return fill("least", least=names[least], most=names[most], energy=energies[least], factor=factor)

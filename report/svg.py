@@ -1,0 +1,86 @@
+"""A matplotlib figure as SVG within a page: no styles of its own, text as text, colours by the page's names.
+
+The page's policy allows no `style` attributes, and dark mode needs colours that change: both are
+seen to here, so that charts.py may draw as if for paper.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+import matplotlib
+
+from .markup import Markup, element
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What charts are drawn in, and the variable of style.css that stands for it.
+INK, MUTED, LINE, TRACK, ACCENT, PAPER = "#16202a", "#55616e", "#dfe3e6", "#e9edee", "#0a6c5b", "#ffffff"
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    TRACK: "var(--track)",
+    ACCENT: "var(--accent)",
+    PAPER: "var(--card)",
+    "#000000": "var(--ink)",
+}
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "joulecast",
+    "text.parse_math": False,  # a model may be called $x$
+    "font.family": "sans-serif",
+    "font.size": 11.0,
+    "path.simplify": False,
+}
+_NAMESPACE = re.compile(r"^\{.*\}")
+_REFERENCE = re.compile(r"#([A-Za-z]\w{7,})(?=\)|$)")  # longer than a colour
+_DROPPED = ("metadata", "style", "title")
+_CONTAINERS = ("defs", "g")
+_FONT = ("font-family", "font-variant", "font-stretch")  # the page's own stand
+
+
+def inline_svg(figure: Figure, *, key: str, label: str) -> Markup:
+    """`figure` as an SVG element; `key` tells its ids from other charts', `label` is what is read out.
+
+    The same figure gives the same text, whenever and wherever it is drawn with one matplotlib.
+    """
+    stream = io.StringIO()
+    with matplotlib.rc_context(RC):
+        figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    root = ElementTree.fromstring(stream.getvalue())
+    used = {name for one in root.iter() for value in one.attrib.values() for name in _REFERENCE.findall(value)}
+    children = [_converted(child, key, used) for child in root]
+    return element("svg", *children, class_="chart", viewBox=root.attrib["viewBox"], role="img", aria_label=label)
+
+
+def _converted(node: ElementTree.Element, key: str, used: set[str]) -> Markup | None:
+    name = _NAMESPACE.sub("", node.tag)
+    if name in _DROPPED:
+        return None
+    children = [child for one in node if (child := _converted(one, key, used)) is not None]
+    text = (node.text or "").strip()
+    if name in _CONTAINERS and not children:
+        return None
+    return element(name, text, *children, **_attributes(node, key, used))
+
+
+def _attributes(node: ElementTree.Element, key: str, used: set[str]) -> dict[str, str]:
+    """The node's attributes, its style among them as presentation attributes, ids made the chart's own."""
+    attributes: dict[str, str] = {}
+    for full_name, value in node.attrib.items():
+        name = _NAMESPACE.sub("", full_name)
+        if name == "style":
+            properties = (part.partition(":") for part in value.split(";") if part.strip())
+            attributes.update({one.strip(): setting.strip() for one, _, setting in properties})
+        elif name != "id" or value in used:
+            attributes[name] = value
+    return {
+        name: f"{key}-{value}" if name == "id" else _REFERENCE.sub(rf"#{key}-\1", _VARIABLES.get(value, value))
+        for name, value in attributes.items()
+        if name not in _FONT
+    }
