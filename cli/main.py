@@ -16,6 +16,7 @@ _COMMANDS = {
         "estimate",
         "Predict energy, CO2e, time and cost before training.",
     ),
+    "check": ("joulecast.cli.check", "check", "Verify the budgets of a project's models, in CI or before a commit."),
     "measure": ("joulecast.cli.measure", "measure", "Measure training runs and calibrate this machine."),
     "profiles": (
         "joulecast.cli.profiles",

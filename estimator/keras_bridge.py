@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import JoulecastError, ModelError
+from .sources import note_sources, recorded_folders
 from .workload import Workload
 
 INSTALL_KERAS = "pip install 'joulecast[keras]'"
@@ -115,11 +116,13 @@ def trace_keras(request: KerasRequest, *, time_limit_s: float = 60.0) -> Workloa
         if answer["kind"] == "ModelError":
             raise ModelError(answer["error"], answer["frames"])
         raise JoulecastError(answer["error"])
+    note_sources(answer["sources"])
     return Workload.from_json(answer["workload"])
 
 
 def _ask_worker(request: KerasRequest, time_limit_s: float) -> dict[str, Any]:
-    message = json.dumps({**asdict(request), "time_limit_s": time_limit_s}).encode()
+    own = {"time_limit_s": time_limit_s, "record_under": recorded_folders()}
+    message = json.dumps({**asdict(request), **own}).encode()
     limit_s = _START_S + time_limit_s
     with tempfile.TemporaryFile() as complaints:  # no pipe: processes that the model leaves behind hold it open
         worker = subprocess.Popen(

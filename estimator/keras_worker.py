@@ -21,6 +21,7 @@ from .builders import build, choose, named
 from .errors import JoulecastError, ModelError
 from .importing import UserImports
 from .keras_bridge import INSTALL_KERAS, KerasInput, KerasRequest, split_target
+from .sources import recording
 from .user_code import time_limit, user_code
 from .workload import Workload
 
@@ -39,10 +40,12 @@ def main() -> None:
 def _answer(document: dict[str, Any]) -> dict[str, Any]:
     inputs = [_input(row) for row in document.pop("inputs")]
     fallback = document.pop("fallback")
-    seconds = document.pop("time_limit_s")
+    seconds, folders = document.pop("time_limit_s"), document.pop("record_under")
     request = KerasRequest(**document, inputs=inputs, fallback=_input(fallback) if fallback else None)
     try:
-        return {"workload": _trace(request, seconds).to_json()}
+        with recording(folders) as read:
+            work = _trace(request, seconds)
+        return {"workload": work.to_json(), "sources": read.files()}
     except ModelError as error:
         hint = _TENSORFLOW_HINT if _TENSORFLOW_OP.search(error.frames) else ""
         return {"error": f"{error}{hint}", "kind": "ModelError", "frames": error.frames}

@@ -1,0 +1,265 @@
+"""The configuration of a check: `joulecast.toml`, or `[tool.joulecast]` in `pyproject.toml`.
+
+Keys are the options of `estimate`, dashes as underscores; they are turned into its command line and read by
+the command's own parser, so that a check and an estimate cannot differ.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..cli.estimate import estimate
+from ..cli.question import Question, read_question
+from ..estimator.builders import near
+from ..estimator.errors import JoulecastError
+from ..estimator.library import load_profile
+from ..estimator.profile import Profile
+
+OWN_FILE, SHARED_FILE = "joulecast.toml", "pyproject.toml"
+# What a value may be, in words; `_check_value` holds values to it.
+_TEXT, _TEXTS, _NUMBER, _WHOLE, _FLAG, _TABLE = (
+    "a text",
+    "a text or a list of texts",
+    "a number",
+    "a whole number",
+    "true or false",
+    "a table of arguments",
+)
+_OPTIONS = {
+    "model_arg": _TABLE,
+    "input": _TEXTS,
+    "dataset": _TEXT,
+    "sequence_length": _WHOLE,
+    "batch_size": _NUMBER,
+    "optimizer": _TEXT,
+    "precision": _TEXT,
+    "accumulate": _WHOLE,
+    "inference": _FLAG,
+    "epochs": _NUMBER,
+    "steps": _NUMBER,
+    "samples": _NUMBER,
+    "tokens": _NUMBER,
+    "val_samples": _NUMBER,
+    "devices": _WHOLE,
+    "hardware": _TEXT,
+    "pue": _NUMBER,
+    "region": _TEXT,
+    "carbon_intensity": _NUMBER,
+    "price": _NUMBER,
+    "currency": _TEXT,
+    "budget": _TEXTS,
+    "budget_at": _TEXT,
+    "time_limit": _NUMBER,
+}
+_MODEL = {"name": _TEXT, "model": _TEXT, **_OPTIONS}
+_DEFAULTS = {"models": "a list of tables", **_OPTIONS}
+# Where a model says one of these, the defaults' word on the others does not count.
+_EITHER = (("epochs", "steps", "tokens"), ("region", "carbon_intensity"))
+_OPTION = re.compile(r"'?--([a-z]+(?:-[a-z]+)*)'?")
+
+
+class ConfigError(JoulecastError):
+    """A configuration that cannot be used; the command line exits with 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model of the configuration. `model` and the paths in its options are relative to the file's folder."""
+
+    name: str
+    model: str
+    question: Question
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is to be checked. `root` is the folder of the file, `top` that of the project around it."""
+
+    path: Path
+    top: Path
+    entries: tuple[Entry, ...]
+
+    @property
+    def root(self) -> Path:
+        return self.path.parent
+
+    def named(self, names: Sequence[str]) -> tuple[Entry, ...]:
+        """The entries of these names, all for none. Raises ConfigError for an unknown name."""
+        known = {entry.name: entry for entry in self.entries}
+        for name in names:
+            if name not in known:
+                hint = near(name, known) or f"; it has {', '.join(known)}"
+                raise ConfigError(f"{self.path.name} has no model {name!r}{hint}")
+        return tuple(known[name] for name in dict.fromkeys(names)) or self.entries
+
+
+def find_config(start: Path) -> Path:
+    """The configuration in `start`, else in the nearest folder above it. Raises ConfigError where there is none."""
+    for folder in (start, *start.parents):
+        if (found := config_in(folder)) is not None:
+            return found
+    raise ConfigError(
+        f"no {OWN_FILE} and no {SHARED_FILE} with [tool.joulecast] in {start} or above it; "
+        "write one, or name it with --config FILE"
+    )
+
+
+def config_in(folder: Path) -> Path | None:
+    """`joulecast.toml` in `folder`, else its `pyproject.toml` if that has `[tool.joulecast]`."""
+    own, shared = folder / OWN_FILE, folder / SHARED_FILE
+    if own.is_file():
+        return own
+    return shared if shared.is_file() and _section(shared) is not None else None
+
+
+def read_config(path: Path, top: Path | None = None) -> Config:
+    """The configuration in a TOML file. Raises ConfigError, with the place, for anything it cannot use."""
+    section = _section(path)
+    if section is None:
+        raise ConfigError(f"{path} has no [tool.joulecast]; write one, or a {OWN_FILE}")
+    table = "tool.joulecast.models" if path.name == SHARED_FILE else "models"
+    _check_keys(section, _DEFAULTS, path.name)
+    models = section.get("models", [])
+    if not (isinstance(models, list) and models and all(isinstance(item, dict) for item in models)):
+        raise ConfigError(f'{path.name} names no model; give at least one [[{table}]] with its model = "FILE.py"')
+    defaults = {key: value for key, value in section.items() if key != "models"}
+    profiles: dict[str | None, Profile] = {}
+    entries = [
+        _entry(item, defaults, _place(path, table, number, item), path.parent, profiles)
+        for number, item in enumerate(models, start=1)
+    ]
+    _check_names(path, entries)
+    return Config(path, top or project_top(path.parent), tuple(entries))
+
+
+def project_top(folder: Path) -> Path:
+    """The folder of the git repository around `folder`, or `folder` itself."""
+    return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), folder)
+
+
+def _section(path: Path) -> dict[str, Any] | None:
+    """The file's own table, or None for a pyproject.toml without one."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name another with --config FILE") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML ({error}); mend it") from None
+    if path.name != SHARED_FILE:
+        return document
+    tool = document.get("tool", {})
+    section = tool.get("joulecast") if isinstance(tool, dict) else None
+    if section is not None and not isinstance(section, dict):
+        raise ConfigError(f"{path}: tool.joulecast is {section!r}; make it a table, [tool.joulecast]")
+    return section
+
+
+def _place(path: Path, table: str, number: int, item: Mapping[str, Any]) -> str:
+    name = item.get("name", item.get("model"))
+    return f"{path.name}, [[{table}]] {number}" + (f" ({name})" if isinstance(name, str) else "")
+
+
+def _check_names(path: Path, entries: Iterable[Entry]) -> None:
+    seen: dict[str, int] = {}
+    for number, entry in enumerate(entries, start=1):
+        if entry.name in seen:
+            raise ConfigError(
+                f"{path.name}: models {seen[entry.name]} and {number} are both named {entry.name!r}; "
+                "give each a name of its own"
+            )
+        seen[entry.name] = number
+
+
+# -- one model -----------------------------------------------------------------------------------
+
+
+def _entry(
+    item: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    place: str,
+    root: Path,
+    profiles: dict[str | None, Profile],
+) -> Entry:
+    _check_keys(item, _MODEL, place)
+    if "model" not in item:
+        raise ConfigError(f'{place} has no model; give model = "FILE.py", or what else --model of estimate takes')
+    for group in _EITHER:
+        if any(key in item for key in group):
+            defaults = {key: value for key, value in defaults.items() if key not in group}
+    values = {**defaults, **item}
+    name = values.pop("name", values["model"])
+    if "hardware" in values:
+        values["hardware"] = _hardware(values["hardware"], root)
+    try:
+        options = _parsed(values)
+        question = read_question(options)
+        hardware = options["hardware"]
+        if hardware not in profiles:
+            profiles[hardware] = load_profile(hardware)
+    except (JoulecastError, click.UsageError) as error:
+        said = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        raise ConfigError(f"{place}: {with_keys(said)}") from error
+    return Entry(name, values["model"], question, profiles[hardware])
+
+
+def _hardware(name: str, root: Path) -> str:
+    """A profile's file is relative to the configuration, as a model's is."""
+    return str(root / name) if "/" in name or name.endswith(".json") else name
+
+
+def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`estimate`'s options as its own parser reads them off its command line."""
+    with estimate.make_context("estimate", _command_line(values)) as context:
+        return dict(context.params)
+
+
+def _command_line(values: Mapping[str, Any]) -> list[str]:
+    arguments = []
+    for key, value in values.items():
+        option = f"--{key.replace('_', '-')}"
+        if value is True:
+            arguments.append(option)
+        elif isinstance(value, dict):
+            arguments += [f"{option}={name}={item!r}" for name, item in value.items()]
+        elif value is not False:
+            arguments += [f"{option}={item}" for item in (value if isinstance(value, list) else [value])]
+    return arguments
+
+
+def with_keys(message: str) -> str:
+    """A message about `--batch-size` as one about `batch_size`."""
+    return _OPTION.sub(lambda found: key if (key := found[1].replace("-", "_")) in _MODEL else found[0], message)
+
+
+# -- keys and values -----------------------------------------------------------------------------
+
+
+def _check_keys(table: Mapping[str, Any], known: Mapping[str, str], place: str) -> None:
+    for key, value in table.items():
+        if key not in known:
+            hint = near(key, known) or f"; known are {', '.join(known)}"
+            raise ConfigError(f"{place}: unknown key {key!r}{hint}")
+        if not _fits(value, known[key]):
+            raise ConfigError(f"{place}: {key} is {value!r}; give {known[key]}")
+
+
+def _fits(value: Any, wanted: str) -> bool:
+    if wanted == _FLAG:
+        return isinstance(value, bool)
+    if wanted == _TABLE:
+        return isinstance(value, dict)
+    if wanted == _WHOLE:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if wanted == _NUMBER:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if wanted == _TEXTS and isinstance(value, list):
+        return bool(value) and all(_fits(item, _TEXT) for item in value)
+    return isinstance(value, str) and bool(value.strip()) if wanted in (_TEXT, _TEXTS) else True

@@ -1,0 +1,172 @@
+"""A check: every model of the configuration traced, priced, held against its budgets and against the base."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..cli.answer import Answer
+from ..estimator.errors import JoulecastError
+from .base import exported
+from .cache import Cache, trace_key
+from .compare import Change, compare
+from .config import OWN_FILE, SHARED_FILE, Config, ConfigError, Entry, config_in, read_config, with_keys
+from .tracing import Failure, Task, Traced, Tracers
+
+SCHEMA = "joulecast.check/1"
+FITS, FAILED, EXCEEDED = 0, 1, 3  # the exit status of a check: a breach says more than a failure
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One model: its answer, or why there is none; and with a base, what changed since."""
+
+    name: str
+    model: str
+    answer: Answer | None
+    failure: Failure | None
+    seconds: float = 0.0  # that tracing it took; 0 where its workload was kept from before
+    change: Change | None = None
+    is_new: bool = False  # the base has no model of this name
+
+    @property
+    def verdict(self) -> str:
+        """One of "failed", "exceeded" and "kept"; "none" where the model has no budget."""
+        if self.answer is None:
+            return "failed"
+        if self.answer.exceeded:
+            return "exceeded"
+        return "kept" if self.answer.verdicts else "none"
+
+    def to_json(self) -> dict[str, Any]:
+        failure = self.failure
+        return {
+            "name": self.name,
+            "model": self.model,
+            "verdict": self.verdict,
+            "error": {"kind": failure.kind, "message": failure.message} if failure else None,
+            "estimate": self.answer.to_json() if self.answer else None,
+            "new": self.is_new,
+            "change": self.change.to_json() if self.change else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found. `notes` say what it could not do, one line each."""
+
+    config: Path
+    outcomes: tuple[Outcome, ...]
+    base: str | None = None
+    removed: tuple[str, ...] = ()  # models that only the base has
+    notes: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> int:
+        verdicts = {outcome.verdict for outcome in self.outcomes}
+        return EXCEEDED if "exceeded" in verdicts else FAILED if "failed" in verdicts else FITS
+
+    def count(self, verdict: str) -> int:
+        return sum(outcome.verdict == verdict for outcome in self.outcomes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "config": str(self.config),
+            "status": self.status,
+            "base": self.base,
+            "models": [outcome.to_json() for outcome in self.outcomes],
+            "removed": list(self.removed),
+            "notes": list(self.notes),
+        }
+
+
+def check(
+    config: Config, cache: Cache, *, names: Sequence[str] = (), base: str | None = None, jobs: int | None = None
+) -> Report:
+    """Checks the models of `config` (those in `names`, all for none), against the git ref `base` if one is given.
+
+    Models whose workload is not in `cache` are traced in `jobs` processes (None: one a core; 0: in this one).
+    Raises ConfigError for names that are not there and for a base that cannot be read; what goes wrong with a model
+    is in its outcome.
+    """
+    entries = config.named(names)
+    with contextlib.ExitStack() as stack:
+        folders = stack.enter_context(exported(base, config.root)) if base else None
+        tracers = stack.enter_context(Tracers(jobs))
+        report = Report(config.path, tuple(_outcomes(config, entries, cache, tracers)), base)
+        if base and folders:
+            report = _compared(report, base, folders, names, cache, tracers)
+    cache.prune()
+    return replace(report, notes=(*report.notes, cache.problem)) if cache.problem else report
+
+
+def _outcomes(config: Config, entries: Sequence[Entry], cache: Cache, tracers: Tracers) -> list[Outcome]:
+    keys = {entry.name: trace_key(entry.model, entry.question.trace_options) for entry in entries}
+    kept = {entry.name: cache.find(keys[entry.name], config.root) for entry in entries}
+    lacking = [entry for entry in entries if kept[entry.name] is None]
+    tasks = [Task(entry.model, entry.question.trace_options, config.root, config.top) for entry in lacking]
+    traced = dict(zip((entry.name for entry in lacking), tracers.trace(tasks), strict=True))
+    for name, found in traced.items():
+        if isinstance(found, Traced):
+            cache.store(keys[name], config.root, found.work, found.sources)
+    return [
+        _priced(entry, Traced(work, (), 0.0) if (work := kept[entry.name]) else traced[entry.name]) for entry in entries
+    ]
+
+
+def _priced(entry: Entry, found: Traced | Failure) -> Outcome:
+    if isinstance(found, Traced):
+        try:
+            answer = entry.question.answer(entry.model, found.work, entry.profile)
+            return Outcome(entry.name, entry.model, answer, None, found.seconds)
+        except JoulecastError as error:
+            found = Failure.of(error)
+    failure = replace(found, message=with_keys(found.message))
+    return Outcome(entry.name, entry.model, None, failure)
+
+
+# -- the base ------------------------------------------------------------------------------------
+
+
+def _compared(
+    report: Report, base: str, folders: tuple[Path, Path], names: Sequence[str], cache: Cache, tracers: Tracers
+) -> Report:
+    """`report` with what changed since `base`, whose files lie in `folders` (the configuration's, and the top)."""
+    try:
+        config = _base_config(report.config.name, folders)
+    except ConfigError as error:
+        return replace(report, notes=(f"no comparison with {base}: {error}",))
+    entries = [entry for entry in config.entries if not names or entry.name in names]
+    before = {outcome.name: outcome for outcome in _outcomes(config, entries, cache, tracers)}
+    here = {outcome.name for outcome in report.outcomes}
+    notes = [
+        f"{name} is not compared: at {base}, {outcome.failure.message}"
+        for name, outcome in before.items()
+        if name in here and outcome.failure
+    ]
+    outcomes = tuple(_against(outcome, before.get(outcome.name)) for outcome in report.outcomes)
+    removed = tuple(name for name in before if name not in here)
+    return replace(report, outcomes=outcomes, removed=removed, notes=tuple(notes))
+
+
+def _base_config(name: str, folders: tuple[Path, Path]) -> Config:
+    """The configuration of the base: of the same name, or where both are found by themselves, the one found there."""
+    root, top = folders
+    path: Path | None = root / name
+    if name in (OWN_FILE, SHARED_FILE):
+        path = config_in(root)
+    if path is None or not path.is_file():
+        raise ConfigError("it has no configuration there")
+    return read_config(path, top)
+
+
+def _against(outcome: Outcome, before: Outcome | None) -> Outcome:
+    if before is None:
+        return replace(outcome, is_new=True)
+    if outcome.answer is None or before.answer is None:
+        return outcome
+    return replace(outcome, change=compare(before.answer, outcome.answer))

@@ -1,0 +1,38 @@
+"""What a check says the same way on a terminal and in Markdown."""
+
+from __future__ import annotations
+
+from ..cli import figures
+from .run import Outcome, Report
+
+_COUNTED = {"exceeded": "over budget", "failed": "failed", "kept": "within budget", "none": "without a budget"}
+
+
+def verdict_line(report: Report) -> str:
+    """The check in one sentence: "3 models: 1 over budget, 2 within budget"."""
+    said = [f"{report.count(verdict)} {words}" for verdict, words in _COUNTED.items() if report.count(verdict)]
+    models = len(report.outcomes)
+    return f"{models} model{'s' if models > 1 else ''}: {', '.join(said)}"
+
+
+def row_figures(outcome: Outcome) -> list[str]:
+    """Energy with PUE and its interval, CO2e, time, cost; empty where there is no answer."""
+    answer = outcome.answer
+    if answer is None:
+        return [""] * 5
+    energy, bounds = figures.energy(answer.facility_energy_kwh)
+    others = (
+        figures.carbon(answer.co2e_kg),
+        figures.seconds(answer.estimate.seconds),
+        figures.money(answer.cost, answer.site.currency),
+    )
+    return [energy, bounds, *(value for value, _ in others)]
+
+
+def notes(report: Report) -> list[str]:
+    """What the check could not do, and the estimates' notes, each with the models that it is about."""
+    about: dict[str, list[str]] = {}
+    for outcome in report.outcomes:
+        for note in outcome.answer.notes if outcome.answer else ():
+            about.setdefault(note, []).append(outcome.name)
+    return [*report.notes, *(f"{note} ({', '.join(dict.fromkeys(names))})" for note, names in about.items())]

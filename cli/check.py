@@ -1,0 +1,190 @@
+"""`joulecast check`: the budgets of a project's models, held where a change is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..check.run import Outcome, Report
+
+_STYLES = {"exceeded": "bold red", "kept": "bold green", "failed": "bold red", "none": "dim"}
+_WORDS = {"exceeded": "exceeded", "kept": "kept", "failed": "failed", "none": "no budget"}
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 all within budget, 1 some model failed, 2 wrong options or configuration, 3 a budget is "
+    "exceeded (whatever else failed).",
+)
+@click.argument("names", nargs=-1)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file (default: joulecast.toml or [tool.joulecast] in pyproject.toml, here or in a folder above).",
+)
+@click.option("--base", metavar="REF", help="Compare with the figures of this branch, tag or commit.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Write a Markdown summary.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Processes that trace models (default: one a core; 0: this one, for a debugger).",
+)
+@click.option("--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where traced models are kept.")
+@click.option("--no-cache", is_flag=True, help="Trace every model, and keep nothing.")
+@click.option("--traceback", is_flag=True, help="Show the frames of models' own code where they fail.")
+def check(
+    names: tuple[str, ...],
+    config: Path | None,
+    base: str | None,
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,
+    jobs: int | None,
+    cache_dir: Path | None,
+    no_cache: bool,
+    traceback: bool,
+) -> int:
+    """Verify the budgets of all models of the project, or of those in NAMES.
+
+    \b
+    joulecast check
+    joulecast check classifier --base main --junit energy.xml --markdown energy.md
+    """
+    from ..check.config import ConfigError
+
+    if no_cache and cache_dir:
+        raise click.UsageError(f"--no-cache and --cache-dir {cache_dir} contradict: give one of them")
+    for path in (junit, markdown):
+        if path is not None and path.is_dir():
+            raise click.UsageError(f"{path} is a folder: give the name of a file in it")
+    try:
+        report = _report(names, config, base, jobs, cache_dir, no_cache)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    _print(report, as_json)
+    if traceback:
+        _print_frames(report)
+    _write(report, junit, markdown)
+    return report.status
+
+
+def _report(
+    names: tuple[str, ...], path: Path | None, base: str | None, jobs: int | None, folder: Path | None, no_cache: bool
+) -> Report:
+    import tempfile
+
+    from ..check.cache import Cache
+    from ..check.config import find_config, read_config
+    from ..check.run import check as check_
+
+    config = read_config(path.absolute() if path else find_config(Path.cwd()))
+    if not no_cache:
+        return check_(config, Cache(folder or _cache_folder()), names=names, base=base, jobs=jobs)
+    with tempfile.TemporaryDirectory(prefix="joulecast-cache-") as kept:  # the base may still share what is unchanged
+        return check_(config, Cache(Path(kept)), names=names, base=base, jobs=jobs)
+
+
+def _cache_folder() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("joulecast", appauthor=False) / "check"
+
+
+# -- output --------------------------------------------------------------------------------------
+
+
+def _write(report: Report, junit: Path | None, markdown: Path | None) -> None:
+    from ..check.junit import junit as as_junit
+    from ..check.markdown import markdown as as_markdown
+    from ..estimator.errors import JoulecastError
+    from ..estimator.profile import write_text
+
+    for path, render in ((junit, as_junit), (markdown, as_markdown)):
+        if path is not None:
+            try:
+                write_text(path, render(report))
+            except OSError as error:
+                raise JoulecastError(f"{path} cannot be written ({error.strerror}): name another file") from error
+
+
+def _print(report: Report, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+        return
+    from rich.text import Text
+
+    from ..check.wording import notes, verdict_line
+    from .table import make_console
+
+    console = make_console()
+    console.print(_table(report))
+    console.print(Text(f"\n{verdict_line(report)}", style=_STYLES[_worst(report)]))
+    for outcome in report.outcomes:
+        _print_outcome(console, outcome)
+    for name in report.removed:
+        console.print(Text(f"{name}: removed since {report.base}"))
+    lines = notes(report)
+    if lines:
+        console.print(Text("\nNotes", style="bold"))
+    for note in lines:
+        console.print(Text(f"- {note}", style="yellow"))
+
+
+def _worst(report: Report) -> str:
+    return next(verdict for verdict in ("exceeded", "failed", "kept", "none") if report.count(verdict))
+
+
+def _table(report: Report) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..check.wording import row_figures
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column("model", style="bold", overflow="fold")
+    for name in ("with PUE", "90 % interval", "CO2e", "time", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("budget", no_wrap=True)
+    if report.base:
+        table.add_column(f"against {report.base}", no_wrap=True)
+    for outcome in report.outcomes:
+        verdict = Text(_WORDS[outcome.verdict], style=_STYLES[outcome.verdict])
+        change = outcome.change.headline if outcome.change else "new" if outcome.is_new else ""
+        table.add_row(outcome.name, *row_figures(outcome), verdict, *([change] if report.base else []))
+    return table
+
+
+def _print_outcome(console: Console, outcome: Outcome) -> None:
+    """What is broken or failed, and what changed: nothing for a model that is as it was and keeps its budgets."""
+    from rich.text import Text
+
+    if outcome.failure:
+        console.print(Text(f"{outcome.name}: {outcome.failure.message}", style="red"))
+    if outcome.answer:
+        for verdict in outcome.answer.verdicts:
+            if verdict.exceeded:
+                console.print(Text(f"{outcome.name}: {verdict}", style="red"))
+        for line in outcome.answer.fits:
+            console.print(Text(f"  {outcome.name}: {line}"))
+    if outcome.change and outcome.change.headline != "unchanged":
+        console.print(Text(f"{outcome.name}: {outcome.change}"))
+        for layer in outcome.change.named:
+            console.print(Text(f"  {layer}", style="dim"))
+
+
+def _print_frames(report: Report) -> None:
+    for outcome in report.outcomes:
+        if outcome.failure and outcome.failure.frames:
+            click.echo(f"{outcome.name}:\n{outcome.failure.frames.rstrip()}", err=True)
