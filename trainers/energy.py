@@ -1,0 +1,78 @@
+"""The joules of a run from measure's meters, which may fail without failing the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..estimator.errors import MeterError
+
+if TYPE_CHECKING:
+    from ..measure.meter import Meter, Window
+    from ..measure.selection import SelectedMeter
+
+Complain = Callable[[str, Exception], None]
+"""Says once what of joulecast's own failed, and why."""
+
+_WHAT = "the energy meter"
+
+
+class Energy:
+    """A meter and one window of it. What fails goes to `complain`, and the figure is then None.
+
+    `meter` is one of `select_meter`'s preferences, or a meter that somebody else opens and closes.
+    """
+
+    def __init__(self, meter: str | Meter, complain: Complain) -> None:
+        self._complain = complain
+        self._window: Window | None = None
+        self._own: SelectedMeter | None = None
+        self._meter: Meter | None = None
+        try:
+            if isinstance(meter, str):
+                from ..measure.selection import select_meter
+
+                self._own = select_meter(meter)
+            self._meter = self._own if isinstance(meter, str) else meter
+        except Exception as error:
+            complain(_WHAT, error)
+        self.name = "none" if self._meter is None else self._meter.name
+        self.label = _label(self._meter)  # "measured", "modelled", or "missing" where nothing meters
+
+    def start(self) -> None:
+        if self._meter is None or self.label == "missing":
+            return
+        try:
+            self._window = self._meter.open()
+        except Exception as error:
+            self._complain(_WHAT, error)
+
+    def so_far_j(self) -> float | None:
+        """Joules since `start`; None where they could not be read."""
+        if self._window is None:
+            return None
+        try:
+            reading = self._window.so_far()
+            if reading.energy_j is None:
+                raise MeterError("; ".join(reading.reasons) or f"{self.name} gave no total")
+            return reading.energy_j
+        except Exception as error:
+            self._complain(_WHAT, error)
+            return None
+
+    def close(self) -> None:
+        """Ends the window, and the meter unless it is somebody else's."""
+        window, self._window = self._window, None
+        try:
+            if window is not None:
+                window.close()
+            if self._own is not None:
+                self._own.close()
+        except Exception as error:
+            self._complain(_WHAT, error)
+
+
+def _label(meter: Meter | None) -> str:
+    if meter is None or meter.name == "none":
+        return "missing"
+    return "modelled" if any(one.counted and one.label == "modelled" for one in meter.domains) else "measured"

@@ -1,0 +1,18 @@
+"""What runs above us: Keras' `fit` and transformers' `train` hand a callback neither their batch nor themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+
+def running(function: str, owner: type) -> Mapping[str, Any] | None:
+    """The variables of the nearest running call of `function` on an `owner`, for reading; None where none runs."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == function and isinstance(frame.f_locals.get("self"), owner):
+            return dict(frame.f_locals)
+        frame = frame.f_back
+    return None

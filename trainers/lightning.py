@@ -1,0 +1,183 @@
+"""A budget as a callback of Lightning's Trainer; see `Budget`."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ..estimator.errors import JoulecastError
+from ..estimator.workload import Workload
+from .run import Length, Peers, Run
+from .terms import Terms
+from .tracing import optimizer_kind, read_step
+
+# Lightning is published under two names, each with classes of its own: the one that is in use counts.
+_NAMES = ("lightning.pytorch", "pytorch_lightning")
+_IN_USE = next((name for name in _NAMES if name in sys.modules), _NAMES[0])
+Callback: Any = importlib.import_module(_IN_USE).Callback
+
+_PRECISIONS = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}  # all others run in the parameters' own
+
+
+class LightningBudget(Callback):
+    """Holds `Trainer.fit` to a budget. One run at a time; used again, it watches the next."""
+
+    def __init__(self, terms: Terms) -> None:
+        super().__init__()
+        self._terms = terms
+        self._run: Run | None = None
+        self._seen_step = 0
+        self._stopped = False
+
+    # -- Lightning's hooks -----------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._run, self._seen_step, self._stopped = None, trainer.global_step, False
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._run is None:
+            self._begin(trainer, pl_module, batch, batch_idx)
+        elif self._stopped:  # `min_epochs` or `min_steps` hold on to what was told to stop
+            self._run.settle()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Steps of the optimizer, of which a batch is only a part when gradients accumulate.
+        if self._run is None or trainer.global_step == self._seen_step:
+            return
+        self._seen_step = trainer.global_step
+        if self._run.step() and not self._stopped:
+            self._stopped = True
+            trainer.should_stop = True
+            self._run.stopped(self._saved(trainer))
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._run is not None:
+            self._run.validation_begins()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._run is not None:
+            self._run.validation_ends()
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._run is not None:
+            run, self._run = self._run, None
+            run.finish()
+            run.settle()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+    # -- what they do ----------------------------------------------------------------------------
+
+    def _begin(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        def log(figures: Mapping[str, float]) -> None:
+            for logger in trainer.loggers:
+                logger.log_metrics(dict(figures), step=trainer.global_step)
+
+        peers = Peers(trainer.is_global_zero, trainer.world_size, trainer.strategy.broadcast)
+        self._run = Run(self._terms, lambda: _length(trainer), log=log, peers=peers)
+        self._run.predict(lambda: _read(trainer, pl_module, batch, batch_idx))
+        self._run.start()
+
+    def _saved(self, trainer: Any) -> Path | None:
+        """Where the checkpoint lies; None where checkpoints are switched off and nobody gave a path."""
+        assert self._run is not None
+        path, writer = self._terms.checkpoint, trainer.checkpoint_callback
+        if path is None and writer is None:
+            return None
+        if path is None:
+            path = Path(getattr(writer, "dirpath", None) or trainer.default_root_dir)
+            path /= f"joulecast-step={trainer.global_step}.ckpt"
+        try:
+            trainer.save_checkpoint(path)
+        except Exception as error:
+            self._run.complain("the checkpoint", error)
+            return None
+        return path
+
+
+def _length(trainer: Any) -> Length:
+    steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
+    known = steps != float("inf")
+    validations = 0
+    if batches != float("inf") and any(trainer.num_val_batches) and trainer.check_val_every_n_epoch:
+        epochs = trainer.max_epochs
+        if known and trainer.max_epochs in (None, -1):
+            epochs = steps * trainer.accumulate_grad_batches // batches
+        validations = (epochs or 0) // trainer.check_val_every_n_epoch * int(batches // trainer.val_check_batch)
+    return Length(
+        steps=max(1, int(steps) - trainer.global_step) if known else None,
+        accumulation=trainer.accumulate_grad_batches,
+        devices=trainer.world_size,
+        validations=max(0, int(validations)),
+        validation_batches=int(sum(count for count in trainer.num_val_batches if count != float("inf"))),
+    )
+
+
+def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
+    if not pl_module.automatic_optimization:
+        raise JoulecastError("a training_step that calls its optimizers itself cannot be traced without training")
+    return read_step(
+        _TrainingStep(trainer, pl_module, batch_idx),
+        (batch,),
+        optimizer=optimizer_kind(trainer.optimizers[0]),
+        precision=_PRECISIONS.get(str(trainer.precision)),
+        loss=_loss,
+        accumulate=trainer.accumulate_grad_batches,
+        name=type(pl_module).__name__,
+    )
+
+
+def _loss(output: Any) -> torch.Tensor:
+    """What `training_step` may return: the loss, or a dict that holds it."""
+    if output is None:
+        raise JoulecastError("training_step returned None for the first batch, which means to skip it")
+    loss: torch.Tensor = output["loss"] if isinstance(output, Mapping) else output
+    return loss
+
+
+class _TrainingStep(nn.Module):
+    """`training_step` of a copy of the module, so that metrics, logs and counters of the real one stay as they are.
+
+    Weights are not copied: the copy has their shapes, on the meta device. Data is shared.
+    """
+
+    def __init__(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
+        super().__init__()
+        takes_index = len(inspect.signature(pl_module.training_step).parameters) > 1
+        self._index = (batch_idx,) if takes_index else ()
+        shapes: dict[int, Any] = {id(trainer): trainer}
+        for parameter in pl_module.parameters():
+            shape = torch.empty_like(parameter, device="meta")
+            shapes[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
+        shapes |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in pl_module.buffers()}
+        data = (Dataset, DataLoader)
+        shapes |= {id(value): value for value in vars(pl_module).values() if isinstance(value, data)}
+        self.module = copy.deepcopy(pl_module, shapes)
+        self.module.trainer = trainer
+        self.module._device = torch.device("cpu")  # where the trace computes
+        _silence(self.module)
+
+    def forward(self, batch: Any) -> Any:
+        return self.module.training_step(batch, *self._index)
+
+
+def _silence(module: Any) -> None:
+    """`self.log` of the copy tells nobody; its metrics count on the CPU, where the trace computes."""
+    metrics = sys.modules.get("torchmetrics")
+    for part in module.modules():
+        if metrics is not None and isinstance(part, metrics.Metric):
+            part.to("cpu")
+    for name in ("log", "log_dict"):
+        module.__dict__[name] = lambda *args, **kwargs: None

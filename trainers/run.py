@@ -1,0 +1,367 @@
+"""One training under watch: predicted, metered, forecast anew as it goes, and stopped where it breaks its budget."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..estimator.budget import Limit, Verdict, epochs_that_fit
+from ..estimator.interval import Interval
+from ..estimator.units import JOULES_PER_KWH, joules_to_kwh
+from .energy import Energy
+from .forecast import Forecast, Prediction, Samples, corrected, energy_j, from_now, seconds_to_come
+from .sayings import foretold, taken
+from .terms import BudgetExceeded, Terms
+
+if TYPE_CHECKING:
+    from ..estimator.estimate import Estimate
+    from ..estimator.workload import Workload
+
+LOGGER = logging.getLogger("joulecast")
+
+# A run is stopped on a forecast only once so many steps after the warm-up stand behind it.
+SETTLED_STEPS = 5
+# Forecasts come every second at first and twice in each per cent of the time later, and never take more than
+# this share of the time.
+_EVERY_S, _EVERY_SHARE, _COST_SHARE = 1.0, 0.005, 0.001
+# Processes that train together come to agree at the same step, which no clock can give them.
+_EVERY_STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The processes that train together: whether this is the first, how many, and how they come to agree.
+
+    `agree` gives in every process what the first one passed; all must call it at the same step.
+    """
+
+    first: bool = True
+    count: int = 1
+    agree: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a run is: `steps` of the optimizer (None: nobody knows), each of `accumulation` batches on each
+    of `devices`. In between it is validated `validations` times, on `validation_batches` a device each time.
+    """
+
+    steps: int | None
+    accumulation: int = 1
+    devices: int = 1
+    validations: int = 0
+    validation_batches: int = 0
+
+
+class Run:
+    """One training. Adapters call, in this order: `predict`, `start`, `step` and validations, `finish`, `settle`.
+
+    Nothing here but a broken budget raises: a failure of joulecast's own is logged once, its figures are
+    missing from then on, and training goes on. `length` may be a function that finds
+    out. `log` takes the figures at every forecast. `stopping` is
+    what the training is to be stopped for; the adapter stops it in the framework's own way.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        length: Length | Callable[[], Length],
+        *,
+        log: Callable[[Mapping[str, float]], None] | None = None,
+        peers: Peers | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.terms, self.peers = terms, peers or Peers()
+        self.stopping: BudgetExceeded | None = None
+        self.estimate: Estimate | None = None
+        self.prediction: Prediction | None = None
+        self.forecast: Forecast | None = None
+        self._log, self._clock = log, clock
+        self._complaints: set[str] = set()
+        self.length = length if isinstance(length, Length) else self._asked(length)
+        self._waived: set[Limit] = set()  # known to break, and wanted all the same
+        self._doubtful: set[Limit] = set()
+        self._energy = Energy(terms.meter, self.complain)
+        self._steps = Samples(warm_up_steps(self.length.steps))
+        self._validations, self._watts = Samples(), Samples()
+        self._began = self._last = 0.0
+        self._joules: tuple[float, float] | None = None  # when they were read last, and how many
+        self._every = terms.log_every or (_EVERY_STEPS if self.peers.count > 1 else None)
+        self._due = float(self._steps.warm_up)
+        self._state = "new"  # then "running", then "over"
+
+    def _asked(self, length: Callable[[], Length]) -> Length:
+        try:
+            return length()
+        except Exception as error:
+            self.complain("the number of steps", error)
+            return Length(None)
+
+    # -- before the first step -------------------------------------------------------------------
+
+    def predict(self, read: Callable[[], Workload]) -> None:
+        """Predicts the run from the workload of one optimizer step and holds it against the limits.
+
+        Raises BudgetExceeded when it does not fit and the terms do not let it go on.
+        """
+        try:
+            self._predict(read())
+        except Exception as error:
+            self.complain("the prediction", error)
+        if self.estimate is not None:
+            self._judge_prediction(self.estimate)
+
+    def _predict(self, work: Workload) -> None:
+        from ..estimator.forecast import forecast
+        from ..estimator.library import load_profile
+        from ..estimator.schedule import Schedule
+
+        profile, length = load_profile(self.terms.hardware), self.length
+        running = replace(profile, startup_s=0.0)
+        step = running.predict(work, devices=length.devices)
+        share = length.validation_batches / length.accumulation  # the workload holds all batches of a step
+        self.prediction = Prediction(
+            step_s=step.seconds,
+            watts=step.energy_kwh * (JOULES_PER_KWH / step.seconds.value),
+            validation_s=running.predict(work.forward_only()).seconds * share if share else None,
+        )
+        if length.steps is None:
+            self._say(f"{work.name}: nobody knows how many steps there are; only what is used counts for the budget")
+            return
+        schedule = Schedule(
+            steps=length.steps,
+            batch_size=work.batch_size,
+            devices=length.devices,
+            validation_steps=math.ceil(length.validations * share),
+        )
+        self.estimate = forecast(profile, work, schedule)
+        self._say(foretold(length.steps, work, profile, self.estimate, self.terms, self._energy))
+        if self.estimate.warnings:
+            self._warn(f"of this prediction: {'; '.join(self.estimate.warnings)}")
+
+    def _judge_prediction(self, estimate: Estimate) -> None:
+        verdicts = self.terms.verdicts(estimate.seconds, estimate.energy_kwh, self.terms.at)
+        broken = [verdict for verdict in verdicts if verdict.exceeded]
+        if not broken:
+            return
+        worst, steps = max(broken, key=lambda verdict: verdict.excess_percent), self.length.steps or 0
+        fitting = epochs_that_fit(worst, steps)
+        error = BudgetExceeded(worst, f"predicted before the first of {steps:,} steps, {fitting:,} of which would fit")
+        wanted = self.terms.on_exceed == "warn"
+        if self.terms.on_exceed == "ask":
+            wanted = self.peers.agree(self.peers.first and _confirmed(str(error)))
+        if not wanted:
+            self.finish()
+            raise error
+        self._waived.update(verdict.limit for verdict in broken)
+        self._warn(str(error))
+
+    # -- while it trains -------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """The first step is about to begin: time and energy count from here. Later calls do nothing."""
+        if self._state == "new":
+            self._state = "running"
+            self._energy.start()
+            self._began = self._last = self._clock()
+
+    def step(self, steps: int = 1) -> bool:
+        """`steps` more are done. Returns whether the training is to be stopped."""
+        if self._state != "running":
+            self.start()
+        now = self._clock()
+        self._steps.add(now - self._last, steps)
+        self._last = now
+        if self._steps.units >= self._due:
+            self._check(now)
+        return self.stopping is not None
+
+    def figures(self) -> dict[str, float]:
+        """A forecast as it is now, by the names it is logged under; empty where it fails."""
+        try:
+            return figures_of(self._forecast(self._clock(), self._steps_left(), self._validations_left()))
+        except Exception as error:
+            self.complain("the forecast", error)
+            return {}
+
+    def validation_begins(self) -> None:
+        self._last = self._clock()
+
+    def validation_ends(self) -> None:
+        now = self._clock()
+        self._validations.add(now - self._last)
+        self._last = now
+
+    def stopped(self, checkpoint: object | None) -> None:
+        """The training was stopped; `checkpoint` says where its state was saved, None that it was not."""
+        if self.stopping is not None and checkpoint is not None:
+            self.stopping = BudgetExceeded(self.stopping.verdict, self.stopping.when, str(checkpoint))
+
+    def _check(self, now: float) -> None:
+        """A forecast: logged, and held against the limits."""
+        try:
+            self.forecast = self._forecast(now, self._steps_left(), self._validations_left())
+            if self._log is not None:
+                self._log(figures_of(self.forecast))
+            self._judge(self.forecast)
+        except Exception as error:
+            self.complain("the forecast", error)
+        if self.peers.count > 1:
+            self.stopping = self.peers.agree(self.stopping)
+        self._due = self._next_due(self._clock() - now)
+
+    def _next_due(self, cost_s: float) -> float:
+        """The step of the next forecast: a multiple of the terms' own, else by the time that one takes."""
+        done = self._steps.units
+        if self._every:
+            return (done // self._every + 1) * self._every
+        elapsed_s = self._last - self._began
+        wait_s = max(_EVERY_S, _EVERY_SHARE * elapsed_s, cost_s / _COST_SHARE)
+        return done + max(1.0, wait_s * done / elapsed_s if elapsed_s > 0 else 1.0)
+
+    def _steps_left(self) -> int | None:
+        return None if self.length.steps is None else max(0, self.length.steps - int(self._steps.units))
+
+    def _validations_left(self) -> int:
+        return max(0, self.length.validations - int(self._validations.units))
+
+    def _forecast(self, now: float, left: int | None, validations_left: int) -> Forecast:
+        so_far_s = now - self._began
+        joules = self._metered(so_far_s)
+        rest = None
+        if left is not None:
+            rest = seconds_to_come(self.prediction, self._steps, left, self._validations, validations_left)
+        watts = corrected(self.prediction.watts if self.prediction else None, self._watts.pace())
+        whole_j = energy_j(joules, so_far_s, rest, watts)
+        label = self._energy.label
+        if label == "missing" and self.prediction is not None:  # no meter at all: the prediction's own watts
+            joules, label = self.prediction.watts.value * so_far_s, "modelled"
+        return Forecast(
+            steps=int(self._steps.units),
+            total_steps=self.length.steps,
+            so_far_s=so_far_s,
+            energy_so_far_j=joules,
+            energy_label=label if joules is not None else "missing",
+            seconds=None if rest is None else from_now(so_far_s, rest),
+            energy_j=whole_j,
+        )
+
+    def _metered(self, so_far_s: float) -> float | None:
+        """Joules so far; what came since the reading before goes into the watts. The warm-up's does not."""
+        joules = self._energy.so_far_j()
+        if joules is not None:
+            if self._joules is not None and so_far_s > self._joules[0]:
+                self._watts.add(joules - self._joules[1], so_far_s - self._joules[0])
+            self._joules = (so_far_s, joules)
+        return joules
+
+    def _judge(self, forecast: Forecast) -> None:
+        """Stops a run that is more likely than not to break a limit, or has; warns of one that may."""
+        used = self._verdicts(Interval.exact(forecast.so_far_s), _exact(forecast.energy_so_far_j))
+        broken = [verdict for verdict in used if verdict.exceeded]
+        if not broken and self._steps.settled >= SETTLED_STEPS:
+            broken = [one for one in self._verdicts(forecast.seconds, forecast.energy_j) if one.exceeded]
+        if broken and self.stopping is None:
+            total = f" of {forecast.total_steps:,}" if forecast.total_steps else ""
+            label = f", energy {forecast.energy_label}" if broken[0].limit.quantity != "time" else ""
+            self.stopping = BudgetExceeded(broken[0], f"stopped after {forecast.steps:,}{total} steps{label}")
+        elif self.terms.at == "high":
+            for verdict in self._verdicts(forecast.seconds, forecast.energy_j, high=True):
+                if verdict.exceeded and verdict.limit not in self._doubtful:
+                    self._doubtful.add(verdict.limit)
+                    self._warn(f"{verdict}; it may not fit, after {forecast.steps:,} steps")
+
+    def _verdicts(self, seconds: Interval | None, energy_j: Interval | None, high: bool = False) -> list[Verdict]:
+        energy_kwh = None if energy_j is None else energy_j * (1 / JOULES_PER_KWH)
+        verdicts = self.terms.verdicts(seconds, energy_kwh, "high" if high else "expected")
+        return [verdict for verdict in verdicts if verdict.limit not in self._waived]
+
+    # -- at the end ------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """The training is over: the last figures are logged and said, and the meter is closed."""
+        if self._state == "running":
+            try:
+                self.forecast = self._forecast(self._clock(), 0, 0)
+                if self._log is not None:
+                    self._log(figures_of(self.forecast))
+                self._say(taken(self.forecast, self.estimate, self.terms))
+            except Exception as error:
+                self.complain("the last forecast", error)
+        if self._state != "over":
+            self._energy.close()
+        self._state = "over"
+
+    def settle(self) -> None:
+        """Raises what the run was stopped for, or warns of it where the terms say so."""
+        error, self.stopping = self.stopping, None
+        if error is not None and self.terms.on_exceed != "warn":
+            raise error
+        if error is not None:
+            self._warn(str(error))
+
+    # -- saying ----------------------------------------------------------------------------------
+
+    def complain(self, what: str, error: Exception) -> None:
+        from ..estimator.user_code import one_line
+
+        if what not in self._complaints:
+            self._complaints.add(what)
+            reason = one_line(str(error)) or type(error).__name__
+            self._warn(f"{what} failed ({reason}); training goes on without it")
+
+    def _warn(self, line: str) -> None:
+        if self.peers.first:
+            _shown().warning(line)
+
+    def _say(self, line: str) -> None:
+        if self.peers.first:
+            _shown().info(line)
+
+
+def warm_up_steps(steps: int | None) -> int:
+    """How many of `steps` are left out of the pace: a twentieth, 1 to 10."""
+    return 3 if steps is None else min(10, max(1, steps // 20))
+
+
+def figures_of(forecast: Forecast) -> dict[str, float]:
+    """What goes to the trainer's logger, by name; what is not known is not there."""
+    figures = {"joulecast/seconds": forecast.so_far_s}
+    if forecast.energy_so_far_j is not None:
+        figures[f"joulecast/energy_{forecast.energy_label}_j"] = forecast.energy_so_far_j
+    if forecast.seconds is not None:
+        figures |= _named("joulecast/forecast_seconds", forecast.seconds)
+    if forecast.energy_j is not None:
+        figures |= _named("joulecast/forecast_energy_kwh", forecast.energy_j * joules_to_kwh(1))
+    return figures
+
+
+def _named(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _exact(value: float | None) -> Interval | None:
+    return None if value is None else Interval.exact(value)
+
+
+def _confirmed(line: str) -> bool:
+    """Asks on a terminal; nobody can answer anywhere else."""
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"{line}\nTrain all the same? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().casefold() in ("y", "yes")
+
+
+def _shown() -> logging.Logger:
+    """The logger; where the application set none up, its lines go to stderr."""
+    if not LOGGER.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("joulecast: %(message)s"))
+        LOGGER.addHandler(handler)
+        LOGGER.setLevel(logging.INFO)
+    return LOGGER

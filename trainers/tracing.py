@@ -1,0 +1,97 @@
+"""Reading a step off a torch model that is about to train, without a trace in the training itself."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..estimator.trace import trace
+from ..estimator.workload import Workload
+
+# What each optimizer is priced as: by the state that it keeps for a parameter (estimator/optimizers.py).
+_PRICED_AS = {"sgd": "sgd", "asgd": "momentum", "adagrad": "momentum", "rmsprop": "momentum", "lion": "momentum"}
+
+
+def optimizer_kind(optimizer: Any) -> str:
+    """How `trace` prices an optimizer of torch's, Keras' or by name: "sgd", "momentum", "adam" or "adamw".
+
+    Wrappers (accelerate's, Keras' loss scaling) are looked into; what is not known keeps two states, as Adam.
+    """
+    for wrapped in ("optimizer", "inner_optimizer"):
+        optimizer = getattr(optimizer, wrapped, optimizer)
+    name = (optimizer if isinstance(optimizer, str) else type(optimizer).__name__).casefold()
+    if name in ("adam", "momentum"):
+        return name
+    if name == "sgd" and _momentum(optimizer):
+        return "momentum"
+    return _PRICED_AS.get(name, "adamw")
+
+
+def _momentum(optimizer: Any) -> float:
+    groups = getattr(optimizer, "param_groups", None)
+    return float((groups[0].get("momentum") if groups else getattr(optimizer, "momentum", 0)) or 0)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model inside what compiles it or spreads it over devices."""
+    inner = model
+    while True:
+        if isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = inner.module
+        elif "_orig_mod" in inner._modules:  # torch.compile
+            inner = inner._orig_mod  # type: ignore[assignment]
+        else:
+            return inner
+
+
+def read_step(model: nn.Module, inputs: Any, **options: Any) -> Workload:
+    """`trace`'s workload of one training step; random states are afterwards what they were before."""
+    with undisturbed():
+        return trace(model, inputs, train=True, layers=False, **options)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Python's, NumPy's and torch's random numbers go on after the block as if it had not been."""
+    numpy = sys.modules.get("numpy")
+    before = random.getstate(), torch.get_rng_state(), numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        torch.set_rng_state(before[1])
+        if numpy:
+            numpy.random.set_state(before[2])
+
+
+def autocast_precision(model: nn.Module) -> str | None:
+    """The dtype that autocast computes in on the model's device at this moment; None where it is off."""
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return None
+    return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+
+
+class FirstBatch:
+    """Takes the arguments of a model's first call in training, before anything of that call is computed.
+
+    The real batch, with no second look at the data: `take((args, kwargs))`. What `take` raises ends the call.
+    """
+
+    def __init__(self, model: nn.Module, take: Callable[[Any], None]) -> None:
+        self._take = take
+        self._handle = model.register_forward_pre_hook(torch.compiler.disable(self._called), with_kwargs=True)
+
+    def _called(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if model.training and torch.is_grad_enabled():
+            self.forget()
+            self._take((args, kwargs))
+
+    def forget(self) -> None:
+        self._handle.remove()
