@@ -13,7 +13,7 @@ from ..estimator.comparisons import familiar
 from ..estimator.estimate import Share
 from . import figures
 from .answer import Answer
-from .region_table import region_table, region_verdicts
+from .region_table import region_lines, region_table
 
 _BAR_WIDTH = 28
 _PIPE_WIDTH = 110  # where nobody tells the width
@@ -120,7 +120,7 @@ def _bars(parts: Sequence[Share]) -> Table:
 def _print_regions(console: Console, answer: Answer, whose: str) -> None:
     if answer.places:
         console.print(Text(f"\nThe same energy, by region{whose}", style="bold"))
-        console.print(region_table(answer), *region_verdicts(answer), sep="\n")
+        console.print(region_table(answer.places), *region_lines(answer.places), sep="\n")
 
 
 def _print_tail(console: Console, answers: Sequence[Answer]) -> None:

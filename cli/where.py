@@ -57,6 +57,7 @@ def read_where(options: Mapping[str, Any]) -> Where:
         price_per_kwh=options["price"],
         currency=options["currency"],
     )
+    beside = tuple(dict.fromkeys(beside))  # "FR" and "France" are one place
     mixed = mixed_basis(beside)
     return Where(site, beside, (*notes, *((mixed,) if mixed else ())))
 

@@ -152,7 +152,7 @@ def _with_reading(region: Region, reading: Reading) -> Region:
     return replace(
         region,
         code=region.code if own else ZONE_PREFIX + reading.zone,
-        name=region.name if own else f"zone of {region.name}",
+        name=region.name if own else f"{region.name}, zone {reading.zone}",
         carbon_g_per_kwh=reading.carbon_g_per_kwh,
         basis=reading.basis,
         year=reading.at.year,

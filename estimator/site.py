@@ -136,6 +136,16 @@ def load_regions() -> tuple[Region, ...]:
     )
 
 
+def country_name(region: Region) -> str | None:
+    """The name of the country that `region` lies in; None for the world."""
+    return _country_names().get(region.iso3)
+
+
+@cache
+def _country_names() -> dict[str, str]:
+    return {region.iso3: region.name for region in load_regions() if region.kind == "country" and len(region.code) == 2}
+
+
 def find_region(code_or_name: str) -> Region:
     """The region of that code ("FR", "US-CA", "gcp:europe-west9") or name, in any case.
 

@@ -1,7 +1,7 @@
 """The answers as rows of CodeCarbon's `emissions.csv`, so that its dashboards read them.
 
-Names, order and units of the columns are those of CodeCarbon's `EmissionsData`: kg CO2e, kWh, s, W.
-Its energies include the PUE, its powers do not. What is not known before training stays empty.
+Names, order and units of the columns are those of CodeCarbon 3.3.2's `EmissionsData`: kg CO2e, kWh, s, W; its
+energies and powers include the PUE. What is not known before training stays empty.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..estimator.hardware import BOUNDARIES
-from ..estimator.site import load_regions
+from ..estimator.site import country_name
 from .wording import PROGRAM, hardware, one_line
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _part(answer: Answer) -> dict[str, object]:
     if device == "gpu":
         known["gpu_count"] = answer.estimate.devices
     if answer.profile.provenance.boundary == BOUNDARIES[device]:
-        known[f"{device}_power"] = answer.estimate.power_w
+        known[f"{device}_power"] = answer.estimate.power_w * answer.site.pue
         known[f"{device}_energy"] = answer.facility_energy_kwh.value
     return known
 
@@ -71,8 +71,7 @@ def _place(answer: Answer) -> dict[str, object]:
     region = answer.site.region
     if region is None:
         return {}
-    names = {row.iso3: row.name for row in load_regions() if row.kind == "country" and len(row.code) == 2}
-    known: dict[str, object] = {"country_iso_code": region.iso3, "country_name": names.get(region.iso3, "")}
+    known: dict[str, object] = {"country_iso_code": region.iso3, "country_name": country_name(region) or ""}
     if region.kind == "state":
         known["region"] = region.name.lower()  # as CodeCarbon writes them
     if region.kind == "cloud region":

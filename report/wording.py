@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from joulecast import __version__
 
 from ..cli import figures
+from ..estimator.site import country_name
 
 if TYPE_CHECKING:
     from ..cli.answer import Answer
@@ -38,13 +39,15 @@ def hardware(answer: Answer) -> str:
 
 
 def place(answer: Answer) -> str | None:
-    """Where the run is to be, as granular as anybody said: "California, USA"."""
+    """Where the run is to be, as granular as anybody said: "California, United States"."""
     region = answer.site.region
-    if region is None:
+    if region is None or region.kind == "world":
         return None
     if region.kind == "cloud region":
-        return f"{region.name}, {region.iso3} ({region.code})"
-    return f"{region.name}, {region.iso3}" if region.kind == "state" else region.name
+        return f"{region.name}, {country_name(region)} ({region.code})"
+    if region.kind == "state":
+        return f"{region.name}, {country_name(region)}"
+    return region.name if region.live else country_name(region)
 
 
 def with_interval(pair: tuple[str, str]) -> str:
@@ -61,10 +64,9 @@ def carbon_of(answer: Answer) -> str:
 
 def summary(answer: Answer) -> str:
     """Every figure of a model in one line."""
-    costs: tuple[tuple[str, tuple[str, str]], ...] = (
-        ("time", figures.seconds(answer.estimate.seconds)),
-        ("energy", figures.energy(answer.estimate.energy_kwh)),
-        (f"with PUE {figures.number(answer.site.pue)}", figures.energy(answer.facility_energy_kwh)),
-        ("emissions", figures.carbon(answer.co2e_kg)),
+    energy, building = figures.energy(answer.estimate.energy_kwh), figures.energy(answer.facility_energy_kwh)
+    return (
+        f"time {with_interval(figures.seconds(answer.estimate.seconds))}, energy {with_interval(energy)}, "
+        f"{with_interval(building)} with a PUE of {figures.number(answer.site.pue)}, "
+        f"emissions {with_interval(figures.carbon(answer.co2e_kg))}"
     )
-    return ", ".join(f"{name} {with_interval(pair)}" for name, pair in costs)

@@ -72,7 +72,7 @@ class Api:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}/v3"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         self.released.set()
@@ -469,6 +469,7 @@ def test_live_regions_carry_their_label(api: Api, monkeypatch: pytest.MonkeyPatc
     assert site.carbon_g_per_kwh == 53.0
     assert site.carbon_source.startswith("FR (France), live, Electricity Maps, zone FR, ")
     assert site.carbon_source.endswith("Z, life cycle")
+    assert sweden.label.startswith("em:SE-SE3 (Sweden, zone SE-SE3), live")
     assert "zone US-CAL-CISO" in california.label
 
 

@@ -132,6 +132,7 @@ def test_hugging_face_reads_a_model_card(answer: Answer) -> None:
 def test_a_model_card_guesses_nothing(answer: Answer) -> None:
     nowhere = card([replace(answer, site=make_site())])
     assert "geographical_location" not in nowhere
+    assert "geographical_location" not in card([in_region(answer, "WORLD")])
     assert "training_type" not in nowhere
     frozen = replace(answer, work=replace(answer.work, trainable_parameters=answer.work.parameters - 1))
     assert card([frozen])["training_type"] == "fine-tuning"
@@ -139,7 +140,11 @@ def test_a_model_card_guesses_nothing(answer: Answer) -> None:
 
 @pytest.mark.parametrize(
     ("code", "where"),
-    [("US-CA", "California, USA"), ("gcp:europe-west9", "Paris, FRA (gcp:europe-west9)"), ("SE", "Sweden")],
+    [
+        ("US-CA", "California, United States"),
+        ("gcp:europe-west9", "Paris, France (gcp:europe-west9)"),
+        ("SE", "Sweden"),
+    ],
 )
 def test_a_model_card_says_where(answer: Answer, code: str, where: str) -> None:
     assert card([in_region(answer, code)])["geographical_location"] == where
@@ -322,8 +327,8 @@ def test_a_row_of_codecarbon(answer: Answer) -> None:
     )  # kg
     assert float(row["emissions_rate"]) == pytest.approx(answer.co2e_kg.value / answer.estimate.seconds.value)  # kg/s
     assert float(row["gpu_power"]) == pytest.approx(
-        answer.estimate.energy_kwh.value * 3_600_000 / answer.estimate.seconds.value
-    )  # W, without PUE
+        1.25 * answer.estimate.energy_kwh.value * 3_600_000 / answer.estimate.seconds.value
+    )  # W, with PUE as its energy
     assert row["gpu_energy"] == row["energy_consumed"]
     assert (row["gpu_count"], row["gpu_model"]) == ("4", f"4 x {answer.profile.hardware}")
     assert (row["country_name"], row["country_iso_code"], row["region"]) == ("France", "FRA", "")
