@@ -267,11 +267,12 @@ def _get(zone: str, service: Service, deadline: float) -> bytes:
         error.close()
         raise _refused(error.code, zone) from None
     except (OSError, HTTPException, ValueError) as error:
-        # The kind alone: some of these quote the request, token and all.
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise LiveError(f"no answer within {service.timeout_s:g} s") from None
-        raise _PassingError(f"the connection failed ({type(reason).__name__})") from None
+        # What the system calls it, or the kind: some of these quote the request, token and all.
+        named = getattr(reason, "strerror", None) or type(reason).__name__
+        raise _PassingError(f"the connection failed ({named})") from None
     if len(body) > _LARGEST_BODY:
         raise LiveError(f"the answer has more than {_LARGEST_BODY:,} bytes")
     return body

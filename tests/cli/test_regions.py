@@ -235,5 +235,5 @@ def test_a_closed_port_does_not_stop_the_estimate(
     monkeypatch.setenv("ELECTRICITYMAPS_API_URL", "http://127.0.0.1:1")
     result = call("estimate", *base, "--region", "FR", "--live")
     assert result.returncode == 0
-    assert "the connection failed (ConnectionRefusedError)" in " ".join(result.stdout.split())
+    assert "the connection failed (Connection refused)" in " ".join(result.stdout.split())
     assert TOKEN not in result.stdout + result.stderr

@@ -260,7 +260,7 @@ def test_a_slow_zone_does_not_hold_up_the_others(api: Api) -> None:
 
 def test_a_closed_port(api: Api) -> None:
     api.close()
-    assert failure(api) == "the connection failed (ConnectionRefusedError)"
+    assert failure(api) == "the connection failed (Connection refused)"
 
 
 def test_a_connection_that_is_dropped_is_tried_twice(api: Api) -> None:
