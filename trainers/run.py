@@ -206,9 +206,8 @@ class Run:
         """A forecast: logged, and held against the limits."""
         try:
             self.forecast = self._forecast(now, self._steps_left(), self._validations_left())
-            if self._log is not None:
-                self._log(figures_of(self.forecast))
             self._judge(self.forecast)
+            self._logged(self.forecast)
         except Exception as error:
             self.complain("the forecast", error)
         if self.peers.count > 1:
@@ -288,8 +287,7 @@ class Run:
         if self._state == "running":
             try:
                 self.forecast = self._forecast(self._clock(), 0, 0)
-                if self._log is not None:
-                    self._log(figures_of(self.forecast))
+                self._logged(self.forecast)
                 self._say(taken(self.forecast, self.estimate, self.terms))
             except Exception as error:
                 self.complain("the last forecast", error)
@@ -314,6 +312,13 @@ class Run:
             self._complaints.add(what)
             reason = one_line(str(error)) or type(error).__name__
             self._warn(f"{what} failed ({reason}); training goes on without it")
+
+    def _logged(self, forecast: Forecast) -> None:
+        try:
+            if self._log is not None:
+                self._log(figures_of(forecast))
+        except Exception as error:
+            self.complain("the logger", error)
 
     def _warn(self, line: str) -> None:
         if self.peers.first:
