@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from ..cli.figures import ENERGIES, count, scale, share
 from ..estimator.interval import Interval
 from .document import Report
+from .labels import Box, Whisker, place
 from .markup import printable
 from .parts import Part
 from .svg import ACCENT, INK, LINE, MUTED, PAPER, RC, TRACK
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 POINTS_PER_INCH = 72
 _LOG_RATIO = 8.0  # values further apart than this factor stand on a logarithmic axis
 _FEW_DECADES = 200.0  # an axis that spans less than this has 2s and 5s between its powers of ten
-_BAR_WIDTH, _ROW, _BAR = 420, 32, 6  # points
-_LABEL_CHARACTERS = 52
-_PARETO_SIZE = (420, 300)
+_BAR_WIDTH, _ROW, _BAR = 360, 32, 6  # points, about as wide as a telephone shows them
+_LABEL_CHARACTERS, _NAME_CHARACTERS = 46, 28
+_CHARACTER = 0.56  # mean width of one, in sizes of type
+_FONT = 11.0
+_MARGIN = 0.15  # of an axis, around its values
+_PARETO_SIZE = (360, 270)
 
 
 def sized(width: float, height: float) -> Figure:
@@ -118,33 +122,54 @@ def pareto(report: Report, merit: Merit) -> Figure:
     """Energy, with its interval, against merit; filled points are on the front."""
     with matplotlib.rc_context(RC):
         figure = sized(*_PARETO_SIZE)
-        draw_pareto(figure.add_axes((0.13, 0.15, 0.84, 0.80)), report, merit)
+        axes = figure.add_axes((0.13, 0.16, 0.80, 0.76))
+        draw_pareto(axes, report, merit, size=_FONT)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(LINE)
+        axes.tick_params(colors=MUTED, length=0, labelsize=_FONT - 1)
+        axes.xaxis.label.set_color(MUTED)
+        axes.yaxis.label.set_color(MUTED)
+        axes.set_facecolor("none")
     return figure
 
 
-def draw_pareto(axes: Axes, report: Report, merit: Merit, *, size: float = 11.0) -> None:
+def draw_pareto(axes: Axes, report: Report, merit: Merit, *, size: float) -> None:
+    """Points, whiskers, the front and names in type of `size` points; the frame is the caller's to style."""
     models = points(report, merit)
     best = front(models)
     unit_kwh, unit = scale(max(one.energy_kwh.value for one in models), ENERGIES)
-    for one in models:
+    energies = [one.energy_kwh * (1 / unit_kwh) for one in models]
+    for one, energy in zip(models, energies, strict=True):
         colour, fill = (ACCENT, ACCENT) if one in best else (MUTED, PAPER)
-        energy = [bound / unit_kwh for bound in (one.energy_kwh.low, one.energy_kwh.value, one.energy_kwh.high)]
-        axes.plot([one.merit] * 2, [energy[0], energy[2]], color=colour, linewidth=1.2)
-        axes.plot(
-            *([one.merit], [energy[1]]),
-            marker="o",
-            markersize=0.64 * size,
-            markerfacecolor=fill,
-            markeredgecolor=colour,
-        )
+        axes.plot([one.merit] * 2, [energy.low, energy.high], color=colour, linewidth=1.2)
+        axes.plot([one.merit], [energy.value], marker="o", markersize=0.6 * size, color=colour, markerfacecolor=fill)
     steps = [(one.merit, one.energy_kwh.value / unit_kwh) for one in best]
     axes.plot(*zip(*steps, strict=True), color=ACCENT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
     scaled(axes, "x", merit.values, merit.words)
-    scaled(axes, "y", [bound / unit_kwh for one in models for bound in (one.energy_kwh.low, one.energy_kwh.high)])
-    axes.set_xlabel(merit.name, color=MUTED, fontsize=size)
-    axes.set_ylabel(f"energy, {unit}", color=MUTED, fontsize=size)
-    _quiet(axes, size)
-    _place_labels(axes, [(one.name, one.merit, one.energy_kwh.value / unit_kwh) for one in models], size)
+    scaled(axes, "y", [bound for energy in energies for bound in (energy.low, energy.high)])
+    axes.set_xlabel(merit.name)
+    axes.set_ylabel(f"energy, {unit}")
+    _write_names(axes, models, energies, size)
+
+
+def _write_names(axes: Axes, models: Sequence[Point], energies: Sequence[Interval], size: float) -> None:
+    def height(x: float, y: float) -> float:
+        return float(axes.transData.transform((x, y))[1])
+
+    whiskers = [
+        Whisker(
+            float(axes.transData.transform((one.merit, energy.value))[0]),
+            *(height(one.merit, bound) for bound in (energy.low, energy.value, energy.high)),
+        )
+        for one, energy in zip(models, energies, strict=True)
+    ]
+    names = [shortened(one.name, _NAME_CHARACTERS) for one in models]
+    sizes = [(_CHARACTER * size * len(name), size) for name in names]
+    left, low, _, _ = axes.bbox.extents
+    _, _, right, high = axes.figure.bbox.extents
+    for name, spot in zip(names, place(whiskers, sizes, Box(left, low, right, high)), strict=True):
+        where = {"xycoords": "figure points", "ha": spot.across, "va": "center_baseline"}
+        axes.annotate(name, (spot.x, spot.y), color=INK, fontsize=size, **where)
 
 
 def scaled(axes: Axes, which: str, values: Sequence[float], words: Callable[[float], str] = "{:g}".format) -> None:
@@ -152,61 +177,15 @@ def scaled(axes: Axes, which: str, values: Sequence[float], words: Callable[[flo
     axis = {"x": axes.xaxis, "y": axes.yaxis}[which]
     low, high = min(values), max(values)
     if low > 0 and high / low > _LOG_RATIO:
-        margin = (high / low) ** 0.12
+        margin = (high / low) ** _MARGIN
         bounds = (low / margin, high * margin)
         steps = (1.0, 2.0, 5.0) if bounds[1] / bounds[0] < _FEW_DECADES else (1.0,)
         axes.set(**{f"{which}scale": "log"})
         axis.set_major_locator(LogLocator(subs=steps, numticks=12))
         axis.set_minor_locator(NullLocator())
     else:
-        margin = 0.15 * (high - low) or 0.1 * abs(high) or 1.0
+        margin = _MARGIN * (high - low) or 0.1 * abs(high) or 1.0
         bounds = (low - margin, high + margin)
         axis.set_major_locator(MaxNLocator(5))
     axes.set(**{f"{which}lim": bounds})
     axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
-
-
-def _quiet(axes: Axes, size: float) -> None:
-    """Two thin axes and muted figures; nothing that is not data."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=MUTED, length=0, labelsize=size - 1)
-    axes.set_facecolor("none")
-
-
-_OFFSETS = ((9, 0, "left"), (-9, 0, "right"), (9, 11, "left"), (9, -11, "left"), (-9, 11, "right"), (-9, -11, "right"))
-_CHARACTER = 0.56  # mean width of one, in font sizes
-
-Box = tuple[float, float, float, float]
-
-
-def _place_labels(axes: Axes, labels: Sequence[tuple[str, float, float]], size: float) -> None:
-    """Each name beside its point, on the first side where it covers nothing else and stays inside."""
-    marks = [tuple(axes.transData.transform((x, y))) for _, x, y in labels]
-    left, _, right, _ = axes.bbox.extents
-    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in marks]
-    for (name, x, y), mark in zip(labels, marks, strict=True):
-        text = shortened(name, 28)
-        boxes = [_box(mark, offset, size, text) for offset in _OFFSETS]
-        free = (
-            index
-            for index, box in enumerate(boxes)
-            if left <= box[0] and box[2] <= right + 8 and not any(_overlap(box, other) for other in taken)
-        )
-        chosen = next(free, 0)
-        across, up, side = _OFFSETS[chosen]
-        taken.append(boxes[chosen])
-        where = {"xytext": (across, up), "textcoords": "offset points", "ha": side, "va": "center_baseline"}
-        axes.annotate(text, (x, y), color=INK, fontsize=size, **where)
-
-
-def _box(mark: tuple[float, float], offset: tuple[int, int, str], size: float, text: str) -> Box:
-    """What `text` covers beside `mark`, in points."""
-    across, up, side = offset
-    width = _CHARACTER * size * len(text)
-    left = mark[0] + across - (width if side == "right" else 0)
-    return (left, mark[1] + up - size / 2, left + width, mark[1] + up + size / 2)
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

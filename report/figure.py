@@ -65,7 +65,7 @@ def _breakdown(report: Report) -> Figure:
     for axes, (title, parts) in zip((upper, lower), panels.items(), strict=True):
         _draw_shares(axes, parts, title)
     lower.set_xlabel("share of the energy, %")
-    figure.subplots_adjust(left=0.38, right=0.90, top=1 - 18 / height, bottom=32 / height, hspace=75 / height)
+    figure.subplots_adjust(left=0.41, right=0.92, top=1 - 18 / height, bottom=32 / height, hspace=75 / height)
     return figure
 
 
@@ -98,8 +98,9 @@ def _comparison(report: Report) -> Figure:
     figure = sized(_WIDTH, height)
     dots = figure.add_axes((0.36, (pareto_height + 32) / height, 0.60, _ROW * len(report.answers) / height))
     _draw_dots(dots, report)
-    cloud = figure.add_axes((0.16, 36 / height, 0.80, (pareto_height - 50) / height))
+    cloud = figure.add_axes((0.16, 36 / height, 0.76, (pareto_height - 54) / height))
     draw_pareto(cloud, report, merit, size=_FONT)
+    _plain(cloud)
     return figure
 
 

@@ -32,7 +32,7 @@ def render(report: Report) -> str:
         title=escaped(_title(report)),
         version=escaped(report.version),
         style=style,
-        body="\n".join(sections),
+        body="\n".join(section for section in sections if section),
         data=_json(script_data(report)),
         script=script,
     )
@@ -188,38 +188,36 @@ def _saying(saying: Any) -> str:
 
 # -- several models ------------------------------------------------------------------------------
 
-_SIZES = ("parameters", "multiply-adds a sample")
+_COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 
 
 def _comparison(report: Report) -> Markup:
     first = report.answers[0]
     accuracy = ["accuracy"] if report.accuracies else []
     budget = ["budget"] if first.verdicts else []
-    head = ["model", *accuracy, *_SIZES, "energy with PUE", "CO2e", "time", "cost", *budget]
+    head = ["model", *accuracy, "energy with PUE", *_COLUMNS, *budget]
     rows = [_model_row(report, index) for index in range(len(report.answers))]
     return element(
         "section",
         element("h2", "Side by side"),
-        table(head, rows, class_="comparison", caption="The same run of each model"),
+        table(head, rows, class_="comparison", caption="The same run of each model; bands are 90 % intervals"),
         element(
             "p",
-            *("Energy: ", label(first.estimate.power_source), ", time: ", label(first.estimate.time_source), ". "),
-            *("PUE ", setting_cell(first, "pue"), ", ", setting_cell(first, "carbon"), " g CO2e per kWh, "),
-            *(setting_cell(first, "price"), f" {first.site.currency} per kWh. Bands are 90 % intervals."),
+            *("Energy ", label(first.estimate.power_source), " time ", label(first.estimate.time_source)),
+            *(" PUE ", setting_cell(first, "pue"), ", ", setting_cell(first, "carbon"), " g CO2e per kWh, "),
+            *(setting_cell(first, "price"), f" {first.site.currency} per kWh"),
             class_="key",
         ),
     )
 
 
 def _model_row(report: Report, index: int) -> Markup:
-    answer, work = report.answers[index], report.answers[index].work
-    energy = "facility_energy_kwh"
+    answer, energy = report.answers[index], "facility_energy_kwh"
+    end = axis_end(report.answers, energy)
     cells = [
-        cell("parameters", count(work.parameters)),
-        cell("multiply-adds a sample", count(work.forward_flops / work.batch_size)),
         cell(
             "energy with PUE",
-            *(value_cell(answer, index, energy), interval_bar(answer, index, energy, axis_end(report.answers, energy))),
+            *(value_cell(answer, index, energy), interval_bar(answer, index, energy, end)),
             bounds_cell(answer, index, energy),
         ),
         *(cell(name, value_cell(answer, index, key)) for name, key in _COLUMNS.items()),
@@ -230,10 +228,13 @@ def _model_row(report: Report, index: int) -> Markup:
         state = "exceeds" if answer.exceeded else "fits"
         note = element("span", verdict_note(answer), data_model=index, data_verdict=True, data_state=state)
         cells.append(cell("budget", note))
-    return element("tr", element("th", report.names[index], scope="row"), *cells)
+    head = element("th", report.names[index], element("small", _size(answer)), scope="row")
+    return element("tr", head, *cells)
 
 
-_COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
+def _size(answer: Answer) -> str:
+    work = answer.work
+    return f"{count(work.parameters)} parameters, {count(work.forward_flops / work.batch_size)} multiply-adds a sample"
 
 
 # -- the sliders, which the script reveals -------------------------------------------------------
@@ -241,16 +242,20 @@ _COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 
 def _what_if(report: Report) -> Markup:
     """Controls without a function of their own: hidden until the script can give them one."""
-    site, unit = report.answers[0].site, length_unit(report.answers)
-    controls = [_slider("pue", "PUE", 1.0), _place(), _slider("price", f"Price, {site.currency} per kWh", 0.0)]
+    first, unit = report.answers[0], length_unit(report.answers)
+    controls = [
+        _slider("pue", "PUE", 1.0),
+        _place(first),
+        _slider("price", f"Price, {first.site.currency} per kWh", 0.0),
+    ]
     if unit is not None:
         controls.insert(0, _slider("length", unit.capitalize(), 0.0))
     return element(
         "section",
-        element("h2", "What if"),
-        element("div", *controls, class_="controls"),
         element("button", "As asked for", type="button", id="reset"),
-        element("p", element("span", id="steps"), class_="key") if unit else None,
+        element("h2", "What if"),
+        element("p", "Figures, verdicts and grids on this page follow.", class_="aside"),
+        element("div", *controls, class_="controls"),
         class_="what-if",
         id="what-if",
         hidden=True,
@@ -264,9 +269,16 @@ def _slider(key: str, name: str, least: float) -> Markup:
         element("label", name, for_=key),
         element("input", type="number", id=key, min=f"{least:g}", step="any", inputmode="decimal"),
         element("input", type="range", id=f"{key}-slider", min=0, step=1, aria_label=name),
+        element("span", class_="aside", id="steps") if key == "length" else None,
         class_="control",
     )
 
 
-def _place() -> Markup:
-    return element("div", element("label", "Region", for_="region"), element("select", id="region"), class_="control")
+def _place(answer: Answer) -> Markup:
+    return element(
+        "div",
+        element("label", "Region", for_="region"),
+        element("select", id="region"),
+        element("p", setting_cell(answer, "carbon"), " g CO2e per kWh", class_="aside"),
+        class_="control",
+    )

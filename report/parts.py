@@ -1,4 +1,4 @@
-"""Where the energy goes: a dozen lines at most, whatever the size of the network."""
+"""Where the energy goes: fourteen lines at most, whatever the size of the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from ..cli.answer import Answer
 from ..estimator.profile import STARTUP, STATIC
 
-MOST = 12
+MOST = 14
+_KINDS = 3  # lines for layers that find no place of their own, by kind
 OUTSIDE = "outside of layers"
 _DOMINANT = 0.5  # a group of more than this share is opened, even where not all of its parts can be shown
 _COMPONENTS = {
@@ -131,10 +132,24 @@ def _grouped(leaves: Sequence[Part]) -> list[_Group]:
 
 
 def _shortened(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """At most `MOST` parts: the largest in their order, and one for all others."""
+    """At most `MOST` parts: the largest in their order, then what is left by kind, then one for all others."""
     if len(parts) <= MOST:
         return tuple(parts)
-    largest = set(sorted(range(len(parts)), key=lambda index: -parts[index].share)[: MOST - 1])
-    rest = [part for index, part in enumerate(parts) if index not in largest]
-    other = Part(f"{len(rest)} others", "", sum(part.energy_kwh for part in rest), sum(part.share for part in rest))
-    return (*(part for index, part in enumerate(parts) if index in largest), other)
+    order = sorted(range(len(parts)), key=lambda index: -parts[index].share)
+    largest, rest = set(order[: MOST - _KINDS - 1]), order[MOST - _KINDS - 1 :]
+    by_kind: dict[str, list[Part]] = {}
+    for index in rest:
+        by_kind.setdefault(parts[index].note, []).append(parts[index])
+    heaviest = sorted(by_kind.items(), key=lambda item: -sum(part.share for part in item[1]))
+    kinds = [_merged(kind, members) for kind, members in heaviest[:_KINDS]]
+    others = [part for _, members in heaviest[_KINDS:] for part in members]
+    return (
+        *(part for index, part in enumerate(parts) if index in largest),
+        *kinds,
+        *([_merged("", others)] if others else []),
+    )
+
+
+def _merged(kind: str, members: Sequence[Part]) -> Part:
+    name = f"{len(members)} more {kind}" if kind else f"{len(members)} others"
+    return Part(name, "", sum(part.energy_kwh for part in members), sum(part.share for part in members))

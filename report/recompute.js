@@ -165,7 +165,8 @@
     if (results[0].verdicts.length) {
       const fitting = names.filter((_, index) => !results[index].verdicts.some((one) => one.exceeded));
       const template = fitting.length === names.length ? "all_fit" : fitting.length ? "some_fit" : "none_fits";
-      return fill(template, { count: names.length, fitting: fitting.length, names: fitting.join(", ") });
+      const limits = data.models[0].limits.map((limit) => limit.text).join(" and ");
+      return fill(template, { count: names.length, fitting: fitting.length, names: fitting.join(", "), limits });
     }
     const amounts = results.map(({ figures }) => figures.facility_energy_kwh.value);
     const least = amounts.indexOf(Math.min(...amounts));

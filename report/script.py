@@ -162,7 +162,7 @@ def stops(answers: Sequence[Answer]) -> dict[str, list[str]]:
     """The values that each slider steps through, the run's own among them, as they would be typed."""
     site = answers[0].site
     length, price = float(length_text(answers)), site.price_per_kwh
-    lengths = (value for value in _round_values(1.0, _REACH * length) if value.is_integer())
+    lengths = (value for value in _round_values(1.0, _REACH * max(length, 2.0)) if value.is_integer())
     prices = _round_values(price / _REACH, price * _REACH) if price else _round_values(0.01, 1.0)
     values = {"length": {length, *lengths}, "pue": {site.pue, *_PUE_STOPS}, "price": {price, *prices}}
     return {name: [plain(value) for value in sorted(options)] for name, options in values.items()}

@@ -15,9 +15,9 @@ TEMPLATES = {
     "figures": "{facility_energy_kwh} of electricity, {co2e_kg} and {cost}, in {seconds}",
     "fits": "Fits, with {percent} % to spare",
     "exceeds": "Does not fit: {percent} % over",
-    "all_fit": "All {count} models fit",
-    "none_fits": "None of the {count} models fits",
-    "some_fit": "{fitting} of {count} models fit: {names}",
+    "all_fit": "All {count} models fit {limits}",
+    "none_fits": "None of the {count} models fits {limits}",
+    "some_fit": "{fitting} of {count} models fit {limits}: {names}",
     "least": "{least} takes the least energy, {energy}; {most} takes {factor} times as much",
     "kept": "{quantity} {figure} {unit} {end}, {excess} {unit} to spare ({percent} %)",
     "exceeded": "{quantity} {figure} {unit} {end}, {excess} {unit} too much ({percent} %)",
@@ -77,7 +77,9 @@ def comparison_headline(answers: Sequence[Answer], names: Sequence[str], energie
     if answers[0].verdicts:
         fitting = [name for answer, name in zip(answers, names, strict=True) if not answer.exceeded]
         template = "all_fit" if len(fitting) == len(answers) else "some_fit" if fitting else "none_fits"
-        return fill(template, count=str(len(answers)), fitting=str(len(fitting)), names=", ".join(fitting))
+        limits = " and ".join(verdict.limit.text for verdict in answers[0].verdicts)
+        counts = {"count": str(len(answers)), "fitting": str(len(fitting))}
+        return fill(template, **counts, names=", ".join(fitting), limits=limits)
     amounts = [answer.facility_energy_kwh.value for answer in answers]
     least, most = amounts.index(min(amounts)), amounts.index(max(amounts))
     factor = number(amounts[most] / amounts[least])
