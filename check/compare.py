@@ -27,7 +27,7 @@ class LayerChange:
     """
 
     path: str
-    kind: str
+    kinds: tuple[str | None, str | None]
     what: str
     energy_kwh: float
     parameters: tuple[int | None, int | None]
@@ -37,6 +37,15 @@ class LayerChange:
     def sizes(self) -> tuple[str, str]:
         """Parameters and multiply-adds a sample: "36.9 k → 73.9 k", or the one figure there is."""
         return _from_to(*self.parameters), _from_to(*self.macs_per_sample)
+
+    @property
+    def kind(self) -> str:
+        return self.kinds[1] or self.kinds[0] or ""
+
+    @property
+    def is_cause(self) -> bool:
+        """Whether the layer was changed itself; others only take in or put out what it left them."""
+        return self.kinds[0] != self.kinds[1] or self.parameters[0] != self.parameters[1]
 
     def __str__(self) -> str:
         parameters, macs = self.sizes
@@ -68,10 +77,11 @@ class Change:
 
     @property
     def named(self) -> tuple[LayerChange, ...]:
-        """The few layers that make up most of what the layers changed."""
-        whole, sum_ = sum(abs(layer.energy_kwh) for layer in self.layers), 0.0
+        """The few layers that make up most of what changed; none where settings alone say why they all did."""
+        layers = [layer for layer in self.layers if layer.is_cause] or ([] if self.settings else self.layers)
+        whole, sum_ = sum(abs(layer.energy_kwh) for layer in layers), 0.0
         chosen: list[LayerChange] = []
-        for layer in self.layers[:_MOST_NAMED]:
+        for layer in layers[:_MOST_NAMED]:
             if chosen and sum_ >= _NAMED_SHARE * whole:
                 break
             chosen.append(layer)
@@ -80,7 +90,7 @@ class Change:
 
     @property
     def headline(self) -> str:
-        """ "+38 % energy", and the CO2e where that went another way."""
+        """As in "+38 % energy"; with the CO2e where that went another way."""
         energy, co2e = _percent(*self.energy_kwh), _percent(*self.co2e_kg)
         if energy == co2e:
             return "unchanged" if energy is None else f"{energy} energy"
@@ -161,6 +171,8 @@ def _settings(base: Answer, head: Answer) -> Iterator[str]:
         ("validation passes", old.validation_steps, new.validation_steps, same_length and not resized),
         ("batch size", base.work.batch_size, head.work.batch_size, True),
         ("devices", old.devices, new.devices, True),
+        ("tokens a sample", base.work.tokens_per_sample, head.work.tokens_per_sample, True),
+        ("input of a sample", _input(base), _input(head), base.work.tokens_per_sample == head.work.tokens_per_sample),
         ("run", _run(base), _run(head), True),
         ("precision", base.work.precision, head.work.precision, True),
         ("PUE", base.site.pue, head.site.pue, True),
@@ -175,6 +187,10 @@ def _settings(base: Answer, head: Answer) -> Iterator[str]:
 
 def _run(answer: Answer) -> str:
     return f"training with {answer.work.optimizer}" if answer.work.train else "inference"
+
+
+def _input(answer: Answer) -> str:
+    return figures.size(answer.work.input_bytes / answer.work.batch_size)
 
 
 def _price(answer: Answer) -> str:
@@ -244,11 +260,9 @@ def _charged(answer: Answer, times: float) -> list[_Charged]:
 
 
 def _change(path: str, old: _Charged | None, new: _Charged | None) -> LayerChange:
-    here = new or old
-    assert here is not None
     return LayerChange(
         path=path,
-        kind=here.layer.kind,
+        kinds=(old.layer.kind if old else None, new.layer.kind if new else None),
         what=_what(old, new),
         energy_kwh=(new.energy_kwh if new else 0.0) - (old.energy_kwh if old else 0.0),
         parameters=(old.layer.parameters if old else None, new.layer.parameters if new else None),
@@ -265,5 +279,5 @@ def _what(old: _Charged | None, new: _Charged | None) -> str:
         if before and after and before != after:
             factor = after / before
             word = next((word for known, word in _FACTORS.items() if math.isclose(factor, known, rel_tol=0.02)), None)
-            return word or f"is {figures.number(factor)} times as large"
+            return word or f"is {factor:.3g} times as large"
     return "changed its output"

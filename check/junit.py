@@ -6,6 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from .run import Outcome, Report
+from .wording import reasons
 
 # What XML 1.0 cannot hold, not even escaped: tracebacks may carry terminal colours.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -39,7 +40,7 @@ def _case(outcome: Outcome, config: str) -> ElementTree.Element:
     elif outcome.answer and outcome.answer.exceeded:
         broken = [str(verdict) for verdict in outcome.answer.verdicts if verdict.exceeded]
         because = [f"since the base: {outcome.change}"] if outcome.change else []
-        text = "\n".join([*broken, *outcome.answer.fits, *because])
+        text = "\n".join([*reasons(outcome), *because])
         _add(case, "failure", "; ".join(broken), "BudgetExceeded", text)
     elif outcome.verdict == "none":
         ElementTree.SubElement(case, "skipped", message="no budget")

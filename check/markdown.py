@@ -8,7 +8,7 @@ from html import escape
 
 from .compare import ROOT, Change, signed_energies
 from .run import Outcome, Report
-from .wording import notes, row_figures, verdict_line
+from .wording import notes, reasons, row_figures, verdict_line
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
 _VERDICTS = {"exceeded": "**exceeded**", "kept": "kept", "failed": "**failed**", "none": "no budget"}
@@ -38,14 +38,9 @@ def _since(outcome: Outcome) -> str:
     return str(outcome.change) if outcome.change else ""
 
 
-def _broken(report: Report) -> Iterator[str]:
-    yield ""
-    for outcome in report.outcomes:
-        if outcome.failure:
-            yield f"- {_plain(outcome.name)} failed: {_plain(outcome.failure.message)}"
-        elif outcome.answer:
-            broken = [str(verdict) for verdict in outcome.answer.verdicts if verdict.exceeded]
-            yield from (f"- {_plain(f'{outcome.name}: {line}')}" for line in (*broken, *outcome.answer.fits))
+def _broken(report: Report) -> list[str]:
+    lines = [f"- {_plain(f'{outcome.name}: {line}')}" for outcome in report.outcomes for line in reasons(outcome)]
+    return ["", *lines] if lines else []
 
 
 def _changes(report: Report) -> Iterator[str]:

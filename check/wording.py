@@ -29,6 +29,15 @@ def row_figures(outcome: Outcome) -> list[str]:
     return [energy, bounds, *(value for value, _ in others)]
 
 
+def reasons(outcome: Outcome) -> list[str]:
+    """Why a model does not pass, and what would; empty where it does."""
+    if outcome.failure:
+        return [outcome.failure.message]
+    if outcome.answer is None:
+        return []
+    return [*(str(verdict) for verdict in outcome.answer.verdicts if verdict.exceeded), *outcome.answer.fits]
+
+
 def notes(report: Report) -> list[str]:
     """What the check could not do, and the estimates' notes, each with the models that it is about."""
     about: dict[str, list[str]] = {}

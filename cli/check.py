@@ -158,26 +158,22 @@ def _table(report: Report) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("budget", no_wrap=True)
     if report.base:
-        table.add_column(f"against {report.base}", no_wrap=True)
+        table.add_column(Text(f"against {report.base}"), no_wrap=True)
     for outcome in report.outcomes:
         verdict = Text(_WORDS[outcome.verdict], style=_STYLES[outcome.verdict])
         change = outcome.change.headline if outcome.change else "new" if outcome.is_new else ""
-        table.add_row(outcome.name, *row_figures(outcome), verdict, *([change] if report.base else []))
+        table.add_row(Text(outcome.name), *row_figures(outcome), verdict, *([change] if report.base else []))
     return table
 
 
 def _print_outcome(console: Console, outcome: Outcome) -> None:
-    """What is broken or failed, and what changed: nothing for a model that is as it was and keeps its budgets."""
+    """Why it does not pass, and what changed: nothing for a model that is as it was and keeps its budgets."""
     from rich.text import Text
 
-    if outcome.failure:
-        console.print(Text(f"{outcome.name}: {outcome.failure.message}", style="red"))
-    if outcome.answer:
-        for verdict in outcome.answer.verdicts:
-            if verdict.exceeded:
-                console.print(Text(f"{outcome.name}: {verdict}", style="red"))
-        for line in outcome.answer.fits:
-            console.print(Text(f"  {outcome.name}: {line}"))
+    from ..check.wording import reasons
+
+    for line in reasons(outcome):
+        console.print(Text(f"{outcome.name}: {line}", style="red"))
     if outcome.change and outcome.change.headline != "unchanged":
         console.print(Text(f"{outcome.name}: {outcome.change}"))
         for layer in outcome.change.named:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import commit, git
+from .conftest import Call, commit, git
 
 yaml = pytest.importorskip("yaml")
 TOP = Path(__file__).parents[2]
@@ -37,8 +37,9 @@ def clone(project: Path, tmp_path: Path) -> Path:
 
 
 def test_the_actions_script_fetches_the_base_and_writes_the_summary(
-    clone: Path, tmp_path: Path, environment: dict[str, str]
+    clone: Path, tmp_path: Path, call: Call, environment: dict[str, str]
 ) -> None:
+    assert call("--base", "main").returncode == 0  # from here on the traces are kept, wherever the clone lies
     check = step("Check")
     assert check["env"] == {
         "CONFIG": "${{ inputs.config }}",
@@ -75,7 +76,8 @@ def test_the_action_installs_itself() -> None:
     assert command[-1] == "$GITHUB_ACTION_PATH"
 
 
-def test_the_hooks_entry_runs_in_a_repository(project: Path, environment: dict[str, str]) -> None:
+def test_the_hooks_entry_runs_in_a_repository(project: Path, call: Call, environment: dict[str, str]) -> None:
+    assert call().returncode == 0  # which keeps the trace
     (hook,) = yaml.safe_load((TOP / ".pre-commit-hooks.yaml").read_text())
     assert (hook["id"], hook["language"], hook["pass_filenames"]) == ("joulecast-check", "system", False)
     result = subprocess.run(

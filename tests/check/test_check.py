@@ -187,12 +187,12 @@ def test_the_base_is_read_with_its_own_configuration_and_nothing_of_the_checkout
     assert change["settings"] == ["steps 31,260, was 15,630"]
     layers = {layer["path"]: layer for layer in change["layers"]}
     assert layers["conv1"]["parameters"] == [16 * 28, 24 * 28]
-    assert layers["conv2"]["what"] == "is 1.50 times as large"
+    assert layers["conv2"]["what"] == "is 1.5 times as large"
     table = call("--base", "main", "--markdown", tmp_path / "check.md").stdout
     assert "old: removed since main" in table
     written = (tmp_path / "check.md").read_text()
     assert "| against main |" in written
-    assert "conv1 is 1.50 times as large" in written
+    assert "steps 31,260, was 15,630; conv2 is 1.5 times as large (+" in written
     assert "448 → 672" in written
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,8 +45,10 @@ def test_a_doubled_layer_is_named_with_its_sizes() -> None:
     assert (first.path, first.what) == ("2", "doubled")
     assert first.parameters == (32 * 64 * 9 + 64, 32 * 128 * 9 + 128)
     assert first.macs_per_sample == (32 * 64 * 9 * 64, 32 * 128 * 9 * 64)
-    # The layers' changes add up to the whole: all the rest is as it was.
-    assert sum(layer.energy_kwh for layer in change.layers) == pytest.approx(change.energy_added_kwh)
+    # The layers' changes and the loss's add up to the whole: all the rest is as it was.
+    loss = [part.energy_kwh * 1.58 for one in (base, head) for part in one.estimate.layers if part.name == "(loss)"]
+    layers = sum(layer.energy_kwh for layer in change.layers)
+    assert layers + loss[1] - loss[0] == pytest.approx(change.energy_added_kwh)
     assert change.energy_added_kwh == pytest.approx(head.facility_energy_kwh.value - base.facility_energy_kwh.value)
     percent = 100 * (head.facility_energy_kwh.value / base.facility_energy_kwh.value - 1)
     assert str(change).startswith(f"{percent:+.3g} % energy: 2 doubled (+")
@@ -62,7 +65,8 @@ def test_the_other_way_round_it_is_halved() -> None:
 
 def test_a_layer_put_into_a_sequence_is_new_and_those_after_it_only_moved() -> None:
     change = compare(answer(network()), answer(network(extra=True)))
-    assert {layer.path: layer.what for layer in change.layers} == {"2": "is new (Conv2d)", "3": "is new (ReLU)"}
+    assert [layer.what for layer in change.layers] == ["is new (Conv2d)", "is new (ReLU)"]
+    assert change.layers[0].path == "2"
     assert change.layers[0].parameters == (None, 32 * 32 * 9 + 32)
     back = compare(answer(network(extra=True)), answer(network()))
     assert {layer.what for layer in back.layers} == {"was removed"}
@@ -80,6 +84,15 @@ def test_nothing_changed() -> None:
     change = compare(answer(network()), answer(network()))
     assert change == Change(change.energy_kwh, change.co2e_kg, (), ())
     assert str(change) == "unchanged"
+
+
+def test_larger_images_are_told_before_the_layers() -> None:
+    small, large = (trace(network(), torch.zeros(8, 3, size, size), layers=False) for size in (8, 16))
+    base = answer(network())
+    assert base.work == small
+    change = compare(base, replace(base, work=large, estimate=forecast(base.profile, large, base.schedule)))
+    assert str(change).endswith(" energy: input of a sample 3.07 kB, was 768 B")
+    assert change.layers[0].macs_per_sample[1] == 4 * change.layers[0].macs_per_sample[0]
 
 
 @pytest.mark.parametrize(

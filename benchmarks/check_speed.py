@@ -1,0 +1,116 @@
+"""How long `joulecast check` takes over 20 models: against tracing them in one process, and a second time.
+
+    python benchmarks/check_speed.py [--repeats 5] [--jobs N]
+
+Whole processes, from their start to their end. Runs are interleaved, so that other load on the machine falls on all
+of them alike, and medians compared. Exit status 1 when a floor is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+COLD_RATIO, WARM_S = 1.5, 2.0
+IMAGES = (
+    *("residual_cnn", "mobile_cnn", "inverted_residual_cnn", "grouped_cnn", "dense_cnn"),
+    *("convnext", "mlp", "mlp_mixer", "vision_transformer"),
+)
+WIDE = ("residual_cnn", "inverted_residual_cnn", "dense_cnn", "convnext", "vision_transformer", "mlp")
+OTHERS = {
+    "bert": "int64:64",
+    "gpt": "int64:64",
+    "recurrent_language_model": "int64:64",
+    "conv1d": "1,4000",
+    "conv3d": "3,8,32,32",
+}
+DEFAULTS = 'hardware = "rtx-3090"\nepochs = 90\nsamples = 50_000\nbudget = "100 kWh"\n'
+# What a check must do in any case, in one process and with nothing kept.
+IN_ONE_PROCESS = """
+import sys
+from pathlib import Path
+from joulecast.check.config import read_config
+from joulecast.estimator.read_model import read_model
+for entry in read_config(Path(sys.argv[1])).entries:
+    read_model(entry.model, entry.question.trace_options)
+"""
+
+
+def write_project(folder: Path) -> Path:
+    """The reference networks and a configuration of 20 models."""
+    shutil.copy(MODELS / "reference.py", folder)
+    entries = [
+        *(f'name = "{name}"\nmodel = "reference.py:{name}"\ninput = "3,32,32"\n' for name in IMAGES),
+        *(
+            f'name = "wide {name}"\nmodel = "reference.py:{name}"\ninput = "3,32,32"\nmodel_arg = {{ width = 2 }}\n'
+            for name in WIDE
+        ),
+        *(f'name = "{name}"\nmodel = "reference.py:{name}"\ninput = "{shape}"\n' for name, shape in OTHERS.items()),
+    ]
+    config = folder / "joulecast.toml"
+    config.write_text(DEFAULTS + "".join(f"[[models]]\n{entry}" for entry in entries))
+    assert len(entries) == 20
+    return config
+
+
+def seconds(command: Sequence[str], folder: Path) -> float:
+    """The command's wall time; raises CalledProcessError, with what it said, when it fails."""
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return time.perf_counter() - start
+
+
+def check_command(cache: Path, jobs: int) -> list[str]:
+    program = Path(sys.executable).with_name("joulecast")
+    return [str(program), "check", "--cache-dir", str(cache), "--jobs", str(jobs)]
+
+
+def measure(repeats: int, jobs: int) -> dict[str, list[float]]:
+    """Seconds of each kind of run. One round more is run first and dropped, to fill the file cache."""
+    taken: dict[str, list[float]] = {"one process": [], "cold": [], "warm": []}
+    with tempfile.TemporaryDirectory(prefix="joulecast-check-speed-") as name:
+        folder = Path(name)
+        config = write_project(folder)
+        for repeat in range(repeats + 1):
+            check = check_command(folder / f"cache-{repeat}", jobs)
+            commands = {
+                "one process": [sys.executable, "-c", IN_ONE_PROCESS, str(config)],
+                "cold": check,
+                "warm": check,
+            }
+            for kind, command in commands.items():
+                wall_s = seconds(command, folder)
+                if repeat:
+                    taken[kind].append(wall_s)
+    return taken
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    taken = measure(options.repeats, options.jobs)
+    one, cold, warm = (statistics.median(taken[kind]) for kind in ("one process", "cold", "warm"))
+    ratio = statistics.median(a / b for a, b in zip(taken["cold"], taken["one process"], strict=True))
+    print(f"20 models, {options.jobs} jobs, medians of {options.repeats} interleaved runs\n")
+    print("| what                           | seconds | floor |")
+    print("|--------------------------------|--------:|------:|")
+    print(f"| traced in one process          | {one:7.2f} |       |")
+    print(f"| joulecast check, nothing kept  | {cold:7.2f} |       |")
+    print(f"| ratio of the two, paired       | {ratio:7.2f} | {COLD_RATIO:5.1f} |")
+    print(f"| joulecast check, a second time | {warm:7.2f} | {WARM_S:5.1f} |")
+    return 0 if ratio <= COLD_RATIO and warm < WARM_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
