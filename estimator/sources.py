@@ -20,7 +20,8 @@ from typing import Any
 
 _WRITING = os.O_WRONLY | os.O_RDWR
 _NOT_OURS = re.compile(r"[/\\]((site|dist)-packages|\.git)[/\\]")
-_STDLIB = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
+_STDLIB_FOLDER = sysconfig.get_paths()["stdlib"]
+_STDLIB = (os.path.join(_STDLIB_FOLDER, ""), os.path.join(os.path.realpath(_STDLIB_FOLDER), ""))
 
 
 @dataclass(slots=True)
@@ -35,12 +36,11 @@ class Recording:
 
     def files(self) -> tuple[str, ...]:
         """Their real paths, sorted; of a compiled module the source."""
-        found = {os.path.realpath(_source(path)) for path in self._opened}
-        return tuple(sorted(path for path in found if self._counts(path)))
-
-    def _counts(self, path: str) -> bool:
-        inside = path.startswith(tuple(os.path.join(os.path.realpath(folder), "") for folder in self.folders))
-        return inside and not path.startswith(_STDLIB) and not _NOT_OURS.search(path) and os.path.isfile(path)
+        folders = tuple(os.path.join(os.path.realpath(folder), "") for folder in self.folders)
+        # Thousands of modules are installed ones: they are left out before their links are followed, which takes long.
+        found = {os.path.realpath(_source(path)) for path in self._opened if _may_count(path)}
+        inside = (path for path in found if path.startswith(folders) and _may_count(path))
+        return tuple(sorted(path for path in inside if os.path.isfile(path)))
 
 
 _current: Recording | None = None
@@ -79,6 +79,10 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
         path, _, flags = arguments
         if isinstance(path, str) and not flags & _WRITING:
             _current.note([path])
+
+
+def _may_count(path: str) -> bool:
+    return not path.startswith(_STDLIB) and not _NOT_OURS.search(path)
 
 
 def _source(path: str) -> str:
