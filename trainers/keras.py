@@ -135,6 +135,11 @@ def _batch_size(fit: Mapping[str, Any]) -> int:
 
 def _read(model: Any, fit: Mapping[str, Any], replicas: int) -> Workload:
     """Keras on torch reads the model, in a process of its own; the one that trains stays as it is."""
+    if own := sorted({type(part).__name__ for part in model._flatten_layers() if type(part).__module__ == "__main__"}):
+        raise JoulecastError(
+            f"{', '.join(own)} can be made in this script alone: move it into a module of its own, "
+            "with @keras.saving.register_keras_serializable()"
+        )
     return _traced(
         model.to_json(),
         model.name,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import inspect
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics import Metric, MetricCollection
 
 from ..estimator.errors import JoulecastError
 from ..estimator.workload import Workload
@@ -128,15 +132,23 @@ def _length(trainer: Any) -> Length:
 def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
     if not pl_module.automatic_optimization:
         raise JoulecastError("a training_step that calls its optimizers itself cannot be traced without training")
-    return read_step(
-        _TrainingStep(trainer, pl_module, batch_idx),
-        (batch,),
+    step = _TrainingStep(trainer, pl_module, batch_idx)
+    read = functools.partial(
+        read_step,
         optimizer=optimizer_kind(trainer.optimizers[0]),
         precision=_PRECISIONS.get(str(trainer.precision)),
-        loss=_loss,
         accumulate=trainer.accumulate_grad_batches,
         name=type(pl_module).__name__,
     )
+    try:
+        return read(step, (batch,), loss=_loss)
+    except JoulecastError as error:
+        try:
+            work = read(step.module, batch if isinstance(batch, Mapping) else (batch[0],))
+        except Exception:  # no forward pass of that form either: the step is what to tell of
+            raise error from None
+        note = f"training_step cannot be traced ({error}): its forward pass stands for it"
+        return replace(work, warnings=(*work.warnings, note))
 
 
 def _loss(output: Any) -> torch.Tensor:
@@ -174,10 +186,11 @@ class _TrainingStep(nn.Module):
 
 
 def _silence(module: Any) -> None:
-    """`self.log` of the copy tells nobody; its metrics count on the CPU, where the trace computes."""
-    metrics = sys.modules.get("torchmetrics")
+    """`self.log` of the copy tells nobody, and its metrics are 0: they look at values, of which a trace has none."""
+    nothing = functools.partial(torch.zeros, ())
     for part in module.modules():
-        if metrics is not None and isinstance(part, metrics.Metric):
-            part.to("cpu")
-    for name in ("log", "log_dict"):
-        module.__dict__[name] = lambda *args, **kwargs: None
+        if isinstance(part, Metric):
+            part.__dict__.update(forward=lambda *_, **__: nothing(), update=lambda *_, **__: None, compute=nothing)
+        elif isinstance(part, MetricCollection):
+            part.__dict__.update(forward=lambda *_, **__: defaultdict(nothing), update=lambda *_, **__: None)
+    module.__dict__.update(log=lambda *_, **__: None, log_dict=lambda *_, **__: None)

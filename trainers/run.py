@@ -215,13 +215,14 @@ class Run:
         self._due = self._next_due(self._clock() - now)
 
     def _next_due(self, cost_s: float) -> float:
-        """The step of the next forecast: a multiple of the terms' own, else by the time that one takes."""
-        done = self._steps.units
+        """The step of the next forecast: a multiple of the terms' own, else by the time that one takes; the last."""
+        done, last = self._steps.units, self.length.steps or math.inf
+        last = last if last > done else math.inf
         if self._every:
-            return (done // self._every + 1) * self._every
+            return min(last, (done // self._every + 1) * self._every)
         elapsed_s = self._last - self._began
         wait_s = max(_EVERY_S, _EVERY_SHARE * elapsed_s, cost_s / _COST_SHARE)
-        return done + max(1.0, wait_s * done / elapsed_s if elapsed_s > 0 else 1.0)
+        return min(last, done + max(1.0, wait_s * done / elapsed_s if elapsed_s > 0 else 1.0))
 
     def _steps_left(self) -> int | None:
         return None if self.length.steps is None else max(0, self.length.steps - int(self._steps.units))
@@ -282,18 +283,20 @@ class Run:
 
     # -- at the end ------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """The training is over: the last figures are logged and said, and the meter is closed."""
+    def finish(self, *, log: bool = True) -> dict[str, float]:
+        """The training is over: the last figures are logged, said and given, and the meter is closed."""
         if self._state == "running":
             try:
                 self.forecast = self._forecast(self._clock(), 0, 0)
-                self._logged(self.forecast)
+                if log:
+                    self._logged(self.forecast)
                 self._say(taken(self.forecast, self.estimate, self.terms))
             except Exception as error:
                 self.complain("the last forecast", error)
         if self._state != "over":
             self._energy.close()
         self._state = "over"
+        return figures_of(self.forecast) if self.forecast else {}
 
     def settle(self) -> None:
         """Raises what the run was stopped for, or warns of it where the terms say so."""

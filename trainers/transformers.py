@@ -69,8 +69,10 @@ class TransformersBudget(TrainerCallback):
             self._run.stopped(f"{args.output_dir}/checkpoint-{state.global_step}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self._run is not None and "train_runtime" in (logs or {}):  # the last before loggers close
-            self._run.finish()
+        if self._run is not None and logs is not None and "train_runtime" in logs:  # what `train` returns
+            figures = self._run.finish(log=False)
+            logs.update(figures)
+            state.log_history[-1].update(figures)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self._run

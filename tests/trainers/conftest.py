@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,39 +15,39 @@ from joulecast.measure.reading import PowerTrace, TracePoint
 WATTS = 100.0
 
 
+def made_up_machine(folder: Path, op_s: float) -> Path:
+    """The profile of hardware that takes `op_s` for any op and draws 100 W."""
+    profile = Profile(
+        name="made-up",
+        hardware="made-up",
+        device="cpu",
+        framework="pytorch",
+        time=Roofline({"float32": 1e30}, 1e30, {"float32": 1.0}, 1.0, op_s),
+        power=PowerModel({"compute": 0.0, "memory": 0.0, "launch": 0.0}, WATTS),
+        time_error=ErrorModel(0.8, 1.25),
+        energy_error=ErrorModel(0.8, 1.25),
+        provenance=Provenance("measured", "measured", ("made up for tests",)),
+    )
+    return profile.save(folder / f"machine-{op_s}.json")
+
+
+def write_power(folder: Path, watts: float, seconds: float = 600.0) -> str:
+    """The name of a meter that reads `watts` and fails after `seconds`."""
+    path = folder / f"power-{watts}-{seconds}.csv"
+    points = tuple(TracePoint(at, (round(watts * at * 1e6),)) for at in (0.0, seconds / 2, seconds))
+    with path.open("w", encoding="utf-8") as file:
+        PowerTrace(("package-0",), ("package-0",), points).write_csv(file)
+    return f"replay:{path}"
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Callable[[float], Path]:
-    """`machine(op_s)`: the profile of hardware that takes `op_s` for any op and draws 100 W."""
-
-    def make(op_s: float) -> Path:
-        profile = Profile(
-            name="made-up",
-            hardware="made-up",
-            device="cpu",
-            framework="pytorch",
-            time=Roofline({"float32": 1e30}, 1e30, {"float32": 1.0}, 1.0, op_s),
-            power=PowerModel({"compute": 0.0, "memory": 0.0, "launch": 0.0}, WATTS),
-            time_error=ErrorModel(0.8, 1.25),
-            energy_error=ErrorModel(0.8, 1.25),
-            provenance=Provenance("measured", "measured", ("made up for tests",)),
-        )
-        return profile.save(tmp_path / f"machine-{op_s}.json")
-
-    return make
+    return functools.partial(made_up_machine, tmp_path)
 
 
 @pytest.fixture
 def constant_power(tmp_path: Path) -> Callable[..., str]:
-    """`constant_power(watts, seconds)`: a meter that reads `watts` and fails after `seconds`."""
-
-    def make(watts: float, seconds: float = 600.0) -> str:
-        path = tmp_path / f"power-{watts}-{seconds}.csv"
-        points = tuple(TracePoint(at, (round(watts * at * 1e6),)) for at in (0.0, seconds / 2, seconds))
-        with path.open("w", encoding="utf-8") as file:
-            PowerTrace(("package-0",), ("package-0",), points).write_csv(file)
-        return f"replay:{path}"
-
-    return make
+    return functools.partial(write_power, tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,127 @@
+"""The fits that test_keras.py judges, in one process: `python keras_fits.py MACHINE METER SHORT_METER FOLDER`.
+
+Keras takes its backend once a process, and another test may want another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from joulecast.trainers.budget import Budget
+from joulecast.trainers.terms import BudgetExceeded
+
+EPOCHS, BATCHES, BATCH = 2, 20, 4
+MACHINE, METER, SHORT_METER, FOLDER = sys.argv[1:]
+
+
+class Heard(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class Slow(keras.callbacks.Callback):  # type: ignore[misc]
+    """Makes steps of 5 ms and more."""
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        time.sleep(0.005)
+
+
+def network() -> Any:
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(2)], name="net")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
+    return model
+
+
+def budget(*limits: str, **options: Any) -> Budget:
+    settings = {"hardware": MACHINE, "meter": METER, "pue": 1.0, "log_every": 5}
+    return Budget(*limits, **{**settings, **options})
+
+
+def fit(*callbacks: Any, model: Any = None, **options: Any) -> dict[str, Any]:
+    """What came of it, as JSON has it."""
+    heard = Heard()
+    logger = logging.getLogger("joulecast")
+    logger.handlers = [heard]
+    logger.setLevel(logging.INFO)
+    model = model or network()
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(BATCHES * BATCH, 8)).astype("float32")
+    y = generator.integers(0, 2, BATCHES * BATCH)
+    settings = {"epochs": EPOCHS, "batch_size": BATCH, "verbose": 0, "validation_data": (x, y)}
+    outcome: dict[str, Any] = {"error": None, "checkpoint": None}
+    try:
+        outcome["history"] = model.fit(x, y, callbacks=list(callbacks), **{**settings, **options}).history
+    except BudgetExceeded as error:
+        outcome |= {"error": str(error), "checkpoint": error.checkpoint}
+    return {
+        **outcome,
+        "lines": heard.lines,
+        "steps": int(model.optimizer.iterations.numpy()),
+        "weights": [float(np.sum(weight)) for weight in model.get_weights()],
+    }
+
+
+def with_csv() -> dict[str, Any]:
+    """A CSVLogger before the Budget in the list."""
+    path = Path(FOLDER) / "log.csv"
+    outcome = fit(keras.callbacks.CSVLogger(str(path)), budget("2 kWh"))
+    return {**outcome, "csv": path.read_text(encoding="utf-8")}
+
+
+def with_model_checkpoint() -> dict[str, Any]:
+    path = f"{FOLDER}/kept.keras"
+    outcome = fit(Slow(), budget("60 J", on_exceed="warn"), keras.callbacks.ModelCheckpoint(path))
+    return {**outcome, "loads": float(np.sum(keras.models.load_model(path).get_weights()[0]))}
+
+
+def with_own_layer() -> dict[str, Any]:
+    """A layer that no other process can make."""
+
+    class Mine(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, inputs: Any) -> Any:
+            return inputs * 2
+
+    model = keras.Sequential([keras.Input((8,)), Mine(), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return fit(budget("2 kWh"), model=model)
+
+
+def in_fives() -> dict[str, Any]:
+    """Batches that Keras runs five at a time, under the callback of its own type."""
+    model = network()
+    model.compile(model.optimizer, model.loss, steps_per_execution=5)
+    callback = budget("2 kWh").keras()
+    assert isinstance(callback, keras.callbacks.Callback)
+    return fit(callback, model=model)
+
+
+FITS: dict[str, Callable[[], dict[str, Any]]] = {
+    "alone": fit,
+    "watched": with_csv,
+    "too much": lambda: fit(budget("1 J")),
+    "stopped": lambda: fit(Slow(), budget("60 J", checkpoint=f"{FOLDER}/stopped.weights.h5")),
+    "warned": with_model_checkpoint,
+    "meter fails": lambda: fit(Slow(), budget("2 kWh", meter=SHORT_METER)),
+    "own layer": with_own_layer,
+    "in fives": in_fives,
+}
+
+
+if __name__ == "__main__":
+    print(json.dumps({name: run() for name, run in FITS.items()}))
