@@ -16,6 +16,7 @@ _NOTICEABLE = 5e-4  # of the energy: less is the same to all digits shown
 _NAMED_SHARE = 0.8  # layers are named until they make up this much of what all layers changed
 _MOST_NAMED = 3
 ROOT = "the model itself"  # a layer without a path
+_MORE, _LESS = "has more to do", "has less to do"  # the layer is as it was, and what reaches it is not
 _FACTORS = {2.0: "doubled", 3.0: "tripled", 0.5: "halved"}
 
 
@@ -128,11 +129,13 @@ class Change:
 
 def compare(base: Answer, head: Answer) -> Change:
     """What changed from `base` to `head`, two answers about what goes by the same name."""
+    settings = tuple(_settings(base, head))
+    layers = [layer for layer in _layers(base, head) if not (settings and layer.what in (_MORE, _LESS))]
     return Change(
         energy_kwh=(base.facility_energy_kwh.value, head.facility_energy_kwh.value),
         co2e_kg=(base.co2e_kg.value, head.co2e_kg.value),
-        settings=tuple(_settings(base, head)),
-        layers=tuple(sorted(_layers(base, head), key=lambda layer: -abs(layer.energy_kwh))),
+        settings=settings,
+        layers=tuple(sorted(layers, key=lambda layer: -abs(layer.energy_kwh))),
     )
 
 
@@ -208,21 +211,28 @@ def _shown(value: float | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Charged:
-    """A module that energy is charged to. `size` is of its own: parameters and multiply-adds a sample of a leaf."""
+    """A module that energy is charged to. Its sizes are its own: one that holds others has only an output."""
 
     layer: Layer
     energy_kwh: float
     batch_size: int
 
     @property
-    def size(self) -> tuple[float, float, float]:
-        """Multiply-adds a sample, parameters, output values a sample; a container's own ops have the last alone."""
-        output = math.prod(self.layer.output_shape[1:])
-        return (self.macs, self.layer.parameters, output) if self.layer.leaf else (0, 0, output)
+    def macs(self) -> float:
+        return self.layer.flops / self.batch_size if self.layer.leaf else 0.0
 
     @property
-    def macs(self) -> float:
-        return self.layer.flops / self.batch_size
+    def parameters(self) -> int:
+        return self.layer.parameters if self.layer.leaf else 0
+
+    @property
+    def size(self) -> tuple[float, float, float]:
+        """Multiply-adds a sample, parameters, output values a sample."""
+        return self.macs, self.parameters, math.prod(self.layer.output_shape[1:])
+
+    def differs_from(self, other: _Charged) -> bool:
+        """In energy alone: what a module computes outside of its layers shows in no size of its own."""
+        return abs(other.energy_kwh - self.energy_kwh) > _NOTICEABLE * self.energy_kwh
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -230,9 +240,9 @@ class _Charged:
 
 
 def _layers(base: Answer, head: Answer) -> Iterator[LayerChange]:
-    """Layers that differ in more than energy: what a setting does to all of them is not theirs.
+    """The layers that differ.
 
-    Layers are matched by their path. Where some were put in between or taken out, those that follow may have moved
+    They are matched by their path. Where some were put in between or taken out, those that follow may have moved
     (an `nn.Sequential` counts them), so equal ones are first aligned as the lines of a diff are.
     """
     before, after = _charged(base, _length(base, head)), _charged(head, 1.0)
@@ -241,6 +251,8 @@ def _layers(base: Answer, head: Answer) -> Iterator[LayerChange]:
     )
     for tag, i, j, k, m in matcher.get_opcodes():
         if tag == "equal":
+            pairs = zip(before[i:j], after[k:m], strict=True)
+            yield from (_change(new.layer.path, old, new) for old, new in pairs if old.differs_from(new))
             continue
         old, new = ({item.layer.path: item for item in items} for items in (before[i:j], after[k:m]))
         for path in dict.fromkeys([*old, *new]):
@@ -255,7 +267,7 @@ def _length(base: Answer, head: Answer) -> float:
 
 def _charged(answer: Answer, times: float) -> list[_Charged]:
     energy = {part.name: part.energy_kwh * answer.site.pue * times for part in answer.estimate.layers}
-    samples = answer.work.batch_size
+    samples = answer.schedule.batch_size  # a layer's FLOPs are of one pass, a workload's of all that make a step
     return [_Charged(layer, energy[layer.path], samples) for layer in answer.work.layers if layer.path in energy]
 
 
@@ -265,7 +277,7 @@ def _change(path: str, old: _Charged | None, new: _Charged | None) -> LayerChang
         kinds=(old.layer.kind if old else None, new.layer.kind if new else None),
         what=_what(old, new),
         energy_kwh=(new.energy_kwh if new else 0.0) - (old.energy_kwh if old else 0.0),
-        parameters=(old.layer.parameters if old else None, new.layer.parameters if new else None),
+        parameters=(old.parameters if old else None, new.parameters if new else None),
         macs_per_sample=(old.macs if old else None, new.macs if new else None),
     )
 
@@ -280,4 +292,4 @@ def _what(old: _Charged | None, new: _Charged | None) -> str:
             factor = after / before
             word = next((word for known, word in _FACTORS.items() if math.isclose(factor, known, rel_tol=0.02)), None)
             return word or f"is {factor:.3g} times as large"
-    return "changed its output"
+    return _MORE if new.energy_kwh > old.energy_kwh else _LESS

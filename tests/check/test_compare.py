@@ -17,10 +17,12 @@ from joulecast.estimator.schedule import make_schedule
 from joulecast.estimator.site import make_site
 
 
-def answer(model: nn.Module, *, batch: int = 8, hardware: str = "t4", region: str = "FR", **length: Any) -> Answer:
-    work = trace(model, torch.zeros(batch, 3, 8, 8), layers=False)
+def answer(
+    model: nn.Module, *, batch: int = 8, passes: int = 1, hardware: str = "t4", region: str = "FR", **length: Any
+) -> Answer:
+    work = trace(model, torch.zeros(batch, 3, 8, 8), accumulate=passes, layers=False)
     profile = load_profile(hardware)
-    schedule = make_schedule(batch_size=batch, **(length or {"steps": 1000}))
+    schedule = make_schedule(batch_size=batch, accumulation=passes, **(length or {"steps": 1000}))
     return Answer("m", work, profile, schedule, forecast(profile, work, schedule), make_site(region=region))
 
 
@@ -80,6 +82,23 @@ def test_a_layer_of_another_kind() -> None:
     assert (layer.path, layer.what) == ("1", "is GELU, was ReLU")
 
 
+class Functional(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x)).mean((1, 2, 3)).unsqueeze(1)
+
+
+def test_what_a_module_computes_beside_its_layers_is_charged_to_it_and_is_no_cause() -> None:
+    base, head = answer(Functional(64)), answer(Functional(128))
+    change = compare(base, head)
+    assert {layer.path: layer.what for layer in change.layers} == {"conv": "doubled", "": "has more to do"}
+    assert [layer.path for layer in change.named] == ["conv"]
+    assert sum(layer.energy_kwh for layer in change.layers) == pytest.approx(change.energy_added_kwh)
+
+
 def test_nothing_changed() -> None:
     change = compare(answer(network()), answer(network()))
     assert change == Change(change.energy_kwh, change.co2e_kg, (), ())
@@ -99,7 +118,8 @@ def test_larger_images_are_told_before_the_layers() -> None:
     ("head", "said"),
     [
         ({"steps": 2000}, "+100 % energy: steps 2,000, was 1,000"),
-        ({"steps": 500, "batch": 16}, "batch size 16, was 8"),
+        ({"steps": 500, "batch": 16}, "energy: batch size 16, was 8"),
+        ({"steps": 500, "passes": 2}, "batch size 16, was 8"),
         ({"hardware": "a100-sxm4-80gb"}, "energy: hardware a100-sxm4-80gb, was t4"),
         ({"steps": 1000, "devices": 2}, "devices 2, was 1"),
     ],
