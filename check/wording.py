@@ -39,9 +39,11 @@ def reasons(outcome: Outcome) -> list[str]:
 
 
 def notes(report: Report) -> list[str]:
-    """What the check could not do, and the estimates' notes, each with the models that it is about."""
-    about: dict[str, list[str]] = {}
-    for outcome in report.outcomes:
-        for note in outcome.answer.notes if outcome.answer else ():
-            about.setdefault(note, []).append(outcome.name)
-    return [*report.notes, *(f"{note} ({', '.join(dict.fromkeys(names))})" for note, names in about.items())]
+    """What the check could not do, and the estimates' notes, each with the models that it is about unless it is all."""
+    about: dict[str, dict[str, None]] = {}
+    answers = [(outcome.name, outcome.answer) for outcome in report.outcomes if outcome.answer]
+    for name, answer in answers:
+        for note in answer.notes:
+            about.setdefault(note, {})[name] = None
+    of_some = {note: f" ({', '.join(names)})" if len(names) < len(answers) else "" for note, names in about.items()}
+    return [*report.notes, *(f"{note}{names}" for note, names in of_some.items())]
