@@ -99,16 +99,19 @@ def check(
         tracers = stack.enter_context(Tracers(jobs))
         report = Report(config.path, tuple(_outcomes(config, entries, cache, tracers)), base)
         if base and folders:
-            report = _compared(report, base, folders, names, cache, tracers)
+            report = _compared(report, base, folders, config.top, names, cache, tracers)
     cache.prune()
     return replace(report, notes=(*report.notes, cache.problem)) if cache.problem else report
 
 
-def _outcomes(config: Config, entries: Sequence[Entry], cache: Cache, tracers: Tracers) -> list[Outcome]:
+def _outcomes(
+    config: Config, entries: Sequence[Entry], cache: Cache, tracers: Tracers, checkout: Path | None = None
+) -> list[Outcome]:
     keys = {entry.name: trace_key(entry.model, entry.question.trace_options) for entry in entries}
     kept = {entry.name: cache.find(keys[entry.name], config.root) for entry in entries}
     lacking = [entry for entry in entries if kept[entry.name] is None]
-    tasks = [Task(entry.model, entry.question.trace_options, config.root, config.top) for entry in lacking]
+    where = (config.root, config.top, checkout)
+    tasks = [Task(entry.model, entry.question.trace_options, *where) for entry in lacking]
     traced = dict(zip((entry.name for entry in lacking), tracers.trace(tasks), strict=True))
     for name, found in traced.items():
         if isinstance(found, Traced):
@@ -133,7 +136,13 @@ def _priced(entry: Entry, found: Traced | Failure) -> Outcome:
 
 
 def _compared(
-    report: Report, base: str, folders: tuple[Path, Path], names: Sequence[str], cache: Cache, tracers: Tracers
+    report: Report,
+    base: str,
+    folders: tuple[Path, Path],
+    checkout: Path,
+    names: Sequence[str],
+    cache: Cache,
+    tracers: Tracers,
 ) -> Report:
     """`report` with what changed since `base`, whose files lie in `folders` (the configuration's, and the top)."""
     try:
@@ -141,7 +150,7 @@ def _compared(
     except ConfigError as error:
         return replace(report, notes=(f"no comparison with {base}: {error}",))
     entries = [entry for entry in config.entries if not names or entry.name in names]
-    before = {outcome.name: outcome for outcome in _outcomes(config, entries, cache, tracers)}
+    before = {outcome.name: outcome for outcome in _outcomes(config, entries, cache, tracers, checkout)}
     here = {outcome.name for outcome in report.outcomes}
     notes = [
         f"{name} is not compared: at {base}, {outcome.failure.message}"

@@ -20,6 +20,7 @@ from ..estimator.read_model import TraceOptions, read_model
 from ..estimator.sources import recording
 from ..estimator.user_code import one_line
 from ..estimator.workload import Workload
+from .origin import check_origin, packages_of
 
 _START_S = 240.0  # for Python and the framework to start, on a busy machine too
 _ATTEMPTS = 4  # a model may be built and traced on the meta device, then both again with real tensors
@@ -30,12 +31,16 @@ _EXIT_CODE = re.compile(r"exit codes of the workers are \{(.*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A model to read as `estimate` would, run in the folder `root` of the project in `top`."""
+    """A model to read as `estimate` would, run in the folder `root` of the project in `top`.
+
+    Where `top` is another commit, `checkout` is the project that its packages may be installed from.
+    """
 
     model: str
     options: TraceOptions
     root: Path
     top: Path
+    checkout: Path | None = None
 
     @property
     def patience_s(self) -> float:
@@ -48,6 +53,10 @@ class Task:
         named = self.root / re.sub(r"\.py:.*", ".py", self.model)
         beside = named if named.is_dir() else named.parent if named.exists() else self.root
         return self.top, self.root, beside
+
+    @property
+    def watched(self) -> tuple[Path, ...]:
+        return (*self.folders, self.checkout) if self.checkout else self.folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +85,9 @@ def trace_model(task: Task) -> Traced | Failure:
     """Reads one model in this process. Whatever goes wrong is a Failure."""
     start = time.perf_counter()
     try:
-        with contextlib.chdir(task.root), recording(task.folders) as read:
+        with contextlib.chdir(task.root), packages_of(task.top, task.checkout), recording(task.watched) as read:
             work = read_model(task.model, task.options)
+        check_origin(task.model, read.files(), task.checkout)
     except JoulecastError as error:
         return Failure.of(error)
     except Exception as error:  # a mistake of joulecast's own: the other models are not to suffer for it

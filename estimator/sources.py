@@ -36,11 +36,16 @@ class Recording:
 
     def files(self) -> tuple[str, ...]:
         """Their real paths, sorted; of a compiled module the source."""
-        folders = tuple(os.path.join(os.path.realpath(folder), "") for folder in self.folders)
-        # Thousands of modules are installed ones: they are left out before their links are followed, which takes long.
-        found = {os.path.realpath(_source(path)) for path in self._opened if _may_count(path)}
-        inside = (path for path in found if path.startswith(folders) and _may_count(path))
-        return tuple(sorted(path for path in inside if os.path.isfile(path)))
+        found = {os.path.realpath(_source(path)) for path in self._opened if is_project_file(path, self.folders)}
+        return tuple(sorted(path for path in found if os.path.isfile(path)))
+
+
+def is_project_file(path: str, folders: Iterable[str | Path]) -> bool:
+    """Whether `path` lies under one of `folders`, links followed, and is neither git's nor installed there."""
+    if not _may_count(path):  # thousands of modules are installed ones, and following links takes long
+        return False
+    real = os.path.realpath(path)
+    return _may_count(real) and real.startswith(tuple(os.path.join(os.path.realpath(name), "") for name in folders))
 
 
 _current: Recording | None = None
@@ -82,7 +87,8 @@ def _listen(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _may_count(path: str) -> bool:
-    return not path.startswith(_STDLIB) and not _NOT_OURS.search(path)
+    folder = os.path.join(path, "")
+    return not folder.startswith(_STDLIB) and not _NOT_OURS.search(folder)
 
 
 def _source(path: str) -> str:

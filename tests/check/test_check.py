@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -233,6 +235,46 @@ def test_a_model_that_fails_at_the_base_is_not_compared(project: Path, call: Cal
     assert "classifier is not compared: at main, net.py:1" in found["notes"][0]
 
 
+class _Hook:
+    """Finds the package `shop` in the checkout, as `pip install -e` of some build backends makes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [str(self.folder)]) if name == "shop" else None
+
+
+@pytest.mark.parametrize("way", ["path", "hook"])
+def test_an_installed_package_of_the_project_is_never_taken_for_the_bases(
+    project: Path, call: Call, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    package = project / "src/shop"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "nets.py").write_text(NET.replace("from sizes", "from shop.sizes"))
+    (package / "sizes.py").write_text("WIDTH = 16\n")
+    edit(project / "pyproject.toml", "models/net.py:Net", "shop.nets:Net")
+    commit(project)
+    edit(package / "nets.py", "nn.Conv2d(16, 64,", "nn.Conv2d(16, 128,")
+    edit(package / "nets.py", "nn.Linear(64,", "nn.Linear(128,")
+    if way == "path":
+        monkeypatch.syspath_prepend(str(package.parent))
+    else:
+        monkeypatch.setattr(sys, "meta_path", [_Hook(package.parent), *sys.meta_path])
+    try:
+        found = document(call, "--base", "main")
+        if way == "path":
+            assert "conv3 doubled" in found["models"][0]["change"]["summary"]
+            assert sys.modules["shop.nets"].__file__ == str(package / "nets.py")
+        else:
+            assert found["models"][0]["change"] is None
+            assert "imports the checkout's src/shop/__init__.py" in found["notes"][0]
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+            del sys.modules[name]
+
+
 def test_a_configuration_in_a_folder_of_the_repository(project: Path, call: Call) -> None:
     inner = project / "training"
     inner.mkdir()
@@ -294,8 +336,6 @@ def test_a_file_that_cannot_be_written(project: Path, call: Call) -> None:
 
 
 def test_a_warm_check_loads_no_framework(project: Path, call: Call, environment: dict[str, str]) -> None:
-    import sys
-
     assert call("--base", "main").returncode == 0
     code = (
         "import sys; sys.argv = ['joulecast', 'check', '--base', 'main']\n"
