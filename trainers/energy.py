@@ -38,6 +38,7 @@ class Energy:
             complain(_WHAT, error)
         self.name = "none" if self._meter is None else self._meter.name
         self.label = _label(self._meter)  # "measured", "modelled", or "missing" where nothing meters
+        self.note = self._meter.notes[-1] if self._meter is not None and self._meter.notes else self.name
 
     def start(self) -> None:
         if self._meter is None or self.label == "missing":

@@ -17,10 +17,12 @@ from ..estimator.interval import Interval
 
 Z90 = 1.6448536269514722  # a normal variable lies within this many deviations with 90 %
 
-# Assumptions on what a short measurement cannot show, relative: one unit against another, the units to come
-# against those seen, and how well the best prediction is known before anything ran.
+# Assumptions on what a short measurement cannot show, as standard deviations of the logarithm: one unit against
+# another, the units to come against those seen, a unit of the warm-up against later ones, and the best
+# prediction there is.
 UNIT_SPREAD = 0.05
 DRIFT = 0.02
+WARM_UP_DOUBT = 0.7
 LEAST_DOUBT = 0.05
 
 _BLOCKS = 64
@@ -38,8 +40,8 @@ class Pace:
 class Samples:
     """What units of work took, one after the other, in at most 64 blocks of equal length.
 
-    The first `warm_up` units count towards `units` and `total` alone: allocation, compilation and cold
-    caches say nothing of the others.
+    The first `warm_up` units count towards `units` and `total` alone once there are others: allocation,
+    compilation and cold caches say little of these.
     """
 
     warm_up: int = 0
@@ -50,12 +52,14 @@ class Samples:
     _length: float = field(default=1.0, init=False)
     _open: float = field(default=0.0, init=False)
     _open_units: float = field(default=0.0, init=False)
+    _cold: float = field(default=0.0, init=False)  # the latest unit of the warm-up
 
     def add(self, amount: float, units: float = 1.0) -> None:
         """`units` more took `amount` together."""
         self.units += units
         self.total += amount
         if self.units - units < self.warm_up:
+            self._cold = amount / units
             return
         self.settled += units
         self._open += amount
@@ -69,7 +73,7 @@ class Samples:
                 self._length *= 2
 
     def pace(self) -> Pace | None:
-        """The mean of one unit; None before the first after the warm-up.
+        """The mean of one unit, at first what the latest of the warm-up took; None before anything ran.
 
         The largest and the smallest block count as the one next to them: one stall is an accident, and
         two make a habit that the rest of the run has to expect.
@@ -78,7 +82,7 @@ class Samples:
         if not blocks and self._open_units:
             blocks = [self._open / self._open_units]
         if not blocks:
-            return None
+            return Pace(self._cold, WARM_UP_DOUBT) if self._cold > 0 else None
         if len(blocks) > 2:
             blocks[0], blocks[-1] = blocks[1], blocks[-2]
         mean = fmean(blocks)

@@ -90,7 +90,8 @@ class LightningBudget(Callback):
                 logger.log_metrics(dict(figures), step=trainer.global_step)
 
         peers = Peers(trainer.is_global_zero, trainer.world_size, trainer.strategy.broadcast)
-        self._run = Run(self._terms, lambda: _length(trainer), log=log, peers=peers)
+        every = trainer.log_every_n_steps
+        self._run = Run(self._terms, lambda: _length(trainer), log=log, log_every=every, peers=peers)
         self._run.predict(lambda: _read(trainer, pl_module, batch, batch_idx))
         self._run.start()
 

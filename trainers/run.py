@@ -63,8 +63,8 @@ class Run:
 
     Nothing here but a broken budget raises: a failure of joulecast's own is logged once, its figures are
     missing from then on, and training goes on. `length` may be a function that finds
-    out. `log` takes the figures at every forecast. `stopping` is
-    what the training is to be stopped for; the adapter stops it in the framework's own way.
+    out. `log` takes the figures of a forecast, every `log_every` steps where the terms say nothing else.
+    `stopping` is what the training is to be stopped for; the adapter stops it in the framework's own way.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Run:
         length: Length | Callable[[], Length],
         *,
         log: Callable[[Mapping[str, float]], None] | None = None,
+        log_every: int | None = None,
         peers: Peers | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -92,7 +93,8 @@ class Run:
         self._began = self._last = 0.0
         self._joules: tuple[float, float] | None = None  # when they were read last, and how many
         self._every = terms.log_every or (_EVERY_STEPS if self.peers.count > 1 else None)
-        self._due = float(self._steps.warm_up)
+        self._log_every = terms.log_every or log_every or 1
+        self._due, self._log_due = float(self._steps.warm_up), float(self._log_every)
         self._state = "new"  # then "running", then "over"
 
     def _asked(self, length: Callable[[], Length]) -> Length:
@@ -207,7 +209,9 @@ class Run:
         try:
             self.forecast = self._forecast(now, self._steps_left(), self._validations_left())
             self._judge(self.forecast)
-            self._logged(self.forecast)
+            if self._steps.units >= min(self._log_due, self.length.steps or math.inf):
+                self._logged(self.forecast)
+                self._log_due = (self._steps.units // self._log_every + 1) * self._log_every
         except Exception as error:
             self.complain("the forecast", error)
         if self.peers.count > 1:
@@ -264,13 +268,14 @@ class Run:
         """Stops a run that is more likely than not to break a limit, or has; warns of one that may."""
         used = self._verdicts(Interval.exact(forecast.so_far_s), _exact(forecast.energy_so_far_j))
         broken = [verdict for verdict in used if verdict.exceeded]
-        if not broken and self._steps.settled >= SETTLED_STEPS:
+        settled = self._steps.settled >= SETTLED_STEPS
+        if not broken and settled:
             broken = [one for one in self._verdicts(forecast.seconds, forecast.energy_j) if one.exceeded]
         if broken and self.stopping is None:
             total = f" of {forecast.total_steps:,}" if forecast.total_steps else ""
             label = f", energy {forecast.energy_label}" if broken[0].limit.quantity != "time" else ""
             self.stopping = BudgetExceeded(broken[0], f"stopped after {forecast.steps:,}{total} steps{label}")
-        elif self.terms.at == "high":
+        elif settled and self.terms.at == "high":
             for verdict in self._verdicts(forecast.seconds, forecast.energy_j, high=True):
                 if verdict.exceeded and verdict.limit not in self._doubtful:
                     self._doubtful.add(verdict.limit)
@@ -284,7 +289,7 @@ class Run:
     # -- at the end ------------------------------------------------------------------------------
 
     def finish(self, *, log: bool = True) -> dict[str, float]:
-        """The training is over: the last figures are logged, said and given, and the meter is closed."""
+        """The training is over: what it took is logged, said and given, and the meter is closed."""
         if self._state == "running":
             try:
                 self.forecast = self._forecast(self._clock(), 0, 0)
@@ -296,7 +301,8 @@ class Run:
         if self._state != "over":
             self._energy.close()
         self._state = "over"
-        return figures_of(self.forecast) if self.forecast else {}
+        figures = figures_of(self.forecast) if self.forecast else {}
+        return {name: value for name, value in figures.items() if "forecast" not in name}
 
     def settle(self) -> None:
         """Raises what the run was stopped for, or warns of it where the terms say so."""

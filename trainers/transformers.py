@@ -40,7 +40,8 @@ class TransformersBudget(TrainerCallback):
         self._forget()
         self._validates = self._stopped = False
         peers = Peers(state.is_world_process_zero, args.world_size, _from_first)
-        self._run = run = Run(self._terms, lambda: _length(args, state, trainer), log=log, peers=peers)
+        length, every = (lambda: _length(args, state, trainer)), _log_every(args, state)
+        self._run = run = Run(self._terms, length, log=log, log_every=every, peers=peers)
         model, optimizer = bare(kwargs["model"]), kwargs.get("optimizer")
 
         def begin(inputs: Any) -> None:
@@ -104,6 +105,13 @@ def _from_first(value: Any) -> Any:
     shared = [value]
     torch.distributed.broadcast_object_list(shared)
     return shared[0]
+
+
+def _log_every(args: Any, state: Any) -> int:
+    """The Trainer's own steps between two logs; one an epoch, or the last alone, where it has no such number."""
+    strategy = str(getattr(args.logging_strategy, "value", args.logging_strategy))
+    per_epoch = state.max_steps // max(1, state.num_train_epochs)
+    return max(1, int({"steps": state.logging_steps, "epoch": per_epoch}.get(strategy, state.max_steps)))
 
 
 def _length(args: Any, state: Any, trainer: Any) -> Length:

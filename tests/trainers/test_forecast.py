@@ -15,6 +15,7 @@ from joulecast.estimator.interval import Interval
 from joulecast.trainers.forecast import (
     DRIFT,
     UNIT_SPREAD,
+    WARM_UP_DOUBT,
     Z90,
     Pace,
     Prediction,
@@ -52,9 +53,13 @@ def test_the_warm_up_counts_towards_the_total_alone() -> None:
     assert pace.error == pytest.approx(math.sqrt(0.05**2 / 3 + 0.02**2))
 
 
-def test_no_pace_before_the_first_unit_after_the_warm_up() -> None:
+def test_before_there_is_more_the_warm_up_says_a_little() -> None:
     assert Samples().pace() is None
-    assert measured(1.0, 1.0, warm_up=2).pace() is None
+    assert measured(90.0, 3.0, warm_up=2).pace() == Pace(3.0, WARM_UP_DOUBT)
+    surer = measured(90.0, 3.0, 2.0, warm_up=2).pace()
+    assert surer is not None
+    assert surer.mean == 2.0
+    assert surer.error < 0.1 < WARM_UP_DOUBT
 
 
 def test_one_stall_is_an_accident_and_two_are_a_habit() -> None:
@@ -92,12 +97,9 @@ def test_the_pace_lies_among_the_units_and_nothing_gets_lost(values: list[float]
     samples = measured(*values, warm_up=warm_up)
     assert samples.total == pytest.approx(sum(values))
     pace = samples.pace()
-    if len(values) <= warm_up:
-        assert pace is None
-    else:
-        assert pace is not None
-        assert min(values) * (1 - 1e-9) <= pace.mean <= max(values) * (1 + 1e-9)
-        assert pace.error >= DRIFT
+    assert pace is not None
+    assert min(values) * (1 - 1e-9) <= pace.mean <= max(values) * (1 + 1e-9)
+    assert pace.error >= DRIFT
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=5, max_size=100), st.floats(1e-3, 1e3))
@@ -258,4 +260,4 @@ def test_nine_in_ten_made_up_runs_end_within_the_interval(share: float, error: f
 
 
 def test_what_is_assumed_is_said() -> None:
-    assert (UNIT_SPREAD, DRIFT) == (0.05, 0.02)  # docs/trainers.md states them
+    assert (UNIT_SPREAD, DRIFT, WARM_UP_DOUBT) == (0.05, 0.02, 0.7)  # docs/trainers.md states them

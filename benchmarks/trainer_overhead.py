@@ -1,0 +1,162 @@
+"""What a Budget costs the training that it watches: pairs of steps with and without it, in one run of Lightning.
+
+    python benchmarks/trainer_overhead.py --pairs 60 --steps 2
+
+SimpleNet trains at batch 32 under Lightning's Trainer. In pairs of blocks of steps, in random order, the
+callback gets its hooks and its meter runs (RAPL at 10 Hz over the counters of a two-socket server), or
+neither. The figures are the median of the pairs' ratios, of CPU and of wall seconds, each with its 95 %
+interval (order statistics), and what the hooks themselves take of a step by the clock, which neighbours on
+the machine disturb less. What it costs once, the trace and prediction before the first step, stands beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from meter_overhead import median_interval, server_tree
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from joulecast.measure.meter import SampledMeter
+from joulecast.measure.rapl import RaplSource
+from joulecast.models.simplenet import SimpleNet
+from joulecast.trainers.budget import Budget
+
+_WARM_UP = 3
+
+
+class Trained(L.LightningModule):
+    """SimpleNet on noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SimpleNet()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+
+
+class Switch(L.Callback):
+    """Passes a budget's hooks on in the blocks that are with it, and takes the time of every step."""
+
+    def __init__(self, budget: Budget, meter: SampledMeter, plan: list[bool]) -> None:
+        super().__init__()
+        self._budget, self._meter, self._plan = budget.lightning(), meter, plan
+        self._step = 0
+        self._before = (0.0, 0.0)
+        self.once_s = 0.0
+        self.wall_s: list[float] = []
+        self.cpu_s: list[float] = []
+        self.hooks_s: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._step == 0:
+            began = time.perf_counter()
+            self._budget.on_train_start(trainer, pl_module)
+            self._budget.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            self.once_s = time.perf_counter() - began
+        else:
+            self.wall_s.append(time.perf_counter() - self._before[0])
+            self.cpu_s.append(time.process_time() - self._before[1])
+        if self._with():
+            self._meter.start()
+        else:
+            self._meter.stop()
+        self._before = (time.perf_counter(), time.process_time())
+        if self._with():
+            began = time.perf_counter()
+            self._budget.on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            self.hooks_s.append(time.perf_counter() - began)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._with():
+            began = time.perf_counter()
+            self._budget.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self.hooks_s[-1] += time.perf_counter() - began
+        self._step += 1
+
+    def _with(self) -> bool:
+        return self._plan[min(self._step, len(self._plan) - 1)]
+
+
+def plan_of(pairs: int, steps: int) -> list[bool]:
+    """For every step, whether it is with the budget: a warm-up without, then pairs of blocks in random order."""
+    plan = [False] * _WARM_UP
+    for _ in range(pairs):
+        for with_budget in random.sample((True, False), 2):
+            plan += [with_budget] * steps
+    return plan
+
+
+def ratios(seconds: list[float], plan: list[bool], steps: int) -> list[float]:
+    """With over without, of each pair."""
+    found = []
+    for begin in range(_WARM_UP, len(plan), 2 * steps):
+        pair = range(begin, begin + 2 * steps)
+        taken = {mode: sum(seconds[step] for step in pair if plan[step] is mode) for mode in (True, False)}
+        found.append(taken[True] / taken[False])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=2, help="Steps of one block.")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--hardware", default="epyc-7763", help="What the prediction is of.")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "joulecast"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    plan = plan_of(options.pairs, options.steps)
+    count = (len(plan) + 1) * options.batch_size
+    data = TensorDataset(torch.randn(count, 3, 32, 32), torch.randint(10, (count,)))
+    with tempfile.TemporaryDirectory() as folder:
+        meter = SampledMeter(RaplSource(server_tree(Path(folder)).root))
+        switch = Switch(Budget("1 GWh", hardware=options.hardware, meter=meter), meter, plan)
+        trainer = L.Trainer(
+            max_epochs=1,
+            callbacks=[switch],
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(Trained(), DataLoader(data, options.batch_size))
+        meter.close()
+    cpu, wall = (ratios(seconds, plan, options.steps) for seconds in (switch.cpu_s, switch.wall_s))
+    step_s = statistics.median(switch.wall_s)
+    result = {
+        "pairs": options.pairs,
+        "steps_per_block": options.steps,
+        "batch_size": options.batch_size,
+        "median_step_s": round(step_s, 4),
+        "median_cpu_ratio": round(statistics.median(cpu), 5),
+        "interval_95_of_the_cpu_median": [round(bound, 5) for bound in median_interval(cpu)],
+        "median_wall_ratio": round(statistics.median(wall), 5),
+        "interval_95_of_the_wall_median": [round(bound, 5) for bound in median_interval(wall)],
+        "hooks_us_a_step": round(1e6 * statistics.mean(switch.hooks_s), 1),
+        "hooks_percent_of_a_step": round(100 * statistics.mean(switch.hooks_s) / step_s, 4),
+        "once_before_the_first_step_s": round(switch.once_s, 2),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
