@@ -9,12 +9,14 @@ from ..estimator.interval import Interval
 TIMES = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 ENERGIES = ((1e6, "GWh"), (1e3, "MWh"), (1.0, "kWh"), (1e-3, "Wh"), (1e-6, "mWh"))
 MASSES = ((1e3, "t"), (1.0, "kg"), (1e-3, "g"), (1e-6, "mg"))
+POWERS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))
 _COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
 def number(value: float) -> str:
     """Three significant digits, thousands separated; never an exponent between 0.001 and 10 million."""
+    value = _clean(value)
     if value == 0:
         return "0"
     size = abs(value)
@@ -26,9 +28,15 @@ def number(value: float) -> str:
     return f"{value:.{decimals}f}"
 
 
+def _clean(value: float) -> float:
+    """Without the noise of a float's last bits: what should be a gram is not shown as 1,000 mg."""
+    return float(f"{value:.12g}")
+
+
 def scale(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
+    """The largest unit that `value` has one of, with what it is long; else the smallest."""
     for factor, unit in units:
-        if abs(value) >= factor:
+        if abs(_clean(value)) >= factor:
             return factor, unit
     return units[-1]
 
@@ -53,6 +61,11 @@ def energy(interval: Interval) -> tuple[str, str]:
 def carbon(interval: Interval) -> tuple[str, str]:
     """Of kilograms of CO2e."""
     return _in_unit(interval, MASSES, " CO2e")
+
+
+def power(watts: float) -> str:
+    factor, unit = scale(watts, POWERS)
+    return f"{number(watts / factor)} {unit}"
 
 
 def money(interval: Interval, currency: str) -> tuple[str, str]:

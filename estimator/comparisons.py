@@ -33,7 +33,8 @@ class Comparison:
     yardstick: Yardstick
 
     def __str__(self) -> str:
-        number = f"{self.count:.2g}" if self.count < 10 else f"{float(f'{self.count:.2g}'):,.0f}"
+        count = float(f"{self.count:.12g}")  # 1.38 kWh are 115 charges of 0.012 kWh, though not in binary fractions
+        number = f"{count:.2g}" if count < 10 else f"{float(f'{count:.2g}'):,.0f}"
         return f"about {number} {self.yardstick.plural}"
 
 

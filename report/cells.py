@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cli.answer import Answer
-from ..cli.figures import number
+from ..cli.figures import number, power
 from .document import figure, shown
 from .markup import Markup, element, joined
 from .sentences import LIMITED
@@ -24,7 +24,7 @@ def value_cell(answer: Answer, model: int, name: str) -> Markup:
 def power_cell(answer: Answer, model: int) -> Markup:
     """The mean power over the run, in watts."""
     watts = answer.estimate.power_w
-    return _data(f"{number(watts)} W", watts, model, "power_w")
+    return _data(power(watts), watts, model, "power_w")
 
 
 def _data(text: str, value: float, model: int, name: str) -> Markup:

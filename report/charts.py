@@ -25,9 +25,9 @@ POINTS_PER_INCH = 72
 _LOG_RATIO = 8.0  # values further apart than this factor stand on a logarithmic axis
 _FEW_DECADES = 200.0  # an axis that spans less than this has 2s and 5s between its powers of ten
 _BAR_WIDTH, _ROW, _BAR = 360, 32, 6  # points, about as wide as a telephone shows them
-_LABEL_CHARACTERS, _NAME_CHARACTERS = 46, 28
+_LABEL_CHARACTERS, _NAME_CHARACTERS = 44, 28
 _CHARACTER = 0.56  # mean width of one, in sizes of type
-_FONT = 11.0
+_FONT = 11.5
 _MARGIN = 0.15  # of an axis, around its values
 _PARETO_SIZE = (360, 270)
 
@@ -50,8 +50,8 @@ def bars(parts: Sequence[Part]) -> Figure:
         longest = max((part.share for part in parts), default=1.0) or 1.0
         for index, part in enumerate(parts):
             top = index * _ROW
-            axes.text(0, top + 14, shortened(_label(part), _LABEL_CHARACTERS), color=INK)
-            axes.text(_BAR_WIDTH, top + 14, share(part.share), color=MUTED, ha="right")
+            axes.text(0, top + 14, shortened(_label(part), _LABEL_CHARACTERS), color=INK, fontsize=_FONT)
+            axes.text(_BAR_WIDTH, top + 14, share(part.share), color=MUTED, ha="right", fontsize=_FONT)
             for width, colour in ((_BAR_WIDTH, TRACK), (part.share / longest * _BAR_WIDTH, ACCENT)):
                 axes.barh(top + 22, width, height=_BAR, color=colour)
     return figure
@@ -168,8 +168,15 @@ def _write_names(axes: Axes, models: Sequence[Point], energies: Sequence[Interva
     left, low, _, _ = axes.bbox.extents
     _, _, right, high = axes.figure.bbox.extents
     for name, spot in zip(names, place(whiskers, sizes, Box(left, low, right, high)), strict=True):
-        where = {"xycoords": "figure points", "ha": spot.across, "va": "center_baseline"}
-        axes.annotate(name, (spot.x, spot.y), color=INK, fontsize=size, **where)
+        axes.annotate(
+            name,
+            (spot.x, spot.y),
+            xycoords="figure points",
+            ha=spot.across,
+            va="center_baseline",
+            color=INK,
+            fontsize=size,
+        )
 
 
 def scaled(axes: Axes, which: str, values: Sequence[float], words: Callable[[float], str] = "{:g}".format) -> None:

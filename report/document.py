@@ -71,8 +71,8 @@ class Grid:
 
 
 def grid_of(region: Region, *, own: bool = False) -> Grid:
-    notes = ("this hour",) if region.live else ()
-    notes += () if region.basis == "life cycle" else (region.basis,)
+    notes = ["this hour"] if region.live else []
+    notes += [] if region.basis == "life cycle" else [region.basis]
     return Grid(region.code, region.name, region.carbon_g_per_kwh, ", ".join(notes), own)
 
 

@@ -24,7 +24,7 @@ from .sentences import comparison_headline, fill, verdict_headline, verdict_note
 def render(report: Report) -> str:
     """The whole page. The same report gives the same text."""
     style, script = _asset("style.css"), _asset("recompute.js")
-    sections = [_mast(report), _verdict(report)]
+    sections: list[Markup | None] = [_mast(report), _verdict(report)]
     sections += [_comparison(report), fronts(report)] if len(report.answers) > 1 else [_figures(report)]
     sections += [_what_if(report), breakdowns(report), grids(report), notes(report), method(report), foot(report)]
     return Template(_asset("template.html")).substitute(

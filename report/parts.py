@@ -135,19 +135,17 @@ def _shortened(parts: Sequence[Part]) -> tuple[Part, ...]:
     """At most `MOST` parts: the largest in their order, then what is left by kind, then one for all others."""
     if len(parts) <= MOST:
         return tuple(parts)
-    order = sorted(range(len(parts)), key=lambda index: -parts[index].share)
-    largest, rest = set(order[: MOST - _KINDS - 1]), order[MOST - _KINDS - 1 :]
+    by_share = sorted(parts, key=lambda part: -part.share)
+    largest, rest = by_share[: MOST - _KINDS - 1], by_share[MOST - _KINDS - 1 :]
     by_kind: dict[str, list[Part]] = {}
-    for index in rest:
-        by_kind.setdefault(parts[index].note, []).append(parts[index])
+    for part in rest:
+        by_kind.setdefault(part.note, []).append(part)
     heaviest = sorted(by_kind.items(), key=lambda item: -sum(part.share for part in item[1]))
-    kinds = [_merged(kind, members) for kind, members in heaviest[:_KINDS]]
     others = [part for _, members in heaviest[_KINDS:] for part in members]
-    return (
-        *(part for index, part in enumerate(parts) if index in largest),
-        *kinds,
-        *([_merged("", others)] if others else []),
-    )
+    merged = [*heaviest[:_KINDS], ("", others)]
+    alone = [*largest, *(members[0] for _, members in merged if len(members) == 1)]
+    lines = [_merged(kind, members) for kind, members in merged if len(members) > 1]
+    return (*sorted(alone, key=parts.index), *lines)
 
 
 def _merged(kind: str, members: Sequence[Part]) -> Part:

@@ -29,7 +29,6 @@
 
   const commas = (whole) => whole.replace(/\B(?=(\d{3})+$)/g, ",");
   const trimmed = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
-
   // Python's format "g".
   function general(size, count) {
     const [digits, power] = digitsOf(size, count);
@@ -38,8 +37,12 @@
     return `${trimmed(placed(digits, 0))}e${sign}${String(Math.abs(power)).padStart(2, "0")}`;
   }
 
+  // Without the noise of a float's last bits.
+  const clean = (value) => Number(value.toPrecision(12));
+
   // Three significant digits, thousands separated.
-  function number(size) {
+  function number(value) {
+    const size = clean(value);
     if (size === 0) return "0";
     if (size >= 1e7 || size < 1e-3) return general(size, 3);
     const power = Number(size.toExponential().split("e")[1]);
@@ -50,7 +53,7 @@
 
   // An interval in the unit that fits its value: ["1.23", "kWh", "0.98 to 1.60 kWh"].
   function inUnit(interval, units) {
-    const [factor, unit] = units.find(([one]) => interval.value >= one) ?? units.at(-1);
+    const [factor, unit] = units.find(([one]) => clean(interval.value) >= one) ?? units.at(-1);
     const [value, low, high] = [interval.value, interval.low, interval.high].map((one) => number(one / factor));
     return [value, unit, `${low} to ${high} ${unit}`];
   }
@@ -79,6 +82,7 @@
     return { steps, epochs, passes: model.passes_per_epoch * Math.ceil(epochs ?? 0) };
   }
 
+  const exact = (value) => ({ value, low: value, high: value });
   const times = (interval, factor) => ({
     value: interval.value * factor,
     low: interval.low * factor,
@@ -100,7 +104,7 @@
       facility_energy_kwh: facility,
       co2e_kg: times(facility, settings.carbon / 1000),
       cost: times(facility, settings.price),
-      power_w: seconds.value ? (energy.value * 3600000) / seconds.value : 0,
+      power_w: exact(seconds.value ? (energy.value * 3600000) / seconds.value : 0),
     };
   }
 
@@ -157,7 +161,10 @@
       const names = ["facility_energy_kwh", "co2e_kg", "cost", "seconds"];
       return fill("figures", Object.fromEntries(names.map((name) => [name, shown(figures, name)])));
     }
-    return fill(worst(verdicts).exceeded ? "exceeds" : "fits", { percent: percent(worst(verdicts)) });
+    const verdict = worst(verdicts);
+    const exceeds = verdict.percent >= data.far_percent ? "exceeds_far" : "exceeds";
+    const times = number(verdict.figure / verdict.limit.amount);
+    return fill(verdict.exceeded ? exceeds : "fits", { percent: percent(verdict), times, text: verdict.limit.text });
   }
 
   function comparison(results) {
@@ -186,7 +193,7 @@
     return Object.keys(amounts).flatMap((quantity) => {
       const options = data.yardsticks
         .filter(([one]) => one === quantity)
-        .map(([, amount, plural, source]) => ({ count: amounts[quantity] / amount, plural, source }))
+        .map(([, amount, plural, source]) => ({ count: clean(amounts[quantity] / amount), plural, source }))
         .filter(({ count }) => count >= 0.1 && count <= 10000)
         .sort((one, other) => distance(one.count) - distance(other.count));
       return options.slice(0, 1).map(({ count, plural, source }) => {
@@ -202,8 +209,8 @@
     for (const node of all("data[data-figure]")) {
       const { figures } = results[node.dataset.model];
       const name = node.dataset.figure;
-      const [amount, unit] = name === "power_w" ? [number(figures[name]), "W"] : inUnit(figures[name], data.units[name]);
-      node.value = String(name === "power_w" ? figures[name] : figures[name].value);
+      const [amount, unit] = inUnit(figures[name], data.units[name]);
+      node.value = String(figures[name].value);
       node.querySelector(".number").textContent = amount;
       node.querySelector(".unit").textContent = ` ${unit}`;
     }
@@ -218,8 +225,8 @@
     writeVerdicts(results);
     writeList("familiar", familiar(results[0].figures));
     writeGrids(results, settings);
-    const steps = new Set(results.map(({ figures }) => fill("steps", { steps: commas(String(figures.steps)) })));
-    if (byId("steps")) byId("steps").textContent = [...steps].join(", ");
+    const [{ figures }] = results;
+    if (data.length_unit === "epochs") byId("steps").textContent = fill("steps", { steps: commas(String(figures.steps)) });
   }
 
   function writeList(id, lines) {
@@ -288,11 +295,13 @@
     if (own) head.append(made("small", data.words.this_run));
     if (note) head.append(made("small", note));
     const intensity = made("td", "", { "data-label": "g CO2e per kWh" });
-    intensity.append(made("span", number(grams)), levelBar(most ? (100 * grams) / most : 0));
+    const bar = levelBar.cloneNode(true);
+    bar.firstChild.setAttribute("width", `${(most ? (100 * grams) / most : 0).toFixed(2)}%`);
+    intensity.append(made("span", number(grams)), bar);
     row.append(head, intensity);
     data.ranked.forEach((model, index) => {
       const kg = results[model].figures.facility_energy_kwh.value * (grams / 1000);
-      const text = inUnit({ value: kg, low: kg, high: kg }, data.units.co2e_kg).slice(0, 2).join(" ");
+      const text = inUnit(exact(kg), data.units.co2e_kg).slice(0, 2).join(" ");
       const cell = made("td", "", { "data-label": columns[index] });
       cell.append(made("data", text, { value: String(kg) }));
       row.append(cell);
@@ -300,21 +309,9 @@
     return row;
   }
 
-  function levelBar(width) {
-    const space = "http://www.w3.org/2000/svg";
-    const bar = document.createElementNS(space, "svg");
-    const level = document.createElementNS(space, "rect");
-    bar.setAttribute("class", "level-bar");
-    bar.setAttribute("aria-hidden", "true");
-    for (const [key, value] of Object.entries({ class: "level", width: `${width.toFixed(2)}%`, height: 6, rx: 3 })) {
-      level.setAttribute(key, value);
-    }
-    bar.append(level);
-    return bar;
-  }
-
   // -- the controls --------------------------------------------------------------------------------
 
+  const levelBar = document.querySelector(".level-bar").cloneNode(true);
   const regions = new Map([...data.regions, ...data.grids].map((row) => [row[0], row]));
   const sliders = Object.keys(data.stops).filter((key) => byId(key));
   const least = { length: Number.MIN_VALUE, pue: 1, price: 0 };
@@ -328,6 +325,7 @@
   }
 
   function recompute() {
+    if (!usable()) return;
     const settings = settingsNow();
     const results = data.models.map((model) => {
       const figures = figuresOf(model, settings);
@@ -364,18 +362,13 @@
     byId("region").value = data.settings.region;
   }
 
-  function changed() {
-    if (usable()) recompute();
-  }
-
   function fillRegions() {
     const named = [...data.regions].sort((one, other) => one[1].localeCompare(other[1], "en"));
     const options = named.map(([code, name, grams]) => made("option", `${name} (${code}), ${number(grams)} g`, { value: code }));
-    if (!data.site.region) {
-      const text = `${data.words.as_given}, ${number(data.site.carbon_g_per_kwh)} g`;
-      options.unshift(made("option", text, { value: "" }));
-    } else if (!data.regions.some(([code]) => code === data.site.region)) {
-      options.unshift(made("option", `${data.site.region}, ${number(data.site.carbon_g_per_kwh)} g`, { value: data.site.region }));
+    const own = data.site.region;
+    if (!data.regions.some(([code]) => code === own)) {
+      const text = `${own || data.words.as_given}, ${number(data.site.carbon_g_per_kwh)} g`;
+      options.unshift(made("option", text, { value: own }));
     }
     byId("region").replaceChildren(...options);
   }
@@ -387,17 +380,17 @@
     slider.addEventListener("input", () => {
       byId(key).value = data.stops[key][slider.value];
       slider.setAttribute("aria-valuetext", byId(key).value);
-      changed();
+      recompute();
     });
     byId(key).addEventListener("input", () => {
       if (byId(key).value !== "") placeSlider(key);
-      changed();
+      recompute();
     });
   }
-  byId("region").addEventListener("input", changed);
+  byId("region").addEventListener("input", recompute);
   byId("reset").addEventListener("click", () => {
     reset();
-    changed();
+    recompute();
   });
   window.addEventListener("beforeprint", () => all("details").forEach((node) => { node.open = true; }));
   reset();

@@ -15,7 +15,7 @@ from ..estimator.forecast import forecast
 from ..estimator.schedule import Schedule
 from ..estimator.site import load_regions
 from .document import FIGURES, Grid, Report, figure, grid_of, ranked_grids
-from .sentences import LIMITED, TEMPLATES
+from .sentences import FAR_PERCENT, LIMITED, TEMPLATES
 
 SCHEMA = "joulecast.report/1"
 BOUNDS = ("value", "low", "high")
@@ -43,6 +43,7 @@ def script_data(report: Report) -> dict[str, Any]:
         ],
         "units": _units(site.currency),
         "words": TEMPLATES,
+        "far_percent": FAR_PERCENT,
     }
 
 
@@ -58,6 +59,7 @@ def _units(currency: str) -> dict[str, Any]:
         "facility_energy_kwh": figures.ENERGIES,
         "co2e_kg": [(factor, f"{unit} CO2e") for factor, unit in figures.MASSES],
         "cost": [(1.0, currency)],
+        "power_w": figures.POWERS,
     }
 
 

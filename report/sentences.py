@@ -11,10 +11,13 @@ from ..estimator.budget import Verdict
 LIMITED = {"energy": "facility_energy_kwh", "co2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 """The figure that a limit of each quantity is held against."""
 
+FAR_PERCENT = 1000  # an excess from here on is told as a multiple
+
 TEMPLATES = {
     "figures": "{facility_energy_kwh} of electricity, {co2e_kg} and {cost}, in {seconds}",
     "fits": "Fits, with {percent} % to spare",
-    "exceeds": "Does not fit: {percent} % over",
+    "exceeds": "Does not fit: {percent} % over {text}",
+    "exceeds_far": "Does not fit: {times} times {text}",
     "all_fit": "All {count} models fit {limits}",
     "none_fits": "None of the {count} models fits {limits}",
     "some_fit": "{fitting} of {count} models fit {limits}: {names}",
@@ -59,7 +62,11 @@ def verdict_sentence(verdict: Verdict) -> str:
 def verdict_headline(answer: Answer) -> str:
     """By how much a run with limits fits the tightest, or exceeds the worst."""
     worst = max(answer.verdicts, key=lambda verdict: verdict.excess_percent)
-    return fill("exceeds" if worst.exceeded else "fits", percent=_percent(worst))
+    template = "exceeds" if worst.exceeded else "fits"
+    if worst.excess_percent >= FAR_PERCENT:
+        template = "exceeds_far"
+    times = number(worst.figure / worst.limit.amount)
+    return fill(template, percent=_percent(worst), times=times, text=worst.limit.text)
 
 
 def verdict_note(answer: Answer) -> str:

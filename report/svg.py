@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -29,7 +29,7 @@ _VARIABLES = {
     PAPER: "var(--card)",
     "#000000": "var(--ink)",
 }
-RC = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "joulecast",
     "text.parse_math": False,  # a model may be called $x$

@@ -13,7 +13,7 @@ from joulecast.cli.question import read_question
 from joulecast.estimator.curves import Curves, Term
 from joulecast.estimator.library import load_profile
 from joulecast.estimator.profile import ErrorModel, PowerModel, Profile, Provenance
-from joulecast.estimator.read_model import read_model
+from joulecast.estimator.read_model import TraceOptions, read_model
 from joulecast.estimator.workload import Layer, Op, Workload
 from joulecast.report.document import Report
 
@@ -46,9 +46,18 @@ def answers(*arguments: str) -> tuple[Answer, ...]:
     options = dict(estimate.make_context("estimate", list(arguments)).params)
     question = read_question(options)
     profile = load_profile(options["hardware"])
-    return tuple(
-        question.answer(model, read_model(model, question.trace_options), profile) for model in options["models"]
-    )
+    return tuple(question.answer(model, _work(model, question.trace_options), profile) for model in options["models"])
+
+
+_READ: dict[str, Workload] = {}
+
+
+def _work(model: str, options: TraceOptions) -> Workload:
+    """Each network is read once: the tests change the run around it."""
+    key = f"{model} {options}"
+    if key not in _READ:
+        _READ[key] = read_model(model, options)
+    return _READ[key]
 
 
 def report(answered: Sequence[Answer], **values: object) -> Report:

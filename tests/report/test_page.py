@@ -97,8 +97,9 @@ def test_the_figures_are_those_of_the_equations() -> None:
     [
         ((), "62.5 Wh of electricity, 25.0 g CO2e and 0.0125 USD, in 16.7 min"),
         (("100gCO2e",), "Fits, with 50.0 % to spare"),
-        (("40gCO2e",), "Does not fit: 25.0 % over"),
-        (("40gCO2e", "10h"), "Does not fit: 25.0 % over"),
+        (("40gCO2e",), "Does not fit: 25.0 % over 40gCO2e"),
+        (("40gCO2e", "10h"), "Does not fit: 25.0 % over 40gCO2e"),
+        (("40gCO2e", "10s"), "Does not fit: 125 times 10s"),
         (("100gCO2e", "10h"), "Fits, with 50.0 % to spare"),
     ],
 )
