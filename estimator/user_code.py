@@ -39,7 +39,7 @@ _PIP_NAMES = {
 _NO_GPU = re.compile(r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU", re.I)
 
 _PACKAGE = Path(__file__).parent
-_OWN = tuple(str(_PACKAGE.parent / name) + os.sep for name in ("estimator", "measure", "cli"))
+_OWN = tuple(str(_PACKAGE.parent / name) + os.sep for name in ("estimator", "measure", "trainers", "cli"))
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
 _PLUMBING = re.compile(r"[/\\](site|dist)-packages[/\\](torch|fvcore|functorch|keras|_pytest|pluggy)[/\\]")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..estimator.budget import End, parse_limit
 from ..estimator.site import DEFAULT_PUE, make_site
-from .terms import BudgetExceeded as BudgetExceeded
 from .terms import OnExceed, Terms
 
 if TYPE_CHECKING:

@@ -51,8 +51,8 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def read_step(model: nn.Module, inputs: Any, **options: Any) -> Workload:
-    """`trace`'s workload of one training step; random states are afterwards what they were before."""
-    with undisturbed():
+    """`trace`'s workload of one training step, with nothing compiled; random states stay what they were."""
+    with undisturbed(), torch.compiler.set_stance("force_eager"):
         return trace(model, inputs, train=True, layers=False, **options)
 
 

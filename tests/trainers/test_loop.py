@@ -214,6 +214,19 @@ def test_autocast_is_seen(budget: Callable[..., Budget], caplog: pytest.LogCaptu
     assert "(batch 4, momentum, bfloat16)" in caplog.text
 
 
+def test_what_is_compiled_is_read_as_it_was_written(budget: Callable[..., Budget]) -> None:
+    estimates = []
+    for compiled in (False, True):
+        model, optimizer = seeded()
+        if compiled:
+            model[0] = torch.compile(model[0], backend="eager")  # type: ignore[index, operator]
+        with budget("2 kWh").watch(model, torch.zeros(4, 8), steps=STEPS, optimizer=optimizer) as run:
+            estimates.append(run.estimate)
+    assert estimates[0] is not None
+    assert estimates[1] is not None
+    assert estimates[1].seconds == estimates[0].seconds
+
+
 def test_validation_is_set_apart(budget: Callable[..., Budget]) -> None:
     model, optimizer = seeded()
     watch = budget("2 kWh").watch(model, steps=STEPS, optimizer=optimizer, validations=1, validation_batches=4)
