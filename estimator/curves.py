@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .errors import ProfileError
-from .features import COMPUTE, FEATURES, LAUNCH, MEMORY, Array, pieces
+from .features import ANY, COMPUTE, FEATURES, LAUNCH, MEMORY, OTHERS, Array, Pieces, pieces
 from .workload import Op
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Pieces of `kind` and `role` (`*` is any) take `seconds` s for each unit of `feature`."""
+    """Pieces of `kind` and `role` (`*` is any) take `seconds` s for each unit of `feature`.
+
+    The role `others` is any that no other term of the kind and feature names.
+    """
 
     kind: str
     role: str
@@ -49,10 +52,16 @@ class Curves:
         result = np.zeros((len(ops), len(self.components)))
         values = {name: parts.values(name) for name in {term.feature for term in self.terms}}
         for term in self.terms:
-            mask = parts.mask(term.kind, term.role)
+            mask = self._covered(term, parts)
             column = self.components.index(term.component)
             np.add.at(result[:, column], parts.op[mask], values[term.feature][mask] * term.seconds)
         return result
+
+    def _covered(self, term: Term, parts: Pieces) -> Array:
+        if term.role != OTHERS:
+            return parts.mask(term.kind, term.role)
+        named = {one.role for one in self.terms if (one.kind, one.feature) == (term.kind, term.feature)} - {ANY}
+        return parts.mask(term.kind, ANY) & np.array([role not in named for role in parts.role], dtype=bool)
 
     def to_json(self) -> dict[str, Any]:
         return {"terms": [[term.kind, term.role, term.feature, term.seconds] for term in self.terms]}

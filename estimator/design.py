@@ -19,8 +19,11 @@ FAMILIES = 8
 
 _TILES = ("macs_n32", "macs_n64", "macs_n128")
 _VECTORS = ("macs_n8", "macs_n16", "left", "right", "result")
-_GEMM = ("conv1", "conv", "conv_grouped", "matmul")
+_CONV = ("conv1", "conv", "conv_grouped")
+_GEMM = (*_CONV, "matmul")
+TIMED = "timed"
 _LEAST_SHARE = 0.02
+_TELLING_BYTES = 2**19  # takes as long to move as a few starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,32 @@ def forms(kinds: Sequence[str]) -> list[Form]:
     by_role += [(kind, role, what) for kind, _, what in shaped if kind in gemm for role in _roles(kind)]
     listed = (("simple", simple), ("kinds", by_kind), ("tiles", tiled), ("shapes", shaped), ("roles", by_role))
     return [Form(name, tuple(dict.fromkeys(keys))) for name, keys in listed]
+
+
+def timed_form(most_bytes: Mapping[tuple[str, str], float]) -> Form:
+    """Prices for every dense kind by role and shape, and for every other op by its name: as only
+    seconds per op can tell.
+
+    `most_bytes`: for every (kind, role) that was timed, what its largest piece moved. One that never
+    moved much shows the price of its start and no more.
+    """
+    keys: list[Key] = [
+        (ANY, ANY, "fresh"),
+        *((kind, ANY, "fresh") for kind in sorted({kind for kind, _ in most_bytes})),
+    ]
+    for (kind, role), moved in sorted(most_bytes.items()):
+        told = _features_told(kind) if moved >= _TELLING_BYTES else ()
+        keys += [(kind, role, feature) for feature in ("launch", *told)]
+    return Form(TIMED, tuple(keys))
+
+
+def _features_told(kind: str) -> tuple[str, ...]:
+    """What the seconds of an op of that kind depend on beside its start."""
+    if kind not in DENSE:
+        return ("bytes", "macs") if kind == "pool" else ("bytes",)
+    shape = (*_TILES, *_VECTORS) if kind in _GEMM else ()
+    groups = ("planes",) if kind in ("conv_grouped", "conv_depthwise") else ()
+    return ("bytes", "macs", *shape, *groups, *(("rereads",) if kind in _CONV else ()))
 
 
 def _roles(kind: str) -> tuple[str, ...]:
@@ -94,7 +123,7 @@ class Design:
     owner: Array = field(init=False)
     families: list[str] = field(init=False)
     amounts: dict[tuple[str, str], float] = field(init=False)
-    """Multiply-adds and bytes of all observations' steps, by (kind, feature)."""
+    """Multiply-adds, bytes and starts of all observations' steps, by (kind, feature)."""
 
     def __post_init__(self) -> None:
         known: dict[int, Sums] = {}
@@ -104,6 +133,8 @@ class Design:
         listed = [known[id(row.workload)] for row in self.observations]
         self.kinds = weighty(list(known.values()))
         self.forms = forms(self.kinds)
+        if all(row.op_seconds is not None for row in self.observations):
+            self.forms.append(timed_form(_most_bytes(self.observations)))
         self.keys = [*dict.fromkeys(key for form in self.forms for key in form.keys), STARTUP]
         whole = {key: _row(sums, self.keys[:-1]) for key, sums in known.items()}
         timed = [(index, *part) for index, row in enumerate(self.observations) for part in _timed(row, self.keys[:-1])]
@@ -118,7 +149,7 @@ class Design:
         self.amounts = {}
         for sums in listed:
             for (kind, _), values in sums.items():
-                for feature in ("macs", "bytes"):
+                for feature in ("macs", "bytes", "launch"):
                     self.amounts[kind, feature] = self.amounts.get((kind, feature), 0.0) + values[feature]
 
     @property
@@ -134,14 +165,27 @@ class Design:
         return int((self.columns[:, self.positions(form, False)] > 0).any(axis=0).sum())
 
 
+def _most_bytes(rows: Sequence[Observation]) -> dict[tuple[str, str], float]:
+    """For every kind and role, the bytes that its largest piece moved."""
+    result: dict[tuple[str, str], float] = {}
+    for row in rows:
+        for kind, role, moved in pieces(row.workload.ops).traffic():
+            result[kind, role] = max(result.get((kind, role), 0.0), moved)
+    return result
+
+
 def _timed(row: Observation, keys: Sequence[Key]) -> Iterator[tuple[list[float], float, float]]:
-    """Columns, seconds and weight of each kind and phase whose ops were timed; the weights add up to 1."""
+    """Columns, seconds and weight of ops that were timed; the weights add up to 1.
+
+    Products of one shape make one row, other ops one for each name.
+    """
     if row.op_seconds is None:
         return
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for index, (op, seconds) in enumerate(zip(row.workload.ops, row.op_seconds, strict=True)):
         if seconds is not None:
-            groups.setdefault((op.kind, op.phase), []).append(index)
+            shape = sorted(op.dims.items()) if op.kind in ("conv", "matmul") else ()
+            groups.setdefault((op.kind, op.phase, op.name, *shape), []).append(index)
     total = sum(seconds for seconds in row.op_seconds if seconds is not None)
     parts = pieces(row.workload.ops)
     for members in groups.values():

@@ -2,9 +2,9 @@
 
 Every op becomes one or more pieces of work. Convolutions, matrix products, attention and recurrent
 layers are matrix products underneath, m x k times k x n (a convolution's backward is two of them: the
-gradient of its input and that of its weight); all other ops only move bytes. A fitted time model is a
-sum of features times non-negative seconds, so it is additive over ops, and monotone because every
-feature is: none falls when an op gets larger, or when there are more of them.
+gradient of its input and that of its weight); all other ops only move bytes, and their role is their
+name. A fitted time model is a sum of features times non-negative seconds, so it is additive over ops, and
+monotone because every feature is: none falls when an op gets larger, or when there are more of them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,18 @@ from .workload import Op
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ANY, EVERY_DENSE, EVERY_MOVING = "*", "dense", "moving"
-DENSE = ("conv1", "conv", "conv_grouped", "matmul", "attention", "rnn")
+OTHERS = "others"
+"""The role of a term that prices what no term of its kind names."""
+DENSE = ("conv1", "conv", "conv_grouped", "conv_depthwise", "matmul", "attention", "rnn")
 COMPUTE, MEMORY, LAUNCH = "compute", "memory", "launch"
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A matrix product (m, k, n), `macs` counting all of a batch or group of them; or traffic alone."""
+    """A matrix product (m, k, n), `macs` counting all of a batch or group of them; or traffic alone.
+
+    `role` tells pieces of a kind apart: the phase or the gradient for products, the op's name for traffic.
+    """
 
     kind: str
     role: str
@@ -35,6 +40,9 @@ class _Piece:
     m: float = 0.0
     k: float = 0.0
     n: float = 0.0
+    fresh: float = 0.0
+    rereads: float = 0.0
+    planes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +52,7 @@ class Pieces:
     op: np.ndarray[Any, np.dtype[np.int64]]
     kind: tuple[str, ...]
     role: tuple[str, ...]
-    columns: Array  # shape (pieces, 7): macs, bytes, launches, m, k, n, count
+    columns: Array  # shape (pieces, 10): macs, bytes, launches, m, k, n, fresh, rereads, planes, count
 
     def mask(self, kind: str, role: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """The pieces that a term for `kind` and `role` prices (see `covers`)."""
@@ -66,12 +74,16 @@ class Pieces:
         }
         return {pair: {name: float(column[row]) for name, column in table.items()} for row, pair in enumerate(distinct)}
 
+    def traffic(self) -> Iterator[tuple[str, str, float]]:
+        """Kind, role and bytes moved of every piece."""
+        return zip(self.kind, self.role, self.columns[:, _BYTES].tolist(), strict=True)
+
     def values(self, feature: str) -> Array:
         """The feature of every piece, count included."""
         return FEATURES[feature].value(self.columns) * self.columns[:, _COUNT]
 
 
-_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _COUNT = range(7)
+_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _FRESH, _REREADS, _PLANES, _COUNT = range(10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +127,10 @@ FEATURES: dict[str, Feature] = {
     "left": Feature(MEMORY, _over(_N), "elements of the left matrix, m x k"),
     "right": Feature(MEMORY, _over(_M), "elements of the right matrix, k x n"),
     "result": Feature(MEMORY, _over(_K), "elements of the product, m x n"),
+    "rereads": Feature(MEMORY, lambda columns: columns[:, _REREADS], "weights of a convolution, once for every image"),
+    "planes": Feature(LAUNCH, lambda columns: columns[:, _PLANES], "groups of a convolution, once for every image"),
     "bytes": Feature(MEMORY, lambda columns: columns[:, _BYTES], "bytes read and written"),
+    "fresh": Feature(MEMORY, lambda columns: columns[:, _FRESH], "bytes of results of 32 MiB or more"),
 }
 
 
@@ -135,9 +150,32 @@ def pieces(ops: Sequence[Op]) -> Pieces:
         kind=tuple(piece.kind for _, _, piece in rows),
         role=tuple(piece.role for _, _, piece in rows),
         columns=np.array(
-            [(p.macs, p.bytes_moved, p.launches, p.m, p.k, p.n, count) for _, count, p in rows], dtype=float
-        ).reshape(len(rows), 7),
+            [
+                (p.macs, p.bytes_moved, p.launches, p.m, p.k, p.n, p.fresh, p.rereads, p.planes, count)
+                for _, count, p in rows
+            ],
+            dtype=float,
+        ).reshape(len(rows), 10),
     )
+
+
+_FRESH_BYTES = 2**25
+"""From this size on the C library asks the system for every result anew (glibc's largest mmap threshold),
+page by page, and gives it back at once."""
+_ITEM_BYTES = {"float64": 8, "int64": 8, "bfloat16": 2, "float16": 2, "bool": 1, "uint8": 1, "int8": 1}
+_WITH_A_TEMPORARY = ("adam", "adamw")  # the root of the second moment
+
+
+def _fresh(size: float) -> float:
+    return size if size >= _FRESH_BYTES else 0.0
+
+
+def _fresh_of(op: Op) -> float:
+    """Bytes of the op's result where it is new and large; what is written in place was there before."""
+    if op.phase == "optimizer":
+        return _fresh(4.0 * op.dims.get("elements", 0)) if op.name in _WITH_A_TEMPORARY else 0.0
+    in_place = op.name.endswith("_") and op.name != "bernoulli_"  # a dropout mask is filled where it is made
+    return 0.0 if in_place else _fresh(op.bytes_written)
 
 
 def _pieces(op: Op) -> Iterator[_Piece]:
@@ -145,17 +183,18 @@ def _pieces(op: Op) -> Iterator[_Piece]:
         yield from _conv(op)
     elif op.kind == "matmul" and "n" in op.dims:
         m, k, n = (float(op.dims[name]) for name in ("m", "k", "n"))
-        yield _Piece("matmul", op.phase, op.flops, op.bytes_moved, 1.0, m, k, n)
+        yield _Piece("matmul", op.phase, op.flops, op.bytes_moved, 1.0, m, k, n, _fresh_of(op))
     elif op.kind == "rnn" and "steps" in op.dims:
         starts = op.dims["steps"] * op.dims.get("layers", 1)
-        yield _Piece("rnn", op.phase, op.flops, op.bytes_moved, float(starts))
+        yield _Piece("rnn", op.phase, op.flops, op.bytes_moved, float(starts), fresh=_fresh_of(op))
     elif op.kind == "pool" and op.dims.get("k", 1) > 1 and "elements_out" in op.dims:
         # A pool looks at every element of every window: arithmetic of its own kind.
         looks = op.dims["k"] * op.dims["elements_out"]
-        yield _Piece("pool", op.phase, looks, op.bytes_moved)
+        yield _Piece("pool", op.name, looks, op.bytes_moved, fresh=_fresh_of(op))
+    elif op.kind in DENSE:
+        yield _Piece(op.kind, op.phase, op.flops, op.bytes_moved, fresh=_fresh_of(op))
     else:
-        dense = op.kind in DENSE
-        yield _Piece(op.kind, op.phase, op.flops if dense else 0.0, op.bytes_moved)
+        yield _Piece(op.kind, op.name, 0.0, op.bytes_moved, fresh=_fresh_of(op))
 
 
 def _conv(op: Op) -> Iterator[_Piece]:
@@ -163,18 +202,33 @@ def _conv(op: Op) -> Iterator[_Piece]:
     dims = op.dims
     groups = dims["groups"]
     c_in, c_out = dims["c_in"] // groups, dims["c_out"] // groups
-    positions = float(dims["n"] * (dims["in"] if dims["transposed"] else dims["out"]))
-    kind = "conv_grouped" if groups > 1 else "conv1" if dims["k"] == 1 else "conv"
-    window = float(dims["k"])
+    inputs, outputs = dims["n"] * dims["in"], dims["n"] * dims["out"]
+    positions = float(inputs if dims["transposed"] else outputs)
+    dense_kind = "conv1" if dims["k"] == 1 else "conv"
+    kind = dense_kind if groups == 1 else "conv_depthwise" if c_in == 1 else "conv_grouped"
+    window, item = float(dims["k"]), _ITEM_BYTES.get(op.dtype, 4)
+    weights = dims["c_in"] * c_out * window
     roles = {
-        "forward": (positions, c_in * window, float(c_out)),
-        "grad_input": (positions, c_out * window, float(c_in)),
-        "grad_weight": (c_in * window, positions, float(c_out)),
+        "forward": (positions, c_in * window, float(c_out), outputs * dims["c_out"]),
+        "grad_input": (positions, c_out * window, float(c_in), inputs * dims["c_in"]),
+        "grad_weight": (c_in * window, positions, float(c_out), weights),
     }
     wanted = (
         ["forward"] if op.phase == "forward" else [role for role in ("grad_input", "grad_weight") if dims.get(role, 1)]
     )
     for role in wanted:
-        m, k, n = roles[role]
+        m, k, n, size = roles[role]
         share = 1.0 / len(wanted)
-        yield _Piece(kind, role, op.flops * share, op.bytes_moved * share, share, m, k, n)
+        yield _Piece(
+            kind,
+            role,
+            op.flops * share,
+            op.bytes_moved * share,
+            share,
+            m,
+            k,
+            n,
+            fresh=_fresh(item * size),
+            rereads=float(dims["n"] * weights),
+            planes=float(dims["n"] * groups),
+        )

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .curves import Curves, Term
-from .design import STARTUP, Design, Form, Key
+from .design import STARTUP, TIMED, Design, Form, Key
 from .errors import FitError
 from .evidence import checked, network_of
-from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, Array
+from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, Array
 from .formulas import KINDS
 from .observation import CALLER, Observation
 from .profile import ErrorModel, PowerModel, Profile, Provenance, Range, features
@@ -38,7 +38,12 @@ def _solve(table: Design, form: Form, startup: bool, train: Array) -> _Solution:
     """Fits on the observations that `train` (a mask) marks."""
     chosen = np.asarray(train, dtype=bool)[table.owner]
     positions = table.positions(form, startup)
-    prices = nonnegative_fit(table.columns[chosen][:, positions], table.seconds[chosen], table.weights[chosen])
+    prices = nonnegative_fit(
+        table.columns[chosen][:, positions],
+        table.seconds[chosen],
+        table.weights[chosen],
+        symmetric=form.name == TIMED,
+    )
     watts = np.zeros(len(Curves.components) + 1)
     solution = _Solution(tuple(positions), prices, watts)
     if table.observations[0].energy_j is not None:
@@ -204,29 +209,49 @@ def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, boo
 
 
 def _curves(table: Design, form: Form, solution: _Solution) -> Curves:
-    """The fitted terms; a kind never observed costs what the observed ones of its class cost on average."""
-    terms = [Term(*key, float(price)) for key, price in zip(form.keys, solution.prices, strict=False) if price > 0]
-    if form.name != "simple":
-        terms += _stand_ins(table, form, solution)
-    return Curves(tuple(terms))
+    """The fitted terms; what was never observed costs what the observed of its kind or class cost on average."""
+    terms = [Term(*key, float(price)) for key, price in zip(form.keys, solution.prices, strict=False)]
+    if form.name == TIMED:  # a name at 0 s has been seen: it is not one of the others
+        named = [term for term in terms if term.seconds or term.role != ANY]
+        return Curves((*named, *_others(table, form, solution), *_stand_ins(table, form, solution)))
+    kept = tuple(term for term in terms if term.seconds)
+    return Curves(kept if form.name == "simple" else (*kept, *_stand_ins(table, form, solution)))
+
+
+def _others(table: Design, form: Form, solution: _Solution) -> list[Term]:
+    """Terms for the ops of a priced kind whose name was never seen, or never seen at work."""
+    spent = _spent(table, form, solution)
+    result = []
+    for kind in sorted({kind for kind, _, _ in form.keys} - {ANY, *DENSE}):
+        for feature in ("bytes", "launch"):
+            named = [key for key in spent if key[0] == kind and key[1] != ANY]
+            seconds = sum(spent[key] for key in named if (key[2] == "launch") == (feature == "launch"))
+            if (kind, feature) in table.amounts and seconds:
+                result.append(Term(kind, OTHERS, feature, seconds / table.amounts[kind, feature]))
+    return result
 
 
 def _stand_ins(table: Design, form: Form, solution: _Solution) -> list[Term]:
     """Terms for the kinds without prices of their own: dense ones by multiply-adds, all by bytes."""
-    spent = table.whole[:, list(solution.positions)].sum(axis=0) * solution.prices
+    spent = _spent(table, form, solution)
+    kinds = {key[0] for key in form.keys} - {ANY}
     result = []
     for cls, feature in ((EVERY_DENSE, "macs"), (EVERY_DENSE, "bytes"), (EVERY_MOVING, "bytes")):
-        priced = [kind for kind in table.kinds if _class(kind) == cls]
+        priced = [kind for kind in kinds if _class(kind) == cls]
         amount = sum(table.amounts.get((kind, feature), 0.0) for kind in priced)
         component = FEATURES[feature].component
         seconds = sum(
-            float(value)
-            for (kind, _, name), value in zip(form.keys, spent, strict=False)
-            if kind in priced and FEATURES[name].component == component
+            value for key, value in spent.items() if key[0] in priced and FEATURES[key[2]].component == component
         )
         others = [kind for kind in dict.fromkeys((*DENSE, *KINDS)) if _class(kind) == cls and kind not in priced]
         result += [Term(kind, ANY, feature, seconds / amount) for kind in others if amount and seconds]
     return result
+
+
+def _spent(table: Design, form: Form, solution: _Solution) -> dict[Key, float]:
+    """Seconds of all observations' steps under each key."""
+    seconds = table.whole[:, list(solution.positions)].sum(axis=0) * solution.prices
+    return {key: float(value) for key, value in zip(form.keys, seconds, strict=False)}
 
 
 def _class(kind: str) -> str:

@@ -14,7 +14,7 @@ RIDGE = 1e-5
 _REWEIGHTINGS = 5
 
 
-def nonnegative_fit(columns: Array, target: Array, weights: Array | None = None) -> Array:
+def nonnegative_fit(columns: Array, target: Array, weights: Array | None = None, *, symmetric: bool = False) -> Array:
     """w >= 0 that minimises the weighted relative error of `columns @ w` against `target` (> 0).
 
     `columns` has shape (rows, features). Rows far off (a machine that was busy with something else)
@@ -40,9 +40,12 @@ def nonnegative_fit(columns: Array, target: Array, weights: Array | None = None)
         rotation, triangle = np.linalg.qr(rows * root[:, None])
         model = LinearRegression(positive=True, fit_intercept=False).fit(triangle, rotation.T @ (goal * root))
         result[used] = model.coef_ / scale[used]
-        residual = np.abs(relative @ result - 1.0)
+        predicted = relative @ result
+        residual = np.abs(predicted - 1.0)
         spread = 1.5 * float(np.median(residual)) + 1e-6
         robust = np.minimum(1.0, 2.0 * spread / np.maximum(residual, 1e-12))
+        if symmetric:
+            robust = robust / np.clip(predicted, 0.25, 4.0)
     return result
 
 
