@@ -9,7 +9,7 @@ from typing import cast
 from ..cli import figures
 from ..cli.answer import Answer
 from ..estimator.interval import Interval
-from ..estimator.site import Region, load_regions
+from ..estimator.site import Region, Site, load_regions
 from .sentences import TEMPLATES
 
 FIGURES = ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost")
@@ -76,12 +76,18 @@ def grid_of(region: Region, *, own: bool = False) -> Grid:
     return Grid(region.code, region.name, region.carbon_g_per_kwh, ", ".join(notes), own)
 
 
+def own_grid(site: Site) -> Grid:
+    """The run's own grid, be it a region's or an intensity that was given."""
+    if site.region is not None:
+        return grid_of(site.region, own=True)
+    name = TEMPLATES["as_given"] if site.carbon_source == "given" else site.carbon_source
+    return Grid("", name, site.carbon_g_per_kwh, own=True)
+
+
 def ranked_grids(answer: Answer) -> tuple[Grid, ...]:
     """The run's own grid, those it was held beside and those that many readers know, cleanest first."""
-    site, regions = answer.site, {region.code: region for region in load_regions()}
-    own = Grid("", TEMPLATES["as_given"], site.carbon_g_per_kwh, own=True)
-    if site.region is not None:
-        own = grid_of(site.region, own=True)
+    regions = {region.code: region for region in load_regions()}
+    own = own_grid(answer.site)
     asked = (place.region for place in answer.places)
     grids = [grid_of(region) for region in (*asked, *(regions[code] for code in FAMILIAR_REGIONS))]
     by_code = {grid.code: grid for grid in reversed([own, *grids])}  # of two with one code the first

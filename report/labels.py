@@ -51,15 +51,19 @@ class Spot:
 
 def place(whiskers: Sequence[Whisker], sizes: Sequence[tuple[float, float]], frame: Box) -> list[Spot]:
     """A spot for each whisker's name, of so much width and height: in `frame`, over nothing where there is room."""
-    taken = [whisker.box for whisker in whiskers]
-    found = []
+    lines = [whisker.box for whisker in whiskers]
+    found: list[Spot] = []
     for whisker, (width, height) in zip(whiskers, sizes, strict=True):
         spots = list(_spots(whisker, width, height))
         inside = [spot for spot in spots if spot.box.within(frame)] or spots
-        spot = min(inside, key=lambda spot: sum(spot.box.overlaps(box) for box in taken))
-        taken.append(spot.box)
-        found.append(spot)
+        names = [other.box for other in found]
+        # Rather over a line than over a name.
+        found.append(min(inside, key=lambda spot: (_covered(spot, names), _covered(spot, lines))))
     return found
+
+
+def _covered(spot: Spot, boxes: Sequence[Box]) -> int:
+    return sum(spot.box.overlaps(box) for box in boxes)
 
 
 def _spots(whisker: Whisker, width: float, height: float) -> Iterator[Spot]:

@@ -123,7 +123,7 @@ def _limits(answer: Answer) -> Markup | None:
         element(
             "li",
             element("strong", verdict.limit.text),
-            " ",
+            ": ",
             element("span", verdict_sentence(verdict)),
             data_limit=index,
             data_state="exceeds" if verdict.exceeded else "fits",

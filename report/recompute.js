@@ -278,7 +278,7 @@
   function writeGrids(results, settings) {
     const rows = [...data.grids];
     if (!rows.some(([code]) => code === settings.region)) {
-      rows.push(settings.region ? regions.get(settings.region) : ["", data.words.as_given, settings.carbon, ""]);
+      rows.push(regions.get(settings.region));
     }
     rows.sort((one, other) => one[2] - other[2] || (one[0] < other[0] ? -1 : 1));
     const most = Math.max(...rows.map(([, , grams]) => grams));
@@ -312,14 +312,13 @@
   // -- the controls --------------------------------------------------------------------------------
 
   const levelBar = document.querySelector(".level-bar").cloneNode(true);
-  const regions = new Map([...data.regions, ...data.grids].map((row) => [row[0], row]));
+  const regions = new Map([...data.regions, ...data.grids, data.own].map((row) => [row[0], row]));
   const sliders = Object.keys(data.stops).filter((key) => byId(key));
   const least = { length: Number.MIN_VALUE, pue: 1, price: 0 };
 
   function settingsNow() {
     const region = byId("region").value;
-    const settings = { region, carbon: region ? regions.get(region)[2] : data.site.carbon_g_per_kwh };
-    if (region === data.site.region) settings.carbon = data.site.carbon_g_per_kwh;
+    const settings = { region, carbon: regions.get(region)[2] };
     for (const key of Object.keys(data.stops)) settings[key] = Number(byId(key)?.value ?? data.settings[key]);
     return settings;
   }
@@ -365,10 +364,9 @@
   function fillRegions() {
     const named = [...data.regions].sort((one, other) => one[1].localeCompare(other[1], "en"));
     const options = named.map(([code, name, grams]) => made("option", `${name} (${code}), ${number(grams)} g`, { value: code }));
-    const own = data.site.region;
+    const [own, name, grams] = data.own;
     if (!data.regions.some(([code]) => code === own)) {
-      const text = `${own || data.words.as_given}, ${number(data.site.carbon_g_per_kwh)} g`;
-      options.unshift(made("option", text, { value: own }));
+      options.unshift(made("option", `${name}, ${number(grams)} g`, { value: own }));
     }
     byId("region").replaceChildren(...options);
   }

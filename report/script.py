@@ -14,7 +14,7 @@ from ..estimator.comparisons import load_yardsticks
 from ..estimator.forecast import forecast
 from ..estimator.schedule import Schedule
 from ..estimator.site import load_regions
-from .document import FIGURES, Grid, Report, figure, grid_of, ranked_grids
+from .document import FIGURES, Grid, Report, figure, grid_of, own_grid, ranked_grids
 from .sentences import FAR_PERCENT, LIMITED, TEMPLATES
 
 SCHEMA = "joulecast.report/1"
@@ -24,14 +24,14 @@ BOUNDS = ("value", "low", "high")
 def script_data(report: Report) -> dict[str, Any]:
     """One JSON object; docs/report.md says what it holds."""
     answers, site = report.answers, report.answers[0].site
-    code = site.region.code if site.region else ""
+    own = own_grid(site)
     settings = {"length": length_text(answers), "pue": plain(site.pue), "price": plain(site.price_per_kwh)}
     return {
         "schema": SCHEMA,
-        "settings": {**settings, "region": code},
+        "settings": {**settings, "region": own.code},
         "stops": stops(answers),
         "length_unit": length_unit(answers),
-        "site": {"region": code, "carbon_g_per_kwh": site.carbon_g_per_kwh},
+        "own": _row(own),
         "models": [_model(answer, name) for answer, name in zip(answers, report.names, strict=True)],
         "axes": {name: axis_end(answers, name) for name in FIGURES},
         "ranked": list(report.ranked),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from joulecast.estimator.interval import Interval
 from joulecast.report.charts import Point, bars, front, merits, pareto
 from joulecast.report.document import Report
 from joulecast.report.figure import SUFFIXES, figure_bytes, figure_format
+from joulecast.report.labels import Box, Whisker, place
 from joulecast.report.parts import layer_parts
 from joulecast.report.svg import inline_svg
 
@@ -108,6 +110,32 @@ def test_charts_of_one_page_share_no_ids() -> None:
 def test_the_same_chart_gives_the_same_text() -> None:
     texts = {inline_svg(pareto(several(), merits(several())[0]), key="a", label="") for _ in range(2)}
     assert len(texts) == 1
+
+
+# -- names in a plot -------------------------------------------------------------------------------
+
+FRAME = Box(0, 0, 360, 270)
+
+
+def test_a_name_stands_above_its_whisker_and_gives_way_where_another_is() -> None:
+    far = place([Whisker(100, 50, 80, 120), Whisker(250, 50, 80, 120)], [(60, 11)] * 2, FRAME)
+    assert [(spot.x, spot.across) for spot in far] == [(100, "center"), (250, "center")]
+    assert all(spot.box.low > 120 for spot in far)
+    near = place([Whisker(100, 50, 80, 120), Whisker(120, 50, 80, 120)], [(60, 11)] * 2, FRAME)
+    assert not near[0].box.overlaps(near[1].box)
+
+
+def test_a_name_at_the_edge_stays_inside() -> None:
+    (corner,) = place([Whisker(355, 200, 240, 268)], [(60, 11)], FRAME)
+    assert corner.box.within(FRAME)
+
+
+@given(st.lists(st.tuples(st.floats(40, 320), st.floats(40, 230)), min_size=1, max_size=2))
+def test_few_names_cover_no_other_name(points_: list[tuple[float, float]]) -> None:
+    whiskers = [Whisker(x, y - 10, y, y + 10) for x, y in points_]
+    boxes = [spot.box for spot in place(whiskers, [(50, 11)] * len(whiskers), FRAME)]
+    assert all(box.within(FRAME) for box in boxes)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 # -- the front -------------------------------------------------------------------------------------
