@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .errors import ProfileError
-from .features import ANY, COMPUTE, FEATURES, LAUNCH, MEMORY, OTHERS, Array, Pieces, pieces
+from .features import ANY, COMPUTE, FEATURES, LAUNCH, MEMORY, OTHERS, Array, Mask, Pieces, pieces
 from .workload import Op
 
 
@@ -57,11 +57,12 @@ class Curves:
             np.add.at(result[:, column], parts.op[mask], values[term.feature][mask] * term.seconds)
         return result
 
-    def _covered(self, term: Term, parts: Pieces) -> Array:
+    def _covered(self, term: Term, parts: Pieces) -> Mask:
         if term.role != OTHERS:
             return parts.mask(term.kind, term.role)
         named = {one.role for one in self.terms if (one.kind, one.feature) == (term.kind, term.feature)} - {ANY}
-        return parts.mask(term.kind, ANY) & np.array([role not in named for role in parts.role], dtype=bool)
+        unnamed: Mask = np.array([role not in named for role in parts.role], dtype=bool)
+        return parts.mask(term.kind, ANY) & unnamed
 
     def to_json(self) -> dict[str, Any]:
         return {"terms": [[term.kind, term.role, term.feature, term.seconds] for term in self.terms]}

@@ -18,6 +18,7 @@ import numpy as np
 from .workload import Op
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 ANY, EVERY_DENSE, EVERY_MOVING = "*", "dense", "moving"
 OTHERS = "others"
 """The role of a term that prices what no term of its kind names."""
@@ -54,7 +55,7 @@ class Pieces:
     role: tuple[str, ...]
     columns: Array  # shape (pieces, 10): macs, bytes, launches, m, k, n, fresh, rereads, planes, count
 
-    def mask(self, kind: str, role: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def mask(self, kind: str, role: str) -> Mask:
         """The pieces that a term for `kind` and `role` prices (see `covers`)."""
         known: dict[tuple[str, str], bool] = {}
         pairs = list(zip(self.kind, self.role, strict=True))
