@@ -108,17 +108,16 @@ def _outcomes(
     config: Config, entries: Sequence[Entry], cache: Cache, tracers: Tracers, checkout: Path | None = None
 ) -> list[Outcome]:
     keys = {entry.name: trace_key(entry.model, entry.question.trace_options) for entry in entries}
-    kept = {entry.name: cache.find(keys[entry.name], config.root) for entry in entries}
-    lacking = [entry for entry in entries if kept[entry.name] is None]
+    kept = {key: cache.find(key, config.root) for key in dict.fromkeys(keys.values())}
+    lacking = {keys[entry.name]: entry for entry in entries if kept[keys[entry.name]] is None}
     where = (config.root, config.top, checkout)
-    tasks = [Task(entry.model, entry.question.trace_options, *where) for entry in lacking]
-    traced = dict(zip((entry.name for entry in lacking), tracers.trace(tasks), strict=True))
-    for name, found in traced.items():
-        if isinstance(found, Traced):
-            cache.store(keys[name], config.root, found.work, found.sources)
-    return [
-        _priced(entry, Traced(work, (), 0.0) if (work := kept[entry.name]) else traced[entry.name]) for entry in entries
-    ]
+    tasks = [Task(entry.model, entry.question.trace_options, *where) for entry in lacking.values()]
+    found = dict(zip(lacking, tracers.trace(tasks), strict=True))
+    for key, result in found.items():
+        if isinstance(result, Traced):
+            cache.store(key, config.root, result.work, result.sources)
+    found |= {key: Traced(work, (), 0.0) for key, work in kept.items() if work is not None}
+    return [_priced(entry, found[keys[entry.name]]) for entry in entries]
 
 
 def _priced(entry: Entry, found: Traced | Failure) -> Outcome:

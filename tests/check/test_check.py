@@ -205,7 +205,11 @@ def test_what_did_not_change_is_traced_once_for_both(
 
     traced, really = [], tracing.trace_model
     monkeypatch.setattr(tracing, "trace_model", lambda task: traced.append(task.model) or really(task))
-    assert document(call, "--base", "HEAD")["models"][0]["change"]["summary"] == "unchanged"
+    with (project / "pyproject.toml").open("a") as stream:
+        stream.write(OTHER.format(name="longer", file="net.py:Net") + "epochs = 90\n")
+    found = document(call, "--base", "HEAD")["models"]
+    assert found[0]["change"]["summary"] == "unchanged"
+    assert found[1]["estimate"]["steps"] == 9 * found[0]["estimate"]["steps"]
     assert traced == ["models/net.py:Net"]
 
 
