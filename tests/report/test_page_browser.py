@@ -47,8 +47,9 @@ STATE = """() => {
 class Tab:
     """A page of the report, open in the browser; `heard` is what it logged, `asked` what it requested."""
 
-    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
-        self.page = browser.new_page(**options)
+    def __init__(self, browser: Any, path: Path, scheme: str = "light") -> None:
+        self.page = browser.new_page()
+        self.page.emulate_media(color_scheme=scheme)
         self.heard: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.heard.append(message.text))
@@ -75,12 +76,22 @@ class Tab:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in _QUIET)]
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield launched
         launched.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Any) -> Any:
+    return chromium.new_context()
+
+
+@pytest.fixture(scope="module")
+def scriptless(chromium: Any) -> Any:
+    return chromium.new_context(java_script_enabled=False)
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +131,17 @@ def asked(settings: dict[str, str]) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(("models", "tried"), [(("small",), SETTINGS[1:]), (("small", "large"), SETTINGS[1:3])])
 def test_the_sliders_recompute_what_python_computes(
-    browser: Any, tmp_path: Path, nets: dict[str, str], models: tuple[str, ...], tried: list[dict[str, str]]
+    browser: Any,
+    scriptless: Any,
+    tmp_path: Path,
+    nets: dict[str, str],
+    models: tuple[str, ...],
+    tried: list[dict[str, str]],
 ) -> None:
     """One page moved to each setting, beside the page that Python makes for that setting, its script off."""
     base = (*(word for model in models for word in ("--model", nets[model])), *RUN, *BUDGETS)
     moved = Tab(browser, written(tmp_path, answers(*base, *asked(SETTINGS[0]))))
     at_first = moved.state()
-    scriptless = browser.new_context(java_script_enabled=False)
     for index, settings in enumerate(tried):
         answered = answers(*base, *asked(settings))
         moved.set(**settings)
@@ -139,7 +154,6 @@ def test_the_sliders_recompute_what_python_computes(
     moved.page.click("#reset")
     same(moved.state(), at_first)
     moved.close()
-    scriptless.close()
 
 
 def _check_figures(tab: Tab, model: int, answer: Answer) -> None:
@@ -327,7 +341,7 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["exceeded", "several"])
 def test_text_stands_out_in_light_and_dark(browser: Any, pages: dict[str, Path], scheme: str, name: str) -> None:
-    tab = Tab(browser, pages[name], color_scheme=scheme)
+    tab = Tab(browser, pages[name], scheme)
     found = tab.page.evaluate(CONTRAST)
     assert len(found) > 100
     assert [pair for pair in found if pair[0] < 4.5] == []
@@ -339,7 +353,7 @@ def test_text_stands_out_in_light_and_dark(browser: Any, pages: dict[str, Path],
 def test_charts_take_the_pages_colours(browser: Any, pages: dict[str, Path]) -> None:
     colours = {}
     for scheme in ("light", "dark"):
-        tab = Tab(browser, pages["several"], color_scheme=scheme)
+        tab = Tab(browser, pages["several"], scheme)
         query = "[...new Set([...document.querySelectorAll('.chart *')].map((node) => getComputedStyle(node).fill))]"
         colours[scheme] = set(tab.page.evaluate(query)) - {"none", "rgb(0, 0, 0)"}
         tab.close()
@@ -347,10 +361,11 @@ def test_charts_take_the_pages_colours(browser: Any, pages: dict[str, Path]) -> 
     assert not colours["light"] & colours["dark"]
 
 
-def test_without_scripts_every_figure_stands_and_no_slider_does(browser: Any, pages: dict[str, Path]) -> None:
-    context = browser.new_context(java_script_enabled=False)
+def test_without_scripts_every_figure_stands_and_no_slider_does(
+    browser: Any, scriptless: Any, pages: dict[str, Path]
+) -> None:
     for name, path in pages.items():
-        off, on = Tab(context, path), Tab(browser, path)
+        off, on = Tab(scriptless, path), Tab(browser, path)
         same(off.state(), on.state())
         assert not off.page.locator("#what-if").is_visible()
         assert on.page.locator("#what-if").is_visible()
@@ -358,11 +373,10 @@ def test_without_scripts_every_figure_stands_and_no_slider_does(browser: Any, pa
         assert name == "several" or off.page.locator(".card .big").count() == 4
         off.close()
         on.close()
-    context.close()
 
 
 def test_on_paper_it_is_light_without_controls(browser: Any, pages: dict[str, Path]) -> None:
-    tab = Tab(browser, pages["exceeded"], color_scheme="dark")
+    tab = Tab(browser, pages["exceeded"], "dark")
     tab.page.emulate_media(media="print")
     assert not tab.page.locator("#what-if").is_visible()
     assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
