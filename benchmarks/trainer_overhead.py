@@ -19,6 +19,8 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from joulecast.measure.meter import SampledMeter
 from joulecast.measure.rapl import RaplSource
+from joulecast.measure.testing import FakePowercap
 from joulecast.models.simplenet import SimpleNet
 from joulecast.trainers.budget import Budget
 
@@ -93,6 +96,13 @@ class Switch(L.Callback):
         return self._plan[min(self._step, len(self._plan) - 1)]
 
 
+@contextmanager
+def counting(tree: FakePowercap) -> Iterator[FakePowercap]:
+    """The counters count, with the budget and without it."""
+    with tree.drive(lambda: dict.fromkeys(tree.zones, 20.0), per_second=4):
+        yield tree
+
+
 def plan_of(pairs: int, steps: int) -> list[bool]:
     """For every step, whether it is with the budget: a warm-up without, then pairs of blocks in random order."""
     plan = [False] * _WARM_UP
@@ -121,12 +131,12 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "joulecast"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).handlers = [logging.NullHandler()]
     plan = plan_of(options.pairs, options.steps)
     count = (len(plan) + 1) * options.batch_size
     data = TensorDataset(torch.randn(count, 3, 32, 32), torch.randint(10, (count,)))
-    with tempfile.TemporaryDirectory() as folder:
-        meter = SampledMeter(RaplSource(server_tree(Path(folder)).root))
+    with tempfile.TemporaryDirectory() as folder, counting(server_tree(Path(folder))) as tree:
+        meter = SampledMeter(RaplSource(tree.root))
         switch = Switch(Budget("1 GWh", hardware=options.hardware, meter=meter), meter, plan)
         trainer = L.Trainer(
             max_epochs=1,

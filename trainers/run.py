@@ -62,9 +62,9 @@ class Run:
     """One training. Adapters call, in this order: `predict`, `start`, `step` and validations, `finish`, `settle`.
 
     Nothing here but a broken budget raises: a failure of joulecast's own is logged once, its figures are
-    missing from then on, and training goes on. `length` may be a function that finds
-    out. `log` takes the figures of a forecast, every `log_every` steps where the terms say nothing else.
-    `stopping` is what the training is to be stopped for; the adapter stops it in the framework's own way.
+    missing from then on, and training goes on. `length` may be a function that finds out. `log` takes the
+    figures of a forecast, every `log_every` steps where the terms say nothing else. `stopping` is what the
+    training is to be stopped for; the adapter stops it in the framework's own way.
     """
 
     def __init__(

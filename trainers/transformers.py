@@ -50,6 +50,9 @@ class TransformersBudget(TrainerCallback):
 
         self._first_batch = FirstBatch(model, begin)
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._validates = False
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         if self._run is not None and self._run.step() and not self._stopped:
             self._stopped = True
@@ -61,9 +64,8 @@ class TransformersBudget(TrainerCallback):
         self._validation_may_begin(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._run is not None and self._validates:
+        if self._run is not None and self._validates:  # once for each dataset, where there are several
             self._run.validation_ends()
-        self._validates = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._run is not None and self._stopped:
@@ -119,9 +121,12 @@ def _length(args: Any, state: Any, trainer: Any) -> Length:
     validations = batches = 0
     strategy = str(getattr(args.eval_strategy, "value", args.eval_strategy))
     data: Any = getattr(trainer, "eval_dataset", None)
-    if strategy != "no" and hasattr(data, "__len__"):
-        batches = math.ceil(len(data) / (args.per_device_eval_batch_size * max(1, args.world_size)))
-        validations = steps // max(1, int(state.eval_steps or 1)) if strategy == "steps" else state.num_train_epochs
+    sets = list(data.values()) if isinstance(data, Mapping) else [data]
+    if strategy != "no" and all(hasattr(one, "__len__") for one in sets):
+        samples = math.ceil(sum(len(one) for one in sets) / len(sets))
+        batches = math.ceil(samples / (args.per_device_eval_batch_size * max(1, args.world_size)))
+        times = steps // max(1, int(state.eval_steps or 1)) if strategy == "steps" else state.num_train_epochs
+        validations = times * len(sets)
     return Length(
         steps=steps if state.max_steps > 0 else None,
         accumulation=args.gradient_accumulation_steps,

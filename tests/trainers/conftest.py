@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from joulecast.estimator.profile import ErrorModel, PowerModel, Profile, Provenance
 from joulecast.estimator.roofline import Roofline
 from joulecast.measure.reading import PowerTrace, TracePoint
+
+from .bench import OP_S, Bench
 
 WATTS = 100.0
 
@@ -48,6 +51,14 @@ def machine(tmp_path: Path) -> Callable[[float], Path]:
 @pytest.fixture
 def constant_power(tmp_path: Path) -> Callable[..., str]:
     return functools.partial(write_power, tmp_path)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, machine: Callable[[float], Path]) -> Callable[..., Bench]:
+    def make(*limits: str, **options: Any) -> Bench:
+        return Bench(tmp_path, *limits, **{"hardware": machine(OP_S), "log_every": 10, **options})
+
+    return make
 
 
 @pytest.fixture(autouse=True)

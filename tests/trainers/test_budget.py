@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pickle
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from joulecast.trainers.budget import Budget
 from joulecast.trainers.run import Length, Run
 from joulecast.trainers.terms import BudgetExceeded
 
-from .test_run import step_of
+from .bench import step_of
 
 needs_lightning = pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="needs lightning")
 needs_transformers = pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs accelerate")
@@ -109,10 +110,17 @@ def terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> Iterator[Callable[
         monkeypatch.setattr(sys, "stdin", open(os.dup(device.fileno()), encoding="utf-8"))  # noqa: SIM115
         monkeypatch.setattr(sys, "stderr", open(os.dup(device.fileno()), "w", encoding="utf-8"))  # noqa: SIM115
         os.write(person, answer.encode())
-        yield lambda: os.read(person, 10_000).decode()
+        yield lambda: _read_until(person, "[y/N]")
     sys.stdin.close()
     sys.stderr.close()
     os.close(person)
+
+
+def _read_until(descriptor: int, ending: str) -> str:
+    text = ""
+    while ending not in text and select.select([descriptor], [], [], 10)[0]:
+        text += os.read(descriptor, 10_000).decode()
+    return text
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("y\n", True), ("Yes\n", True), ("n\n", False), ("\n", False)])

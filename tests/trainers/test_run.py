@@ -1,73 +1,20 @@
-"""One run on a clock and counters that move when told: what it forecasts, logs, stops for and survives."""
+"""One run on a clock and counters that move when told: what it forecasts, logs and stops for."""
 
 from __future__ import annotations
 
 import logging
 import pickle
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from joulecast.estimator.interval import Interval
-from joulecast.estimator.workload import Op, Workload
-from joulecast.measure.meter import SampledMeter
-from joulecast.measure.rapl import RaplSource
-from joulecast.measure.testing import FakePowercap, FakeZone
-from joulecast.trainers.budget import Budget
-from joulecast.trainers.run import Length, Peers, Run, warm_up_steps
+from joulecast.trainers.run import Length, Peers, warm_up_steps
 from joulecast.trainers.terms import BudgetExceeded
 
-OP_S = 0.1
-STEP_OPS = 5
-
-
-def step_of(ops: int = STEP_OPS) -> Workload:
-    """One step of `ops` equal ops, so of 0.5 s on the machine of 0.1 s an op, 50 J at its 100 W."""
-    forward = Op("relu", "activation", "forward", "", 0, 4, 4, count=ops)
-    return Workload("net", "pytorch", 1, True, "sgd", "float32", 10, 10, 40, 0, (), (forward,))
-
-
-class Bench:
-    """A run under a fake powercap tree; `train` lets time pass for both at once."""
-
-    def __init__(self, folder: Path, *limits: str, length: Length | None = None, **options: Any) -> None:
-        self.tree = FakePowercap(Path(tempfile.mkdtemp(dir=folder)), [FakeZone("package-0")])
-        self.logged: list[dict[str, float]] = []
-        peers = options.pop("peers", None)
-        log = options.pop("log", self.log)
-        if "meter" not in options:
-            options["meter"] = SampledMeter(RaplSource(self.tree.root, clock=self.tree.clock), interval_s=None)
-        budget = Budget(*limits, pue=1.0, **options)
-        self.run = Run(budget.terms, length or Length(100), log=log, peers=peers, clock=self.seconds)
-
-    def seconds(self) -> float:
-        return self.tree.clock()[0] / 1e9
-
-    def log(self, figures: Mapping[str, float]) -> None:
-        self.logged.append(dict(figures))
-
-    def train(self, steps: int, step_s: float = 0.5, watts: float = 40.0) -> None:
-        for _ in range(steps):
-            self.tree.advance(step_s, {"package-0": watts})
-            self.run.step()
-
-    def validate(self, seconds: float, watts: float = 40.0) -> None:
-        self.run.validation_begins()
-        self.tree.advance(seconds, {"package-0": watts})
-        self.run.validation_ends()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, machine: Callable[[float], Path]) -> Callable[..., Bench]:
-    def make(*limits: str, **options: Any) -> Bench:
-        return Bench(tmp_path, *limits, **{"hardware": machine(OP_S), "log_every": 10, **options})
-
-    return make
-
+from .bench import STEP_OPS, Bench, step_of
 
 # -- before the first step -----------------------------------------------------------------------
 
@@ -146,20 +93,6 @@ def test_a_warning_lets_it_begin_and_does_not_stop_it(
 def test_nobody_to_ask_is_a_no(bench: Callable[..., Bench]) -> None:
     with pytest.raises(BudgetExceeded):
         bench("10 s", on_exceed="ask").run.predict(step_of)
-
-
-def test_a_failing_trace_is_told_once_and_training_goes_on(
-    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken() -> Workload:
-        raise RuntimeError("exotic\nmodel")
-
-    made = bench("1 s", length=Length(20))
-    made.run.predict(broken)
-    assert caplog.messages == ["the prediction failed (exotic model); training goes on without it"]
-    made.train(10)
-    assert made.run.estimate is None
-    assert made.run.stopping is not None  # 5 s measured, and the limit of 1 s holds without a prediction
 
 
 # -- while it trains -----------------------------------------------------------------------------
@@ -254,123 +187,6 @@ def test_of_unknown_length_what_is_used_counts(bench: Callable[..., Bench]) -> N
     made.train(10)
     assert made.run.stopping is not None
     assert "stopped after 70 steps" in str(made.run.stopping)
-
-
-# -- what fails of our own -----------------------------------------------------------------------
-
-
-def test_a_meter_that_fails_is_told_once_and_its_joules_are_missing(
-    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture
-) -> None:
-    made = bench("2 kWh")
-    made.run.predict(step_of)
-    made.run.start()
-    made.train(50)
-    made.tree.fail("package-0")
-    made.train(50)
-    made.run.finish()
-    assert sum("the energy meter failed" in line for line in caplog.messages) == 1
-    before, after = made.logged[4], made.logged[-1]
-    assert before["joulecast/energy_measured_j"] == pytest.approx(1000)
-    assert not [name for name in after if name.startswith("joulecast/energy")]
-    assert after["joulecast/forecast_energy_kwh"] == pytest.approx(2000 / 3.6e6, rel=0.1)  # at the watts it had seen
-    assert made.run.forecast is not None
-    assert (made.run.forecast.energy_label, made.run.forecast.energy_so_far_j) == ("missing", None)
-
-
-class BrokenMeter:
-    """Fails wherever it is asked to."""
-
-    name = "broken"
-    domains = ()
-    notes = ()
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.reading = None
-
-    def open(self, *, trace: bool = False) -> BrokenMeter:
-        return self._or_fail("open")
-
-    def so_far(self) -> Any:
-        return self._or_fail("so_far")
-
-    def close(self) -> Any:
-        return self._or_fail("close")
-
-    def _or_fail(self, what: str) -> Any:
-        if what == self.where:
-            raise OSError(f"{what}: no such counter")
-        return self
-
-
-@pytest.mark.parametrize("where", ["open", "so_far", "close"])
-def test_a_meter_may_raise_whatever_it_likes(
-    bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture, where: str
-) -> None:
-    made = bench("2 kWh", meter=BrokenMeter(where))
-    made.run.predict(step_of)
-    made.run.start()
-    made.train(100)
-    made.run.finish()
-    made.run.settle()
-    assert sum("the energy meter failed" in line for line in caplog.messages) == 1
-    assert len(made.logged) == 11
-    assert not [name for row in made.logged for name in row if name.startswith("joulecast/energy")]
-
-
-def test_without_a_meter_the_predictions_watts_are_used_and_labelled(bench: Callable[..., Bench]) -> None:
-    made = bench("2 kWh", "10 kJ", meter="none")
-    made.run.predict(step_of)
-    made.run.start()
-    made.train(50, step_s=1.0)
-    # Twice as long as predicted at the predicted 100 W: 100 J a step, and 10 kJ in all.
-    assert made.logged[-1]["joulecast/energy_modelled_j"] == pytest.approx(5000)
-    assert made.logged[-1]["joulecast/forecast_energy_kwh"] == pytest.approx(10_000 / 3.6e6, rel=0.02)
-    made.train(20, step_s=1.5)
-    assert "energy modelled" in str(made.run.stopping)
-
-
-def test_with_neither_meter_nor_prediction_energy_is_not_judged(bench: Callable[..., Bench]) -> None:
-    made = bench("1 J", meter="none")
-    made.train(100)
-    made.run.finish()
-    assert made.run.stopping is None
-    assert set(made.logged[-1]) == {
-        "joulecast/seconds",
-        "joulecast/forecast_seconds",
-        "joulecast/forecast_seconds_low",
-        "joulecast/forecast_seconds_high",
-    }
-
-
-def test_a_logger_that_fails_is_told_once(bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
-    def full(figures: Mapping[str, float]) -> None:
-        raise OSError("no space left on device")
-
-    made = bench("80 s", log=full)
-    made.run.predict(step_of)
-    made.run.start()
-    made.train(30, step_s=2.0)
-    assert sum("the logger failed (no space left" in line for line in caplog.messages) == 1
-    assert made.run.stopping is not None  # and the budget is still guarded
-
-
-def test_a_length_that_nobody_can_tell(bench: Callable[..., Bench], caplog: pytest.LogCaptureFixture) -> None:
-    def unknown() -> Length:
-        raise ValueError("different accumulation in different epochs")
-
-    run = Run(Budget("1 h", meter="none").terms, unknown)
-    assert run.length.steps is None
-    assert any("the number of steps failed" in line for line in caplog.messages)
-
-
-def test_it_may_end_before_it_began(bench: Callable[..., Bench]) -> None:
-    made = bench("1 h")
-    made.run.finish()
-    made.run.finish()
-    made.run.settle()
-    assert made.logged == []
 
 
 # -- the rest ------------------------------------------------------------------------------------

@@ -139,6 +139,22 @@ def test_evaluation_is_set_apart(budget: Callable[..., Budget], tmp_path: Path) 
     assert seen["validations"] == 2
 
 
+def test_several_datasets_are_evaluated_each(budget: Callable[..., Budget], tmp_path: Path) -> None:
+    held = budget("2 kWh").transformers()
+    seen = {}
+
+    class Spy(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_evaluate(self, *_: Any, **__: Any) -> None:
+            seen["validations"] = held._run._validations.units
+            seen["length"] = held._run.length
+
+    trainer = make(tmp_path, held, Spy(), eval_strategy="epoch")
+    trainer.eval_dataset = {"one": trainer.train_dataset[:20], "other": trainer.train_dataset[20:80]}
+    trainer.train()
+    assert (seen["length"].validations, seen["length"].validation_batches) == (4, 10)
+    assert seen["validations"] == 4
+
+
 def test_what_does_not_fit_is_not_begun(budget: Callable[..., Budget], tmp_path: Path) -> None:
     model = network()
     trainer = make(tmp_path, budget("1 J"), model=model)
