@@ -23,7 +23,8 @@ def breakdowns(report: Report) -> Markup:
             element("details", element("summary", name), _breakdown(answer, index), open=index == 0)
             for index, (name, answer) in enumerate(zip(report.names, report.answers, strict=True))
         ]
-    return element("section", element("h2", "Where the energy goes"), *content)
+    key = element("p", "Shares of the expected energy, of the run as it was asked for.", class_="key")
+    return element("section", element("h2", "Where the energy goes"), *content, key)
 
 
 def _breakdown(answer: Answer, model: int) -> Markup:
@@ -68,7 +69,7 @@ def _layer_table(answer: Answer) -> Markup:
 def fronts(report: Report) -> Markup:
     """Energy against accuracy, parameters and multiply-adds."""
     charts = [_front(report, merit, f"front-{index}") for index, merit in enumerate(merits(report))]
-    words = "Filled points are on the front: no other model has as much for less energy. Lines are 90 % intervals."
+    words = "Filled points are on the front: no other model has as much for less. Lines are 90 % intervals, of the run asked for."
     return element(
         "section",
         element("h2", "What the energy buys"),
