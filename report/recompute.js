@@ -1,6 +1,6 @@
 "use strict";
 // What the figures would be with another length, PUE, region or price: the arithmetic of joulecast's
-// estimator, in its order, and its way of writing numbers. tests/report/test_page_browser.py holds both together.
+// estimator, in its order, and its way of writing numbers. tests/report holds both together.
 (() => {
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const byId = (id) => document.getElementById(id);

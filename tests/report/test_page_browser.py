@@ -1,13 +1,10 @@
-"""The page in a real headless Chromium: what its sliders say is what Python computes, and it asks nobody anything."""
+"""The sliders in a real headless Chromium: what the page says is what Python computes."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
-import shutil
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,102 +14,9 @@ from joulecast.cli.answer import Answer
 from joulecast.cli.figures import number
 from joulecast.estimator.comparisons import familiar
 from joulecast.report.document import FIGURES, figure, shown
-from joulecast.report.page import render
 
-from .pages import LENGTH, PLACE, RUN, answers, made_up, report, workload, write_nets
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path")
-_QUIET = ("gpu", "quic", "background-networking", "component-update", "sync", "dev-shm-usage")
-
-# Everything on a page that depends on the sliders, as it is read and as it is kept.
-STATE = """() => {
-  const texts = (selector) => [...document.querySelectorAll(selector)].map((node) => node.textContent);
-  const numbers = (selector, key) => [...document.querySelectorAll(selector)].map((node) => Number(key(node)));
-  return {
-    texts: ["#headline", "[data-limit]", "#would-fit li", "[data-verdict]", "#familiar li", "[data-setting]",
-      "data[data-figure]", "[data-bounds]", "#grids tbody tr"].map(texts),
-    states: [...document.querySelectorAll("[data-state]")].map((node) => node.dataset.state),
-    own: [...document.querySelectorAll("[aria-current]")].map((node) => node.dataset.region),
-    numbers: [
-      ...numbers("data", (node) => node.value),
-      ...numbers("[data-bounds]", (node) => node.dataset.low),
-      ...numbers("[data-bounds]", (node) => node.dataset.high),
-    ],
-  };
-}"""
-
-
-class Tab:
-    """A page of the report, open in the browser; `heard` is what it logged, `asked` what it requested."""
-
-    def __init__(self, browser: Any, path: Path, scheme: str = "light") -> None:
-        self.page = browser.new_page()
-        self.page.emulate_media(color_scheme=scheme)
-        self.heard: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.heard.append(message.text))
-        self.page.on("pageerror", lambda error: self.heard.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.address = path.as_uri()
-        self.page.goto(self.address)
-
-    def set(self, **settings: str) -> None:
-        """Types the settings as a reader would, the region by its code."""
-        for key, value in settings.items():
-            if key == "region":
-                self.page.select_option("#region", value)
-            else:
-                self.page.fill(f"#{key}", value)
-
-    def state(self) -> dict[str, Any]:
-        return dict(self.page.evaluate(STATE))
-
-    def close(self) -> None:
-        self.page.close()
-        assert self.heard == []
-        assert [url for url in self.asked if not url.startswith("data:")] == [self.address]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in _QUIET)]
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: Any) -> Any:
-    return chromium.new_context()
-
-
-@pytest.fixture(scope="module")
-def scriptless(chromium: Any) -> Any:
-    return chromium.new_context(java_script_enabled=False)
-
-
-@pytest.fixture(scope="module")
-def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return write_nets(tmp_path_factory.mktemp("nets"), small=8, large=512)
-
-
-def written(folder: Path, answered: tuple[Answer, ...], name: str = "page", **values: object) -> Path:
-    path = folder / f"{name}.html"
-    path.write_text(render(report(answered, **values)), encoding="utf-8")
-    return path
-
-
-def same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Texts to the letter, numbers but for the last bits of their floats."""
-    assert one["texts"] == other["texts"]
-    assert (one["states"], one["own"]) == (other["states"], other["own"])
-    assert one["numbers"] == pytest.approx(other["numbers"], rel=1e-12)
-
-
-# -- the sliders ---------------------------------------------------------------------------------
+from .pages import LENGTH, PLACE, RUN, answers, made_up, workload
+from .tabs import Tab, same, written
 
 BUDGETS = ("--budget", "2Wh", "--budget", "0.9gCO2e", "--budget", "30s", "--budget-at", "expected")
 SETTINGS = [
@@ -270,160 +174,6 @@ def test_every_size_of_run_has_its_units_and_its_familiar_things(browser: Any, t
     tab.close()
 
 
-# -- how it looks --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory, nets: dict[str, str]) -> dict[str, Path]:
-    """One model, several, and one with names that try a layout."""
-    folder = tmp_path_factory.mktemp("pages")
-    long = "a_name_of_no_end." * 12
-    awkward = replace(workload("x" * 90, layers=("conv", long.strip("."))), warnings=("w" * 300,))
-    limits = ("--budget", "40gCO2e", "--budget", "1h")
-    both = answers("--model", nets["small"], "--model", nets["large"], *RUN, "--epochs", "3", *BUDGETS)
-    made = (made_up(*LENGTH, *PLACE, *limits, work=awkward),)
-    return {
-        "one": written(folder, (made_up(*LENGTH, *PLACE, "--budget", "1kgCO2e"),), "one"),
-        "exceeded": written(folder, made, "exceeded", command=f"estimate --model {'y' * 200}"),
-        "several": written(folder, both, "several", accuracies=(70.0, 90.0)),
-    }
-
-
-@pytest.mark.parametrize("name", ["one", "exceeded", "several"])
-def test_no_page_is_wider_than_its_window(browser: Any, pages: dict[str, Path], name: str) -> None:
-    tab = Tab(browser, pages[name])
-    tab.page.evaluate("() => document.querySelectorAll('details').forEach((node) => { node.open = true; })")
-    for width in (320, 390, 700, 1280):
-        tab.page.set_viewport_size({"width": width, "height": 640})
-        assert tab.page.evaluate("document.documentElement.scrollWidth") == width
-        beyond = tab.page.evaluate(
-            """(width) => [...document.querySelectorAll("main *:not(svg *)")].filter((node) => {
-              const box = node.getBoundingClientRect();
-              return box.width > 1 && (box.right > width + 0.5 || box.left < -0.5);
-            }).map((node) => node.outerHTML.slice(0, 80))""",
-            width,
-        )
-        assert beyond == []
-    tab.close()
-
-
-# The contrast of every text with what lies behind it (WCAG 2), and how large the text is.
-CONTRAST = """() => {
-  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const rgba = (colour) => {
-    canvas.clearRect(0, 0, 1, 1);
-    canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].map((part) => part / 255);
-  };
-  const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3]));
-  const behind = (node) => {
-    if (!node) return [1, 1, 1];
-    const colour = rgba(getComputedStyle(node).backgroundColor);
-    return colour[3] === 1 ? colour : over(colour, behind(node.parentElement));
-  };
-  const linear = (part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
-  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.getClientRects().length || ["SCRIPT", "STYLE"].includes(node.tagName)) continue;
-    const style = getComputedStyle(node);
-    const below = behind(node instanceof SVGElement ? node.closest("svg").parentElement : node);
-    const above = over(rgba(node instanceof SVGElement ? style.fill : style.color), below);
-    const [one, other] = [light(above), light(below)].sort((a, b) => b - a);
-    found.push([(one + 0.05) / (other + 0.05), node.textContent.trim().slice(0, 40)]);
-  }
-  return found;
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["exceeded", "several"])
-def test_text_stands_out_in_light_and_dark(browser: Any, pages: dict[str, Path], scheme: str, name: str) -> None:
-    tab = Tab(browser, pages[name], scheme)
-    found = tab.page.evaluate(CONTRAST)
-    assert len(found) > 100
-    assert [pair for pair in found if pair[0] < 4.5] == []
-    dark = tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 21, 24)"
-    assert dark == (scheme == "dark")
-    tab.close()
-
-
-def test_charts_take_the_pages_colours(browser: Any, pages: dict[str, Path]) -> None:
-    colours = {}
-    for scheme in ("light", "dark"):
-        tab = Tab(browser, pages["several"], scheme)
-        query = "[...new Set([...document.querySelectorAll('.chart *')].map((node) => getComputedStyle(node).fill))]"
-        colours[scheme] = set(tab.page.evaluate(query)) - {"none", "rgb(0, 0, 0)"}
-        tab.close()
-    assert colours["light"]
-    assert not colours["light"] & colours["dark"]
-
-
-def test_without_scripts_every_figure_stands_and_no_slider_does(
-    browser: Any, scriptless: Any, pages: dict[str, Path]
-) -> None:
-    for name, path in pages.items():
-        off, on = Tab(scriptless, path), Tab(browser, path)
-        same(off.state(), on.state())
-        assert not off.page.locator("#what-if").is_visible()
-        assert on.page.locator("#what-if").is_visible()
-        assert off.page.locator("#headline").is_visible()
-        assert name == "several" or off.page.locator(".card .big").count() == 4
-        off.close()
-        on.close()
-
-
-def test_on_paper_it_is_light_without_controls(browser: Any, pages: dict[str, Path]) -> None:
-    tab = Tab(browser, pages["exceeded"], "dark")
-    tab.page.emulate_media(media="print")
-    assert not tab.page.locator("#what-if").is_visible()
-    assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert [pair for pair in tab.page.evaluate(CONTRAST) if pair[0] < 4.5] == []
-    paper = tab.page.pdf(format="A4")
-    assert paper.startswith(b"%PDF")
-    assert 1 <= paper.count(b"/Type /Page\n") + paper.count(b"/Type /Page ") + paper.count(b"/Type /Page/") <= 6
-    tab.close()
-
-
-def test_every_control_and_chart_has_a_name(browser: Any, pages: dict[str, Path]) -> None:
-    tab = Tab(browser, pages["several"])
-    for role, count in (("slider", 3), ("spinbutton", 3), ("combobox", 1), ("button", 1), ("img", 7)):
-        tab.page.evaluate("() => document.querySelectorAll('details').forEach((node) => { node.open = true; })")
-        assert tab.page.get_by_role(role).count() >= count, role
-    for name in ("Epochs", "PUE", "Price, USD per kWh"):
-        assert tab.page.get_by_role("slider", name=name).count() == 1
-        assert tab.page.get_by_role("spinbutton", name=name).count() == 1
-    assert tab.page.get_by_role("combobox", name="Region").count() == 1
-    tab.close()
-
-
-def test_hostile_names_run_nothing(browser: Any, tmp_path: Path) -> None:
-    hostile = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
-    work = replace(workload(hostile), warnings=(hostile,))
-    pair = (made_up(*LENGTH, *PLACE, work=work), made_up(*LENGTH, *PLACE, work=workload("plain", flops=10**8)))
-    tab = Tab(browser, written(tmp_path, pair, command=hostile, version=hostile))
-    tab.set(pue="1.2")
-    assert tab.page.title() == "Training 2 models on A Machine"
-    assert hostile in tab.page.locator("#headline").inner_text()
-    assert tab.page.evaluate("document.querySelectorAll('img, script:not([type]), iframe').length") == 1
-    tab.close()
-
-
-def test_the_policy_stops_what_is_not_the_pages_own(browser: Any, tmp_path: Path) -> None:
-    """An attribute that got in would still not run: the browser itself refuses, and says so."""
-    path = written(tmp_path, (made_up(*LENGTH, *PLACE),))
-    text = path.read_text(encoding="utf-8")
-    bad = '<img src="data:image/gif;base64,x" onerror="document.title = 1"><script>document.title = 2</script></main>'
-    path.write_text(text.replace("</main>", bad), encoding="utf-8")
-    tab = Tab(browser, path)
-    tab.page.wait_for_function("document.querySelector('img').complete")
-    assert tab.page.title() == "Training net on A Machine"
-    assert len([message for message in tab.heard if "Content Security Policy" in message]) == 2
-    tab.page.close()
-
-
 def test_bars_end_where_their_figures_do(browser: Any, tmp_path: Path) -> None:
     """25 g CO2e, 12.5 to 50, limit 100: the band from 12.5 % to 50 %, the limit at the end."""
     tab = Tab(browser, written(tmp_path, (made_up(*LENGTH, *PLACE, "--budget", "100gCO2e"),)))
@@ -442,8 +192,8 @@ def test_bars_end_where_their_figures_do(browser: Any, tmp_path: Path) -> None:
     tab.close()
 
 
-def test_the_data_of_the_page_is_json(browser: Any, pages: dict[str, Path]) -> None:
-    tab = Tab(browser, pages["one"])
+def test_the_data_of_the_page_is_json(browser: Any, tmp_path: Path) -> None:
+    tab = Tab(browser, written(tmp_path, (made_up(*LENGTH, *PLACE),)))
     data = json.loads(tab.page.locator("#report-data").text_content())
     assert data["schema"] == "joulecast.report/1"
     assert math.isclose(data["models"][0]["growth"]["seconds"]["value"][1], 1.0)
