@@ -69,7 +69,7 @@ def _layer_table(answer: Answer) -> Markup:
 def fronts(report: Report) -> Markup:
     """Energy against accuracy, parameters and multiply-adds."""
     charts = [_front(report, merit, f"front-{index}") for index, merit in enumerate(merits(report))]
-    words = "Filled points are on the front: no other has as much for less. Lines are 90 % intervals, of the run asked for."
+    words = "Filled points are on the front: no other has as much for less. Lines: 90 % intervals of the run as asked."
     return element(
         "section",
         element("h2", "What the energy buys"),
