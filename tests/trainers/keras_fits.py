@@ -40,11 +40,12 @@ class Slow(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def network() -> Any:
+    keras.utils.clear_session()  # names start anew: one network, read once
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]
     model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(2)], name="net")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss, jit_compile=False)  # XLA takes seconds a model
     return model
 
 
@@ -98,14 +99,14 @@ def with_own_layer() -> dict[str, Any]:
             return inputs * 2
 
     model = keras.Sequential([keras.Input((8,)), Mine(), keras.layers.Dense(2)])
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
     return fit(budget("2 kWh"), model=model)
 
 
 def in_fives() -> dict[str, Any]:
     """Batches that Keras runs five at a time, under the callback of its own type."""
     model = network()
-    model.compile(model.optimizer, model.loss, steps_per_execution=5)
+    model.compile(model.optimizer, model.loss, steps_per_execution=5, jit_compile=False)
     callback = budget("2 kWh").keras()
     assert isinstance(callback, keras.callbacks.Callback)
     return fit(callback, model=model)
