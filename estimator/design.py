@@ -73,8 +73,9 @@ def _features_told(kind: str) -> tuple[str, ...]:
     if kind not in DENSE:
         return ("bytes", "macs") if kind == "pool" else ("bytes",)
     shape = (*_TILES, *_VECTORS) if kind in _GEMM else ()
+    drawn = ("dropped",) if kind == "attention" else ()
     groups = ("planes",) if kind in ("conv_grouped", "conv_depthwise") else ()
-    return ("bytes", "macs", *shape, *groups, *(("rereads",) if kind in _CONV else ()))
+    return ("bytes", "macs", *shape, *drawn, *groups, *(("rereads",) if kind in _CONV else ()))
 
 
 def _roles(kind: str) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ class _Piece:
     fresh: float = 0.0
     rereads: float = 0.0
     planes: float = 0.0
+    dropped: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Pieces:
     op: np.ndarray[Any, np.dtype[np.int64]]
     kind: tuple[str, ...]
     role: tuple[str, ...]
-    columns: Array  # shape (pieces, 10): macs, bytes, launches, m, k, n, fresh, rereads, planes, count
+    columns: Array  # shape (pieces, 11): macs, bytes, launches, m, k, n, fresh, rereads, planes, dropped, count
 
     def mask(self, kind: str, role: str) -> Mask:
         """The pieces that a term for `kind` and `role` prices (see `covers`)."""
@@ -84,7 +85,7 @@ class Pieces:
         return FEATURES[feature].value(self.columns) * self.columns[:, _COUNT]
 
 
-_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _FRESH, _REREADS, _PLANES, _COUNT = range(10)
+_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _FRESH, _REREADS, _PLANES, _DROPPED, _COUNT = range(11)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ FEATURES: dict[str, Feature] = {
     "result": Feature(MEMORY, _over(_K), "elements of the product, m x n"),
     "rereads": Feature(MEMORY, lambda columns: columns[:, _REREADS], "weights of a convolution, once for every image"),
     "planes": Feature(LAUNCH, lambda columns: columns[:, _PLANES], "groups of a convolution, once for every image"),
+    "dropped": Feature(MEMORY, lambda columns: columns[:, _DROPPED], "attention scores that a dropout draws for"),
     "bytes": Feature(MEMORY, lambda columns: columns[:, _BYTES], "bytes read and written"),
     "fresh": Feature(MEMORY, lambda columns: columns[:, _FRESH], "bytes of results of 32 MiB or more"),
 }
@@ -152,11 +154,11 @@ def pieces(ops: Sequence[Op]) -> Pieces:
         role=tuple(piece.role for _, _, piece in rows),
         columns=np.array(
             [
-                (p.macs, p.bytes_moved, p.launches, p.m, p.k, p.n, p.fresh, p.rereads, p.planes, count)
+                (p.macs, p.bytes_moved, p.launches, p.m, p.k, p.n, p.fresh, p.rereads, p.planes, p.dropped, count)
                 for _, count, p in rows
             ],
             dtype=float,
-        ).reshape(len(rows), 10),
+        ).reshape(len(rows), 11),
     )
 
 
@@ -193,7 +195,8 @@ def _pieces(op: Op) -> Iterator[_Piece]:
         looks = op.dims["k"] * op.dims["elements_out"]
         yield _Piece("pool", op.name, looks, op.bytes_moved, fresh=_fresh_of(op))
     elif op.kind in DENSE:
-        yield _Piece(op.kind, op.phase, op.flops, op.bytes_moved, fresh=_fresh_of(op))
+        dropped = float(op.dims.get("dropped", 0))
+        yield _Piece(op.kind, op.phase, op.flops, op.bytes_moved, fresh=_fresh_of(op), dropped=dropped)
     else:
         yield _Piece(op.kind, op.name, 0.0, op.bytes_moved, fresh=_fresh_of(op))
 

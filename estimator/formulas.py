@@ -129,15 +129,20 @@ def _conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, di
     return forward * (dims["grad_input"] + dims["grad_weight"]), dims
 
 
-def attention_dims(query: Any, key: Any, value: Any, causal: bool) -> dict[str, int]:
-    """b = all leading dimensions (batch x heads), q and s positions, d and dv widths."""
+def attention_dims(query: Any, key: Any, value: Any, causal: bool, dropout: bool = False) -> dict[str, int]:
+    """b = all leading dimensions (batch x heads), q and s positions, d and dv widths.
+
+    `dropped` counts the scores that a dropout draws a number for.
+    """
+    batch, positions = prod(query.shape[:-2]), (query.shape[-2], key.shape[-2])
     return {
-        "b": prod(query.shape[:-2]),
-        "q": query.shape[-2],
-        "s": key.shape[-2],
+        "b": batch,
+        "q": positions[0],
+        "s": positions[1],
         "d": query.shape[-1],
         "dv": value.shape[-1],
         "causal": int(causal),
+        "dropped": batch * prod(positions) if dropout else 0,
     }
 
 

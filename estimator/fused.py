@@ -53,7 +53,7 @@ class FusedLayers(TorchFunctionMode):
         if torch.is_autocast_enabled("cpu") and query.device.type == "cpu":
             dtype = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        result: torch.Tensor = _Attention.apply(self.recorder, is_causal, query, key, value)
+        result: torch.Tensor = _Attention.apply(self.recorder, is_causal, dropout_p > 0, query, key, value)
         return result
 
     def _recurrent(self, cell: str, *args: Any) -> tuple[torch.Tensor, ...]:
@@ -72,11 +72,11 @@ class FusedLayers(TorchFunctionMode):
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, recorder: Recorder, causal: bool, q: Any, k: Any, v: Any) -> torch.Tensor:
-        ctx.recorder, ctx.causal, ctx.layer = recorder, causal, recorder.layer
+    def forward(ctx: Any, recorder: Recorder, causal: bool, dropout: bool, q: Any, k: Any, v: Any) -> torch.Tensor:
+        ctx.recorder, ctx.causal, ctx.dropout, ctx.layer = recorder, causal, dropout, recorder.layer
         output = _heads_inside(q, v.shape[-1])
         ctx.save_for_backward(q, k, v, output)
-        dims = attention_dims(q, k, v, causal)
+        dims = attention_dims(q, k, v, causal, dropout)
         _add(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
         return output
 
@@ -84,11 +84,11 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         q, k, v, output = ctx.saved_tensors
         results = [_heads_inside(tensor, tensor.shape[-1]) for tensor in (q, k, v)]
-        dims = attention_dims(q, k, v, ctx.causal)
+        dims = attention_dims(q, k, v, ctx.causal, ctx.dropout)
         flops = attention_backward_flops(dims)
         reads = (q, k, v, output, grads[0])
         _add(ctx.recorder, "attention_backward", "attention", ctx.layer, flops, reads, results, dims)
-        return None, None, *results
+        return None, None, None, *results
 
 
 def _heads_inside(like: torch.Tensor, width: int) -> torch.Tensor:

@@ -37,7 +37,7 @@ class _Attention(nn.Module):
                 scores = scores.masked_fill(~mask, float("-inf"))
             y = self.dropout(scores.softmax(-1)) @ v
         else:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout.p, is_causal=self.causal)
         result: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
         return result
 

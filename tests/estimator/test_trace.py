@@ -227,6 +227,18 @@ def test_autocast_runs_products_in_half_precision(precision: str) -> None:
     assert not work.unsupported
 
 
+def test_attention_counts_the_scores_that_its_dropout_draws_for() -> None:
+    class Dropping(Attention):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = self.qkv(x).view(*x.shape[:2], 3, 2, 8).permute(2, 0, 3, 1, 4)
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=0.1).sum(dim=(1, 3))
+
+    for model, dropped in ((Attention(), 0), (Dropping(), 3 * 2 * 10 * 10)):
+        work = trace(model, torch.zeros(3, 10, 16))
+        found = [op.dims["dropped"] for phase in ("forward", "backward") for op in ops(work, "attention", phase)]
+        assert found == [dropped, dropped]
+
+
 def test_attention_under_autocast_is_half_precision() -> None:
     work = trace(Attention(), torch.zeros(3, 10, 16), precision="bf16")
     assert {op.dtype for op in work.ops if op.kind == "attention"} == {"bfloat16"}
