@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from joulecast.estimator.workload import Layer as Layer
     from joulecast.estimator.workload import Op as Op
     from joulecast.estimator.workload import Workload as Workload
+    from joulecast.trainers.budget import Budget as Budget
+    from joulecast.trainers.terms import BudgetExceeded as BudgetExceeded
 
 __version__ = "0.1.0"
 
 # Loaded on first use, so that `import joulecast` costs nothing and `estimate --help` loads no torch.
 _HOMES = {
+    "Budget": "trainers.budget",
+    "BudgetExceeded": "trainers.terms",
     "Estimate": "estimator.estimate",
     "FitError": "estimator.errors",
     "HardwareError": "estimator.errors",
