@@ -112,31 +112,21 @@ def plan_of(pairs: int, steps: int) -> list[bool]:
     return plan
 
 
-def ratios(seconds: list[float], plan: list[bool], steps: int) -> list[float]:
-    """With over without, of each pair."""
-    found = []
-    for begin in range(_WARM_UP, len(plan), 2 * steps):
-        pair = range(begin, begin + 2 * steps)
-        taken = {mode: sum(seconds[step] for step in pair if plan[step] is mode) for mode in (True, False)}
-        found.append(taken[True] / taken[False])
-    return found
+def ratio(seconds: list[float], plan: list[bool], pair: range) -> float:
+    """With over without."""
+    taken = {mode: sum(seconds[step] for step in pair if plan[step] is mode) for mode in (True, False)}
+    return taken[True] / taken[False]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=2, help="Steps of one block.")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--hardware", default="epyc-7763", help="What the prediction is of.")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    for name in ("lightning.pytorch", "joulecast"):
-        logging.getLogger(name).handlers = [logging.NullHandler()]
-    plan = plan_of(options.pairs, options.steps)
+def train(options: argparse.Namespace, plan: list[bool]) -> Switch:
+    """The run: as many steps as the plan has, and one to end the last."""
     count = (len(plan) + 1) * options.batch_size
     data = TensorDataset(torch.randn(count, 3, 32, 32), torch.randint(10, (count,)))
-    with tempfile.TemporaryDirectory() as folder, counting(server_tree(Path(folder))) as tree:
-        meter = SampledMeter(RaplSource(tree.root))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        counting(server_tree(Path(folder))) as tree,
+        SampledMeter(RaplSource(tree.root)) as meter,
+    ):
         switch = Switch(Budget("1 GWh", hardware=options.hardware, meter=meter), meter, plan)
         trainer = L.Trainer(
             max_epochs=1,
@@ -149,23 +139,57 @@ def main() -> None:
             default_root_dir=folder,
         )
         trainer.fit(Trained(), DataLoader(data, options.batch_size))
-        meter.close()
-    cpu, wall = (ratios(seconds, plan, options.steps) for seconds in (switch.cpu_s, switch.wall_s))
-    step_s = statistics.median(switch.wall_s)
-    result = {
-        "pairs": options.pairs,
-        "steps_per_block": options.steps,
-        "batch_size": options.batch_size,
-        "median_step_s": round(step_s, 4),
-        "median_cpu_ratio": round(statistics.median(cpu), 5),
-        "interval_95_of_the_cpu_median": [round(bound, 5) for bound in median_interval(cpu)],
-        "median_wall_ratio": round(statistics.median(wall), 5),
-        "interval_95_of_the_wall_median": [round(bound, 5) for bound in median_interval(wall)],
-        "hooks_us_a_step": round(1e6 * statistics.mean(switch.hooks_s), 1),
-        "hooks_percent_of_a_step": round(100 * statistics.mean(switch.hooks_s) / step_s, 4),
-        "once_before_the_first_step_s": round(switch.once_s, 2),
-    }
-    print(json.dumps(result, indent=2))
+    return switch
+
+
+def rows_of(switch: Switch, plan: list[bool], steps: int) -> list[dict[str, float]]:
+    """One row a pair: ratios, and seconds of a step and of the hooks in one."""
+    hooks_s = statistics.mean(switch.hooks_s)
+    pairs = [range(begin, begin + 2 * steps) for begin in range(_WARM_UP, len(plan), 2 * steps)]
+    return [
+        {
+            "cpu_ratio": ratio(switch.cpu_s, plan, pair),
+            "wall_ratio": ratio(switch.wall_s, plan, pair),
+            "step_s": statistics.mean(switch.wall_s[step] for step in pair),
+            "hooks_s": hooks_s,
+            "once_s": switch.once_s,
+        }
+        for pair in pairs
+    ]
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, object]:
+    step_s = statistics.median(row["step_s"] for row in rows)
+    hooks_s = statistics.mean(row["hooks_s"] for row in rows)
+    found: dict[str, object] = {"pairs": len(rows), "median_step_s": round(step_s, 4)}
+    for name in ("cpu_ratio", "wall_ratio"):
+        ratios = [row[name] for row in rows]
+        found[f"median_{name}"] = round(statistics.median(ratios), 5)
+        found[f"interval_95_of_the_median_{name}"] = [round(bound, 5) for bound in median_interval(ratios)]
+    found["hooks_us_a_step"] = round(1e6 * hooks_s, 1)
+    found["hooks_percent_of_a_step"] = round(100 * hooks_s / step_s, 4)
+    found["once_before_the_first_step_s"] = round(statistics.median(row["once_s"] for row in rows), 2)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=2, help="Steps of one block.")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--hardware", default="epyc-7763", help="What the prediction is of.")
+    parser.add_argument("--file", type=Path, help="Pairs of earlier runs, one in a line; these are added to it.")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "joulecast"):
+        logging.getLogger(name).handlers = [logging.NullHandler()]
+    plan = plan_of(options.pairs, options.steps)
+    rows = rows_of(train(options, plan), plan, options.steps)
+    if options.file is not None:
+        with options.file.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        rows = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines()]
+    print(json.dumps(summary(rows), indent=2))
 
 
 if __name__ == "__main__":
