@@ -55,7 +55,7 @@ def test_figures_go_to_the_logs_of_each_epoch(fits: dict[str, Any]) -> None:
     joules, seconds = history["joulecast/energy_measured_j"], history["joulecast/seconds"]
     assert len(joules) == 2
     assert joules[0] < joules[1]
-    assert joules == pytest.approx([1000 * value for value in seconds], rel=0.01)
+    assert joules == pytest.approx([1000 * value for value in seconds], rel=0.2)
     narrowing = [
         high - low
         for high, low in zip(

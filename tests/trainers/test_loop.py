@@ -87,7 +87,7 @@ def test_training_is_the_same_under_watch(budget: Callable[..., Budget], given: 
     assert run.forecast is not None
     assert run.forecast.steps == STEPS
     assert run.forecast.energy_label == "measured"
-    assert logged[-1]["joulecast/energy_measured_j"] == pytest.approx(1000 * logged[-1]["joulecast/seconds"], rel=0.01)
+    assert logged[-1]["joulecast/energy_measured_j"] == pytest.approx(1000 * logged[-1]["joulecast/seconds"], rel=0.2)
 
 
 def test_the_first_call_in_training_is_what_an_example_is(budget: Callable[..., Budget]) -> None:
@@ -236,9 +236,9 @@ def test_validation_is_set_apart(budget: Callable[..., Budget]) -> None:
             time.sleep(0.2)
     assert run.forecast is not None
     assert run.forecast.so_far_s > 0.2
-    pace = run._run._steps.pace()
-    assert pace is not None
-    assert pace.mean < 0.2 / STEPS + 0.2
+    parts = run._run._steps.total, run._run._validations.total
+    assert parts[1] > 0.2
+    assert run.forecast.so_far_s >= sum(parts)
 
 
 @pytest.mark.parametrize(
