@@ -12,6 +12,7 @@ import pytest
 from joulecast.estimator.profile import ErrorModel, PowerModel, Profile, Provenance
 from joulecast.estimator.roofline import Roofline
 from joulecast.measure.reading import PowerTrace, TracePoint
+from joulecast.trainers.budget import Budget
 
 from .bench import OP_S, Bench
 
@@ -57,6 +58,17 @@ def constant_power(tmp_path: Path) -> Callable[..., str]:
 def bench(tmp_path: Path, machine: Callable[[float], Path]) -> Callable[..., Bench]:
     def make(*limits: str, **options: Any) -> Bench:
         return Bench(tmp_path, *limits, **{"hardware": machine(OP_S), "log_every": 10, **options})
+
+    return make
+
+
+@pytest.fixture
+def budget(machine: Callable[[float], Path], constant_power: Callable[..., str]) -> Callable[..., Budget]:
+    """For real trainings: 0.1 ms an op are predicted, so some ms a step, and 1000 W are measured."""
+
+    def make(*limits: str, **options: Any) -> Budget:
+        settings = {"hardware": machine(1e-4), "meter": constant_power(1000.0), "pue": 1.0, "log_every": 5}
+        return Budget(*limits, **{**settings, **options})
 
     return make
 

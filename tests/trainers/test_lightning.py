@@ -21,7 +21,6 @@ from joulecast.trainers.terms import BudgetExceeded
 L = pytest.importorskip("lightning.pytorch")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-OP_S = 1e-4
 EPOCHS, BATCHES, BATCH = 2, 20, 4
 
 
@@ -81,15 +80,6 @@ def fit(folder: Path, *callbacks: Any, module: Net | None = None, **options: Any
         warnings.simplefilter("ignore")
         trainer.fit(module, DataLoader(data, BATCH, shuffle=True), DataLoader(data, BATCH), ckpt_path=ckpt_path)
     return trainer, module
-
-
-@pytest.fixture
-def budget(machine: Callable[[float], Path], constant_power: Callable[..., str]) -> Callable[..., Budget]:
-    def make(*limits: str, **options: Any) -> Budget:
-        settings = {"hardware": machine(OP_S), "meter": constant_power(1000.0), "pue": 1.0, "log_every": 5}
-        return Budget(*limits, **{**settings, **options})
-
-    return make
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from joulecast.trainers.terms import BudgetExceeded
 from joulecast.trainers.tracing import bare, optimizer_kind
 
 STEPS = 40
-OP_S = 1e-4
 PAUSE_S = 0.005
 
 
@@ -58,17 +57,6 @@ def seeded() -> tuple[nn.Module, torch.optim.Optimizer]:
     np.random.seed(1)
     model = network()
     return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-
-
-@pytest.fixture
-def budget(machine: Callable[[float], Path], constant_power: Callable[..., str]) -> Callable[..., Budget]:
-    """On the machine of 0.1 ms an op, where a step is predicted to take 4 ms or so; 1000 W are measured."""
-
-    def make(*limits: str, **options: Any) -> Budget:
-        settings = {"hardware": machine(OP_S), "meter": constant_power(1000.0), "pue": 1.0, "log_every": 5}
-        return Budget(*limits, **{**settings, **options})
-
-    return make
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["example inputs", "first call"])

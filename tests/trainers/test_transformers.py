@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from joulecast.trainers.budget import Budget
+from joulecast.trainers.run import Length
 from joulecast.trainers.terms import BudgetExceeded
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-OP_S = 1e-4
 EPOCHS, BATCHES, BATCH = 2, 20, 4
 
 
@@ -77,15 +77,6 @@ def make(folder: Path, *callbacks: Any, model: Any = None, **options: Any) -> An
     return trainer
 
 
-@pytest.fixture
-def budget(machine: Callable[[float], Path], constant_power: Callable[..., str]) -> Callable[..., Budget]:
-    def make(*limits: str, **options: Any) -> Budget:
-        settings = {"hardware": machine(OP_S), "meter": constant_power(1000.0), "pue": 1.0, "log_every": 5}
-        return Budget(*limits, **{**settings, **options})
-
-    return make
-
-
 @pytest.fixture(autouse=True)
 def _info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "joulecast")
@@ -124,35 +115,33 @@ def test_figures_go_to_every_logger(budget: Callable[..., Budget], tmp_path: Pat
     assert [row for row in trainer.state.log_history if "joulecast/forecast_energy_kwh_high" in row]
 
 
-def test_evaluation_is_set_apart(budget: Callable[..., Budget], tmp_path: Path) -> None:
-    held = budget("2 kWh").transformers()
-    seen = {}
+def evaluated(held: Any, trainer: Any) -> tuple[Length, float]:
+    """The length that the run expected, and how many validations it saw."""
+    seen: dict[str, Any] = {}
 
     class Spy(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def on_evaluate(self, *_: Any, **__: Any) -> None:
-            seen["validations"] = held._run._validations.units
-            seen["length"] = held._run.length
+            seen["length"], seen["validations"] = held._run.length, held._run._validations.units
 
-    make(tmp_path, held, Spy(), eval_strategy="epoch", gradient_accumulation_steps=2).train()
-    length: Any = seen["length"]
+    trainer.add_callback(held)
+    trainer.add_callback(Spy())
+    trainer.train()
+    return seen["length"], seen["validations"]
+
+
+def test_evaluation_is_set_apart(budget: Callable[..., Budget], tmp_path: Path) -> None:
+    trainer = make(tmp_path, eval_strategy="epoch", gradient_accumulation_steps=2)
+    length, seen = evaluated(budget("2 kWh").transformers(), trainer)
     assert (length.steps, length.accumulation, length.validations, length.validation_batches) == (20, 2, 2, 20)
-    assert seen["validations"] == 2
+    assert seen == 2
 
 
 def test_several_datasets_are_evaluated_each(budget: Callable[..., Budget], tmp_path: Path) -> None:
-    held = budget("2 kWh").transformers()
-    seen = {}
-
-    class Spy(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
-        def on_evaluate(self, *_: Any, **__: Any) -> None:
-            seen["validations"] = held._run._validations.units
-            seen["length"] = held._run.length
-
-    trainer = make(tmp_path, held, Spy(), eval_strategy="epoch")
+    trainer = make(tmp_path, eval_strategy="epoch")
     trainer.eval_dataset = {"one": trainer.train_dataset[:20], "other": trainer.train_dataset[20:80]}
-    trainer.train()
-    assert (seen["length"].validations, seen["length"].validation_batches) == (4, 10)
-    assert seen["validations"] == 4
+    length, seen = evaluated(budget("2 kWh").transformers(), trainer)
+    assert (length.validations, length.validation_batches) == (4, 10)
+    assert seen == 4
 
 
 def test_what_does_not_fit_is_not_begun(budget: Callable[..., Budget], tmp_path: Path) -> None:
