@@ -17,11 +17,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import gettempdir
 
+import accuracy_report
 import click
 import data_ecnas as ecnas
 import data_willowec as willowec
 import numpy as np
-import report
 import rivals
 import vision
 from rivals import Array, Cost
@@ -204,7 +204,7 @@ def pooled(parts: Sequence[Row]) -> Row:
     return first
 
 
-def layers_to_networks(measured: Path) -> list[report.Single]:
+def layers_to_networks(measured: Path) -> list[accuracy_report.Single]:
     """Random layers of a CPU to whole networks on it, by phase."""
     works = {name: willowec.network_workloads(name, build) for name, build in NETS.items()}
     found = []
@@ -219,7 +219,7 @@ def layers_to_networks(measured: Path) -> list[report.Single]:
                 seconds = _summed([share * one.seconds for share, one in estimates])
                 true_s, true_j = net.seconds[phase], net.energy_j[phase]
                 found.append(
-                    report.Single(
+                    accuracy_report.Single(
                         machine,
                         net.name,
                         phase,
@@ -253,7 +253,7 @@ def main(measured: Path, cache: Path, docs: Path, jobs: int, small: bool) -> Non
     click.echo(f"{len(works)} networks traced, their parameters as in the data")
     rows = [*small_to_large(measured, works, four), *short_to_long(measured, works, four), *other_gpus(measured, works)]
     singles = layers_to_networks(measured)
-    click.echo(report.write(rows, singles, docs))
+    click.echo(accuracy_report.write(rows, singles, docs))
 
 
 if __name__ == "__main__":
