@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .curves import Curves
 from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING
 from .formulas import conv_dims, conv_flops
-from .profile import Profile
+from .profile import ErrorModel, Profile
 from .workload import Op
 
 _BATCH, _CHANNELS, _SIDE = 64, 128, 16
@@ -47,10 +47,18 @@ def explain(profile: Profile) -> tuple[Fact, ...]:
     ]
     facts += [Fact("range", name, f"{bounds.low:.3g} to {bounds.high:.3g}") for name, bounds in profile.ranges.items()]
     facts += [
-        Fact("errors", f"90 % of {what}, measured over predicted", f"{error.low:.3g} to {error.high:.3g}")
+        Fact("errors", f"90 % of {what}, measured over predicted", _bounds(error))
         for what, error in (("times", profile.time_error), ("energies", profile.energy_error))
     ]
     return (*facts, *(Fact("errors", name, value) for name, value in profile.scores.items()))
+
+
+def _bounds(error: ErrorModel) -> str:
+    many = f"{error.low:.3g} to {error.high:.3g}"
+    if not error.per_op:
+        return many
+    twenty = error.interval(1.0, ops=20)
+    return f"{many} in networks of very many ops; {twenty.low:.3g} to {twenty.high:.3g} in those of 20 different ones"
 
 
 def _kinds(profile: Profile) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +11,14 @@ from .curves import Curves, Term
 from .design import STARTUP, TIMED, Design, Form, Key
 from .errors import FitError
 from .evidence import checked, network_of
-from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, Array
+from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, Array, Mask
 from .formulas import KINDS
+from .judge import judge
 from .observation import CALLER, Observation
-from .profile import ErrorModel, PowerModel, Profile, Provenance, Range, features
-from .regression import bounds, folds, nonnegative_fit, relative_errors
+from .profile import PowerModel, Profile, Provenance, Range, features
+from .regression import folds, nonnegative_fit, relative_errors
 
 LEAST_FOR_STARTUP = 12
-FACTOR_PER_DECADE = 1.6
-"""Widening of an interval for each power of ten outside: fits on small layers missed AlexNet by that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +101,7 @@ def fit(
     memory_bytes: int | None = None,
     created: str = "",
     startup: bool = False,
+    judged_by: Collection[str] = (),
     seed: int = 0,
     jobs: int = 1,
 ) -> Profile:
@@ -123,6 +123,9 @@ def fit(
     startup:
         True where the windows hold whole runs, so that some seconds of them are spent once and not in
         every step; fitted from a dozen observations on.
+    judged_by:
+        The families whose errors, left out, choose the form and make scores and intervals; all of
+        them where none is named. The others only teach, as single layers do for whole networks.
     jobs:
         Parallel workers (joblib) for the forms that compete.
 
@@ -139,20 +142,21 @@ def fit(
             "which is then named as modelled"
         )
     table = Design(rows)
-    form, started, seconds, watts = _best(table, startup, seed, jobs)
+    judging = _judging(table, judged_by)
+    form, started, seconds, watts = _best(table, judging, startup, seed, jobs)
     solution = _solve(table, form, started, np.ones(len(rows), dtype=bool))
-    measured_s = np.array([row.step_seconds for row in rows])
-    time_log = np.log(measured_s / seconds)
-    scores = _scores("time", seconds, measured_s)
-    energy_log = time_log
+    curves = _curves(table, form, solution)
     if metered:
-        measured_j = np.array([(row.energy_j or 0.0) / row.steps for row in rows])
-        energy_log = np.log(measured_j / (seconds * watts))
-        scores |= _scores("energy", seconds * watts, measured_j)
         power = PowerModel(
             dict(zip(Curves.components, solution.watts[:-1].tolist(), strict=True)), float(solution.watts[-1])
         )
     assert power is not None
+    verdict = judge(
+        [row for row, judges in zip(rows, judging, strict=True) if judges],
+        seconds[judging],
+        (seconds * watts)[judging],
+        curves if form.name == TIMED else None,
+    )
     meter = str(rows[0].meter)
     networks = len({network_of(row) for row in rows})
     hardware = hardware or rows[0].hardware or name
@@ -162,10 +166,10 @@ def fit(
         device=device or ("gpu" if "nvml" in meter.lower() else "cpu"),
         framework=rows[0].framework or rows[0].workload.framework,
         precision=rows[0].workload.precision,
-        time=_curves(table, form, solution),
+        time=curves,
         power=power,
-        time_error=_error_model(rows, time_log),
-        energy_error=_error_model(rows, energy_log),
+        time_error=verdict.time_error,
+        energy_error=verdict.energy_error,
         provenance=Provenance(
             time="measured",
             power="measured" if metered else "modelled",
@@ -178,21 +182,22 @@ def fit(
         memory_bytes=memory_bytes,
         ranges=_ranges(rows),
         kinds=tuple(sorted({op.kind for row in rows for op in row.workload.ops})),
-        scores={"observations": float(len(rows)), "families": float(len(set(table.families))), **scores},
+        scores={"observations": float(len(rows)), "families": float(len(set(table.families))), **verdict.scores},
         host=dict(rows[0].host),
         startup_s=_startup(table, solution),
     )
 
 
-def _error_model(rows: Sequence[Observation], log_ratios: Array) -> ErrorModel:
-    """Bounds that hold in the worst of the sessions observed (`host["session"]`): a new run has its own."""
-    sessions = np.array([str(row.host.get("session", "")) for row in rows])
-    low, high = zip(*(bounds(log_ratios[sessions == session]) for session in sorted(set(sessions))), strict=True)
-    per_decade = float(np.log(FACTOR_PER_DECADE) / max(np.log(max(high)), 1e-3))
-    return ErrorModel(min(low), max(high), max(per_decade, 0.5))
+def _judging(table: Design, families: Collection[str]) -> Mask:
+    """A mask over the observations. Raises FitError for a family that none of them is of."""
+    strangers = set(families) - set(table.families)
+    if strangers:
+        known = ", ".join(sorted(set(table.families)))
+        raise FitError(f"judged_by names {', '.join(sorted(strangers))}; the observations are of {known}")
+    return np.array([not families or family in families for family in table.families], dtype=bool)
 
 
-def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
+def _best(table: Design, judging: Mask, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
     """The form with the least mean relative error on families left out; the smaller one on a tie."""
     from joblib import Parallel, delayed
 
@@ -201,7 +206,7 @@ def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, boo
         delayed(_left_out)(table, form, started, seed) for form, started in candidates
     )
     measured = np.array([row.step_seconds for row in table.observations])
-    errors = [float(relative_errors(seconds, measured).mean()) for seconds, _ in results]
+    errors = [float(relative_errors(seconds, measured)[judging].mean()) for seconds, _ in results]
     best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
     if (results[best][0] <= 0).any():
         raise FitError("a family left out is priced at 0 s by the others; add observations of more kinds of networks")
@@ -261,11 +266,6 @@ def _class(kind: str) -> str:
 def _startup(table: Design, solution: _Solution) -> float:
     where = [table.keys[position] for position in solution.positions]
     return float(solution.prices[where.index(STARTUP)]) if STARTUP in where else 0.0
-
-
-def _scores(what: str, predicted: Array, measured: Array) -> dict[str, float]:
-    errors = relative_errors(predicted, measured)
-    return {f"{what}_mean_error": float(errors.mean()), f"{what}_median_error": float(np.median(errors))}
 
 
 def _ranges(rows: Sequence[Observation]) -> dict[str, Range]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -74,16 +75,24 @@ class ErrorModel:
     """Bounds of measured / predicted that held for 90 % of networks never fitted on.
 
     `per_decade` widens both (as a factor on their logarithm) for each power of ten by which the
-    workload lies outside of the fitted range.
+    workload lies outside of the fitted range. `per_op` is what one op alone adds to the logarithm:
+    errors of single ops partly cancel in a network of many, so it counts by the root of their number.
     """
 
     low: float
     high: float
     per_decade: float = 0.5
+    per_op: float = 0.0
 
-    def interval(self, value: float, decades_outside: float = 0.0) -> Interval:
+    def interval(self, value: float, decades_outside: float = 0.0, ops: float = math.inf) -> Interval:
+        """`ops`: how many ops the time is spread over (`effective_ops`)."""
         stretch = 1.0 + self.per_decade * decades_outside
-        return Interval(value, value * min(self.low, 1.0) ** stretch, value * max(self.high, 1.0) ** stretch)
+        low, high = (math.hypot(math.log(bound), self.per_op / math.sqrt(ops)) for bound in self._bounds)
+        return Interval(value, value * math.exp(-low * stretch), value * math.exp(high * stretch))
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        return min(self.low, 1.0), max(self.high, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +162,15 @@ class Profile:
         step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
         outside = self._decades_outside(work)
         doubt = max(outside - LEFT_OUT_DECADES, 0.0) + self._never_fitted(work.ops, seconds)
+        ops = effective_ops(work.ops, seconds.sum(axis=1))
         startup_s = self.startup_s if steps else 0.0
         startup_kwh = startup_s * self.power.static_w * devices / JOULES_PER_KWH
         kwh = step_j * steps / JOULES_PER_KWH + startup_kwh
         start = (Share(STARTUP, startup_s * devices, startup_kwh, 0.0),) if startup_s else ()
         return Estimate(
             steps=steps,
-            seconds=self.time_error.interval(step_s * steps + startup_s, doubt),
-            energy_kwh=self.energy_error.interval(kwh, doubt),
+            seconds=self.time_error.interval(step_s * steps + startup_s, doubt, ops),
+            energy_kwh=self.energy_error.interval(kwh, doubt, ops),
             breakdown=with_parts(self._breakdown(seconds * devices, steps), start),
             layers=with_parts(_by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps), start),
             profile=self.name,
@@ -290,6 +300,19 @@ class Profile:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(f"{origin} is corrupt ({error!r}); calibrate again with `measure`") from error
+
+
+def effective_ops(ops: Sequence[Op], seconds: Array) -> float:
+    """How many different ops `seconds`, shape (ops,), is spread over: (sum s)^2 / sum s^2.
+
+    Ops of one name and shape are one, since they are right or wrong together. Some value of at least 1.
+    """
+    alike: dict[tuple[object, ...], float] = {}
+    for op, spent in zip(ops, seconds.tolist(), strict=True):
+        what = (op.kind, op.phase, op.name, *sorted(op.dims.items()))
+        alike[what] = alike.get(what, 0.0) + spent
+    total = sum(alike.values())
+    return total**2 / sum(spent**2 for spent in alike.values()) if total > 0 else 1.0
 
 
 def features(work: Workload) -> dict[str, float]:

@@ -80,5 +80,20 @@ def bounds(log_ratios: Array) -> tuple[float, float]:
     return float(np.exp(-reach)), float(np.exp(reach))
 
 
+def shared_error(log_ratios: Array, ops: Array) -> float:
+    """What the ops of a network err by together, over what one of them errs by alone; from 0 to 2.
+
+    The scatter of a network of `ops` ops is taken as c sqrt(shared^2 + 1 / ops): the likeliest `shared`
+    under Laplace's law, whose scale at any scatter is the mean of the absolute values.
+    """
+    sizes = np.maximum(np.abs(log_ratios), 1e-9)
+
+    def unlikely(shared: float) -> float:
+        scale = np.sqrt(shared**2 + 1.0 / ops)
+        return float(np.log((sizes / scale).mean() * scale).mean())
+
+    return min((step / 20 for step in range(41)), key=unlikely)
+
+
 def relative_errors(predicted: Array, measured: Array) -> Array:
     return np.asarray(np.abs(predicted / measured - 1.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -100,7 +101,7 @@ class TorchTrainer:
             raise TrainingError(f"checkpoint does not fit the network ({reason}); start a new run") from error
 
     def _inputs(self, images: ImageArray) -> Tensor:
-        pixels = torch.from_numpy(images).to(self._device)
+        pixels = torch.from_numpy(np.require(images, requirements="W")).to(self._device)
         return (pixels - self._mean) / self._std
 
 

@@ -22,6 +22,7 @@ from joulecast.estimator.profile import (
     Profile,
     Provenance,
     Range,
+    effective_ops,
     memory_needed,
 )
 from joulecast.estimator.roofline import Roofline
@@ -88,6 +89,43 @@ def test_energy_is_equation_2_2_1() -> None:
     assert estimate.energy_kwh.value == pytest.approx(power_w * 14 / 3_600_000)
     assert (estimate.seconds.low, estimate.seconds.high) == pytest.approx((7.0, 28.0))
     assert estimate.energy_kwh.high == pytest.approx(3 * estimate.energy_kwh.value)
+
+
+def test_ops_of_equal_time_count_in_full_and_a_ruling_one_counts_alone() -> None:
+    ops = [op(kind) for kind in ("matmul", "norm", "loss", "pool")]
+    assert effective_ops(ops, np.array([2.0, 2.0, 2.0, 2.0])) == pytest.approx(4)
+    assert effective_ops(ops, np.array([9.0, 0.0, 0.0, 0.0])) == pytest.approx(1)
+    assert effective_ops(ops, np.array([3.0, 1.0, 0.0, 0.0])) == pytest.approx(16 / 10)
+    assert effective_ops([], np.array([])) == 1.0
+
+
+def test_ops_of_one_name_and_shape_are_one() -> None:
+    wide, deep = replace(op(), dims={"n": 8}), replace(op(layer="other"), dims={"n": 8})
+    assert effective_ops([wide, deep], np.array([1.0, 1.0])) == pytest.approx(1)
+    assert effective_ops([wide, replace(deep, dims={"n": 9})], np.array([1.0, 1.0])) == pytest.approx(2)
+
+
+def test_errors_of_single_ops_cancel_by_the_root_of_their_number() -> None:
+    error = ErrorModel(0.5, 2.0, per_decade=0.5, per_op=0.6)
+    many = error.interval(10.0)
+    assert (many.low, many.high) == pytest.approx((5.0, 20.0))
+    nine = np.exp(np.sqrt(np.log(2.0) ** 2 + (0.6 / 3) ** 2))
+    assert error.interval(10.0, ops=9).high == pytest.approx(10 * nine)
+    assert error.interval(10.0, ops=9).low == pytest.approx(10 / nine)
+    assert error.interval(10.0, decades_outside=2, ops=9).high == pytest.approx(10 * nine**2)
+
+
+def test_a_network_of_few_ops_has_the_wider_interval() -> None:
+    one = workload(op("matmul", flops=5_000_000))
+    four = workload(*(replace(one.ops[0], dims={"n": size}) for size in range(4)))
+    bounds = replace(profile(), time_error=ErrorModel(0.5, 2.0, per_op=0.6))
+
+    def reach(work: Workload) -> float:
+        seconds = bounds.predict(work).seconds
+        return float(np.log(seconds.high / seconds.value))
+
+    assert reach(one) == pytest.approx(np.hypot(np.log(2), 0.6))
+    assert reach(four) == pytest.approx(np.hypot(np.log(2), 0.3))
 
 
 def test_breakdown_and_layers_add_up_to_the_whole() -> None:

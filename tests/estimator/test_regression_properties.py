@@ -14,7 +14,7 @@ from joulecast.estimator.curves import Curves, Term
 from joulecast.estimator.features import FEATURES, pieces
 from joulecast.estimator.fit import fit
 from joulecast.estimator.profile import Profile
-from joulecast.estimator.regression import bounds, folds, nonnegative_fit
+from joulecast.estimator.regression import bounds, folds, nonnegative_fit, shared_error
 
 from .synthetic import conv, network, observe, random_network
 
@@ -123,3 +123,17 @@ def test_bounds_hold_nine_of_ten_of_what_made_them() -> None:
 def test_few_rows_reach_further_than_their_largest_residual() -> None:
     ratios = np.array([0.05, -0.05, 0.04])
     assert bounds(ratios)[1] > np.exp(0.05)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.2, 0.5])
+def test_what_ops_err_by_together_is_told_from_what_each_errs_by(shared: float) -> None:
+    rng = np.random.default_rng(1)
+    ops = np.exp(rng.uniform(0, np.log(100), 4000))
+    ratios = rng.laplace(0, 0.1, 4000) * np.sqrt(shared**2 + 1 / ops)
+    assert shared_error(ratios, ops) == pytest.approx(shared, abs=0.1)
+
+
+def test_a_scatter_that_does_not_fall_with_the_number_of_ops_is_shared() -> None:
+    rng = np.random.default_rng(1)
+    assert shared_error(rng.laplace(0, 0.1, 4000), np.exp(rng.uniform(0, np.log(100), 4000))) > 1
+    assert shared_error(np.zeros(8), np.full(8, 5.0)) >= 0
