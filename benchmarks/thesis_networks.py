@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--measure", choices=["quick", "full", "no"], default="quick")
     parser.add_argument("--store", type=Path)
     parser.add_argument("--batch", type=int, action="append")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=1.0, help="of a round, at least")
     options = parser.parse_args()
     store = Store(options.store)

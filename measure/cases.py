@@ -105,6 +105,7 @@ def _thesis() -> Iterator[Case]:
         (0.75, 32, "adamw"),
         (1.5, 16, "sgd"),
         (0.25, 128, "momentum"),
+        (1.0, 16, "sgd"),
     ):
         yield _module("alexnet", "AlexNet", width, 2 * batch, optimizer)
         yield _module("simplenet", "SimpleNet", width, batch, optimizer)

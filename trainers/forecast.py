@@ -44,7 +44,7 @@ class Samples:
     compilation and cold caches say little of these.
     """
 
-    warm_up: int = 0
+    warm_up: float = 0
     units: float = field(default=0.0, init=False)
     settled: float = field(default=0.0, init=False)  # units after the warm-up
     total: float = field(default=0.0, init=False)

@@ -26,6 +26,8 @@ LOGGER = logging.getLogger("joulecast")
 
 # A run is stopped on a forecast only once so many steps after the warm-up stand behind it.
 SETTLED_STEPS = 5
+# Watts are averaged over seconds; the first reading is the warm-up's, however long that takes.
+_FIRST_READING_S = 1e-9
 # Forecasts come every second at first and twice in each per cent of the time later, and never take more than
 # this share of the time.
 _EVERY_S, _EVERY_SHARE, _COST_SHARE = 1.0, 0.005, 0.001
@@ -89,9 +91,9 @@ class Run:
         self._doubtful: set[Limit] = set()
         self._energy = Energy(terms.meter, self.complain)
         self._steps = Samples(warm_up_steps(self.length.steps))
-        self._validations, self._watts = Samples(), Samples()
+        self._validations, self._watts = Samples(), Samples(_FIRST_READING_S)
         self._began = self._last = 0.0
-        self._joules: tuple[float, float] | None = None  # when they were read last, and how many
+        self._joules = (0.0, 0.0)  # when they were read last, and how many
         self._every = terms.log_every or (_EVERY_STEPS if self.peers.count > 1 else None)
         self._log_every = terms.log_every or log_every or 1
         self._due, self._log_due = float(self._steps.warm_up), float(self._log_every)
@@ -256,11 +258,12 @@ class Run:
         )
 
     def _metered(self, so_far_s: float) -> float | None:
-        """Joules so far; what came since the reading before goes into the watts. The warm-up's does not."""
+        """Joules so far; what came since the reading before goes into the watts."""
         joules = self._energy.so_far_j()
         if joules is not None:
-            if self._joules is not None and so_far_s > self._joules[0]:
-                self._watts.add(joules - self._joules[1], so_far_s - self._joules[0])
+            before_s, before_j = self._joules
+            if so_far_s > before_s:
+                self._watts.add(joules - before_j, so_far_s - before_s)
             self._joules = (so_far_s, joules)
         return joules
 

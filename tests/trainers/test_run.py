@@ -117,6 +117,20 @@ def test_what_is_logged_is_what_was_metered(bench: Callable[..., Bench]) -> None
         assert all(after <= before for before, after in pairwise(widths))
 
 
+def test_the_warm_up_s_watts_already_contradict_a_prediction_far_off(bench: Callable[..., Bench]) -> None:
+    """The profile says 100 W and the meter 4: the first forecast must not promise the profile's."""
+    made = bench("2 kWh", length=Length(100), log_every=1)
+    made.run.predict(step_of)
+    made.run.start()
+    made.train(100, watts=4.0)
+    first = made.logged[4]
+    truth_kwh = 100 * 0.5 * 4.0 / 3.6e6
+    assert first["joulecast/forecast_energy_kwh_low"] < truth_kwh < first["joulecast/forecast_energy_kwh_high"]
+    assert first["joulecast/forecast_energy_kwh"] < 3 * truth_kwh
+    widths = [row["joulecast/forecast_energy_kwh_high"] - row["joulecast/forecast_energy_kwh_low"] for row in made.logged]
+    assert all(after <= before for before, after in pairwise(widths[4:]))
+
+
 def test_validation_has_a_pace_of_its_own(bench: Callable[..., Bench]) -> None:
     made = bench("2 kWh", length=Length(100, validations=5, validation_batches=4))
     made.run.predict(step_of)
