@@ -8,7 +8,7 @@ momentum. The whole networks, with one more Linear(1000, 10), were trained on CI
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,8 @@ PHASES = ("forward", "backward and step")
 METER = "rapl (pyRAPL)"
 BOUNDARY = "CPU packages"
 SOURCE = "willowec/characterizing-pytorch-power, W. Cunningham 2025, github @ 4067417d (MIT)"
+Works = Mapping[str, Mapping[str, list[tuple[float, Workload]]]]
+"""By network and phase, (share of the batches, workload)."""
 BATCHES = 50  # five batches, ten repeats
 """Batches that each layer's figures are the mean of."""
 
@@ -130,13 +132,15 @@ def network_workloads(name: str, build: Callable[[], Any]) -> dict[str, list[tup
     return found
 
 
-def network_observations(
-    measured: Path, machine: str, works: dict[str, dict[str, list[tuple[float, Workload]]]]
-) -> list[Observation]:
+def works(builders: Mapping[str, Callable[[], Any]]) -> Works:
+    """`network_workloads` of several networks, by name."""
+    return {name: network_workloads(name, build) for name, build in builders.items()}
+
+
+def network_observations(measured: Path, machine: str, works: Works) -> list[Observation]:
     """The windows of the whole networks of one machine, each a family, but those whose counter wrapped.
 
-    `works` as `network_workloads` gives them, by network. A mean batch is 0.3 % less than one of 512
-    images, since the last of an epoch has 336.
+    A mean batch is 0.3 % less than one of 512 images, since the last of an epoch has 336.
     """
     whole = (97 + 336 / 512) / 98
     found = []

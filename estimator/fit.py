@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from .curves import Curves, Term
 from .design import STARTUP, TIMED, Design, Form, Key
 from .errors import FitError
 from .evidence import checked, network_of
-from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, Array, Mask
+from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, Array
 from .formulas import KINDS
 from .judge import judge
 from .observation import CALLER, Observation
@@ -101,7 +101,6 @@ def fit(
     memory_bytes: int | None = None,
     created: str = "",
     startup: bool = False,
-    judged_by: Collection[str] = (),
     seed: int = 0,
     jobs: int = 1,
 ) -> Profile:
@@ -123,9 +122,6 @@ def fit(
     startup:
         True where the windows hold whole runs, so that some seconds of them are spent once and not in
         every step; fitted from a dozen observations on.
-    judged_by:
-        The families whose errors, left out, choose the form and make scores and intervals; all of
-        them where none is named. The others only teach, as single layers do for whole networks.
     jobs:
         Parallel workers (joblib) for the forms that compete.
 
@@ -142,8 +138,7 @@ def fit(
             "which is then named as modelled"
         )
     table = Design(rows)
-    judging = _judging(table, judged_by)
-    form, started, seconds, watts = _best(table, judging, startup, seed, jobs)
+    form, started, seconds, watts = _best(table, startup, seed, jobs)
     solution = _solve(table, form, started, np.ones(len(rows), dtype=bool))
     curves = _curves(table, form, solution)
     if metered:
@@ -151,12 +146,7 @@ def fit(
             dict(zip(Curves.components, solution.watts[:-1].tolist(), strict=True)), float(solution.watts[-1])
         )
     assert power is not None
-    verdict = judge(
-        [row for row, judges in zip(rows, judging, strict=True) if judges],
-        seconds[judging],
-        (seconds * watts)[judging],
-        curves if form.name == TIMED else None,
-    )
+    verdict = judge(rows, seconds, seconds * watts, curves if form.name == TIMED else None)
     meter = str(rows[0].meter)
     networks = len({network_of(row) for row in rows})
     hardware = hardware or rows[0].hardware or name
@@ -188,16 +178,7 @@ def fit(
     )
 
 
-def _judging(table: Design, families: Collection[str]) -> Mask:
-    """A mask over the observations. Raises FitError for a family that none of them is of."""
-    strangers = set(families) - set(table.families)
-    if strangers:
-        known = ", ".join(sorted(set(table.families)))
-        raise FitError(f"judged_by names {', '.join(sorted(strangers))}; the observations are of {known}")
-    return np.array([not families or family in families for family in table.families], dtype=bool)
-
-
-def _best(table: Design, judging: Mask, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
+def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
     """The form with the least mean relative error on families left out; the smaller one on a tie."""
     from joblib import Parallel, delayed
 
@@ -206,7 +187,7 @@ def _best(table: Design, judging: Mask, startup: bool, seed: int, jobs: int) -> 
         delayed(_left_out)(table, form, started, seed) for form, started in candidates
     )
     measured = np.array([row.step_seconds for row in table.observations])
-    errors = [float(relative_errors(seconds, measured)[judging].mean()) for seconds, _ in results]
+    errors = [float(relative_errors(seconds, measured).mean()) for seconds, _ in results]
     best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
     if (results[best][0] <= 0).any():
         raise FitError("a family left out is priced at 0 s by the others; add observations of more kinds of networks")

@@ -127,7 +127,9 @@ def test_the_warm_up_s_watts_already_contradict_a_prediction_far_off(bench: Call
     truth_kwh = 100 * 0.5 * 4.0 / 3.6e6
     assert first["joulecast/forecast_energy_kwh_low"] < truth_kwh < first["joulecast/forecast_energy_kwh_high"]
     assert first["joulecast/forecast_energy_kwh"] < 3 * truth_kwh
-    widths = [row["joulecast/forecast_energy_kwh_high"] - row["joulecast/forecast_energy_kwh_low"] for row in made.logged]
+    widths = [
+        row["joulecast/forecast_energy_kwh_high"] - row["joulecast/forecast_energy_kwh_low"] for row in made.logged
+    ]
     assert all(after <= before for before, after in pairwise(widths[4:]))
 
 
