@@ -17,4 +17,17 @@ def forecast(profile: Profile, work: Workload, schedule: Schedule) -> Estimate:
         return training
     running = replace(profile, startup_s=0.0)  # validation runs within the training that has started
     validation = running.predict(work.forward_only(), steps=schedule.validation_steps, devices=schedule.devices)
-    return training + validation
+    return training + _as_sure_as(training, validation)
+
+
+def _as_sure_as(training: Estimate, validation: Estimate) -> Estimate:
+    """`validation` with the relative bounds and the notes of `training`.
+
+    A forward pass alone lies outside of ranges that were fitted on whole steps; it is the same network.
+    """
+    return replace(
+        validation,
+        seconds=training.seconds * (validation.seconds.value / training.seconds.value),
+        energy_kwh=training.energy_kwh * (validation.energy_kwh.value / training.energy_kwh.value),
+        warnings=(),
+    )
