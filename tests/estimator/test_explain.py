@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from joulecast.estimator.curves import Curves
@@ -39,6 +41,13 @@ def test_weights_prices_and_evidence(profile: Profile) -> None:
     assert facts["time", "start of a run", "s"] == 2.0
     assert facts["evidence", "fitted on", ""] == "40 networks"
     assert facts["errors", "90 % of energies, measured over predicted", ""] == "0.8 to 1.25"
+
+
+def test_bounds_that_depend_on_the_number_of_ops_are_told_for_many_and_for_twenty(profile: Profile) -> None:
+    measured = replace(profile, time_error=ErrorModel(0.8, 1.25, per_op=0.5))
+    (bounds,) = [fact.value for fact in explain(measured) if fact.name == "90 % of times, measured over predicted"]
+    # exp(sqrt(ln(1.25)^2 + 0.5^2 / 20)) = 1.2835, and one over it
+    assert bounds == "0.8 to 1.25 in networks of very many ops; 0.779 to 1.28 in those of 20 different ones"
 
 
 def test_components_add_up_to_those_of_the_time_model(profile: Profile) -> None:
