@@ -18,8 +18,8 @@ import data_willowec as willowec
 import numpy as np
 from accuracy import NETS, undisturbed
 
-from joulecast.estimator.features import Array
 from joulecast.estimator.fit import fit
+from joulecast.estimator.judge import scores_of
 from joulecast.estimator.observation import Observation
 from joulecast.estimator.profile import ErrorModel, Profile
 from joulecast.estimator.regression import bounds
@@ -82,7 +82,9 @@ def cpu_profiles(measured: Path) -> list[Profile]:
         networks = willowec.network_observations(measured, machine, works)
         profile = replace(_cpu_profile(machine, layers, len(networks)), time_error=unit, energy_error=unit)
         found = np.array([_log_ratios(profile, one) for one in networks])
-        profiles.append(replace(profile, scores={**profile.scores, **_scores(found[:, :2])}))
+        times, energies = np.exp(-found[:, :2]).T  # predicted over measured
+        scores = scores_of("time", times, np.ones(len(found))) | scores_of("energy", energies, np.ones(len(found)))
+        profiles.append(replace(profile, scores={**profile.scores, **scores}))
         errors.append(found[:, :2] / found[:, 2:])
     pooled = np.concatenate(errors)
     time_error, energy_error = ErrorModel(*bounds(pooled[:, 0])), ErrorModel(*bounds(pooled[:, 1]))
@@ -110,15 +112,6 @@ def _log_ratios(profile: Profile, one: Observation) -> tuple[float, float, float
     joules = estimate.energy_kwh.value * JOULES_PER_KWH
     stretch = log(estimate.seconds.high / estimate.seconds.value)
     return log(one.seconds / estimate.seconds.value), log((one.energy_j or 0.0) / joules), stretch
-
-
-def _scores(log_ratios: Array) -> dict[str, float]:
-    """Mean and median relative error, from shape (networks, 2): time and energy."""
-    errors = np.abs(np.exp(-log_ratios) - 1)
-    means = {f"{what}_mean_error": float(errors[:, at].mean()) for at, what in enumerate(("time", "energy"))}
-    return means | {
-        f"{what}_median_error": float(np.median(errors[:, at])) for at, what in enumerate(("time", "energy"))
-    }
 
 
 def gpu_profiles(measured: Path, cache: Path, jobs: int, small: bool) -> list[Profile]:

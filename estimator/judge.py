@@ -33,11 +33,11 @@ def judge(rows: Sequence[Observation], step_s: Array, step_j: Array, curves: Cur
     """
     ops = None if curves is None else np.array([_effective_ops(row, curves) for row in rows])
     measured_s = np.array([row.step_seconds for row in rows])
-    scores = _scores("time", step_s, measured_s)
+    scores = scores_of("time", step_s, measured_s)
     time_error = energy_error = _error_model(rows, np.log(measured_s / step_s), ops)
     if rows[0].energy_j is not None:
         measured_j = np.array([(row.energy_j or 0.0) / row.steps for row in rows])
-        scores |= _scores("energy", step_j, measured_j)
+        scores |= scores_of("energy", step_j, measured_j)
         energy_error = _error_model(rows, np.log(measured_j / step_j), ops)
     return Verdict(time_error, energy_error, scores)
 
@@ -63,6 +63,7 @@ def _error_model(rows: Sequence[Observation], log_ratios: Array, ops: Array | No
     )
 
 
-def _scores(what: str, predicted: Array, measured: Array) -> dict[str, float]:
+def scores_of(what: str, predicted: Array, measured: Array) -> dict[str, float]:
+    """Mean and median relative error, by name; arrays of one shape and unit."""
     errors = relative_errors(predicted, measured)
     return {f"{what}_mean_error": float(errors.mean()), f"{what}_median_error": float(np.median(errors))}
