@@ -145,29 +145,28 @@ class FakePowercap:
 
     def set_counter(self, zone: str, value_uj: int) -> None:
         """Puts another value into the counter, as firmware does after a suspend."""
-        counter = self._counters[zone]
-        counter.base_uj, counter.drawn_nj = value_uj, 0
-        self._show(zone)
+        with self._lock:
+            counter = self._counters[zone]
+            counter.base_uj, counter.drawn_nj = value_uj, 0
+            self._show(zone)
 
     def fail(self, zone: str) -> None:
         """From now on the kernel answers EIO to every read: the first page of a process is not mapped."""
-        self._replace(zone, lambda path: path.symlink_to("/proc/self/mem"))
+        self._break(zone, lambda path: path.symlink_to("/proc/self/mem"))
 
     def deny(self, zone: str) -> None:
         """From now on nobody but root may read."""
-        self._replace(zone, lambda path: path.touch(mode=0))
+        self._break(zone, lambda path: path.touch(mode=0))
 
     def remove(self, zone: str) -> None:
         """The counter vanishes, as with its driver."""
-        self._replace(zone, lambda path: None)
+        self._break(zone, lambda path: None)
 
     def mend(self, zone: str) -> None:
         """Undoes `fail`, `deny` and `remove`."""
         with self._lock:
-            if zone in self._broken:
-                self._broken.discard(zone)
-                self.path(zone).unlink(missing_ok=True)
-                self._show(zone)
+            self._broken.discard(zone)
+            self._show(zone)
 
     @contextmanager
     def drive(self, law: Law, *, per_second: int = 100) -> Iterator[None]:
@@ -190,25 +189,33 @@ class FakePowercap:
             ended.set()
             thread.join()
 
-    def _replace(self, zone: str, put: Callable[[Path], object]) -> None:
+    def _break(self, zone: str, put: Callable[[Path], object]) -> None:
         with self._lock:
             self._broken.add(zone)
             self._counters[zone].showing = -1
-            self.path(zone).unlink(missing_ok=True)
-            put(self.path(zone))
+            self._swap(self.path(zone), put)
 
     def _show(self, name: str) -> None:
         counter = self._counters[name]
         value = self._counters[counter.zone.shows or name].shown_uj()
         if name in self._broken or counter.showing == value:
             return
-        counter.showing = value
+        mended, counter.showing = counter.showing == -1, value
         path = counter.folder / "energy_uj"
-        if self._driven:  # readers run beside: let them see the old value or the new, nothing between
-            (counter.folder / ".energy_uj").write_text(f"{value}\n")
-            os.replace(counter.folder / ".energy_uj", path)
-        else:
+        if self._driven or mended:
+            self._swap(path, lambda beside: beside.write_text(f"{value}\n"))
+        else:  # nobody reads meanwhile, and a swap costs more
             path.write_text(f"{value}\n")
+
+    @staticmethod
+    def _swap(path: Path, put: Callable[[Path], object]) -> None:
+        """Readers beside see the old file or the new: a moment without one would be a counter that vanished."""
+        beside = path.with_name(".energy_uj")
+        put(beside)
+        if os.path.lexists(beside):
+            os.replace(beside, path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,32 @@ def test_a_failed_read_in_the_middle_is_a_gap(tmp_path: Path):
         tree.mend("package-0")
     assert window.reading is not None
     assert window.reading.energy_uj == 20_000_000
+
+
+def test_breaking_and_mending_a_counter_never_looks_like_its_removal(tmp_path: Path):
+    tree = FakePowercap(tmp_path, [FakeZone("package-0")])
+    ended, vanished, reads = threading.Event(), 0, 0
+
+    def read() -> None:
+        nonlocal vanished, reads
+        while not ended.is_set():
+            reads += 1
+            try:
+                tree.path("package-0").read_text()
+            except FileNotFoundError:
+                vanished += 1
+            except OSError:  # EIO, as asked for
+                pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(300):
+        tree.fail("package-0")
+        tree.mend("package-0")
+    ended.set()
+    reader.join()
+    assert reads > 0
+    assert vanished == 0
 
 
 def test_a_removed_counter_is_missing_and_measures_again_once_back(tmp_path: Path):
