@@ -72,7 +72,7 @@ def _features_told(kind: str) -> tuple[str, ...]:
     """What the seconds of an op of that kind depend on beside its start."""
     if kind not in DENSE:
         return ("bytes", "macs") if kind == "pool" else ("bytes",)
-    shape = (*_TILES, *_VECTORS) if kind in _GEMM else ()
+    shape = (*_TILES, *_VECTORS, "spilled") if kind in _GEMM else ()
     drawn = ("dropped",) if kind == "attention" else ()
     groups = ("planes",) if kind in ("conv_grouped", "conv_depthwise") else ()
     return ("bytes", "macs", *shape, *drawn, *groups, *(("rereads",) if kind in _CONV else ()))

@@ -118,6 +118,16 @@ def _over(dimension: int) -> Callable[[Array], Array]:
     return value
 
 
+_CACHED_BYTES = 2.0**23
+"""What a product's operands may take before they crowd each other out of a last-level cache of 16 to 64 MiB."""
+
+
+def _spilled(columns: Array) -> Array:
+    """Multiply-adds times the share of the operands beyond the cache; grows with either."""
+    beyond = np.maximum(columns[:, _BYTES] - _CACHED_BYTES, 0.0)
+    return np.asarray(columns[:, _MACS] * beyond / np.maximum(columns[:, _BYTES], 1.0))
+
+
 FEATURES: dict[str, Feature] = {
     "launch": Feature(LAUNCH, lambda columns: columns[:, _LAUNCHES], "one start"),
     "macs": Feature(COMPUTE, lambda columns: columns[:, _MACS], "multiply-adds"),
@@ -129,6 +139,7 @@ FEATURES: dict[str, Feature] = {
     "left": Feature(MEMORY, _over(_N), "elements of the left matrix, m x k"),
     "right": Feature(MEMORY, _over(_M), "elements of the right matrix, k x n"),
     "result": Feature(MEMORY, _over(_K), "elements of the product, m x n"),
+    "spilled": Feature(MEMORY, _spilled, "multiply-adds on operands that left the cache"),
     "rereads": Feature(MEMORY, lambda columns: columns[:, _REREADS], "weights of a convolution, once for every image"),
     "planes": Feature(LAUNCH, lambda columns: columns[:, _PLANES], "groups of a convolution, once for every image"),
     "dropped": Feature(MEMORY, lambda columns: columns[:, _DROPPED], "attention scores that a dropout draws for"),

@@ -64,6 +64,14 @@ def test_a_convolution_reads_its_weights_once_an_image_and_starts_once_a_group_a
     assert set(pieces([replace(op, dims={**op.dims, "groups": 4})]).kind) == {"conv_grouped"}
 
 
+def test_multiply_adds_spill_by_the_share_of_their_operands_beyond_8_mib() -> None:
+    # A product that moves 12 MiB has a third of that beyond 8 MiB.
+    op = Op("mm", "matmul", "forward", "", 3000, 11 * MIB, MIB, dims={"m": 10, "k": 10, "n": 30})
+    assert prices(op)["spilled"] == pytest.approx(1000)
+    assert prices(replace(op, bytes_read=7 * MIB))["spilled"] == 0
+    assert prices(replace(op, count=3))["spilled"] == pytest.approx(3000)
+
+
 # -- the fit ---------------------------------------------------------------------------------------
 
 LAW = Curves(
