@@ -41,7 +41,7 @@ from joulecast.measure.store import Store
 MEAN_LIMIT, MEDIAN_LIMIT = 0.10, 0.06
 
 # Names from architectures.py with the batch that makes a step of about a second on two cores.
-_BATCHES = {
+_FIRST = {
     "alexnet": 32,
     "vgg11": 2,
     "squeezenet_v1_1": 8,
@@ -78,7 +78,7 @@ _BATCHES = {
 }
 _TEXT_BATCH = 16
 
-# Never looked at while features and forms were chosen: these say what the model is worth on the next network.
+# Not looked at while features and forms were first chosen; seen since.
 _HELD_BACK = {
     "cspresnet50": 4,
     "hrnet_w18_small": 4,
@@ -100,6 +100,30 @@ _HELD_BACK = {
     "efficientformer_l1": 4,
     "coatnet_nano_rw_224": 2,
     "focalnet_tiny_srf": 2,
+}
+
+# Named before any of them was built, after the last feature was chosen.
+_THIRD = {
+    "selecsls42b": 8,
+    "fbnetc_100": 8,
+    "mobileone_s0": 4,
+    "fastvit_t8": 4,
+    "gernet_s": 8,
+    "lambda_resnet26t": 2,
+    "resnest14d": 4,
+    "starnet_s1": 8,
+    "repvit_m0_9": 4,
+    "efficientvit_b0": 16,
+    "mambaout_femto": 4,
+    "inception_next_atto": 4,
+    "visformer_tiny": 8,
+    "convit_tiny": 8,
+    "coat_lite_tiny": 4,
+    "davit_tiny": 2,
+    "hiera_tiny_224": 2,
+    "peleenet": 16,
+    "igcv3_w1": 8,
+    "bamresnet18": 8,
 }
 
 
@@ -146,10 +170,13 @@ class _Segmenter(nn.Module):
         return result
 
 
-def networks() -> list[tuple[Architecture, int]]:
-    """The networks to judge by, each with its batch size."""
-    batches = {**_BATCHES, **_HELD_BACK}
+def networks(which: str) -> list[tuple[Architecture, int]]:
+    """The networks of a set ("first", "held-back", "third" or "all"), each with its batch size."""
+    sets = {"first": _FIRST, "held-back": _HELD_BACK, "third": _THIRD, "all": {**_FIRST, **_HELD_BACK, **_THIRD}}
+    batches = sets[which]
     chosen = [(one, batches[one.name]) for one in image_networks() if one.name in batches]
+    if which not in ("first", "all"):
+        return chosen
     chosen += [(one, _TEXT_BATCH) for one in text_networks()]
     own = [
         Architecture("LSTM", "tagger", "own", _Tagger, lambda batch: torch.randint(12_000, (batch, 40))),
@@ -249,7 +276,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path)
     parser.add_argument("--profile", type=Path, help="judge this profile instead of the machine's newest")
     parser.add_argument("--only", default="", help="networks or families with this in their name")
-    parser.add_argument("--held-back", action="store_true", help="only the networks never looked at before")
+    parser.add_argument("--networks", choices=["first", "held-back", "third", "all"], default="all", help="which set")
     parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument("--case-s", type=float, default=6.0, help="seconds for each network")
     parser.add_argument("--again", type=Path, help="measure nothing: score the records in this store")
@@ -268,9 +295,8 @@ def main() -> int:
         keep = Store(options.keep) if options.keep else None
         wanted = [
             (network, batch)
-            for network, batch in networks()
+            for network, batch in networks(options.networks)
             if options.only.lower() in f"{network.family} {network.name}".lower()
-            and (network.name in _HELD_BACK or not options.held_back)
         ]
         records = _judge_all(wanted, profile, options.case_s, keep)
     rows = [score(record, profile) for record in records]
@@ -326,14 +352,13 @@ def _line(row: Row) -> str:
 
 def _report(rows: Sequence[Row], records: Sequence[Record], profile: Profile, suite: Sequence[Record]) -> bool:
     errors = [abs(row.error) for row in rows]
-    blind = [abs(row.error) for row in rows if row.name in _HELD_BACK]
     print(f"\n{len(rows)} networks of {len({row.family for row in rows})} families, none of them in the suite")
     print(f"mean error    {mean(errors):6.1%}  (to reach: {MEAN_LIMIT:.0%})")
     print(f"median error  {median(errors):6.1%}  (to reach: {MEDIAN_LIMIT:.0%})")
-    if blind:
-        print(
-            f"held back     {mean(blind):6.1%}  mean, {median(blind):.1%} median: {len(blind)} never looked at before"
-        )
+    for name, names in (("held back", _HELD_BACK), ("third set", _THIRD)):
+        some = [abs(row.error) for row in rows if row.name in names]
+        if some:
+            print(f"{name}     {mean(some):6.1%}  mean, {median(some):.1%} median of its {len(some)} networks")
     print(f"worst         {max(errors):6.1%}  ({max(rows, key=lambda row: abs(row.error)).name})")
     print(f"inside 90 %   {mean(row.inside for row in rows):6.1%}  of the intervals hold")
     print(f"noise         {median(row.spread for row in rows):6.1%}  median spread of a network's own windows")

@@ -146,7 +146,7 @@ def fit(
             dict(zip(Curves.components, solution.watts[:-1].tolist(), strict=True)), float(solution.watts[-1])
         )
     assert power is not None
-    verdict = judge(rows, seconds, seconds * watts, curves if form.name == TIMED else None)
+    verdict = judge(rows, table.families, seconds, seconds * watts, curves if form.name == TIMED else None)
     meter = str(rows[0].meter)
     networks = len({network_of(row) for row in rows})
     hardware = hardware or rows[0].hardware or name

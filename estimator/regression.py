@@ -61,23 +61,44 @@ def folds(families: Sequence[str], most: int = 10, seed: int = 0) -> Iterator[tu
         yield parts != index, parts == index
 
 
-def bounds(log_ratios: Array) -> tuple[float, float]:
+def bounds(log_ratios: Array, families: Sequence[str] | None = None) -> tuple[float, float]:
     """Factors on a prediction between which `COVERAGE` of new measurements lie; symmetric in logarithms.
 
     `log_ratios` are log(measured / predicted) of rows whose family was left out. The reach is the
     conformal quantile of their absolute values (Vovk et al., "Algorithmic Learning in a Random World",
-    2005): the rank is rounded up and counts the new row. With fewer than 20 rows that rank is at or
-    next to the last, so Student's prediction interval is taken where it is wider.
+    2005): the rank is rounded up and counts the new row. Where the rows are worth fewer than 20, Student's
+    prediction interval for that many is taken if it is wider: those of one family tend to be off together
+    (`rows_worth`; without `families` each row is one of its own).
     """
     count = len(log_ratios)
     ranked = np.sort(np.abs(log_ratios))
     reach = float(ranked[min(int(np.ceil((count + 1) * COVERAGE)), count) - 1])
-    if 1 < count < 20:
+    worth = rows_worth(log_ratios, families) if families is not None else float(count)
+    if 1 < worth < 20:
         from scipy.stats import t
 
-        quantile = float(t.ppf((1.0 + COVERAGE) / 2, count - 1))
-        reach = max(reach, quantile * float(np.sqrt((log_ratios**2).mean() * (1 + 1 / count))))
+        quantile = float(t.ppf((1.0 + COVERAGE) / 2, worth - 1))
+        reach = max(reach, quantile * float(np.sqrt((log_ratios**2).mean() * (1 + 1 / worth))))
     return float(np.exp(-reach)), float(np.exp(reach))
+
+
+def rows_worth(log_ratios: Array, families: Sequence[str]) -> float:
+    """How many rows of independent families would say as much: rows / (1 + (rows of a family - 1) correlation).
+
+    That is Kish's design effect ("Survey Sampling", 1965); the correlation within families is that of the one-way
+    analysis of variance, not below 0. A single family tells nothing of it: each row counts.
+    """
+    names, member, sizes = np.unique(np.asarray(families), return_inverse=True, return_counts=True)
+    count, groups = len(log_ratios), len(names)
+    if not 1 < groups < count:
+        return float(count)
+    size = (count - float((sizes**2).sum()) / count) / (groups - 1)  # rows of a family, as far as they differ in number
+    means = np.bincount(member, weights=log_ratios) / sizes
+    between = float((sizes * (means - log_ratios.mean()) ** 2).sum()) / (groups - 1)
+    within = float(((log_ratios - means[member]) ** 2).sum()) / (count - groups)
+    shared = max(between - within, 0.0)
+    correlation = shared / (shared + size * within) if shared else 0.0
+    return count / (1.0 + (size - 1.0) * correlation)
 
 
 def shared_error(log_ratios: Array, ops: Array) -> float:

@@ -10,6 +10,7 @@ no meter.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
@@ -26,6 +27,7 @@ WARM_UP_DOUBT = 0.7
 LEAST_DOUBT = 0.05
 
 _BLOCKS = 64
+LEAST_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +80,35 @@ class Samples:
         The largest and the smallest block count as the one next to them: one stall is an accident, and
         two make a habit that the rest of the run has to expect.
         """
-        blocks = sorted(self._blocks)
+        blocks = self._blocks
         if not blocks and self._open_units:
             blocks = [self._open / self._open_units]
         if not blocks:
             return Pace(self._cold, WARM_UP_DOUBT) if self._cold > 0 else None
         if len(blocks) > 2:
-            blocks[0], blocks[-1] = blocks[1], blocks[-2]
+            ranked = sorted(blocks)
+            blocks = [min(max(block, ranked[1]), ranked[-2]) for block in blocks]
         mean = fmean(blocks)
         if mean <= 0:
             return None
-        seen = (stdev(blocks) / mean) ** 2 / len(blocks) if len(blocks) > 1 else 0.0
-        return Pace(mean, math.sqrt(seen + UNIT_SPREAD**2 / max(self.settled, 1.0) + DRIFT**2))
+        seen = standard_error(blocks) / mean
+        return Pace(mean, math.sqrt(seen**2 + UNIT_SPREAD**2 / max(self.settled, 1.0) + DRIFT**2))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of values in the order in which they came; 0 for a single one.
+
+    Neighbours that resemble each other say less than their number promises. So they are averaged two by two as
+    long as four remain, and the largest error of all these rounds stands (Flyvbjerg and Petersen, J. Chem.
+    Phys. 91, 461, 1989).
+    """
+    error = 0.0
+    while len(values) > 1:
+        error = max(error, stdev(values) / math.sqrt(len(values)))
+        if len(values) < 2 * LEAST_BLOCKS:
+            break
+        values = [(first + second) / 2 for first, second in zip(values[::2], values[1::2], strict=False)]
+    return error
 
 
 def corrected(predicted: Interval | None, measured: Pace | None) -> Interval | None:

@@ -14,7 +14,7 @@ from joulecast.estimator.curves import Curves, Term
 from joulecast.estimator.features import FEATURES, pieces
 from joulecast.estimator.fit import fit
 from joulecast.estimator.profile import Profile
-from joulecast.estimator.regression import bounds, folds, nonnegative_fit, shared_error
+from joulecast.estimator.regression import bounds, folds, nonnegative_fit, rows_worth, shared_error
 
 from .synthetic import conv, network, observe, random_network
 
@@ -123,6 +123,47 @@ def test_bounds_hold_nine_of_ten_of_what_made_them() -> None:
 def test_few_rows_reach_further_than_their_largest_residual() -> None:
     ratios = np.array([0.05, -0.05, 0.04])
     assert bounds(ratios)[1] > np.exp(0.05)
+
+
+def test_rows_of_families_that_are_off_together_are_worth_as_many_as_there_are_families():
+    # Variance between families 2 x 0.01 = 0.02 over two rows each, none within: the correlation is 1, worth 4 of 8.
+    together = np.array([0.1, 0.1, -0.1, -0.1, 0.1, 0.1, -0.1, -0.1])
+    families = ["a", "a", "b", "b", "c", "c", "d", "d"]
+    assert rows_worth(together, families) == pytest.approx(4)
+    apart = np.array([0.1, -0.1] * 4)  # as far off within a family as between: each row counts
+    assert rows_worth(apart, families) == pytest.approx(8)
+    assert rows_worth(together, list("abcdefgh")) == 8
+    assert rows_worth(together, ["a"] * 8) == 8
+
+
+def test_the_worth_of_rows_by_hand():
+    # Means 1 and -1: between 2 x (1 + 1) / 1 = 4, within (4 x 0.25) / 2 = 0.5; 3.5 / (3.5 + 2 x 0.5) = 7 / 9.
+    ratios = np.array([1.5, 0.5, -0.5, -1.5])
+    assert rows_worth(ratios, ["a", "a", "b", "b"]) == pytest.approx(4 / (1 + 7 / 9))
+
+
+def test_intervals_are_wider_where_families_are_off_together():
+    generator = np.random.default_rng(5)
+    families = [str(index // 12) for index in range(96)]
+    together = np.repeat(generator.normal(0, 0.1, 8), 12) + generator.normal(0, 0.01, 96)
+    alone = generator.permutation(together)
+    assert np.log(bounds(together, families)[1]) > 1.1 * np.log(bounds(together)[1])
+    assert bounds(alone, families) == bounds(alone)
+
+
+def test_new_families_fall_inside_as_often_as_promised():
+    generator = np.random.default_rng(6)
+    families = [str(index // 12) for index in range(96)]
+    held = naive = 0
+    for _ in range(400):
+        offsets = generator.normal(0, 0.1, 9)
+        rows = np.repeat(offsets[:8], 12) + generator.normal(0, 0.03, 96)
+        new = offsets[8] + generator.normal(0, 0.03)
+        low, high = bounds(rows, families)
+        held += low <= np.exp(new) <= high
+        low, high = bounds(rows)
+        naive += low <= np.exp(new) <= high
+    assert naive < 0.88 * 400 < held
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.2, 0.5])

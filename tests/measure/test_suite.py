@@ -153,6 +153,18 @@ def test_names_tell_cases_apart_and_the_thesiss_networks_come_first():
     assert len({case.family for case in cases[:20]}) >= 10
 
 
+def test_the_thesiss_networks_come_back_while_the_suite_runs():
+    names = [case.name for case in suite_cases()]
+    for wanted in ("alexnet width 1 batch 32 sgd", "simplenet width 1 batch 32 sgd"):
+        at = [index for index, name in enumerate(names) if name.startswith(wanted)]
+        assert len(at) == 6
+        assert at == sorted(at)
+        assert sum(index < 90 for index in at) >= 4  # as far as a quick run gets on two cores
+        visits = [case for case in suite_cases(wanted) if case.name.startswith(wanted)]
+        assert len({case.family for case in visits}) == 1
+        assert len({str(case.build()[0]) for case in visits}) == 1
+
+
 def test_only_takes_parts_and_patterns():
     assert {case.family for case in suite_cases("alexnet")} == {"alexnet"}
     assert all("recurrent" in case.name for case in suite_cases("random recurrent*"))

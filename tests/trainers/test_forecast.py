@@ -24,6 +24,7 @@ from joulecast.trainers.forecast import (
     energy_j,
     from_now,
     seconds_to_come,
+    standard_error,
 )
 
 amounts = st.floats(1e-4, 1e4)
@@ -109,6 +110,20 @@ def test_the_pace_knows_no_unit(values: list[float], factor: float) -> None:
     assert other is not None
     assert other.mean == pytest.approx(one.mean * factor)
     assert other.error == pytest.approx(one.error, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ([1.0], 0.0),
+        ([1.0, 3.0], 1.0),
+        ([1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0], math.sqrt(1 / 7)),  # neighbours cancel: pairs add no doubt
+        ([1.0, 1.0, 3.0, 3.0, 1.0, 1.0, 3.0, 3.0], math.sqrt(1 / 3)),  # two alike say as much as one of them
+        ([1.0, 1.0, 3.0, 3.0, 1.0, 1.0, 3.0], math.sqrt(8 / 7 / 7)),  # too few to pair
+    ],
+)
+def test_the_error_of_a_mean_counts_neighbours_that_are_alike_once(values: list[float], error: float) -> None:
+    assert standard_error(values) == pytest.approx(error)
 
 
 # -- prediction and measurement ------------------------------------------------------------------
