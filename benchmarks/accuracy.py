@@ -2,7 +2,7 @@
 
     python benchmarks/accuracy.py --measured ../shared/measured
 
-Writes docs/accuracy.md and its plots. The first run builds and traces 2,532 networks (half an hour on
+Writes docs/accuracy.md and its plots. The first run builds and traces 2,532 networks (six minutes on
 two cores); they are kept in the cache folder.
 """
 
