@@ -276,13 +276,16 @@ def _run(step: _Step, tracer: str) -> _Listing:
                 forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
             if step.train:
                 forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, lambda tensor: tensor))
-            output = torch.func.functional_call(step.model, tensors, args, kwargs)
+            output = torch.func.functional_call(step.model, tensors, args, kwargs, tie_weights=False)
             loss = training_loss(step.loss, output, (args, kwargs)) if step.train else None
         if loss is not None:
             recorder.phase = "backward"
             with recorder:
                 loss.backward()
-    trained = [(path, tensor) for path, tensor in tensors.items() if tensor.requires_grad and tensor.grad is not None]
+    leaves: dict[int, tuple[str, torch.Tensor]] = {}
+    for path, tensor in tensors.items():
+        leaves.setdefault(id(tensor), (path, tensor))  # tied ones by their first name
+    trained = [(path, leaf) for path, leaf in leaves.values() if leaf.requires_grad and leaf.grad is not None]
     activations = sizes.total_besides(tensors.values())
     return _Listing(recorder, trained, activations, tracer, output)
 
@@ -314,13 +317,23 @@ def _stand_in(tracer: str) -> Callable[[Any], Any]:
 
 
 def _stand_in_state(model: nn.Module, stand_in: Callable[[Any], Any]) -> dict[str, torch.Tensor]:
-    """Fresh leaves for parameters and buffers, so that the model itself is never touched."""
+    """Fresh leaves for parameters and buffers, so that the model itself is never touched; tied ones share a leaf.
+
+    Each module is named once, wherever else it hangs: swapped in twice, a stand-in would be put back as the original.
+    """
     state: dict[str, torch.Tensor] = {}
-    for path, parameter in model.named_parameters():
-        state[path] = stand_in(parameter).requires_grad_(parameter.requires_grad)
-    for path, buffer in model.named_buffers():
-        fresh = stand_in(buffer)
-        state[path] = fresh.clone() if fresh is not None and fresh.device.type == "cpu" else fresh
+    leaves: dict[int, torch.Tensor] = {}
+    for prefix, module in model.named_modules():
+        at = f"{prefix}." if prefix else ""
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) not in leaves:
+                leaves[id(parameter)] = stand_in(parameter).requires_grad_(parameter.requires_grad)
+            state[at + name] = leaves[id(parameter)]
+        for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
+            if id(buffer) not in leaves:
+                fresh = stand_in(buffer)
+                leaves[id(buffer)] = fresh.clone() if fresh.device.type == "cpu" else fresh
+            state[at + name] = leaves[id(buffer)]
     return state
 
 

@@ -197,6 +197,36 @@ def test_tied_weights_are_counted_and_updated_once() -> None:
     assert {op.kind for op in work.ops if op.layer == "table"} >= {"embedding"}
 
 
+@pytest.mark.parametrize(("precision", "tracer"), [(None, "meta"), ("bfloat16", "fake")])
+def test_a_module_that_hangs_in_two_places_is_counted_once_and_trains_afterwards(
+    precision: str | None, tracer: str
+) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+            self.norm = nn.BatchNorm2d(3)
+            self.blocks = nn.ModuleList([nn.Sequential(self.conv, self.norm), nn.Sequential(self.conv, self.norm)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    net, images = Shared(), torch.randn(2, 3, 8, 8)
+    before = {name: (tensor, tensor.clone()) for name, tensor in net.state_dict(keep_vars=True).items()}
+    work = trace(net, images, optimizer="adam", precision=precision)
+    assert work.tracer == tracer
+    assert work.parameters == 3 * 3 * 9 + 3 + 2 * 3
+    assert flops(work, "forward", "conv") == 2 * 2 * 64 * 3 * 3 * 9
+    assert len(ops(work, "optimizer", "optimizer")) == 4
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0], name
+        assert torch.equal(tensor, before[name][1]), name
+    net(images).sum().backward()
+    assert net.conv.weight.grad is not None
+
+
 def test_inference_is_the_forward_pass_alone() -> None:
     work = trace(TwoLayers(), torch.zeros(4, 10), train=False)
     assert {op.phase for op in work.ops} == {"forward"}
