@@ -73,7 +73,7 @@ _IMAGE: dict[str, tuple[str, tuple[str, ...]]] = {
     "Hiera": ("timm", ("hiera_tiny_224",)),
     "PeleeNet": ("pytorchcv", ("peleenet",)),
     "IGCV3": ("pytorchcv", ("igcv3_w1",)),
-    "BAM-ResNet": ("pytorchcv", ("bamresnet18",)),
+    "BAM-ResNet": ("pytorchcv", ("bam_resnet18",)),
 }
 _SIDES = {"crossvit_tiny_240": 240, "inception_v3": 299, "legacy_xception": 299}
 

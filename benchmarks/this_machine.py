@@ -123,7 +123,7 @@ _THIRD = {
     "hiera_tiny_224": 2,
     "peleenet": 16,
     "igcv3_w1": 8,
-    "bamresnet18": 8,
+    "bam_resnet18": 8,
 }
 
 
