@@ -76,7 +76,7 @@ def cpu_profiles(measured: Path) -> list[Profile]:
     """
     works = willowec.works(NETS)
     unit = ErrorModel(1 / e, e)
-    profiles, errors = [], []
+    profiles, errors, families = [], [], []
     for machine in willowec.MACHINES:
         layers = willowec.layer_observations(measured, machine)
         networks = willowec.network_observations(measured, machine, works)
@@ -86,8 +86,9 @@ def cpu_profiles(measured: Path) -> list[Profile]:
         scores = scores_of("time", times, np.ones(len(found))) | scores_of("energy", energies, np.ones(len(found)))
         profiles.append(replace(profile, scores={**profile.scores, **scores}))
         errors.append(found[:, :2] / found[:, 2:])
+        families += [one.family for one in networks]
     pooled = np.concatenate(errors)
-    time_error, energy_error = ErrorModel(*bounds(pooled[:, 0])), ErrorModel(*bounds(pooled[:, 1]))
+    time_error, energy_error = (ErrorModel(*bounds(column, families)) for column in pooled.T)
     return [replace(profile, time_error=time_error, energy_error=energy_error) for profile in profiles]
 
 

@@ -55,8 +55,14 @@ _ROUND = (
 )
 _ROUNDS = 12
 
-_VISITED = ("alexnet width 1 batch 128 sgd", "simplenet width 1 batch 32 sgd", "alexnet width 1 batch 32 sgd")
-_VISITS = (30, 55, 80, 130, 180)  # before which cases; a quick run on two cores gets through about ninety
+_LANDMARKS = ("alexnet width 1 batch 128 sgd", "simplenet width 1 batch 32 sgd", "alexnet width 1 batch 32 sgd")
+_VISITS = (
+    30,
+    55,
+    80,
+    130,
+    180,
+)  # before which cases these come back; a quick run on two cores gets through about ninety
 
 
 def suite_cases(only: str | None = None) -> list[Case]:
@@ -83,7 +89,7 @@ def _with_visits(cases: Sequence[Case]) -> list[Case]:
     for index, case in enumerate(cases):
         if index in _VISITS:
             visit = _VISITS.index(index) + 2
-            result += [replace(named[name], name=f"{name}, visit {visit}") for name in _VISITED]
+            result += [replace(named[name], name=f"{name}, visit {visit}") for name in _LANDMARKS]
         result.append(case)
     return result
 

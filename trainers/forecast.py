@@ -27,7 +27,7 @@ WARM_UP_DOUBT = 0.7
 LEAST_DOUBT = 0.05
 
 _BLOCKS = 64
-LEAST_BLOCKS = 4
+_LEAST_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def standard_error(values: Sequence[float]) -> float:
     error = 0.0
     while len(values) > 1:
         error = max(error, stdev(values) / math.sqrt(len(values)))
-        if len(values) < 2 * LEAST_BLOCKS:
+        if len(values) < 2 * _LEAST_BLOCKS:
             break
         values = [(first + second) / 2 for first, second in zip(values[::2], values[1::2], strict=False)]
     return error

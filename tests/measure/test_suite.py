@@ -158,7 +158,6 @@ def test_the_thesiss_networks_come_back_while_the_suite_runs():
     for wanted in ("alexnet width 1 batch 32 sgd", "simplenet width 1 batch 32 sgd"):
         at = [index for index, name in enumerate(names) if name.startswith(wanted)]
         assert len(at) == 6
-        assert at == sorted(at)
         assert sum(index < 90 for index in at) >= 4  # as far as a quick run gets on two cores
         visits = [case for case in suite_cases(wanted) if case.name.startswith(wanted)]
         assert len({case.family for case in visits}) == 1
