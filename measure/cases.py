@@ -26,13 +26,15 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 class Case:
     """One network with a batch and an optimizer; `build` makes it, the same one every time.
 
-    `family`: networks that resemble each other share one.
+    `family`: networks that resemble each other share one. `rounds_factor`: how many times as long as
+    others it is measured.
     """
 
     name: str
     family: str
     build: Callable[[], tuple[nn.Module, Arguments]]
     optimizer: str = "sgd"
+    rounds_factor: int = 1
 
 
 # Kinds of random networks, the ones with most to vary first and more often.
@@ -55,14 +57,11 @@ _ROUND = (
 )
 _ROUNDS = 12
 
+# What `estimate` is asked first is measured longer, and again before the cases with these numbers; a quick
+# run on two cores gets through about seventy.
 _LANDMARKS = ("alexnet width 1 batch 128 sgd", "simplenet width 1 batch 32 sgd", "alexnet width 1 batch 32 sgd")
-_VISITS = (
-    30,
-    55,
-    80,
-    130,
-    180,
-)  # before which cases these come back; a quick run on two cores gets through about ninety
+_VISITS = (17, 30, 43, 56, 100, 150)
+_LANDMARK_ROUNDS = 3
 
 
 def suite_cases(only: str | None = None) -> list[Case]:
@@ -81,16 +80,17 @@ def suite_cases(only: str | None = None) -> list[Case]:
 
 
 def _with_visits(cases: Sequence[Case]) -> list[Case]:
-    """The networks that `estimate` is asked first come back in between: a machine's pace wanders from minute to
-    minute, and one visit shows one minute.
+    """The landmarks, measured longer, come back in between: a machine's pace wanders from minute to minute, and one
+    visit shows one minute.
     """
-    named = {case.name: case for case in cases}
+    landmarks = [replace(case, rounds_factor=_LANDMARK_ROUNDS) for case in cases if case.name in _LANDMARKS]
+    named = {case.name: case for case in landmarks}
     result: list[Case] = []
     for index, case in enumerate(cases):
         if index in _VISITS:
             visit = _VISITS.index(index) + 2
-            result += [replace(named[name], name=f"{name}, visit {visit}") for name in _LANDMARKS]
-        result.append(case)
+            result += [replace(landmark, name=f"{landmark.name}, visit {visit}") for landmark in landmarks]
+        result.append(named.get(case.name, case))
     return result
 
 
@@ -115,6 +115,7 @@ def _first() -> list[Case]:
         random_case("transformers", 0),
         random_case("perceptrons", 0),
         _module("simplenet", "SimpleNet", 1.0, 32, "sgd"),
+        _module("alexnet", "AlexNet", 1.0, 32, "sgd"),
     ]
 
 
@@ -128,10 +129,10 @@ def _thesis() -> Iterator[Case]:
         (0.75, 32, "adamw"),
         (1.5, 16, "sgd"),
         (0.25, 128, "momentum"),
-        (1.0, 16, "sgd"),
     ):
         yield _module("alexnet", "AlexNet", width, 2 * batch, optimizer)
         yield _module("simplenet", "SimpleNet", width, batch, optimizer)
+    yield _module("simplenet", "SimpleNet", 1.0, 16, "sgd")
 
 
 def _module(module: str, attribute: str, width: float, batch: int, optimizer: str) -> Case:
@@ -199,4 +200,4 @@ def user_case(spec: str, batch_size: int, optimizer: str = "sgd") -> Case:
         inputs = model_inputs(real, batch_size, device="cpu")
         return real.model, (inputs.args, dict(inputs.kwargs))
 
-    return Case(f"{spec} batch {batch_size} {optimizer}", spec, build, optimizer)
+    return Case(f"{spec} batch {batch_size} {optimizer}", spec, build, optimizer, _LANDMARK_ROUNDS)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .op_timing import Event, Stopwatch, TrainingStep, op_times
 from .reading import PowerTrace
 from .records import MODELLED_FLAG, MeasuredWindow, Record, describe_meter, now_utc
 
-# A clean round this much slower than the fastest was disturbed by something that no counter shows.
+# A clean round this much slower than the middle one was disturbed by something that no counter shows.
 _OUTLIER = 1.25
 
 
@@ -36,6 +37,10 @@ class Pace:
     case_s: float = 2.0
     rounds: int = 2
     patience: float = 2.5
+
+    def times(self, factor: int) -> Pace:
+        """The pace of a case that is measured so many times as long."""
+        return replace(self, case_s=self.case_s * factor, rounds=self.rounds * factor)
 
 
 # The least window in which a counter that is renewed so often is right to about a percent.
@@ -165,17 +170,17 @@ def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, Po
 
 
 def _rounds(ready: Ready, bench: Bench, watch: Stopwatch) -> list[_Round]:
-    pace, began = bench.pace, time.monotonic()
+    pace, began = bench.pace.times(ready.case.rounds_factor), time.monotonic()
     rounds: list[_Round] = []
     while True:
-        rounds.append(_round(ready, bench, watch))
+        rounds.append(_round(ready, bench, watch, len(rounds)))
         spent = time.monotonic() - began
         clean = sum(not one.window.flags for one in rounds)
         if clean >= pace.rounds or spent > pace.case_s * (1 if clean else pace.patience):
             return rounds
 
 
-def _round(ready: Ready, bench: Bench, watch: Stopwatch) -> _Round:
+def _round(ready: Ready, bench: Bench, watch: Stopwatch, number: int) -> _Round:
     steps = max(1, ceil(bench.pace.window_s / ready.warm_s))
     before = bench.counters.read()
     window = bench.meter.open()
@@ -186,19 +191,23 @@ def _round(ready: Ready, bench: Bench, watch: Stopwatch) -> _Round:
         reading = window.close()
     between = bench.counters.read()
     fuse = ready.work.tracer != "real"
-    timed = [ready.step.run_timed(watch, fuse) for _ in range(max(1, steps // 2))]
+    timed = [ready.step.run_timed(watch, fuse) for _ in range(_timed_steps(steps, number))]
     flags = disturbances(before, between)
     measured = MeasuredWindow("training steps", steps, reading.seconds, reading, flags)
     return _Round(measured, timed, disturbances(between, bench.counters.read()))
 
 
+def _timed_steps(steps: int, number: int) -> int:
+    """How many steps are timed op by op after the plain ones of that round: half as many, from the first on."""
+    return steps // 2 if steps > 1 else 1 - number % 2
+
+
 def kept_rounds(rounds: Sequence[_Round]) -> list[_Round]:
     """The clean rounds without outliers; where none is clean, the fastest."""
-    fastest = min(rounds, key=lambda one: one.step_s)
     clean = [one for one in rounds if not one.window.flags]
     if not clean:
-        return [fastest]
-    limit = _OUTLIER * min(one.step_s for one in clean)
+        return [min(rounds, key=lambda one: one.step_s)]
+    limit = _OUTLIER * median_low(one.step_s for one in clean)
     return [one for one in clean if one.step_s <= limit]
 
 
