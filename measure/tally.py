@@ -14,11 +14,12 @@ from fractions import Fraction
 
 from .reading import DomainReading, Label, TracePoint
 
-# Counters are refreshed about every millisecond, so a delta can hold energy drawn just before.
+# RAPL counters are refreshed about every millisecond, ten at the most.
 REFRESH_NS = 10_000_000
 # A sleep shorter than this is clock noise; real suspends take seconds.
 SLEEP_NS = 500_000_000
-# A package, its dram and a GPU always draw something: no movement for this long is no counter.
+# A package, its dram and a GPU always draw something: no movement for this long is no counter. It is
+# longer than any refresh, so that a slow counter is not taken for one that stands.
 STUCK_NS = 500_000_000
 # Power sampled further apart than this is not integrated.
 POWER_GAP_NS = 2_000_000_000
@@ -32,7 +33,8 @@ class Domain:
     """What is metered: a name unique in its meter, and what its numbers mean.
 
     `range_uj` is the highest value that the counter shows before it starts over, None for one that
-    never does; `ceiling_w` is a power that the domain cannot exceed.
+    never does; `ceiling_w` is a power that the domain cannot exceed. `refresh_ns` is the longest that
+    the counter may show its last value: a delta can hold energy drawn that long before.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Domain:
     label: Label = "measured"
     method: str = "counter"
     note: str = ""  # goes into the reason of every reading
+    refresh_ns: int = REFRESH_NS
 
     @property
     def wrap_s(self) -> float:
@@ -114,6 +117,8 @@ class Tally:
         self._first: int | None = None
         self._last: int | None = None
         self._last_began_ns = 0
+        self._moved_ns = 0  # since when the counter shows its latest value
+        self._longest_still_ns = 0
         self._wraps = 0
         self._highest = 0
         self._failure: str | None = None  # of the latest sample
@@ -135,6 +140,10 @@ class Tally:
             self._first = value
         else:
             self._step(self._last, value, sample.ended_ns - self._last_began_ns)
+        if value == self._last:
+            self._longest_still_ns = max(self._longest_still_ns, sample.began_ns - self._moved_ns)
+        else:
+            self._moved_ns = sample.ended_ns
         self._last, self._last_began_ns = value, sample.began_ns
 
     def condemn(self, reason: str) -> None:
@@ -147,7 +156,7 @@ class Tally:
 
     def _step(self, before: int, now: int, elapsed_ns: int) -> None:
         domain = self._domain
-        most_uj = domain.ceiling_w * (elapsed_ns + REFRESH_NS) // 1000
+        most_uj = domain.ceiling_w * (elapsed_ns + domain.refresh_ns) // 1000
         drawn = now - before
         if drawn < 0:
             if domain.range_uj is None:
@@ -182,14 +191,25 @@ class Tally:
 
     def latest_uj(self) -> int | None:
         """The energy so far for the trace: None when the latest read failed or nothing is certain."""
-        return None if self._failure is not None or self._verdict is not None else self.energy_uj()
+        return None if self._failure is not None or self._condemned() is not None else self.energy_uj()
 
-    def reading(self, elapsed_ns: int) -> DomainReading:
+    def reading(self) -> DomainReading:
         """The window as if it ended with the latest sample; more samples may follow."""
-        verdict = self._verdict or _unread_end(self._failure)
-        if verdict is None and self._domain.counted and elapsed_ns >= STUCK_NS and self.energy_uj() == 0:
-            verdict = ("missing", f"the counter did not move in {elapsed_ns / 1e9:.1f} s")
+        verdict = self._condemned() or _unread_end(self._failure)
+        if verdict is None and self._must_move and self.energy_uj() == 0:
+            verdict = ("ambiguous", "window too short for this counter: it did not move")
         return _reading(self._domain, verdict, self.energy_uj())
+
+    @property
+    def _must_move(self) -> bool:
+        return self._domain.counted and self._domain.method == "counter"
+
+    def _condemned(self) -> Verdict | None:
+        """What no further sample mends. A counter that stood may have lost what was drawn meanwhile."""
+        lost = self._verdict is not None and self._verdict[0] == "missing"
+        if lost or not self._must_move or self._longest_still_ns < STUCK_NS:
+            return self._verdict
+        return ("missing", f"the counter stood still for {self._longest_still_ns / 1e9:.1f} s")
 
 
 class PowerTally:
@@ -227,7 +247,7 @@ class PowerTally:
     def latest_uj(self) -> int | None:
         return None if self._failure is not None or self._verdict is not None else self.energy_uj()
 
-    def reading(self, elapsed_ns: int) -> DomainReading:
+    def reading(self) -> DomainReading:
         """The window as if it ended with the latest sample; more samples may follow."""
         return _reading(self._domain, self._verdict or _unread_end(self._failure), self.energy_uj())
 
@@ -270,7 +290,7 @@ class Ledger:
 
     def readings(self, mirrors: Mapping[int, Mirror]) -> tuple[DomainReading, ...]:
         """One reading per domain; `mirrors` by the index of the domain that repeats another."""
-        readings = [tally.reading(self.elapsed_ns) for tally in self._tallies]
+        readings = [tally.reading() for tally in self._tallies]
         for index, mirror in mirrors.items():
             readings[index] = _mirrored(readings[index], self._domains[mirror.original].name, mirror.certain)
         return tuple(readings)

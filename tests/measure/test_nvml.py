@@ -51,6 +51,15 @@ def test_several_gpus_are_summed_in_millijoules():
     assert {domain.method for domain in reading.domains} == {"counter"}
 
 
+def test_one_refresh_between_two_close_reads_is_energy_and_not_a_reset():
+    nvml, clock = FakeNvml([FakeGpu(watts=350)]), ManualClock()
+    meter = SampledMeter(NvmlSource(nvml, environ={}, clock=clock), interval_s=None)
+    with meter.window() as window:
+        clock.advance(0.001)
+        nvml.advance(0.1)  # the counter shows the last 100 ms at once
+    assert window.reading.energy_uj == 35_000_000
+
+
 def test_only_visible_gpus_count():
     gpus = [FakeGpu(uuid=uuid, watts=watts) for uuid, watts in zip(UUIDS, (100, 200, 400), strict=True)]
     reading = _window(FakeNvml(gpus), CUDA_VISIBLE_DEVICES="2")

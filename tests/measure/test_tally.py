@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecast.measure.tally import Domain, Failure, Ledger, Mirror, PowerTally, Sample, Tally, kernel_unit_uj
+from joulecast.measure.tally import (
+    STUCK_NS,
+    Domain,
+    Failure,
+    Ledger,
+    Mirror,
+    PowerTally,
+    Sample,
+    Tally,
+    kernel_unit_uj,
+)
 
 SECOND = 1_000_000_000
 PACKAGE = Domain("package-0", "package", True, ceiling_w=100, range_uj=1_000_000_000)  # wraps in 10 s at most
@@ -120,6 +130,63 @@ def test_a_suspend_within_the_window_is_missing():
 def test_a_counter_that_stands_still_is_missing():
     reading = _reading(PACKAGE, _sample(0, 0), _sample(1, 0))
     assert (reading.label, reading.energy_uj) == ("missing", None)
+    assert reading.reason == "the counter stood still for 1.0 s"
+
+
+def test_a_counter_that_freezes_is_missing_however_well_it_began():
+    moving = [_sample(step / 10, 5_000_000 * step) for step in range(11)]
+    frozen = [_sample(1.0 + step, 50_000_000) for step in range(1, 60)]
+    assert _reading(PACKAGE, *moving).energy_uj == 50_000_000
+    reading = _reading(PACKAGE, *moving, *frozen)
+    assert (reading.label, reading.energy_uj) == ("missing", None)
+    assert reading.reason == "the counter stood still for 59.0 s"
+    resumed = _reading(PACKAGE, *moving, *frozen, _sample(61, 90_000_000))
+    assert resumed.label == "missing", "what was drawn while it stood may be lost"
+    core = Domain("package-0/core", "core", False, ceiling_w=100, range_uj=1_000_000_000)
+    assert _reading(core, *moving, *frozen).energy_uj == 50_000_000, "a part may rest"
+
+
+def test_a_frozen_counter_has_no_trace_either():
+    ledger = Ledger((PACKAGE,))
+    points = []
+    for seconds, value in ((0, 0), (0.1, 5), (0.5, 5), (0.7, 5), (0.8, 9)):
+        ledger.add(_sample(seconds, value))
+        points.append(ledger.point().energy_uj[0])
+    assert points == [0, 5, 5, None, None]
+
+
+def test_failed_reads_are_no_sign_of_life():
+    samples = [_sample(0, 0), _sample(0.1, 9), *(_sample(step, Failure("EIO")) for step in (1, 2)), _sample(3, 9)]
+    assert _reading(PACKAGE, *samples).reason == "the counter stood still for 2.9 s"
+
+
+@pytest.mark.parametrize("refresh_s", [0.1, 0.4])
+def test_a_slow_counter_is_not_stuck_however_often_it_is_read(refresh_s: float):
+    samples = [_sample(at / 50, int(at / 50 / refresh_s) * 1_000_000) for at in range(51)]
+    assert _reading(PACKAGE, *samples).energy_uj == int(1.0 / refresh_s) * 1_000_000
+
+
+def test_samples_a_second_apart_need_one_movement_each():
+    assert _reading(PACKAGE, *(_sample(at, 10 * at) for at in range(5))).energy_uj == 40
+    assert _reading(PACKAGE, *(_sample(at, 10 * min(at, 3)) for at in range(5))).label == "missing"
+
+
+def test_a_window_shorter_than_the_counter_s_refresh_is_ambiguous_and_no_zero():
+    reading = _reading(PACKAGE, _sample(0, 7), _sample(0.05, 7))
+    assert (reading.label, reading.energy_uj) == ("ambiguous", None)
+    assert reading.reason == "window too short for this counter: it did not move"
+    core = Domain("package-0/core", "core", False, ceiling_w=100)
+    assert _reading(core, _sample(0, 7), _sample(0.05, 7)).energy_uj == 0
+    machine = Domain("machine", "machine", True, 100, None, "modelled", "utilisation model")
+    assert _reading(machine, _sample(0, 7), _sample(0.05, 7)).energy_uj == 0, "a model has no refresh"
+
+
+def test_a_refresh_between_two_close_samples_is_no_reset():
+    samples = [_sample(0, 0), _sample(0.001, 35_000_000)]  # 100 ms at 350 W, shown at once
+    slow = Domain("gpu-0", "gpu", True, ceiling_w=3000, refresh_ns=200_000_000)
+    assert _reading(slow, *samples).energy_uj == 35_000_000
+    fast = Domain("package-0", "package", True, ceiling_w=3000)
+    assert "cannot explain" in _reading(fast, *samples).reason
 
 
 def test_a_wrapless_counter_that_goes_back_is_missing():
@@ -164,7 +231,8 @@ def test_measured_energy_is_the_truth(start: int, steps: list[tuple[float, float
     """Any start, any power up to the ceiling, any gaps and failed reads: the truth or no number."""
     tally, truth, now_ns = Tally(PACKAGE), 0, 0
     tally.add(Sample(0, 0, 0, (start,)), start, True)
-    widest_ns = since_good_ns = 0
+    widest_ns = since_good_ns = longest_still_ns = 0
+    last, moved_ns = start, 0
     for position, (seconds, watts, fails) in enumerate(steps):
         step_ns = round(seconds * SECOND)
         now_ns += step_ns
@@ -174,13 +242,18 @@ def test_measured_energy_is_the_truth(start: int, steps: list[tuple[float, float
         tally.add(Sample(now_ns, now_ns, 0, (value,)), value, False)
         since_good_ns += step_ns
         widest_ns = max(widest_ns, since_good_ns)
-        since_good_ns = 0 if value is shown else since_good_ns
-    reading = tally.reading(now_ns)
+        if value is shown:
+            since_good_ns = 0
+            last, moved_ns = (last, moved_ns) if shown == last else (shown, now_ns)
+            longest_still_ns = max(longest_still_ns, now_ns - moved_ns)
+    reading = tally.reading()
     if reading.label == "measured":
         assert reading.energy_uj == truth
-    # And it is a number wherever no gap allows a second wrap and something was drawn.
-    if widest_ns < 9.9 * SECOND and truth > 0:
-        assert reading.label == "measured"
+    # A counter that stands is no counter, and else it is a number wherever no gap allows a second wrap.
+    if longest_still_ns >= STUCK_NS:
+        assert reading.label == "missing"
+    elif widest_ns < 9.9 * SECOND:
+        assert reading.label == ("measured" if truth > 0 else "ambiguous")
 
 
 def test_power_tally_takes_no_failure_for_a_zero():
@@ -188,4 +261,4 @@ def test_power_tally_takes_no_failure_for_a_zero():
     tally = PowerTally(domain)
     for seconds, value in ((0, 10**8), (1, Failure("lost")), (2, 10**8)):
         tally.add(_sample(seconds, value), value, seconds == 0)
-    assert tally.reading(2 * SECOND).energy_uj == 200_000_000
+    assert tally.reading().energy_uj == 200_000_000
