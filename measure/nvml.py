@@ -44,9 +44,14 @@ def visible_indices(variable: str | None, uuids: Sequence[str]) -> list[int]:
     return found
 
 
-class NvmlSource:
-    """The visible GPUs, one domain each, named by their NVML index. Raises MeterError where none reads.
+class NoGpuError(MeterError):
+    """Nothing to read: no driver, no library, no GPU visible. Any other MeterError hides a GPU at work."""
 
+
+class NvmlSource:
+    """The visible GPUs, one domain each, named by their NVML index.
+
+    Raises NoGpuError where there is none, MeterError where NVML or CUDA's variables do not tell which.
     `pynvml`: the module of nvidia-ml-py, or a fake of it (`testing.FakeNvml`).
     """
 
@@ -64,7 +69,9 @@ class NvmlSource:
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
-            raise MeterError(f"NVML answers {error}: no NVIDIA driver that runs") from error
+            if error.value in (self._nvml.NVML_ERROR_DRIVER_NOT_LOADED, self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND):
+                raise NoGpuError(f"NVML answers {error}: no NVIDIA driver that runs") from error
+            raise MeterError(f"NVML answers {error}; check that nvidia-smi lists the GPU") from error
         try:
             self._open(environ)
         except self._nvml.NVMLError as error:
@@ -81,7 +88,7 @@ class NvmlSource:
         indices = visible_indices(variable, [_text(nvml.nvmlDeviceGetUUID(handle)) for handle in handles])
         if not indices:
             shown = "" if variable is None else f" (CUDA_VISIBLE_DEVICES is {variable!r})"
-            raise MeterError(f"no GPU among {len(handles)} is visible{shown}")
+            raise NoGpuError(f"no GPU among {len(handles)} is visible{shown}")
         self._check_order(environ, variable, handles)
         self._handles = [handles[index] for index in indices]
         self._mig = [self._mig_is_on(handle) for handle in self._handles]
@@ -132,7 +139,11 @@ class NvmlSource:
     def _value(self, index: int) -> int | Failure:
         domain, handle = self.domains[index], self._handles[index]
         if self._mig[index]:
-            return Failure(f"MIG is on: NVML counts {domain.name} as a whole, all its instances together", fatal=True)
+            return Failure(
+                f"MIG is on: NVML counts {domain.name} as a whole, all its instances together; turn it off"
+                " (nvidia-smi -mig 0) to measure it",
+                fatal=True,
+            )
         try:
             if domain.method == "counter":
                 return 1000 * int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
@@ -149,5 +160,5 @@ def _import_pynvml() -> Any:
     try:
         import pynvml
     except ImportError as error:
-        raise MeterError("nvidia-ml-py is not installed; pip install 'joulecast[gpu]'") from error
+        raise NoGpuError("nvidia-ml-py is not installed; pip install 'joulecast[gpu]'") from error
     return pynvml

@@ -12,7 +12,7 @@ from typing import Any
 from ..estimator.errors import MeterError
 from .meter import DEFAULT_INTERVAL_S, SampledMeter, Source
 from .modelled import ModelledSource
-from .nvml import NvmlSource
+from .nvml import NoGpuError, NvmlSource
 from .perf_event import PerfSource
 from .procstat import read_cpu_info
 from .rapl import Clock, RaplSource, system_clock
@@ -75,10 +75,9 @@ class JoinedSource:
 class NullSource:
     """Nothing measures here: every window is missing, for the reason given."""
 
-    name = "none"
-
-    def __init__(self, reason: str, *, clock: Clock = system_clock) -> None:
-        self.domains = (Domain("machine", "machine", True, 1),)
+    def __init__(self, reason: str, *, name: str = "none", kind: str = "machine", clock: Clock = system_clock) -> None:
+        self.name = name
+        self.domains = (Domain(kind, kind, True, 1),)
         self.notes: tuple[str, ...] = ()
         self._failure = Failure(reason, fatal=True)
         self._clock = clock
@@ -108,7 +107,8 @@ def select_meter(
 
     "auto": the CPU's counters (powercap, else perf events) and the GPUs' together; a counter set of
     which something fails only where nothing reads whole; "modelled" only where nothing measures; and
-    where the CPU is unknown too, a meter whose every window is missing. Never raises for "auto".
+    where the CPU is unknown too, a meter whose every window is missing. GPUs that are there and cannot
+    be read make the total missing, as unreadable dram does. Never raises for "auto".
     Any other preference is taken or raises MeterError. Each failure is one line with its fix.
     """
     makers: dict[str, Callable[[], Any]] = {
@@ -120,14 +120,14 @@ def select_meter(
     }
     if preference == "auto":
         return _automatic(makers, interval_s)
-    if preference.startswith("replay:"):
-        source: Any = ReplaySource(Path(preference.removeprefix("replay:")))
-    elif preference in makers:
-        source = makers[preference]()
-    else:
+    if preference.startswith("replay:"):  # plays what was recorded, standing still included
+        replayed = ReplaySource(Path(preference.removeprefix("replay:")))
+        return SelectedMeter(replayed, [Attempt(preference, True)], interval_s, ())
+    if preference not in makers:
         raise MeterError(f"meter is {preference!r}; choose one of {', '.join(PREFERENCES)}")
+    source = makers[preference]()
     failures = _failures(source)
-    if failures and len(failures) == sum(domain.counted for domain in source.domains):
+    if failures and len(failures) >= sum(domain.counted for domain in source.domains):
         source.close()
         raise MeterError(f"{preference}: {failures[0]}")
     attempt = Attempt(preference, not failures, "; ".join(failures))
@@ -138,6 +138,7 @@ def _automatic(makers: Mapping[str, Callable[[], Any]], interval_s: float | None
     attempts: list[Attempt] = []
     whole: dict[str, Any] = {}
     partial: dict[str, Any] = {}
+    unread: dict[str, Any] = {}  # GPUs that are there, of which nothing reads
     for name in ("rapl", "perf_event", "nvml"):
         if name == "perf_event" and "rapl" in whole:
             continue
@@ -145,6 +146,8 @@ def _automatic(makers: Mapping[str, Callable[[], Any]], interval_s: float | None
             source = makers[name]()
         except MeterError as error:
             attempts.append(Attempt(name, False, str(error)))
+            if name == "nvml" and not isinstance(error, NoGpuError):
+                unread[name] = NullSource(str(error), name=name, kind="gpu")
             continue
         failures = _failures(source)
         attempts.append(Attempt(name, not failures, "; ".join(failures)))
@@ -153,25 +156,33 @@ def _automatic(makers: Mapping[str, Callable[[], Any]], interval_s: float | None
             whole[name] = source
         elif len(failures) < counted:
             partial[name] = source
+        elif name == "nvml":
+            unread[name] = source
         else:
             source.close()
-    chosen = _chosen(whole, partial)
-    for source in (*whole.values(), *partial.values()):
+    chosen = _chosen(whole, partial, unread)
+    for source in (*whole.values(), *partial.values(), *unread.values()):
         if source not in chosen:
             source.close()
-    if not any(source.name in ("rapl", "perf_event") for source in chosen):
-        notes = [f"{one.meter}: {one.reason}" for one in attempts if one.meter != "nvml"]
-    else:
-        notes = [f"{one.meter}: {one.reason}" for one in attempts if one.meter in partial and not one.works]
-    if chosen:
-        return SelectedMeter(JoinedSource(chosen), attempts, interval_s, notes)
-    return _without_counter(makers, attempts, interval_s)
+    if not chosen:
+        return _without_counter(makers, attempts, interval_s)
+    by_cpu = chosen[0].name != "nvml"
+    notes = []
+    for one in attempts:
+        alone = f"; --meter {chosen[0].name} measures the CPU alone" if by_cpu and one.meter == "nvml" else ""
+        if one.meter in partial or one.meter in unread or (one.meter != "nvml" and not by_cpu):
+            notes.append(f"{one.meter}: {one.reason}{alone}")
+    return SelectedMeter(JoinedSource(chosen), attempts, interval_s, notes)
 
 
-def _chosen(whole: Mapping[str, Any], partial: Mapping[str, Any]) -> list[Any]:
-    """The best of the CPU's and the best of the GPUs'; whole before partial, powercap before perf."""
+def _chosen(whole: Mapping[str, Any], partial: Mapping[str, Any], unread: Mapping[str, Any]) -> list[Any]:
+    """The best of the CPU's and the best of the GPUs'; whole before partial, powercap before perf.
+
+    GPUs of which nothing reads take their place only beside a counter, whose total is not all.
+    """
     ranked = [group[name] for group in (whole, partial) for name in ("rapl", "perf_event") if name in group]
-    gpus = [group["nvml"] for group in (whole, partial) if "nvml" in group]
+    beside = (whole, partial, unread) if ranked else (whole, partial)
+    gpus = [group["nvml"] for group in beside if "nvml" in group]
     return ranked[:1] + gpus[:1]
 
 

@@ -234,12 +234,20 @@ class FakeGpu:
 class FakeNvml:
     """Stands in for the module pynvml, as far as NvmlSource asks it."""
 
-    class NVMLError(Exception):
-        pass
+    NVML_ERROR_NOT_SUPPORTED = 3
+    NVML_ERROR_DRIVER_NOT_LOADED = 9
+    NVML_ERROR_LIBRARY_NOT_FOUND = 12
+    NVML_ERROR_LIB_RM_VERSION_MISMATCH = 18
 
-    def __init__(self, gpus: Sequence[FakeGpu], *, driver: bool = True) -> None:
+    class NVMLError(Exception):
+        def __init__(self, message: str, value: int) -> None:
+            super().__init__(message)
+            self.value = value
+
+    def __init__(self, gpus: Sequence[FakeGpu], *, driver: bool = True, matching: bool = True) -> None:
+        """`driver`: whether one is loaded; `matching`: whether it is of the library's version."""
         self.gpus = list(gpus)
-        self.driver = driver
+        self.driver, self.matching = driver, matching
         self.open_count = 0
 
     def advance(self, seconds: float) -> None:
@@ -247,7 +255,8 @@ class FakeNvml:
             gpu.energy_mj += gpu.watts * seconds * 1000
 
     def nvmlInit(self) -> None:  # noqa: N802 - NVML's own name, as below
-        self._need(self.driver, "Driver Not Loaded")
+        self._need(self.driver, "Driver Not Loaded", self.NVML_ERROR_DRIVER_NOT_LOADED)
+        self._need(self.matching, "Driver/library version mismatch", self.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
         self.open_count += 1
 
     def nvmlShutdown(self) -> None:  # noqa: N802
@@ -277,9 +286,9 @@ class FakeNvml:
         self._need(gpu.has_power, "Not Supported")
         return round(gpu.watts * 1000)
 
-    def _need(self, condition: bool, message: str) -> None:
+    def _need(self, condition: bool, message: str, value: int = NVML_ERROR_NOT_SUPPORTED) -> None:
         if not condition:
-            raise self.NVMLError(message)
+            raise self.NVMLError(message, value)
 
 
 class FakePerf:

@@ -33,9 +33,8 @@ def host(tmp_path: Path) -> Path:
 
 def _select(host: Path, preference: str = "auto", **options):
     pynvml = options.pop("pynvml", FakeNvml([], driver=False))
-    return select_meter(
-        preference, sysfs=host / "sys", procfs=host / "proc", environ={}, pynvml=pynvml, interval_s=None, **options
-    )
+    options = {"environ": {}, "interval_s": None, **options}
+    return select_meter(preference, sysfs=host / "sys", procfs=host / "proc", pynvml=pynvml, **options)
 
 
 def test_auto_takes_the_counters_of_cpu_and_gpu(host: Path):
@@ -49,6 +48,68 @@ def test_auto_takes_the_counters_of_cpu_and_gpu(host: Path):
         nvml.advance(0.01)
     assert (window.reading.cpu_energy_uj, window.reading.gpu_energy_uj) == (1_000_000, 3_000_000)
     assert window.reading.boundary == "package + gpu"
+
+
+A100, T4 = FakeGpu("NVIDIA A100", "GPU-a"), FakeGpu("NVIDIA T4", "GPU-b")
+MIG_ON = FakeGpu(uuid="GPU-c", mig=True)
+
+
+@pytest.mark.parametrize(
+    ("nvml", "visible", "reason"),
+    [
+        (FakeNvml([MIG_ON]), None, "MIG is on"),
+        (FakeNvml([MIG_ON, T4]), None, "MIG is on"),
+        (FakeNvml([A100]), "MIG-123", "names the MIG instance MIG-123"),
+        (FakeNvml([A100, T4]), "0", "set CUDA_DEVICE_ORDER=PCI_BUS_ID"),
+        (FakeNvml([FakeGpu(has_counter=False, has_power=False)]), None, "gpu-0: NVML: Not Supported"),
+        (FakeNvml([A100], matching=False), None, "Driver/library version mismatch; check that nvidia-smi"),
+    ],
+)
+def test_gpus_that_cannot_be_read_make_the_total_missing_and_say_so(
+    host: Path, nvml: FakeNvml, visible: str | None, reason: str
+):
+    tree = FakePowercap(host / "sys/class/powercap", [FakeZone("package-0", range_uj=10**11)])
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    meter = _select(host, pynvml=nvml, environ=environ)
+    assert meter.name == "rapl+nvml"
+    note = meter.notes[0]
+    assert note.startswith("nvml: ")
+    assert reason in note
+    assert note.endswith("; --meter rapl measures the CPU alone")
+    with meter.window() as window:
+        tree.advance(0.001, {"package-0": 1000.0})
+        nvml.advance(0.1)
+    assert (window.reading.label, window.reading.energy_uj) == ("missing", None)
+    assert window.reading.cpu_energy_uj == 1_000_000
+    assert any(reason in line for line in window.reading.reasons)
+    meter.close()
+    assert nvml.open_count == 0
+
+
+@pytest.mark.parametrize(
+    ("nvml", "visible"), [(FakeNvml([], driver=False), None), (FakeNvml([]), None), (FakeNvml([A100]), "")]
+)
+def test_where_no_gpu_is_at_work_nothing_is_said_of_gpus(host: Path, nvml: FakeNvml, visible: str | None):
+    tree = FakePowercap(host / "sys/class/powercap", [FakeZone("package-0", range_uj=10**11)])
+    meter = _select(host, pynvml=nvml, environ={} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    assert (meter.name, meter.notes) == ("rapl", ())
+    with meter.window() as window:
+        tree.advance(0.001, {"package-0": 1000.0})
+    assert window.reading.energy_uj == 1_000_000
+
+
+def test_a_model_beside_gpus_that_cannot_be_read_says_so(host: Path):
+    nvml = FakeNvml([MIG_ON])
+    meter = _select(host, pynvml=nvml)
+    assert meter.name == "modelled"
+    assert "MIG is on" in "\n".join(meter.notes)
+    assert nvml.open_count == 0
+
+
+def test_gpus_of_which_some_read_say_so_without_a_cpu_counter_too(host: Path):
+    meter = _select(host, pynvml=FakeNvml([MIG_ON, T4]))
+    assert meter.name == "nvml"
+    assert "MIG is on" in "\n".join(meter.notes)
 
 
 def test_auto_models_only_where_nothing_measures_and_says_so(host: Path):
@@ -92,6 +153,15 @@ def test_counters_that_stand_at_zero_are_no_counters(host: Path):
 def test_psys_alone_is_no_cpu_meter(host: Path):
     FakePowercap(host / "sys/class/powercap", [FakeZone("psys")])
     assert _select(host).name == "modelled"
+    with pytest.raises(MeterError, match="no package zone, only psys"):
+        _select(host, "rapl")
+
+
+def test_a_trace_that_begins_standing_still_is_played(host: Path):
+    path = host / "trace.csv"
+    path.write_text("seconds,watts,package-0_uj\n0,,0\n10,,0\n11,,30000000\n")
+    meter = _select(host, f"replay:{path}")
+    assert [(attempt.works, attempt.reason) for attempt in meter.attempts] == [(True, "")]
 
 
 @pytest.mark.parametrize("preference", ["rapl", "perf_event", "nvml"])
