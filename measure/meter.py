@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
@@ -218,13 +218,19 @@ class SampledWindow:
         return self.reading
 
     def trace(self) -> PowerTrace:
-        """Every sample since the window opened. Raises MeterError unless it was opened with `trace`."""
+        """Every sample since the window opened. Raises MeterError unless it was opened with `trace`.
+
+        What may be a mirror has no energy, as in the reading, and so there are no watts.
+        """
         if self._points is None:
             raise MeterError("window keeps no trace; open it with trace=True")
         mirrors = self._meter._mirrors()
         domains = self._meter.domains
-        counted = [one.name for index, one in enumerate(domains) if one.counted and index not in mirrors]
-        return PowerTrace(tuple(one.name for one in domains), tuple(counted), tuple(self._points))
+        repeated = {index for index, mirror in mirrors.items() if mirror.certain}
+        doubtful = mirrors.keys() - repeated
+        counted = tuple(one.name for index, one in enumerate(domains) if one.counted and index not in repeated)
+        points = tuple(_without(doubtful, point) for point in self._points)
+        return PowerTrace(tuple(one.name for one in domains), counted, points)
 
     # The three below are the meter's, which calls them under its lock.
 
@@ -244,3 +250,8 @@ class SampledWindow:
         if self._points is not None:
             self._points.clear()
         self.add(sample)
+
+
+def _without(indices: Collection[int], point: TracePoint) -> TracePoint:
+    energies = (None if index in indices else energy_uj for index, energy_uj in enumerate(point.energy_uj))
+    return TracePoint(point.seconds, tuple(energies))

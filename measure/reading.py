@@ -112,6 +112,10 @@ class Reading:
             raise MeterError(f"reading is corrupt ({error}); measure again") from error
 
 
+# How a trace's columns end: energies that `watts` is made of, and those only reported.
+COUNTED_COLUMN, UNCOUNTED_COLUMN = "_uj", "_uncounted_uj"
+
+
 @dataclass(frozen=True, slots=True)
 class TracePoint:
     """Energy of every domain since the window opened, in the trace's order; None: not read."""
@@ -145,9 +149,13 @@ class PowerTrace:
         return sum(known) if known and len(known) == len(parts) else None
 
     def write_csv(self, file: TextIO) -> None:
-        """Columns `seconds`, `watts` (total, since the row before), `DOMAIN_uj` (since the start)."""
+        """Columns `seconds`, `watts` (total, since the row before), `DOMAIN_uj` (since the start).
+
+        Domains that are not in the total are `DOMAIN_uncounted_uj`.
+        """
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["seconds", "watts", *(f"{name}_uj" for name in self.domains)])
+        endings = [COUNTED_COLUMN if name in self.counted else UNCOUNTED_COLUMN for name in self.domains]
+        writer.writerow(["seconds", "watts", *map("".join, zip(self.domains, endings, strict=True))])
         for point, watts in zip(self.points, self.watts(), strict=True):
             shown = "" if watts is None else f"{watts:.3f}"
             energies = ["" if uj is None else uj for uj in point.energy_uj]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..estimator.errors import MeterError
 from .rapl import COUNTED, Clock, system_clock
-from .reading import PowerTrace, TracePoint
+from .reading import COUNTED_COLUMN, UNCOUNTED_COLUMN, PowerTrace, TracePoint
 from .tally import Domain, Failure, Mirror, Sample
 
 _COUNTED = (*COUNTED, "gpu", "machine")
@@ -28,7 +28,8 @@ def read_trace(path: Path) -> PowerTrace:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
-        names = tuple(column.removesuffix("_uj") for column in rows[0][2:])
+        columns = rows[0][2:]
+        names = tuple(column.removesuffix(UNCOUNTED_COLUMN).removesuffix(COUNTED_COLUMN) for column in columns)
         points = tuple(
             TracePoint(float(row[0]), tuple(int(cell) if cell else None for cell in row[2:])) for row in rows[1:]
         )
@@ -39,8 +40,20 @@ def read_trace(path: Path) -> PowerTrace:
             raise ValueError("as many cells in each row as in the first")
     except (OSError, ValueError, IndexError) as error:
         raise MeterError(f"{path}: not a power trace ({error}); record one with measure watch --trace") from error
-    counted = tuple(name for name in names if kind_of(name) in _COUNTED)
+    # Older traces tell by the name alone.
+    counted = tuple(
+        name
+        for name, column in zip(names, columns, strict=True)
+        if kind_of(name) in _COUNTED and not column.endswith(UNCOUNTED_COLUMN)
+    )
     return PowerTrace(names, counted, points)
+
+
+def _domain(name: str, counted: bool, note: str) -> Domain:
+    kind = kind_of(name)
+    if kind == "machine":  # only the model has it, and what was modelled stays so
+        return Domain(name, kind, counted, _CEILING_W, None, "modelled", "utilisation model", note)
+    return Domain(name, kind, counted, _CEILING_W, note=note)
 
 
 class ReplaySource:
@@ -54,9 +67,7 @@ class ReplaySource:
     def __init__(self, path: Path, *, clock: Clock = system_clock) -> None:
         trace = read_trace(path)
         note = f"replayed from {path.name}"
-        self.domains = tuple(
-            Domain(name, kind_of(name), name in trace.counted, _CEILING_W, note=note) for name in trace.domains
-        )
+        self.domains = tuple(_domain(name, name in trace.counted, note) for name in trace.domains)
         self.notes: tuple[str, ...] = (note,)
         self.failures: tuple[str, ...] = ()
         self._points, self._path, self._clock = trace.points, path, clock

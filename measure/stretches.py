@@ -260,26 +260,24 @@ def _summed_domain(name: str, readings: Sequence[Reading]) -> DomainReading:
 def joined_traces(before: PowerTrace | None, after: PowerTrace) -> PowerTrace | None:
     """One trace of two: times and energies of the second go on where those of the first end.
 
-    None where neither holds any energy. Both must be of the same domains.
+    None where neither holds any energy. A domain that the first could not read at its end has none
+    after it either: what it drew is not known. Both must be of the same domains, and the second tells
+    which of them count: mirrors may have shown themselves only there.
     """
     if len(after.points) < 2 or not any(uj is not None for point in after.points for uj in point.energy_uj):
         return before
     if before is None:
         return after
-    last = [
-        next((point.energy_uj[at] for point in reversed(before.points) if point.energy_uj[at] is not None), None)
-        for at in range(len(before.domains))
-    ]
-    start_s = before.points[-1].seconds
+    last = before.points[-1]
     shifted = tuple(
         TracePoint(
-            start_s + point.seconds,
+            last.seconds + point.seconds,
             tuple(
                 None if first is None or uj is None else first + uj
-                for first, uj in zip(last, point.energy_uj, strict=True)
+                for first, uj in zip(last.energy_uj, point.energy_uj, strict=True)
             ),
         )
         for point in after.points
         if point.seconds > 0
     )
-    return replace(before, points=(*before.points, *shifted))
+    return replace(before, counted=after.counted, points=(*before.points, *shifted))

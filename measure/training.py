@@ -271,6 +271,8 @@ def _check_same(record: Record, plan: Plan, images: Images, meter: Meter) -> Non
     pairs = [(name, old[name], new[name]) for name in new]
     pairs += [(f"images {name}", old_images[name], new_images[name]) for name in ("synthetic", "train", "test")]
     pairs.append(("meter", record.meter.get("name"), meter.name))
+    old_domains = ", ".join(domain["name"] for domain in record.meter.get("domains", ()))
+    pairs.append(("metered domains", old_domains, ", ".join(domain.name for domain in meter.domains)))
     for name, was, now in pairs:
         if was != now:
             raise TrainingError(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from joulecast.estimator.errors import MeterError
-from joulecast.measure.meter import Meter, SampledMeter
+from joulecast.measure.meter import Meter, SampledMeter, SampledWindow
 from joulecast.measure.rapl import RaplSource
 from joulecast.measure.reading import DomainReading, Reading
 from joulecast.measure.replay import ReplaySource, read_trace
@@ -203,6 +203,64 @@ def test_a_gap_in_a_trace_is_a_gap_when_played(tmp_path: Path):
     assert window.reading.energy_uj == 40_000_000
     clock.now_ns -= 1_500_000_000
     assert player.open().close().label == "missing"
+
+
+def _replayed(window: SampledWindow, path: Path, seconds: float) -> Reading:
+    """What the window's trace says when it is written and played for so long."""
+    with path.open("w", encoding="utf-8") as file:
+        window.trace().write_csv(file)
+    clock = ManualClock()
+    with SampledMeter(ReplaySource(path, clock=clock), interval_s=None).window() as played:
+        clock.advance(seconds)
+    return played.reading
+
+
+def test_mirrored_dies_are_counted_once_when_played_too(tmp_path: Path):
+    dies = [FakeZone("package-0-die-0", range_uj=10**11)]
+    dies += [FakeZone(f"package-0-die-{die}", shows="package-0-die-0", range_uj=10**11) for die in (1, 2, 3)]
+    tree = FakePowercap(tmp_path / "tree", dies)
+    meter = SampledMeter(RaplSource(tree.root, clock=tree.clock), interval_s=None)
+    window = meter.open(trace=True)
+    tree.advance(1.0, {"package-0-die-0": 68.0})
+    recorded = window.close()
+    played = _replayed(window, tmp_path / "trace.csv", 1.0)
+    assert played.energy_uj == recorded.energy_uj == 68_000_000
+    assert [one.counted for one in played.domains] == [True, False, False, False]
+    assert (tmp_path / "trace.csv").read_text().splitlines()[0] == (
+        "seconds,watts,package-0-die-0_uj,package-0-die-1_uncounted_uj,package-0-die-2_uncounted_uj,"
+        "package-0-die-3_uncounted_uj"
+    )
+
+
+def test_a_trace_of_before_counted_columns_tells_by_the_names(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,watts,package-0_uj,package-0/core_uj,gpu-0_uj\n0,,0,0,0\n1,7.0,3000000,2000000,4000000\n")
+    trace = read_trace(path)
+    assert trace.domains == ("package-0", "package-0/core", "gpu-0")
+    assert trace.counted == ("package-0", "gpu-0")
+
+
+def test_a_trace_has_no_watts_where_the_reading_is_ambiguous(tmp_path: Path):
+    tree = FakePowercap(tmp_path / "tree", [FakeZone(f"package-0-die-{die}", range_uj=10**11) for die in range(2)])
+    meter = SampledMeter(RaplSource(tree.root, clock=tree.clock), interval_s=None)
+    window = meter.open(trace=True)
+    tree.advance(0.1, {"package-0-die-0": 50.0, "package-0-die-1": 51.0})  # 0.1 J apart: one counter or two
+    assert window.so_far().label == "ambiguous"
+    assert window.trace().watts() == [None, None]
+    assert _replayed(window, tmp_path / "trace.csv", 0.1).energy_uj is None
+    tree.advance(10.0, {"package-0-die-0": 50.0, "package-0-die-1": 51.0})
+    assert window.close().label == "measured"
+    assert window.trace().watts()[1:] == pytest.approx([101.0, 101.0])
+
+
+def test_what_was_modelled_stays_modelled_when_played(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,watts,machine_uj\n0,,0\n10,40.0,400000000\n")
+    clock = ManualClock()
+    with SampledMeter(ReplaySource(path, clock=clock), interval_s=None).window() as window:
+        clock.advance(10.0)
+    assert (window.reading.label, window.reading.energy_uj) == ("modelled", 400_000_000)
+    assert window.reading.domains[0].method == "utilisation model"
 
 
 @pytest.mark.parametrize(

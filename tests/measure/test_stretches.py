@@ -42,10 +42,21 @@ def test_traces_go_on_where_they_ended() -> None:
     second = PowerTrace(("a", "b"), ("a",), (TracePoint(0, (0, 0)), TracePoint(1, (5, 7))))
     both = joined_traces(first, second)
     assert both is not None
-    assert both.points == (*first.points, TracePoint(3, (25, 7)))
+    assert both.points == (*first.points, TracePoint(3, (25, None))), "b was not read when the first ended"
+    again = joined_traces(both, second)
+    assert again is not None
+    assert again.points[-1] == TracePoint(4, (30, None))
     nothing = PowerTrace(("a", "b"), ("a",), (TracePoint(0, (None, None)), TracePoint(1, (None, None))))
     assert joined_traces(None, nothing) is None
     assert joined_traces(first, nothing) is first
+
+
+def test_a_mirror_found_after_the_break_is_counted_once_throughout() -> None:
+    points = (TracePoint(0, (0, 0)), TracePoint(1, (5_000_000, 5_000_000)))
+    first, second = PowerTrace(("a", "b"), ("a", "b"), points), PowerTrace(("a", "b"), ("a",), points)
+    both = joined_traces(first, second)
+    assert both is not None
+    assert both.watts() == [None, 5.0, 5.0]
 
 
 def test_time_and_energy_left_are_equation_3_5_1() -> None:

@@ -41,7 +41,7 @@ def constant_power(path: Path, watts: dict[str, float], seconds: float = 600.0) 
         TracePoint(at, tuple(round(power * at * 1e6) for power in watts.values())) for at in (0.0, seconds / 2, seconds)
     ]
     with path.open("w", encoding="utf-8") as file:
-        PowerTrace(tuple(watts), ("package-0",), tuple(points)).write_csv(file)
+        PowerTrace(tuple(watts), tuple(name for name in watts if "core" not in name), tuple(points)).write_csv(file)
     return f"replay:{path}"
 
 
@@ -140,6 +140,19 @@ def test_a_run_goes_on_only_as_what_it_was(tmp_path: Path, change: dict[str, Any
         run_here(replace(TINY, **change), images, tmp_path, run_id="one")
     with pytest.raises(TrainingError, match="has images train 40, now 60"):
         run_here(TINY, synthetic_images(60, 10), tmp_path, run_id="one")
+
+
+@pytest.mark.parametrize("now", [{"gpu-1": 300.0}, {"gpu-0": 300.0, "gpu-1": 300.0}])
+def test_a_run_goes_on_only_with_the_same_gpus_visible(tmp_path: Path, now: dict[str, float]) -> None:
+    images, watts = synthetic_images(40, 10), {"package-0": 40.0}
+    then = constant_power(tmp_path / "then.csv", {**watts, "gpu-0": 300.0})
+    run_here(replace(TINY, epochs=1), images, tmp_path, then, run_id="one")
+    with pytest.raises(TrainingError) as caught:
+        run_here(TINY, images, tmp_path, constant_power(tmp_path / "now.csv", {**watts, **now}), run_id="one")
+    assert str(caught.value) == (
+        f"run one has metered domains package-0, gpu-0, now {', '.join([*watts, *now])}; start a new run"
+    )
+    assert run_here(TINY, images, tmp_path, then, run_id="one").status == "complete"
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
