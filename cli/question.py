@@ -138,7 +138,9 @@ def _judged(answer: Answer, limits: tuple[Limit, ...], at: Any) -> Answer:
         if length is None:
             length, unit = float(answer.schedule.steps), "steps"
         fits.append(f"{limit.text}: {epochs_that_fit(verdict, length):,} {unit} would fit")
-        if regions := regions_that_fit(verdict, answer.facility_energy_kwh, load_regions()):
+        own = answer.site.region
+        basis = "life cycle" if own is None else own.basis
+        if regions := regions_that_fit(verdict, answer.facility_energy_kwh, load_regions(), basis):
             names = ", ".join(f"{region.name} ({region.code})" for region in regions[:3])
-            fits.append(f"{limit.text}: would fit in {len(regions)} regions, the cleanest {names}")
+            fits.append(f"{limit.text}: would fit in {len(regions)} regions ({basis} figures), the cleanest {names}")
     return replace(answer, verdicts=tuple(verdicts), fits=tuple(fits))

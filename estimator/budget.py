@@ -179,15 +179,20 @@ def epochs_that_fit(verdict: Verdict, epochs: float) -> int:
     return math.floor(verdict.limit.amount / verdict.figure * epochs * (1 + 1e-9))
 
 
-def regions_that_fit(verdict: Verdict, facility_energy_kwh: Interval, regions: Iterable[Region]) -> tuple[Region, ...]:
+def regions_that_fit(
+    verdict: Verdict, facility_energy_kwh: Interval, regions: Iterable[Region], basis: str = "life cycle"
+) -> tuple[Region, ...]:
     """The regions where the run would keep a CO2e budget, cleanest first; none for other budgets.
 
-    A region whose statistics say 0 g/kWh is left out: no grid's life cycle is free of emissions.
+    Those of one `basis` alone, that of the run's own figure: "direct" intensities count less than a life cycle's.
+    A region whose statistics say 0 g/kWh is left out: no grid's electricity is free of emissions.
     """
     if verdict.limit.quantity != "co2e":
         return ()
     energy_kwh = _at(facility_energy_kwh, verdict.at)
     fitting = [
-        region for region in regions if 0 < energy_kwh * region.carbon_g_per_kwh / GRAMS_PER_KG <= verdict.limit.amount
+        region
+        for region in regions
+        if region.basis == basis and 0 < energy_kwh * region.carbon_g_per_kwh / GRAMS_PER_KG <= verdict.limit.amount
     ]
     return tuple(sorted(fitting, key=lambda region: region.carbon_g_per_kwh))

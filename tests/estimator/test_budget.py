@@ -145,9 +145,18 @@ def test_regions_that_fit() -> None:
     assert {region.code for region in high} < {region.code for region in expected}
     intensities = [region.carbon_g_per_kwh for region in high]
     assert intensities == sorted(intensities)
-    left_out = sorted(region.carbon_g_per_kwh for region in load_regions() if region not in high)
+    assert {region.basis for region in high} == {"life cycle"}
+    same = [region for region in load_regions() if region.basis == "life cycle"]
+    left_out = sorted(region.carbon_g_per_kwh for region in same if region not in high)
     assert left_out[0] == 0  # a gap in the statistics is no clean grid
     assert left_out[1] > 1000 / 15
+
+
+def test_a_run_on_direct_figures_is_offered_regions_of_direct_figures() -> None:
+    verdict = judge(parse_limit("1kgCO2e"), Interval.exact(6))
+    direct = regions_that_fit(verdict, Interval.exact(10), load_regions(), "direct")
+    assert direct
+    assert {region.basis for region in direct} == {"direct"}
 
 
 def test_only_co2e_depends_on_the_region() -> None:
