@@ -150,7 +150,10 @@ class PerfSource:
 
     def sample(self) -> Sample:
         began_ns, _ = self._clock()
-        values = tuple(map(self._value, self._events, self._descriptors))
+        if self._descriptors:
+            values = tuple(map(self._value, self._events, self._descriptors))
+        else:
+            values = tuple(Failure("perf event is closed", fatal=True) for _ in self._events)
         ended_ns, slept_ns = self._clock()
         return Sample(began_ns, ended_ns, slept_ns, values)
 

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,9 +103,21 @@ def find_zones(root: Path, read: Read = read_text) -> list[Zone]:
             elif re.fullmatch(r"intel-rapl[a-z-]*", name):
                 pending.append(path)
     if not folders:
-        raise MeterError(f"{root}: no intel-rapl zone; load it with: sudo modprobe intel_rapl_msr")
+        raise MeterError(_why_none(root))
     zones = [_read_zone(name, path, read) for name, path in folders.items()]
     return sorted(zones, key=lambda zone: (zone.control, zone.numbers))
+
+
+def _why_none(root: Path) -> str:
+    """Containers mask the folders that the links of the class lead to: the driver is loaded then."""
+    with suppress(OSError):
+        dangling = [name for name in sorted(os.listdir(root)) if _ZONE.fullmatch(name) and not (root / name).exists()]
+        if dangling:
+            return (
+                f"{root / dangling[0]}: leads nowhere, as where a container masks it; mount the host's sysfs"
+                " (docker run -v /sys:/host/sys:ro) and name it: --sysfs /host/sys"
+            )
+    return f"{root}: no intel-rapl zone; load it with: sudo modprobe intel_rapl_msr"
 
 
 def _children(folder: Path) -> list[tuple[str, Path]]:
@@ -118,15 +131,18 @@ def _read_zone(folder: str, path: Path, read: Read) -> Zone:
     matched = _ZONE.fullmatch(folder)
     assert matched is not None
     zone = Zone(matched[1], tuple(int(part) for part in matched[2].split(":")), path, name="")
+    file = path / "name"
     try:
-        zone = replace(zone, name=read(path / "name"))
+        zone = replace(zone, name=read(file))
         zone = replace(zone, max_power_uw=_highest_constraint(path, read))
-        zone = replace(zone, range_uj=int(read(path / "max_energy_range_uj")))
+        file = path / "max_energy_range_uj"
+        zone = replace(zone, range_uj=int(read(file)))
         if zone.range_uj <= 0:
-            raise ValueError(f"max_energy_range_uj is {zone.range_uj}")
-        int(read(path / "energy_uj"))
+            raise ValueError(f"the range is {zone.range_uj} uJ")
+        file = path / "energy_uj"
+        int(read(file))
     except (OSError, ValueError) as error:
-        return replace(zone, failure=_explain(path / "energy_uj", error))
+        return replace(zone, failure=_explain(file, error))
     return zone
 
 
@@ -144,8 +160,8 @@ def _explain(path: Path, error: OSError | ValueError) -> str:
     if isinstance(error, PermissionError):
         return (
             f"{path}: permission denied to uid {os.getuid()}; fix until the next boot:"
-            " sudo chmod a+r /sys/class/powercap/intel-rapl*:*/energy_uj; for good, a udev rule:"
-            ' SUBSYSTEM=="powercap", KERNEL=="intel-rapl*:*", RUN+="/bin/chmod a+r %S%p/energy_uj"'
+            f" sudo chmod a+r /sys/class/powercap/intel-rapl*:*/{path.name}; for good, a udev rule:"
+            f' SUBSYSTEM=="powercap", KERNEL=="intel-rapl*:*", RUN+="/bin/chmod a+r %S%p/{path.name}"'
         )
     if isinstance(error, OSError):
         return f"{path}: {error.strerror}"

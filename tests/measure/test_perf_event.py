@@ -91,6 +91,17 @@ def test_an_event_that_ends_is_missing(tmp_path: Path):
     assert "offline" in window.reading.reasons[0]
 
 
+def test_a_window_that_outlives_its_source_is_missing_and_never_raises(tmp_path: Path):
+    perf, clock = FakePerf(tmp_path, EVENTS, {0: 0}), ManualClock()
+    meter = _meter(perf, tmp_path, clock)
+    window = meter.open()
+    meter.close()
+    clock.advance(1.0)
+    reading = window.close()
+    assert {domain.label for domain in reading.domains} == {"missing"}
+    assert reading.reasons[0] == "package-0/core: perf event is closed"
+
+
 def test_the_real_system_call_counts(tmp_path: Path):
     """The kernel's software clock (type 1, event 0: nanoseconds on a CPU) in place of the RAPL PMU."""
     try:

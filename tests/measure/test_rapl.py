@@ -151,6 +151,28 @@ def test_a_zone_whose_name_cannot_be_read_makes_the_total_missing(tmp_path: Path
     assert _second(tree, {"package-0": 10.0}).label == "missing"
 
 
+@pytest.mark.parametrize("broken", ["name", "max_energy_range_uj", "energy_uj"])
+def test_the_failure_names_the_file_that_cannot_be_read(tmp_path: Path, broken: str):
+    tree = FakePowercap(tmp_path, [FakeZone("package-0")])
+
+    def read(path: Path) -> str:
+        if path.name == broken:
+            raise PermissionError(13, "Permission denied")
+        return path.read_text().strip()
+
+    (failure,) = RaplSource(tree.root, read=read).failures
+    assert f"intel-rapl:0/{broken}: permission denied" in failure
+    assert f"sudo chmod a+r /sys/class/powercap/intel-rapl*:*/{broken};" in failure
+
+
+@pytest.mark.parametrize(("text", "reason"), [("0", "the range is 0 uJ"), ("much", "invalid literal")])
+def test_a_range_that_is_none_names_its_file(tmp_path: Path, text: str, reason: str):
+    tree = FakePowercap(tmp_path, [FakeZone("package-0")])
+    tree.path("package-0").with_name("max_energy_range_uj").write_text(text)
+    (failure,) = RaplSource(tree.root).failures
+    assert f"max_energy_range_uj: {reason}" in failure
+
+
 def test_a_failed_read_in_the_middle_is_a_gap(tmp_path: Path):
     tree = FakePowercap(tmp_path, [FakeZone("package-0", range_uj=10**11)])
     meter = _meter(tree)
@@ -243,3 +265,14 @@ def test_a_stated_power_above_ours_raises_the_ceiling(tmp_path: Path):
 def test_no_zone_says_what_to_load(tmp_path: Path):
     with pytest.raises(MeterError, match="no intel-rapl zone; load it with: sudo modprobe intel_rapl_msr"):
         RaplSource(tmp_path / "nowhere")
+
+
+def test_links_that_lead_nowhere_say_how_to_see_the_host_s(tmp_path: Path):
+    for name in ("intel-rapl", "intel-rapl:0", "intel-rapl:0:0"):
+        (tmp_path / name).symlink_to(f"../../devices/virtual/powercap/{name}")
+    with pytest.raises(MeterError) as caught:
+        RaplSource(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/intel-rapl:0: leads nowhere, as where a container masks it; mount the host's sysfs"
+        " (docker run -v /sys:/host/sys:ro) and name it: --sysfs /host/sys"
+    )
