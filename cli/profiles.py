@@ -17,10 +17,7 @@ def profiles(name: str | None, as_json: bool) -> None:
     """
     rows = _rows()
     if name is not None:
-        from ..estimator.library import load_profile
-
-        profile = load_profile(name)
-        rows = [row for row in rows if row["name"] == profile.name] or [_row(profile, "file")]
+        rows = [row for row in rows if row["name"] == name] or _named(rows, name)
     if as_json:
         import json
 
@@ -29,19 +26,31 @@ def profiles(name: str | None, as_json: bool) -> None:
         _print(rows, detailed=name is not None)
 
 
+def _named(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """By another name than the listed one (an alias, or as a driver prints it), or from a file."""
+    from ..estimator.library import load_profile
+
+    profile = load_profile(name)
+    return [row for row in rows if row["name"] == profile.name] or [_row(profile, "file")]
+
+
 def _rows() -> list[dict[str, Any]]:
     from ..estimator.datasheet import datasheet_profile
     from ..estimator.hardware import load_hardware
     from ..estimator.library import calibrations, shipped_profiles
     from ..estimator.profile import read_profile
 
-    rows = [_row(profile, "measured here") for profile in calibrations()]
+    rows = [_row(profile, "measured here") for profile in calibrations(_warn)]
     shipped = {key: read_profile(path) for key, path in shipped_profiles().items()}
     rows += [_row(profile, "shipped") for profile in shipped.values()]
     rows += [
         _row(datasheet_profile(hardware), "datasheet") for hardware in load_hardware() if hardware.key not in shipped
     ]
     return rows
+
+
+def _warn(line: str) -> None:
+    click.echo(f"warning: {line}", err=True)
 
 
 def _row(profile: Any, kind: str) -> dict[str, Any]:
