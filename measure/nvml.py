@@ -15,7 +15,7 @@ from .rapl import Clock, system_clock
 from .tally import Domain, Failure, Mirror, Sample
 
 GPU_CEILING_W = 3000
-# Seen from 20 ms (GeForce) to 100 ms (A100, H100); twice that, so that no honest step looks like a reset.
+# Drivers refresh it every 20 to 100 ms; twice that, so that no honest step looks like a reset.
 REFRESH_NS = 200_000_000
 
 
