@@ -16,7 +16,7 @@ from .formulas import KINDS
 from .judge import judge
 from .observation import CALLER, Observation
 from .profile import PowerModel, Profile, Provenance, Range, features
-from .regression import folds, nonnegative_fit, relative_errors
+from .regression import family_shares, folds, nonnegative_fit, relative_errors
 
 LEAST_FOR_STARTUP = 12
 
@@ -179,7 +179,10 @@ def fit(
 
 
 def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
-    """The form with the least mean relative error on families left out; the smaller one on a tie."""
+    """The form with the least mean relative error on families left out; the smaller one on a tie.
+
+    Each family counts once, however often its networks were measured.
+    """
     from joblib import Parallel, delayed
 
     candidates = _candidates(table, startup)
@@ -187,7 +190,8 @@ def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, boo
         delayed(_left_out)(table, form, started, seed) for form, started in candidates
     )
     measured = np.array([row.step_seconds for row in table.observations])
-    errors = [float(relative_errors(seconds, measured).mean()) for seconds, _ in results]
+    shares = family_shares(table.families)
+    errors = [float(relative_errors(seconds, measured) @ shares) for seconds, _ in results]
     best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
     if (results[best][0] <= 0).any():
         raise FitError("a family left out is priced at 0 s by the others; add observations of more kinds of networks")

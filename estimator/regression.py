@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,6 +60,12 @@ def folds(families: Sequence[str], most: int = 10, seed: int = 0) -> Iterator[tu
     parts = np.array([part[family] for family in families])
     for index in range(count):
         yield parts != index, parts == index
+
+
+def family_shares(families: Sequence[str]) -> Array:
+    """What each row counts in a mean over families, each of which counts once; they add up to 1."""
+    counts = Counter(families)
+    return np.array([1.0 / (counts[family] * len(counts)) for family in families])
 
 
 def bounds(log_ratios: Array, families: Sequence[str] | None = None) -> tuple[float, float]:

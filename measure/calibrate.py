@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from .records import Record, hardware_name, now_utc
 COMPONENTS = ("compute", "memory", "launch")
 # Disturbed records are left out as soon as this many clean ones are there.
 LEAST_CLEAN = 12
+_MOST_NOTES = 3  # on records left out
 
 # Watts of one busy core where nothing is known of the CPU: from a many-core server's (AMD EPYC of the
 # second generation at full load, per virtual CPU: 1.64 W; Cloud Carbon Footprint, coefficients from
@@ -46,9 +48,16 @@ def given_power(watts: float) -> Power:
     return Power(_flat(watts), ErrorModel(1.0, 1.0), f"{watts:g} W given by the user", "what the user's figure covers")
 
 
-def table_power(name: str, cores: int) -> Power:
-    """Power of the part with that name at full utilisation of `cores` cores. Raises HardwareError."""
+def table_power(name: str, cores: int, device: str = "cpu") -> Power:
+    """Power of the part with that name at full utilisation of `cores` cores.
+
+    Raises HardwareError, also for a part that is no `device` ("cpu" or "gpu").
+    """
     row = find_hardware(name)
+    if row.kind != device:
+        raise HardwareError(
+            f"{row.name} is a {row.kind.upper()} and this trains on the {device.upper()}: name that part"
+        )
     model = power_model(row.name, row.power_w, row.idle_w, row.cores if row.kind == "cpu" else None, cores)
     weights = dict.fromkeys(COMPONENTS, max(model.full_w - model.idle_w, 0.0))
     return Power(PowerModel(weights, model.idle_w), TDP_ERROR, f"{model.basis}; {row.source}", BOUNDARIES[row.kind])
@@ -69,13 +78,16 @@ def unknown_power(cpu_name: str, threads: int) -> Power:
 
 
 def modelled_power(host: Mapping[str, Any], *, power_w: float | None = None, hardware: str | None = None) -> Power:
-    """What stands for a measurement: the user's figure, else the hardware table, else a wide range.
+    """What stands for a measurement: the user's figure, else the hardware table, else, of a CPU, a wide range.
 
-    Raises JoulecastError for a figure that cannot be, HardwareError for hardware named and not known.
+    Raises JoulecastError for a figure that cannot be, HardwareError for hardware not known or not the one that trains.
     """
     if power_w is not None:
         return given_power(power_w)
-    threads, name = int(host["threads"]), str(host["cpu_name"])
+    device, name = str(host.get("device", "cpu")), str(host["cpu_name"])
+    threads = min(int(host["threads"]), int(host.get("cpu_cores") or host["threads"]))  # a core is busy at most
+    if device == "gpu":
+        return table_power(hardware or str(host["gpus"][0]), threads, device)
     if hardware is not None:
         return table_power(hardware, threads)
     try:
@@ -103,10 +115,31 @@ def chosen_records(records: Iterable[Record]) -> list[Record]:
     return clean if len(clean) >= LEAST_CLEAN else list(best.values())
 
 
+def alike(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """The records that one profile can be fitted on, and a line on each that is left out.
+
+    Those in the arithmetic of most; of measured energies, those of the newest record's meter.
+    """
+    precisions = Counter(one.workload.precision for one in records if one.workload is not None)
+    usual = precisions.most_common(1)[0][0] if precisions else ""
+    metered = [one for one in records if one.label == "measured"]
+    meter = str(max(metered, key=lambda one: one.created).meter.get("name")) if metered else ""
+    kept, left_out = [], []
+    for one in records:
+        precision = usual if one.workload is None else one.workload.precision
+        if precision != usual:
+            left_out.append(f"{one.name} is not in this profile: it ran in {precision}, the others in {usual}")
+        elif one.label == "measured" and one.meter.get("name") != meter:
+            left_out.append(f"{one.name} is not in this profile: its meter was {one.meter.get('name')}, now {meter}")
+        else:
+            kept.append(one)
+    return kept, left_out
+
+
 def observations(records: Iterable[Record]) -> list[Observation]:
     """The records as evidence: with energies where enough were measured, else times alone."""
     found = [one for record in records if (one := record.observation()) is not None]
-    metered = [one for one in found if one.energy_j is not None]
+    metered = [one for one in found if one.energy_j]
     if len(metered) >= LEAST_CLEAN or len(metered) == len(found):
         return metered
     return [replace(one, energy_j=None, meter=None) for one in found]
@@ -125,7 +158,7 @@ def fit_profile(
 
     Raises FitError when the records cannot carry a fit, and what `power` raises.
     """
-    chosen = chosen_records(records)
+    chosen, left_out = alike(chosen_records(records))
     evidence = observations(chosen)
     if not evidence:
         raise FitError("no case was measured on this machine; run `measure` for longer, or without --only")
@@ -140,7 +173,7 @@ def fit_profile(
         device=str(host["device"]),
         sources=_sources(chosen, host, stand_in),
         boundary="" if stand_in is None else stand_in.boundary,
-        notes=_notes(chosen),
+        notes=(*_notes(chosen), *left_out[:_MOST_NOTES]),
         power=None if stand_in is None else stand_in.model,
         created=created,
     )

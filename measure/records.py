@@ -163,11 +163,18 @@ class Record:
         except (KeyError, TypeError, ValueError, AttributeError, JoulecastError) as error:
             raise JoulecastError(f"{origin} is corrupt ({error!r}); delete it and measure again") from error
 
+    @property
+    def _gpus_metered(self) -> bool:
+        return all(one.reading is not None and one.reading.gpu_energy_uj is not None for one in self.windows)
+
     def observation(self) -> Observation | None:
-        """The record as evidence for `fit`; None where it holds no steps of a workload."""
+        """The record as evidence for `fit`; None where it holds no steps of a workload.
+
+        Its energy counts where it was measured, a GPU's where the GPU itself was.
+        """
         if self.workload is None or self.steps == 0 or self.status == "failed":
             return None
-        measured = self.label == "measured"
+        measured = self.label == "measured" and (self.host.get("device") != "gpu" or self._gpus_metered)
         return Observation(
             workload=self.workload,
             steps=self.steps,

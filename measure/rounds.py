@@ -43,6 +43,9 @@ class Pace:
         return replace(self, case_s=self.case_s * factor, rounds=self.rounds * factor)
 
 
+# A first step of so many seconds shows the pace; a GPU's first loads libraries and is no measure of the next.
+_FIRST_STEP_S = {"cpu": 1.0, "gpu": 30.0}
+
 # The least window in which a counter that is renewed so often is right to about a percent.
 _COUNTER_WINDOW_S = {"nvml": 2.0, "rapl": 0.6, "perf_event": 0.6}
 
@@ -111,16 +114,16 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
     return Built(case, work, TrainingStep(model, args, kwargs, case.optimizer))
 
 
-def warm(built: Built) -> Ready:
+def warm(built: Built, device: str = "cpu") -> Ready:
     """Runs the first steps, which allocate and tune. Raises what training the network raises."""
     first_s = built.step.run()
-    warm_s = built.step.run() if first_s < 1.0 else first_s
+    warm_s = built.step.run() if first_s < _FIRST_STEP_S[device] else first_s
     return Ready(built.case, built.work, built.step, warm_s)
 
 
 def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Ready:
     """`build` and `warm` in one."""
-    return warm(build(case, device, seed))
+    return warm(build(case, device, seed), device)
 
 
 def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
@@ -139,7 +142,7 @@ def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, Po
     kept = kept_rounds(rounds)
     windows = tuple(one.window for one in kept)
     step_s = sum(window.seconds for window in windows) / sum(window.steps for window in windows)
-    ops = op_times(work, _timed_runs(kept), step_s, bench.overhead_s)
+    ops = op_times(work, _timed_runs(kept) or _timed_runs(rounds), step_s, bench.overhead_s)
     flags = tuple(dict.fromkeys((*bench.flags, *(flag for window in windows for flag in window.flags))))
     if any(window.reading is not None and window.reading.label == "modelled" for window in windows):
         flags = (*flags, MODELLED_FLAG)
@@ -212,10 +215,10 @@ def kept_rounds(rounds: Sequence[_Round]) -> list[_Round]:
 
 
 def _timed_runs(rounds: Sequence[_Round]) -> list[list[Event]]:
-    """The undisturbed timed steps; where all were disturbed, the fastest."""
+    """The undisturbed timed steps; where all were disturbed, the fastest; none where none was timed."""
     clean = [run for one in rounds if not one.timed_flags for run in one.timed]
     every = [run for one in rounds for run in one.timed]
-    return clean or [min(every, key=lambda run: sum(event.seconds for event in run))]
+    return clean or sorted(every, key=lambda run: sum(event.seconds for event in run))[:1]
 
 
 def measure_idle(

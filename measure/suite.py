@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..estimator.errors import JoulecastError
-from ..estimator.user_code import one_line
+from ..estimator.user_code import model_error, one_line
 from .cases import Case
 from .records import Record, same_machine
 from .rounds import Bench, build, measure_case, measure_idle, warm
@@ -37,20 +36,27 @@ class Progress(Protocol):
 class Summary:
     """What a run of the suite came to: names of cases, and why those that failed did."""
 
+    idle: Record | None = None
     measured: list[Record] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)  # measured by an earlier run
     skipped: list[str] = field(default_factory=list)  # no time
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: str | None = None
 
+    @property
+    def records(self) -> list[Record]:
+        """All that was measured now, for a fit."""
+        return [*([] if self.idle is None else [self.idle]), *self.measured]
+
 
 def usable(record: Record, bench: Bench) -> bool:
-    """Whether a record was made by this machine with these libraries: it need not be made again."""
+    """Whether a record was made by this machine with this meter and these libraries: it need not be made again."""
     mine, theirs = bench.host["libraries"], record.host.get("libraries", {})
     return (
         record.kind in ("case", "idle")
         and record.status == "complete"
         and same_machine(record.host, bench.host)
+        and record.meter.get("name") == bench.meter.name
         and theirs.get("torch") == mine.get("torch")
     )
 
@@ -80,7 +86,7 @@ def run_suite(
     waiting = [*must, *waiting, *(case for case in cases if case.name in disturbed)]
     ends = clock() + budget_s
     with StopSignals() as stop:
-        _idle(store, bench, progress)
+        summary.idle = _idle(store, bench, progress)
         for index, case in enumerate(waiting):
             left_s = ends - clock()
             required = index < len(must)
@@ -103,25 +109,28 @@ def _eta(ends: float, now: float, budget_s: float, done: int, total: int) -> flo
     return min(left_s, (budget_s - left_s) / done * (total - done)) if done else left_s
 
 
-def _idle(store: Store, bench: Bench, progress: Progress) -> None:
+def _idle(store: Store, bench: Bench, progress: Progress) -> Record | None:
     if bench.meter.name == "none":
-        return
+        return None
     progress.say(f"idle power, {IDLE_S:g} s")
     record, trace = measure_idle(bench, IDLE_S, store.new_id("idle"))
     store.write(record, trace)
+    return record
 
 
 def _one(case: Case, store: Store, bench: Bench, most_s: float, summary: Summary) -> Record | None:
     """Measures one case unless its least steps would take longer than `most_s`; infinite: it must work."""
+    device = str(bench.host["device"])
     try:
-        built = build(case, str(bench.host["device"]))
+        built = build(case, device)
         if built.work.flops * _seconds_per_mac(summary) * _LEAST_STEPS > most_s:
             summary.skipped.append(case.name)
             return None
-        record, trace = measure_case(warm(built), bench, store.new_id(case.name))
-    except (RuntimeError, ValueError, TypeError, MemoryError, JoulecastError) as error:
+        record, trace = measure_case(warm(built, device), bench, store.new_id(case.name))
+    except Exception as error:  # a network may fail in any way
         if most_s == float("inf"):
-            raise
+            fix = "give a smaller --batch-size" if "memory" in f"{type(error).__name__} {error}".casefold() else ""
+            raise model_error(error, what=case.name, fix=fix) from error
         summary.failed[case.name] = one_line(f"{type(error).__name__}: {error}")
         return None
     finally:

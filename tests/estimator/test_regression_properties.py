@@ -14,7 +14,7 @@ from joulecast.estimator.curves import Curves, Term
 from joulecast.estimator.features import FEATURES, pieces
 from joulecast.estimator.fit import fit
 from joulecast.estimator.profile import Profile
-from joulecast.estimator.regression import bounds, folds, nonnegative_fit, rows_worth, shared_error
+from joulecast.estimator.regression import bounds, family_shares, folds, nonnegative_fit, rows_worth, shared_error
 
 from .synthetic import conv, network, observe, random_network
 
@@ -178,3 +178,8 @@ def test_a_scatter_that_does_not_fall_with_the_number_of_ops_is_shared() -> None
     rng = np.random.default_rng(1)
     assert shared_error(rng.laplace(0, 0.1, 4000), np.exp(rng.uniform(0, np.log(100), 4000))) > 1
     assert shared_error(np.zeros(8), np.full(8, 5.0)) >= 0
+
+
+def test_each_family_counts_once_in_a_mean_over_families() -> None:
+    shares = family_shares(["a", "a", "a", "b"])
+    assert shares.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])

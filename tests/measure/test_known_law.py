@@ -13,7 +13,7 @@ from torch import nn
 from joulecast.estimator.curves import Curves, Term
 from joulecast.estimator.trace import trace
 from joulecast.estimator.workload import Workload
-from joulecast.measure.calibrate import anchored, fit_profile, idle_power_w
+from joulecast.measure.calibrate import alike, anchored, fit_profile, idle_power_w
 from joulecast.measure.cases import Case
 from joulecast.measure.contamination import SystemCounters
 from joulecast.measure.meter import SampledMeter
@@ -99,6 +99,26 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
         ready = Ready(Case(name, name, lambda: (nn.Identity(), ((), {}))), work, step, step.run())
         store.write(*measure_case(ready, bench, store.new_id(name)))
     return list(store.records())
+
+
+def test_records_of_another_meter_or_precision_stay_out_and_are_named(records: list[Record]) -> None:
+    older = replace(records[1], name="older", created="2000-01-01T00:00:00Z", meter={"name": "nvml"})
+    assert records[2].workload is not None
+    half = replace(records[2], name="half", workload=replace(records[2].workload, precision="bfloat16"))
+    kept, left_out = alike([*records, older, half])
+    assert kept == records
+    assert left_out == [
+        "older is not in this profile: its meter was nvml, now rapl",
+        "half is not in this profile: it ran in bfloat16, the others in float32",
+    ]
+    assert fit_profile([*records, older, half], power=_no_power).provenance.notes[-2:] == tuple(left_out)
+
+
+def test_energy_of_a_gpu_counts_only_where_the_gpu_was_metered(records: list[Record]) -> None:
+    on_cpu = records[1]
+    on_gpu = replace(on_cpu, host={**on_cpu.host, "device": "gpu"})
+    energies = [observation.energy_j for one in (on_cpu, on_gpu) if (observation := one.observation()) is not None]
+    assert energies == [on_cpu.energy_j, None]
 
 
 def _no_power() -> Any:

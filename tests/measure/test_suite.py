@@ -19,6 +19,7 @@ from torch import nn
 
 from joulecast.estimator.errors import JoulecastError
 from joulecast.estimator.profile import read_profile
+from joulecast.measure import suite
 from joulecast.measure.calibrate import chosen_records, given_power, modelled_power, observations, unknown_power
 from joulecast.measure.cases import Case, suite_cases
 from joulecast.measure.contamination import SystemCounters
@@ -107,7 +108,7 @@ def test_a_case_that_fails_is_named_in_one_line_and_the_others_go_on(bench: Benc
 
 
 def test_the_users_own_network_must_work(bench: Bench, store: Store):
-    with pytest.raises(RuntimeError, match="cannot be"):
+    with pytest.raises(JoulecastError, match=r"test_suite.py:.*RuntimeError: this network cannot be"):
         run_suite([_case("a")], store, bench, budget_s=60, progress=Heard(), must=[Case("bad", "bad", _broken)])
 
 
@@ -116,6 +117,20 @@ def test_records_of_another_machine_or_library_are_not_used(bench: Bench, store:
     assert usable(record, bench)
     for change in ({"threads": 99}, {"cpu_name": "Other"}, {"libraries": {"torch": "0.1"}}):
         assert not usable(replace(record, host={**record.host, **change}), bench)
+
+
+def test_records_of_another_meter_are_measured_again(bench: Bench, store: Store):
+    run_suite([_case("a")], store, bench, budget_s=60, progress=Heard())
+    (record,) = store.records()
+    assert usable(record, bench)
+    assert not usable(replace(record, meter={"name": "rapl"}), bench)
+
+
+def test_idle_power_goes_into_the_fit(bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(suite, "IDLE_S", 0.05)
+    with select_meter("modelled", hardware="i7-4770") as meter:
+        summary = run_suite([_case("a")], store, replace(bench, meter=meter), budget_s=60, progress=Heard())
+    assert [record.kind for record in summary.records] == ["idle", "case"]
 
 
 def test_op_times_of_a_case_add_up_to_its_step(bench: Bench, store: Store):
@@ -199,6 +214,18 @@ def test_a_case_with_a_factor_is_measured_so_much_longer(bench: Bench, store: St
     assert (usual.figures["rounds"], long.figures["rounds"]) == (2, 6)
 
 
+def test_op_times_come_from_rounds_left_out_where_the_kept_ones_were_not_timed(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    from joulecast.measure import rounds
+
+    monkeypatch.setattr(rounds, "kept_rounds", lambda all_rounds: all_rounds[1:])
+    two = replace(bench, pace=Pace(0.0, 60.0, 2))  # one step a round: the second is not timed op by op
+    (record,) = run_suite([_case("a", 512)], store, two, budget_s=60, progress=Heard()).measured
+    assert record.op_seconds is not None
+    assert sum(second or 0.0 for second in record.op_seconds) == pytest.approx(record.seconds / record.steps)
+
+
 def test_half_as_many_steps_are_timed_op_by_op_as_run_plain_and_one_at_least():
     assert [_timed_steps(9, number) for number in range(2)] == [4, 4]
     assert [_timed_steps(1, number) for number in range(4)] == [1, 0, 1, 0]
@@ -237,6 +264,25 @@ def test_a_cpu_of_the_table_gets_its_share_of_the_tdp():
     # 280 W for 64 cores.
     assert power.model.watts(("compute",))[0] + power.model.static_w == pytest.approx(280 / 4)
     assert "EPYC 7763" in power.source
+
+
+def _full_w(host: dict[str, Any]) -> float:
+    model = modelled_power(host).model
+    return model.weights_w["compute"] + model.static_w
+
+
+def test_more_threads_than_cores_draw_no_more_than_the_part():
+    host = {"cpu_name": "Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz", "threads": 8, "cpu_cores": 4}
+    assert _full_w(host) == pytest.approx(84.0)
+
+
+def test_a_gpus_power_is_the_gpus_and_no_cpus():
+    host = {"device": "gpu", "cpu_name": "AMD EPYC", "threads": 2, "gpus": ["NVIDIA GeForce RTX 3090"]}
+    assert _full_w(host) == pytest.approx(350.0)
+    with pytest.raises(JoulecastError, match="unknown hardware"):
+        modelled_power({**host, "gpus": ["NVIDIA No Such Card"]})
+    with pytest.raises(JoulecastError, match="is a GPU and this trains on the CPU"):
+        modelled_power(UNKNOWN, hardware="rtx-3090")
 
 
 def test_the_users_word_goes_before_the_table():
