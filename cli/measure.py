@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+from .finite import FiniteRange
 
 if TYPE_CHECKING:
     from ..estimator.profile import Profile
+    from ..measure.cases import Case
     from ..measure.records import Record
     from ..measure.store import Store
     from ..measure.suite import Summary
@@ -48,7 +53,7 @@ class _MeasureGroup(click.Group):
 def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--store", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-        envvar="JOULECAST_STORE", help="Where records and profiles lie; else the user's data folder.",
+        help="Where records and profiles lie; else $JOULECAST_STORE or the user's data folder.",
     )(command)  # fmt: skip
 
 
@@ -59,15 +64,17 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (run it again to go on).",
 )
 @click.option("--quick", is_flag=True, help="At most 5 minutes instead of 20.")
-@click.option("--budget-s", type=click.FloatRange(min=1), metavar="SECONDS", help="Measure for this long.")
+@click.option("--budget-s", type=FiniteRange(min=1), metavar="SECONDS", help="Measure for this long.")
 @click.option("--only", metavar="PATTERN", help="Only cases whose name or family has this in it (or matches, alex*).")
-@click.option("--model", "models", multiple=True, metavar="FILE.py[:NAME]", help="Also measure this network, first.")
+@click.option("--model", "models", multiple=True, metavar="FILE.py[:NAME]",
+              help="Measure this network first; the suite follows with --only, or where a profile needs more than"
+              " there is.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="For --model.")
 @click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd",
               show_default=True, help="For --model.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Measure again what was measured before, and forget it for the profile.")
 @click.option("--no-fit", is_flag=True, help="Measure and write records; leave the profile as it is.")
-@click.option("--power-w", type=click.FloatRange(min=0, min_open=True), metavar="WATTS",
+@click.option("--power-w", type=FiniteRange(min=0, min_open=True), metavar="WATTS",
               help="The machine's power while it trains, where nothing measures it.")  # fmt: skip
 @click.option("--hardware", metavar="NAME", help="The CPU whose power to model where nothing measures it.")
 @click.option("--meter", "preference", default="auto", show_default=True,
@@ -84,28 +91,48 @@ def measure(ctx: click.Context, /, **options: Any) -> int:
     it is done, and the profile that `estimate` then uses is fitted. Run it again to go on.
     """
     if ctx.invoked_subcommand is not None:
-        ctx.meta["store"] = options["folder"]
+        _hand_on(ctx, ctx.invoked_subcommand)
         return 0
     return _profile_this_machine(options)
 
 
+def _hand_on(ctx: click.Context, name: str) -> None:
+    """The group's --store holds for a command that has one; its other options hold for no command."""
+    group: Any = ctx.command
+    command = group.get_command(ctx, name)
+    has_store = any("--store" in parameter.opts for parameter in command.params)
+    for parameter in group.params:
+        source = ctx.get_parameter_source(parameter.name)
+        if source is ParameterSource.COMMANDLINE and not (has_store and "--store" in parameter.opts):
+            option = parameter.opts[0]
+            raise click.UsageError(
+                f"{option} before `{name}` would be ignored: give `{name}` its options behind its name"
+            )
+    ctx.meta["store"] = ctx.params["folder"]
+
+
 def _profile_this_machine(options: dict[str, Any]) -> int:
+    from ..measure.calibrate import modelled_power
     from ..measure.cases import suite_cases, user_case
     from ..measure.selection import select_meter
     from ..measure.store import Store
     from ..measure.suite import run_suite, usable
     from .suite_progress import SuiteProgress
 
-    store = Store(options["folder"])
+    store, host = Store(options["folder"]), _host()
+    if options["power_w"] is not None or options["hardware"] is not None:  # a mistake shows before the suite runs
+        modelled_power(host, power_w=options["power_w"], hardware=options["hardware"])
     must = [user_case(spec, options["batch_size"], options["optimizer"]) for spec in options["models"]]
-    cases = [] if must and options["only"] is None else suite_cases(options["only"])
+    cases = suite_cases(options["only"])
     with (
         store.measuring(lambda holder: click.echo(f"waiting: process {holder} is measuring here", err=True)),
         select_meter(options["preference"], sysfs=options["sysfs"], hardware=options["hardware"]) as meter,
     ):
         budget_s = options["budget_s"] or (QUICK_BUDGET_S if options["quick"] else FULL_BUDGET_S)
-        bench = _bench(meter, quick=budget_s < FULL_BUDGET_S / 2)
+        bench = _bench(meter, host, quick=budget_s < FULL_BUDGET_S / 2)
         before = [] if options["fresh"] else [record for record in store.records(_warn) if usable(record, bench)]
+        if must and options["only"] is None and (options["no_fit"] or _enough(before, must)):
+            cases = []
         with SuiteProgress(quiet=options["quiet"]) as progress:
             progress.say(_opening(store, bench, len(cases) + len(must), budget_s))
             summary = run_suite(cases, store, bench, budget_s=budget_s, earlier=before, progress=progress, must=must)
@@ -115,20 +142,32 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
         return _SIGNAL_STATUS[summary.interrupted]
     if options["no_fit"]:
         return 0
-    return _fit_and_tell(store, [*before, *summary.measured], options)
+    return _fit_and_tell(store, [*before, *summary.records], options)
 
 
-def _bench(meter: Any, *, quick: bool) -> Any:
+def _enough(before: Sequence[Record], must: Sequence[Case]) -> bool:
+    """Whether a profile can be fitted on `must` and what was measured `before`, without the suite."""
+    from ..estimator.evidence import LEAST_NETWORKS, network_of
+
+    names = {case.name for case in must}
+    others = [record.observation() for record in before if record.kind == "case" and record.name not in names]
+    return len(names) + len({network_of(one) for one in others if one is not None}) >= LEAST_NETWORKS
+
+
+def _host() -> dict[str, Any]:
     import torch
 
+    from ..measure.records import describe_host
+
+    return describe_host(torch.get_num_threads(), "gpu" if torch.cuda.is_available() else "cpu")
+
+
+def _bench(meter: Any, host: dict[str, Any], *, quick: bool) -> Any:
     from ..measure.contamination import SystemCounters, oversubscription
     from ..measure.op_timing import stopwatch_overhead_s
-    from ..measure.records import describe_host
     from ..measure.rounds import FULL, QUICK, Bench, metered
     from ..measure.store import Store
 
-    device = "gpu" if torch.cuda.is_available() else "cpu"
-    host = describe_host(torch.get_num_threads(), device)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Bench(
         meter,
@@ -187,14 +226,15 @@ def _fit_and_tell(store: Store, records: list[Record], options: dict[str, Any]) 
     click.echo(f"power, {profile.provenance.power}: {profile.provenance.sources[-1]}")
     for note in profile.provenance.notes:
         click.echo(f"note: {note}")
-    click.echo(_what_estimate_says(profile))
+    click.echo(_what_estimate_says(profile, path))
     return 0
 
 
-def _what_estimate_says(profile: Profile) -> str:
-    """The thesis's training, SimpleNet for 100 epochs of CIFAR-10."""
+def _what_estimate_says(profile: Profile, path: Path) -> str:
+    """The thesis's training, SimpleNet for 100 epochs of CIFAR-10; `path` is where the profile lies."""
     import torch
 
+    from ..estimator.store import profiles_folder
     from ..estimator.trace import trace
     from ..models.simplenet import SimpleNet
     from . import figures
@@ -204,8 +244,12 @@ def _what_estimate_says(profile: Profile) -> str:
         work = trace(SimpleNet(), torch.empty(batch, 3, 32, 32), name="SimpleNet", layers=False)
     answer = profile.predict(work, steps=epochs * -(-images // batch))
     seconds, energy = figures.seconds(answer.seconds), figures.energy(answer.energy_kwh)
+    way = ""
+    if path.parent.resolve() != profiles_folder().resolve():
+        command = f"estimate --hardware {shlex.quote(str(path.absolute()))}"
+        way = f"ask `{command}`, which alone looks in {profiles_folder()}\nso asked, "
     return (
-        f"`estimate` now answers for SimpleNet, {epochs} epochs of CIFAR-10 at batch {batch}: "
+        f"{way}`estimate` now answers for SimpleNet, {epochs} epochs of CIFAR-10 at batch {batch}: "
         f"{seconds[0]} ({seconds[1]}; {answer.time_source}), {energy[0]} ({energy[1]}; power {answer.power_source})"
     )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .finite import FiniteRange
+
 if TYPE_CHECKING:
     from ..measure.recipe import Recipe
     from ..measure.records import Record
@@ -30,7 +32,7 @@ def _shared_options(command: Command) -> Command:
                      help="cifar-10-batches-py or cifar-10-python.tar.gz; else it is downloaded and checked."),
         click.option("--synthetic", type=click.IntRange(min=1), metavar="N",
                      help="N random images instead: times are real, accuracy means nothing."),
-        click.option("--width", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+        click.option("--width", type=FiniteRange(min=0, min_open=True), default=1.0, show_default=True,
                      metavar="X", help="Scales the channels of every layer."),
         click.option("--evaluate-every", type=click.IntRange(min=1), metavar="N",
                      help="Also test after every N steps of an epoch, on 2,000 images drawn once."),
@@ -54,18 +56,18 @@ def _shared_options(command: Command) -> Command:
               " alexnet in tensorflow.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N",
               help="Passes over the training set, at most (default 1).")  # fmt: skip
-@click.option("--target", type=click.FloatRange(0, 100, min_open=True), metavar="PERCENT",
+@click.option("--target", type=FiniteRange(0, 100, min_open=True), metavar="PERCENT",
               help="End once the test set is classified this well.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Default: the network's recipe.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), metavar="X",
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), metavar="X",
               help="Default: the network's recipe.")  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="Default: the network's recipe.")
 @click.option("--augment/--no-augment", default=None, help="Shift and flip images. Default: the recipe.")
-@click.option("--checkpoint-minutes", type=click.FloatRange(min=0, min_open=True), default=5.0,
+@click.option("--checkpoint-minutes", type=FiniteRange(min=0, min_open=True), default=5.0,
               show_default=True, metavar="X", help="The most that a kill can lose.")  # fmt: skip
 @click.option("--run", "run_id", metavar="ID", help="Go on with this run, or begin it under this name.")
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="Where records and checkpoints lie.")  # fmt: skip
+              help="Where records and checkpoints lie; else $JOULECAST_STORE or the user's data folder.")  # fmt: skip
 @_shared_options
 @click.pass_context
 def train(
@@ -93,7 +95,7 @@ def train(
     from ..measure.training import earlier_run
     from ..measure.training import train as train_under_meter
 
-    place = Store(store)
+    place = Store(store or context.meta.get("store"))
     framework = framework or ("pytorch" if network == "simplenet" else "tensorflow")
     run_id = place.new_id(f"{network}-{framework}") if run_id is None else _checked_id(run_id)
     before = earlier_run(place, run_id)
@@ -148,6 +150,7 @@ def _recipe(network: str, options: dict[str, Any]) -> Recipe:
 
 def _print_epochs(record: Record) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from ..measure.stretches import epochs_of
     from .table import make_console
@@ -163,12 +166,12 @@ def _print_epochs(record: Record) -> None:
             "-" if epoch.accuracy is None else f"{100 * epoch.accuracy:.1f} %",
             f"{epoch.tested} images" if epoch.tested else "-",
             f"{epoch.seconds:.1f}",
-            _domains(epoch.reading),
+            Text(_domains(epoch.reading)),
         )
     console = make_console()
     console.print(table)
     for flag in record.flags:
-        console.print(f"  {flag}")
+        console.print(f"  {flag}", markup=False)
 
 
 def _domains(reading: Any) -> str:
@@ -185,7 +188,7 @@ def _domains(reading: Any) -> str:
 
 
 @click.command(epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (it can go on).")
-@click.option("--target", type=click.FloatRange(0, 100, min_open=True), default=60.0, show_default=True,
+@click.option("--target", type=FiniteRange(0, 100, min_open=True), default=60.0, show_default=True,
               metavar="PERCENT", help="Test accuracy to train to.")  # fmt: skip
 @click.option("--max-epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N",
               help="Give up after so many passes.")  # fmt: skip
@@ -248,7 +251,7 @@ def _print_comparison(rows: list[Row], target: float, notes: list[str]) -> None:
     console = make_console()
     console.print(table)
     for line in [f"{row.model}: {row.note}" for row in rows if row.note] + notes:
-        console.print(f"  {line}", soft_wrap=True)
+        console.print(f"  {line}", soft_wrap=True, markup=False)
 
 
 def _add_row(table: Any, row: Row, where: str) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .finite import FiniteRange
+
 if TYPE_CHECKING:
     from ..measure.watch import Watch
 
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
     epilog="Exit status: that of COMMAND (128 + n if signal n ended it); without one 0, or 1 when a file"
     " could not be written.",
 )
-@click.option("--interval", "interval_s", type=click.FloatRange(min=0.05), default=1.0, show_default=True,
+@click.option("--interval", "interval_s", type=FiniteRange(min=0.05), default=1.0, show_default=True,
               metavar="SECONDS", help="Time between rows.")  # fmt: skip
-@click.option("--duration", "duration_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+@click.option("--duration", "duration_s", type=FiniteRange(min=0, min_open=True), metavar="SECONDS",
               help="Stop after this time; else at Ctrl-C.")  # fmt: skip
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Also write the rows to FILE.")  # fmt: skip
