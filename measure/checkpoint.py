@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .store import unlockable
 from .trainer import TrainingError
 
 _SUFFIX = ".state"
@@ -30,7 +31,8 @@ class Checkpoints:
     def lock(self) -> Iterator[None]:
         """Holds the run for this process; the kernel lets go when it ends, however it ends.
 
-        Raises TrainingError when another process trains this run already.
+        Raises TrainingError when another process trains this run already, JoulecastError where nothing
+        can be locked.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +47,8 @@ class Checkpoints:
                     f"run {self.folder.name} is being trained by another process;"
                     " wait for it, or start a run of your own"
                 ) from None
+            except OSError as error:
+                raise unlockable(self.folder, error) from error
             yield
 
     def write(self, step: int, state: bytes) -> str:
@@ -82,5 +86,6 @@ class Checkpoints:
 def _unwritable(path: Path, error: OSError) -> TrainingError:
     why = error.strerror or str(error)
     return TrainingError(
-        f"checkpoint {path} cannot be written ({why}); free space or give --store DIR, then continue the run"
+        f"checkpoint {path} cannot be written ({why}); free space and go on with this run,"
+        " or begin a new one with --store DIR"
     )

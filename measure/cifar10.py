@@ -123,12 +123,15 @@ def load_cifar10(path: Path) -> Images:
 
 def _reader(path: Path) -> Callable[[str], bytes]:
     """What reads a batch by its name, from a folder or from the archive."""
-    if path.is_dir():
-        inner = path / FOLDER
-        folder = inner if inner.is_dir() else path
-        return lambda name: (folder / name).read_bytes()
-    if not path.is_file():
-        raise DataError(f"{path}: no such folder or archive; {_FIX}")
+    try:
+        if path.is_dir():
+            inner = path / FOLDER
+            folder = inner if inner.is_dir() else path
+            return lambda name: (folder / name).read_bytes()
+        if not path.is_file():
+            raise DataError(f"{path}: no such folder or archive; {_FIX}")
+    except PermissionError as error:  # of a folder above, before Python 3.14
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {_FIX}") from error
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path) as archive:  # one pass: going back means unpacking again

@@ -16,7 +16,8 @@ from pathlib import Path
 from ..estimator.errors import MeterError
 from .procstat import read_proc_stat
 
-# Shares of the window's wall time. A kernel tick is 10 ms, so a few of them are no proof.
+# Shares of the window's wall time. A kernel tick is 10 ms and each CPU's count is off by up to one, so a few
+# of them are no proof.
 OTHERS_SHARE = 0.05
 STEAL_SHARE = 0.03
 FREQUENCY_SHARE = 0.10
@@ -34,6 +35,7 @@ class Conditions:
     throttles: int | None  # thermal throttle events of all cores and packages
     quota_throttled_s: float | None  # held back by the cgroup's CPU quota
     frequency_hz: float | None  # mean over the cores
+    cpus: int = 1  # that `busy_s` and `steal_s` are summed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class SystemCounters:
     clock: Callable[[], float] = time.monotonic
 
     def read(self) -> Conditions:
-        busy_s, steal_s = self._cpu_seconds()
+        busy_s, steal_s, cpus = self._cpu_seconds()
         return Conditions(
             at_s=self.clock(),
             own_cpu_s=self.own_cpu_s(),
@@ -54,15 +56,17 @@ class SystemCounters:
             throttles=self._throttles(),
             quota_throttled_s=self._quota_throttled_s(),
             frequency_hz=self._frequency_hz(),
+            cpus=cpus,
         )
 
-    def _cpu_seconds(self) -> tuple[float | None, float | None]:
+    def _cpu_seconds(self) -> tuple[float | None, float | None, int]:
+        """Busy and stolen seconds, and of how many CPUs."""
         try:
-            times = read_proc_stat(self.root / "proc").times
+            found = read_proc_stat(self.root / "proc")
         except MeterError:
-            return None, None
+            return None, None, 1
         ticks_per_s = os.sysconf("SC_CLK_TCK")
-        return times.busy / ticks_per_s, times.steal / ticks_per_s
+        return found.times.busy / ticks_per_s, found.times.steal / ticks_per_s, found.cpus
 
     def _throttles(self) -> int | None:
         folder = self.root / "sys/devices/system/cpu"
@@ -91,7 +95,7 @@ class SystemCounters:
 def disturbances(before: Conditions, after: Conditions) -> tuple[str, ...]:
     """What disturbed the window between two reads, one phrase each; empty for a clean one. Pure."""
     wall_s = after.at_s - before.at_s
-    doubt_s = TICKS_OF_DOUBT / os.sysconf("SC_CLK_TCK")
+    doubt_s = max(TICKS_OF_DOUBT, after.cpus) / os.sysconf("SC_CLK_TCK")
     found = []
     if before.busy_s is not None and after.busy_s is not None:
         own_s = after.own_cpu_s - before.own_cpu_s

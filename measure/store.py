@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,9 +63,11 @@ class Store:
         return path
 
     def read(self, name: str) -> Record:
-        """The record with this id, or with an id that starts or ends with it, where only one does."""
-        paths = [path for path in self._paths() if name in (path.stem, path.stem.rpartition("-")[2])]
-        paths = paths or [path for path in self._paths() if path.stem.startswith(name)]
+        """The record with this id, else with an id that ends or starts with it, where only one does."""
+        every = self._paths()
+        paths = [path for path in every if path.stem == name]
+        paths = paths or [path for path in every if path.stem.rpartition("-")[2] == name]
+        paths = paths or [path for path in every if path.stem.startswith(name)]
         if len(paths) != 1:
             found = f"{len(paths)} records start with" if paths else "there is no record"
             raise JoulecastError(f"{found} {name!r} in {self.records_folder}; `measure list` shows the ids")
@@ -95,7 +97,8 @@ class Store:
     def measuring(self, on_wait: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """One suite at a time on a store, since two would disturb each other: the second waits.
 
-        The kernel lets go of the lock when its holder ends, however it ends.
+        The kernel lets go of the lock when its holder ends, however it ends. Raises JoulecastError where
+        the folder cannot be written or locked.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -109,10 +112,11 @@ class Store:
                 lock.seek(0)
                 on_wait(lock.read().strip() or "unknown")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            lock.seek(0)
-            lock.truncate()
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
+            except OSError as error:
+                raise unlockable(self.folder, error) from error
+            with suppress(OSError):  # a full disk: the number only informs
+                os.ftruncate(lock.fileno(), 0)
+                os.write(lock.fileno(), f"{os.getpid()}\n".encode())
             self.sweep()
             yield
 
@@ -138,6 +142,12 @@ def _read(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise JoulecastError(f"record {path} cannot be read ({error}); delete it and measure again") from error
     return Record.from_json(document, origin=f"record {path}")
+
+
+def unlockable(path: Path, error: OSError) -> JoulecastError:
+    """For file systems that know no locks, as some that are mounted over a network."""
+    why = error.strerror or str(error)
+    return JoulecastError(f"cannot lock {path} ({why}); give --store DIR on a local disk")
 
 
 def _unwritable(path: Path, error: OSError) -> JoulecastError:

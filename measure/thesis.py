@@ -131,15 +131,15 @@ def _facility(energy_j: float) -> tuple[float, float]:
 def run_trainings(networks: Sequence[str], options: Sequence[str], out: Path) -> int:
     """Trains each network with `measure train`, its record going to `out`; a finished one is not repeated.
 
-    Signals are handed on to the training at work. Returns 0, or the first exit status that is not 0;
-    the networks after it are not trained.
+    Signals are handed on to the training at work. Returns 0, or the first exit status that is not 0 (that
+    of the signal, where the training ended well in spite of it); the networks after it are not trained.
     """
     for network in networks:
         arguments = [network, "--framework", FRAMEWORK_OF[network], "--run", network, "--store", str(out)]
         command = [sys.executable, "-m", "joulecast.cli.train", "train", *arguments, *options]
         with StopSignals() as stop:
             status = _wait(subprocess.Popen(command, process_group=0), stop)
-        if status:
+        if status := status or (128 + stop.number if stop.received else 0):
             return status
     return 0
 

@@ -149,6 +149,17 @@ def test_wrong_places_are_named(tmp_path: Path) -> None:
         open_images(tmp_path, synthetic=10)
 
 
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python before 3.14 tells it; root, which may run this, may look everywhere."""
+
+    def refused(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    with pytest.raises(DataError, match=r"images: cannot be read \(Permission denied\); give .* with --data"):
+        load_cifar10(tmp_path / "images")
+
+
 def test_a_download_that_is_not_the_official_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pooch")
     served = tmp_path / "served.tar.gz"

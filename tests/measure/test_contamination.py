@@ -51,6 +51,13 @@ def test_some_ticks_in_a_short_window_are_no_proof():
     assert disturbances(QUIET, short) == ()
 
 
+@pytest.mark.parametrize(("cpus", "clean"), [(1, False), (4, False), (64, True)])
+def test_each_cpu_may_be_a_tick_off(cpus: int, clean: bool):
+    """In 100 ms, 0.1 s of others are ten ticks of 10 ms: a neighbour on a few CPUs, rounding on 64."""
+    after = replace(QUIET, at_s=0.1, own_cpu_s=0.1, busy_s=100.2, steal_s=1.1, cpus=cpus)
+    assert (disturbances(QUIET, after) == ()) == clean
+
+
 def test_what_the_machine_does_not_say_is_no_disturbance():
     blind = Conditions(0.0, 0.0, None, None, None, None, None)
     assert disturbances(blind, replace(blind, at_s=1.0)) == ()
@@ -94,6 +101,7 @@ def test_counters_are_read_from_the_tree(tmp_path: Path):
         throttles=12,
         quota_throttled_s=0.25,
         frequency_hz=3e9,
+        cpus=1,
     )
 
 

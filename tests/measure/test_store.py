@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from joulecast.estimator.errors import JoulecastError
+from joulecast.measure.checkpoint import Checkpoints
 from joulecast.measure.reading import PowerTrace, TracePoint
 from joulecast.measure.records import MeasuredWindow, Record
 from joulecast.measure.store import Store
@@ -78,6 +81,13 @@ def test_a_record_is_found_by_its_beginning_or_end_if_only_one_has_it(tmp_path: 
         store.read("nothing")
 
 
+def test_the_exact_id_wins(tmp_path: Path):
+    store = Store(tmp_path)
+    for name in ("run", "run-2", "another-run"):
+        store.write(_record(name))
+    assert store.read("run").id == "run"
+
+
 def test_records_come_oldest_first_and_a_broken_one_is_named(tmp_path: Path):
     store = Store(tmp_path)
     for name in ("20260202T000000Z-b-000002", "20260101T000000Z-a-000001"):
@@ -105,6 +115,34 @@ def test_a_place_that_cannot_be_written_is_one_line_with_the_fix(tmp_path: Path)
         store.write(_record("20260101T000000Z-a-000001"))
     with pytest.raises(JoulecastError, match="give --store DIR"), store.measuring():
         pass
+
+
+def _refusing(error: OSError) -> Callable[..., None]:
+    def refuse(*_: object) -> None:
+        raise error
+
+    return refuse
+
+
+def test_a_file_system_without_locks_is_one_line_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fcntl.flock", _refusing(OSError(errno.ENOLCK, "No locks available")))
+    said = r"cannot lock .* \(No locks available\); give --store DIR on a local disk"
+    with pytest.raises(JoulecastError, match=said), Store(tmp_path).measuring():
+        pass
+    with pytest.raises(JoulecastError, match=said), Checkpoints(tmp_path / "run").lock():
+        pass
+
+
+def test_a_disk_too_full_for_the_holders_number_is_measured_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.write", _refusing(OSError(errno.ENOSPC, "No space left on device")))
+    with Store(tmp_path).measuring():
+        assert (tmp_path / "measuring.lock").read_text() == ""
+
+
+def test_a_run_whose_checkpoint_does_not_fit_goes_on_where_it_is(tmp_path: Path):
+    """In another store there is nothing of it to go on with."""
+    with pytest.raises(JoulecastError, match="free space and go on with this run, or begin a new one with --store"):
+        Checkpoints(tmp_path / "not there").write(1, b"state")
 
 
 def test_only_old_leftovers_are_swept(tmp_path: Path):

@@ -16,7 +16,7 @@ import pytest
 from joulecast.measure.reading import DomainReading, Reading
 from joulecast.measure.records import MeasuredWindow, Record
 from joulecast.measure.store import Store
-from joulecast.measure.thesis import THESIS_ROWS, curve, notes_of, read_runs, row_of, write_outcome
+from joulecast.measure.thesis import THESIS_ROWS, curve, notes_of, read_runs, row_of, run_trainings, write_outcome
 from joulecast.measure.thesis_figures import draw_figures
 from joulecast.measure.trainer import TrainingError
 
@@ -124,6 +124,19 @@ def test_without_matplotlib_one_line_says_what_to_install(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(TrainingError, match=r"needs matplotlib: pip install 'joulecast\[plots\]'"):
         draw_figures({}, 0.6, tmp_path)
+
+
+@pytest.mark.parametrize(("signals", "status", "trained"), [(":", 0, 2), ("kill -INT $PPID; sleep 1", 130, 1)])
+def test_ctrl_c_in_the_last_test_begins_no_other_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: str, status: int, trained: int
+) -> None:
+    """A training that is in its final test ends well all the same."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ntrap '' INT\necho $4 >> {tmp_path}/trained\n{signals}\nexit 0\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert run_trainings(["simplenet", "alexnet"], [], tmp_path) == status
+    assert (tmp_path / "trained").read_text().split() == ["simplenet", "alexnet"][:trained]
 
 
 def test_the_command_trains_once_and_compares(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_written(tmp_path: Path) -> 
     )
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert "cannot be written (No space left on device); free space or give --store DIR" in line
+    assert "cannot be written (No space left on device); free space and go on with this run" in line
     assert set(done.stdout.split()) <= {"lock", "000050.state"}, "nothing half written is left"
     record = Store(tmp_path).read("run")
     assert len(record.windows) == int("000050.state" in done.stdout)
