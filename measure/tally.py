@@ -21,6 +21,8 @@ SLEEP_NS = 500_000_000
 # A package, its dram and a GPU always draw something: no movement for this long is no counter. It is
 # longer than any refresh, so that a slow counter is not taken for one that stands.
 STUCK_NS = 500_000_000
+# One that has moved is given longer: a reader or a driver may be held up, and hours of energy hang on it.
+PAUSED_NS = 2_000_000_000
 # Power sampled further apart than this is not integrated.
 POWER_GAP_NS = 2_000_000_000
 _COUNTS = 1 << 32  # RAPL counters have 32 bits
@@ -207,7 +209,8 @@ class Tally:
     def _condemned(self) -> Verdict | None:
         """What no further sample mends. A counter that stood may have lost what was drawn meanwhile."""
         lost = self._verdict is not None and self._verdict[0] == "missing"
-        if lost or not self._must_move or self._longest_still_ns < STUCK_NS:
+        most_ns = STUCK_NS if self.energy_uj() == 0 else PAUSED_NS
+        if lost or not self._must_move or self._longest_still_ns < most_ns:
             return self._verdict
         return ("missing", f"the counter stood still for {self._longest_still_ns / 1e9:.1f} s")
 
