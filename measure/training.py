@@ -22,7 +22,7 @@ from .contamination import SystemCounters, disturbances
 from .meter import Meter
 from .progress import Progress, Silent
 from .recipe import Recipe
-from .records import MODELLED_FLAG, Record, describe_host, describe_meter, now_utc
+from .records import MODELLED_FLAG, Record, describe_host, describe_meter, hardware_name, now_utc, same_machine
 from .replay import read_trace
 from .signals import StopSignals
 from .store import Store
@@ -101,7 +101,7 @@ def train(
         if before is None:
             record = _new_record(run_id, plan, images, meter, trainer)
         else:
-            record = _continued(before, plan)
+            record = _continued(before, plan, _host(trainer))
             if name := record.settings["checkpoint"]:
                 trainer.restore(checkpoints.read(str(name)))
         run = _Run(record, stretches, trainer, meter, store, checkpoints)
@@ -225,7 +225,7 @@ def _new_record(run_id: str, plan: Plan, images: Images, meter: Meter, trainer: 
         name=plan.network if plan.width == 1 else f"{plan.network} x{plan.width:g}",
         created=now_utc(),
         status="running",
-        host=describe_host(trainer.threads),
+        host=_host(trainer),
         windows=(),
         run=run_id,
         family=plan.network,
@@ -235,6 +235,10 @@ def _new_record(run_id: str, plan: Plan, images: Images, meter: Meter, trainer: 
         figures={"interruptions": 0},
         flags=(SYNTHETIC_FLAG,) if images.synthetic else (),
     )
+
+
+def _host(trainer: Trainer) -> dict[str, Any]:
+    return describe_host(trainer.threads, "cpu" if trainer.device == "cpu" else "gpu")
 
 
 def _described(images: Images) -> dict[str, Any]:
@@ -287,10 +291,13 @@ def _short(value: Any, other: Any) -> str:
     return str(value)
 
 
-def _continued(record: Record, plan: Plan) -> Record:
+def _continued(record: Record, plan: Plan, host: Mapping[str, Any]) -> Record:
     if record.status == "running":  # nobody was left to say so
         step = int(record.windows[-1].figures["step"]) if record.windows else 0
         record = _ended(record, "interrupted", f"killed after step {step}")
+    if not same_machine(record.host, host):
+        flag = f"begun on {hardware_name(record.host)}, went on on {hardware_name(host)}"
+        record = replace(record, flags=tuple(dict.fromkeys((*record.flags, flag))))
     return replace(record, status="running", settings={**record.settings, "plan": asdict(plan)})
 
 

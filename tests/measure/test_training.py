@@ -155,6 +155,14 @@ def test_a_run_goes_on_only_with_the_same_gpus_visible(tmp_path: Path, now: dict
     assert run_here(TINY, images, tmp_path, then, run_id="one").status == "complete"
 
 
+def test_a_run_that_went_on_elsewhere_says_so(tmp_path: Path) -> None:
+    images = synthetic_images(40, 10)
+    first = run_here(replace(TINY, epochs=1), images, tmp_path, run_id="one")
+    Store(tmp_path).write(replace(first, host={**first.host, "cpu_name": "Another CPU", "threads": 64}))
+    (flag,) = [flag for flag in run_here(TINY, images, tmp_path, run_id="one").flags if "went on" in flag]
+    assert flag.startswith("begun on Another CPU, 64 threads, went on on ")
+
+
 def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
     images = synthetic_images(40, 10)
     run_here(replace(TINY, epochs=1), images, tmp_path, run_id="one")
