@@ -244,12 +244,11 @@ def _what_estimate_says(profile: Profile, path: Path) -> str:
         work = trace(SimpleNet(), torch.empty(batch, 3, 32, 32), name="SimpleNet", layers=False)
     answer = profile.predict(work, steps=epochs * -(-images // batch))
     seconds, energy = figures.seconds(answer.seconds), figures.energy(answer.energy_kwh)
-    way = ""
+    asked = "`estimate`"
     if path.parent.resolve() != profiles_folder().resolve():
-        command = f"estimate --hardware {shlex.quote(str(path.absolute()))}"
-        way = f"ask `{command}`, which alone looks in {profiles_folder()}\nso asked, "
+        asked = f"`estimate --hardware {shlex.quote(str(path.absolute()))}`"
     return (
-        f"{way}`estimate` now answers for SimpleNet, {epochs} epochs of CIFAR-10 at batch {batch}: "
+        f"{asked} now answers for SimpleNet, {epochs} epochs of CIFAR-10 at batch {batch}: "
         f"{seconds[0]} ({seconds[1]}; {answer.time_source}), {energy[0]} ({energy[1]}; power {answer.power_source})"
     )
 

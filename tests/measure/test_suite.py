@@ -333,7 +333,7 @@ def test_measure_profiles_the_machine_and_labels_every_figure(tmp_path: Path):
     assert process.returncode == 0, errors
     (path,) = (tmp_path / "store/profiles").glob("*.json")
     assert f"profile {path}" in output
-    assert "`estimate` now answers for SimpleNet" in output
+    assert f"`estimate --hardware {path}` now answers for SimpleNet" in output
     assert "measured), " in output
     assert "power modelled)" in output
     profile = read_profile(path)
