@@ -140,14 +140,20 @@
     const lines = [fill("length_fits", { text: limit.text, length: commas(String(most)), unit })];
     if (limit.quantity !== "co2e") return lines;
     const energy = figures.facility_energy_kwh[limit.bound];
-    const clean = data.regions.filter(([, , grams]) => {
-      const kg = (energy * grams) / 1000;
-      return kg > 0 && kg <= limit.amount;
+    const basis = basisOf(regions.get(byId("region").value));
+    const clean = data.regions.filter((region) => {
+      const kg = (energy * region[2]) / 1000;
+      return basisOf(region) === basis && kg > 0 && kg <= limit.amount;
     });
     clean.sort((one, other) => one[2] - other[2]);
     if (!clean.length) return lines;
     const names = clean.slice(0, 3).map(([code, name]) => `${name} (${code})`);
-    return [...lines, fill("regions_fit", { text: limit.text, count: clean.length, names: names.join(", ") })];
+    return [...lines, fill("regions_fit", { text: limit.text, count: clean.length, basis, names: names.join(", ") })];
+  }
+
+  // What a region's figure counts: its note says where that is not the life cycle.
+  function basisOf([, , , note]) {
+    return note.includes("direct") ? "direct" : "life cycle";
   }
 
   // -- words ---------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ TEMPLATES = {
     "short_kept": "fits, {percent} % to spare",
     "short_exceeded": "{percent} % over {text}",
     "length_fits": "{text}: {length} {unit} would fit",
-    "regions_fit": "{text}: would fit in {count} regions, the cleanest {names}",
+    "regions_fit": "{text}: would fit in {count} regions ({basis} figures), the cleanest {names}",
     "familiar": "about {count} {plural} ({source})",
     "steps": "{steps} steps",
     "high": "at the upper end of the interval",

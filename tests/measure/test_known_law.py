@@ -102,9 +102,10 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 
 def test_records_of_another_meter_or_precision_stay_out_and_are_named(records: list[Record]) -> None:
-    older = replace(records[1], name="older", created="2000-01-01T00:00:00Z", meter={"name": "nvml"})
-    assert records[2].workload is not None
-    half = replace(records[2], name="half", workload=replace(records[2].workload, precision="bfloat16"))
+    first, second, *_ = [record for record in records if record.kind == "case"]
+    older = replace(first, name="older", created="2000-01-01T00:00:00Z", meter={"name": "nvml"})
+    assert second.workload is not None
+    half = replace(second, name="half", workload=replace(second.workload, precision="bfloat16"))
     kept, left_out = alike([*records, older, half])
     assert kept == records
     assert left_out == [
@@ -115,7 +116,7 @@ def test_records_of_another_meter_or_precision_stay_out_and_are_named(records: l
 
 
 def test_energy_of_a_gpu_counts_only_where_the_gpu_was_metered(records: list[Record]) -> None:
-    on_cpu = records[1]
+    on_cpu = next(record for record in records if record.kind == "case")
     on_gpu = replace(on_cpu, host={**on_cpu.host, "device": "gpu"})
     energies = [observation.energy_j for one in (on_cpu, on_gpu) if (observation := one.observation()) is not None]
     assert energies == [on_cpu.energy_j, None]
