@@ -16,7 +16,7 @@ from .formulas import KINDS
 from .judge import judge
 from .observation import CALLER, Observation
 from .profile import PowerModel, Profile, Provenance, Range, features
-from .regression import family_shares, folds, nonnegative_fit, relative_errors
+from .regression import family_shares, folds, log_errors, nonnegative_fit, relative_errors
 
 LEAST_FOR_STARTUP = 12
 
@@ -181,7 +181,8 @@ def fit(
 def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
     """The form with the least mean relative error on families left out; the smaller one on a tie.
 
-    Each family counts once, however often its networks were measured.
+    Each family counts once, however often its networks were measured. Where `timed` competes, which is fitted
+    so that half and double are equally wrong, errors are logarithms: a relative one of too little is at most 1.
     """
     from joblib import Parallel, delayed
 
@@ -191,7 +192,8 @@ def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, boo
     )
     measured = np.array([row.step_seconds for row in table.observations])
     shares = family_shares(table.families)
-    errors = [float(relative_errors(seconds, measured) @ shares) for seconds, _ in results]
+    error = log_errors if any(form.name == TIMED for form, _ in candidates) else relative_errors
+    errors = [float(error(seconds, measured) @ shares) for seconds, _ in results]
     best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
     if (results[best][0] <= 0).any():
         raise FitError("a family left out is priced at 0 s by the others; add observations of more kinds of networks")

@@ -125,3 +125,8 @@ def shared_error(log_ratios: Array, ops: Array) -> float:
 
 def relative_errors(predicted: Array, measured: Array) -> Array:
     return np.asarray(np.abs(predicted / measured - 1.0))
+
+
+def log_errors(predicted: Array, measured: Array) -> Array:
+    """|log(predicted / measured)|; a prediction of nothing is as wrong as one 1e9 times too small."""
+    return np.abs(np.log(np.maximum(predicted / measured, 1e-9)))

@@ -14,7 +14,15 @@ from joulecast.estimator.curves import Curves, Term
 from joulecast.estimator.features import FEATURES, pieces
 from joulecast.estimator.fit import fit
 from joulecast.estimator.profile import Profile
-from joulecast.estimator.regression import bounds, family_shares, folds, nonnegative_fit, rows_worth, shared_error
+from joulecast.estimator.regression import (
+    bounds,
+    family_shares,
+    folds,
+    log_errors,
+    nonnegative_fit,
+    rows_worth,
+    shared_error,
+)
 
 from .synthetic import conv, network, observe, random_network
 
@@ -183,3 +191,9 @@ def test_a_scatter_that_does_not_fall_with_the_number_of_ops_is_shared() -> None
 def test_each_family_counts_once_in_a_mean_over_families() -> None:
     shares = family_shares(["a", "a", "a", "b"])
     assert shares.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_half_and_double_are_equally_wrong() -> None:
+    errors = log_errors(np.array([0.5, 2.0, 0.0]), np.ones(3))
+    assert errors[:2].tolist() == pytest.approx([np.log(2)] * 2)
+    assert errors[2] == pytest.approx(np.log(1e9))
