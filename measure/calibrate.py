@@ -173,7 +173,7 @@ def fit_profile(
         device=str(host["device"]),
         sources=_sources(chosen, host, stand_in),
         boundary="" if stand_in is None else stand_in.boundary,
-        notes=(*_notes(chosen), *left_out[:_MOST_NOTES]),
+        notes=(*_notes(chosen), *_first(left_out)),
         power=None if stand_in is None else stand_in.model,
         created=created,
     )
@@ -222,6 +222,12 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
         f"{len(disturbed)} of {len(records)} cases were disturbed while they were measured ({example}, ...): "
         "run `measure` again on a quiet machine",
     )
+
+
+def _first(lines: Sequence[str]) -> tuple[str, ...]:
+    """The first lines, and how many more there are."""
+    rest = len(lines) - _MOST_NOTES
+    return (*lines[:_MOST_NOTES], *((f"{rest} more records are not in this profile",) if rest > 0 else ()))
 
 
 def _both(first: ErrorModel, second: ErrorModel) -> ErrorModel:

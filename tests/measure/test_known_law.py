@@ -113,6 +113,9 @@ def test_records_of_another_meter_or_precision_stay_out_and_are_named(records: l
         "half is not in this profile: it ran in bfloat16, the others in float32",
     ]
     assert fit_profile([*records, older, half], power=_no_power).provenance.notes[-2:] == tuple(left_out)
+    many = [replace(half, name=f"half {number}") for number in range(5)]
+    notes = fit_profile([*records, *many], power=_no_power).provenance.notes
+    assert notes[-2:] == (alike([*records, *many])[1][2], "2 more records are not in this profile")
 
 
 def test_energy_of_a_gpu_counts_only_where_the_gpu_was_metered(records: list[Record]) -> None:
