@@ -19,7 +19,7 @@ import torch
 from this_machine import newest_profile
 
 from joulecast.measure.cases import Case, suite_cases
-from joulecast.measure.rounds import Ready, prepare
+from joulecast.measure.rounds import Built, prepare
 from joulecast.measure.store import Store
 
 LIMIT = 0.10
@@ -43,7 +43,7 @@ def _case(name: str) -> Case:
     return Case(name, network, build, optimizer)
 
 
-def round_s(ready: Ready, least_s: float) -> float:
+def round_s(ready: Built, least_s: float) -> float:
     """Seconds of a step over one round of at least two."""
     count, began = 0, time.perf_counter()
     while count < 2 or time.perf_counter() - began < least_s:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from statistics import median_low
 from typing import Any
 
@@ -43,7 +42,7 @@ class Pace:
         return replace(self, case_s=self.case_s * factor, rounds=self.rounds * factor)
 
 
-# A first step of so many seconds shows the pace; a GPU's first loads libraries and is no measure of the next.
+# A first step that takes longer has warmed the caches; a GPU's first loads libraries, whatever it takes.
 _FIRST_STEP_S = {"cpu": 1.0, "gpu": 30.0}
 
 # The least window in which a counter that is renewed so often is right to about a percent.
@@ -85,21 +84,11 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A case built and traced, that has not run yet."""
+    """A case built and traced."""
 
     case: Case
     work: Workload
     step: TrainingStep
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A case that is warm."""
-
-    case: Case
-    work: Workload
-    step: TrainingStep
-    warm_s: float  # seconds of a warm step
 
 
 def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
@@ -114,29 +103,29 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
     return Built(case, work, TrainingStep(model, args, kwargs, case.optimizer))
 
 
-def warm(built: Built, device: str = "cpu") -> Ready:
+def warm(built: Built, device: str = "cpu") -> Built:
     """Runs the first steps, which allocate and tune. Raises what training the network raises."""
-    first_s = built.step.run()
-    warm_s = built.step.run() if first_s < _FIRST_STEP_S[device] else first_s
-    return Ready(built.case, built.work, built.step, warm_s)
+    if built.step.run() < _FIRST_STEP_S[device]:
+        built.step.run()
+    return built
 
 
-def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Ready:
+def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Built:
     """`build` and `warm` in one."""
     return warm(build(case, device, seed), device)
 
 
-def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
+def measure_case(built: Built, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
     """The record of one case and its power trace.
 
     Windows that other work disturbed are measured again while there is time; where none is clean, the
     fastest stands, with its flags.
     """
-    meter, work = bench.meter, ready.work
-    watch = Stopwatch(ready.step.model, ready.step.clock)
+    meter, work = bench.meter, built.work
+    watch = Stopwatch(built.step.model, built.step.clock)
     whole = meter.open(trace=True)
     try:
-        rounds = _rounds(ready, bench, watch)
+        rounds = _rounds(built, bench, watch)
     finally:
         whole.close()
     kept = kept_rounds(rounds)
@@ -149,15 +138,15 @@ def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, Po
     record = Record(
         id=record_id,
         kind="case",
-        name=ready.case.name,
+        name=built.case.name,
         created=now_utc(),
         status="complete",
         host=bench.host,
         windows=windows,
         run=bench.run,
-        family=ready.case.family,
+        family=built.case.family,
         meter=describe_meter(meter),
-        settings={"optimizer": ready.case.optimizer, "window_s": bench.pace.window_s},
+        settings={"optimizer": built.case.optimizer, "window_s": bench.pace.window_s},
         workload=work,
         op_seconds=ops.seconds,
         figures={
@@ -172,29 +161,30 @@ def measure_case(ready: Ready, bench: Bench, record_id: str) -> tuple[Record, Po
     return record, whole.trace() if meter.name != "none" else None
 
 
-def _rounds(ready: Ready, bench: Bench, watch: Stopwatch) -> list[_Round]:
-    pace, began = bench.pace.times(ready.case.rounds_factor), time.monotonic()
+def _rounds(built: Built, bench: Bench, watch: Stopwatch) -> list[_Round]:
+    pace, began = bench.pace.times(built.case.rounds_factor), time.monotonic()
     rounds: list[_Round] = []
     while True:
-        rounds.append(_round(ready, bench, watch, len(rounds)))
+        rounds.append(_round(built, bench, watch, len(rounds)))
         spent = time.monotonic() - began
         clean = sum(not one.window.flags for one in rounds)
         if clean >= pace.rounds or spent > pace.case_s * (1 if clean else pace.patience):
             return rounds
 
 
-def _round(ready: Ready, bench: Bench, watch: Stopwatch, number: int) -> _Round:
-    steps = max(1, ceil(bench.pace.window_s / ready.warm_s))
+def _round(built: Built, bench: Bench, watch: Stopwatch, number: int) -> _Round:
+    steps, spent_s = 0, 0.0
     before = bench.counters.read()
     window = bench.meter.open()
     try:
-        for _ in range(steps):
-            ready.step.run()
+        while not steps or spent_s < bench.pace.window_s:
+            spent_s += built.step.run()
+            steps += 1
     finally:
         reading = window.close()
     between = bench.counters.read()
-    fuse = ready.work.tracer != "real"
-    timed = [ready.step.run_timed(watch, fuse) for _ in range(_timed_steps(steps, number))]
+    fuse = built.work.tracer != "real"
+    timed = [built.step.run_timed(watch, fuse) for _ in range(_timed_steps(steps, number))]
     flags = disturbances(before, between)
     measured = MeasuredWindow("training steps", steps, reading.seconds, reading, flags)
     return _Round(measured, timed, disturbances(between, bench.counters.read()))

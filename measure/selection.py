@@ -43,6 +43,11 @@ class SelectedMeter(SampledMeter):
         super().__init__(source, interval_s=interval_s, notes=notes)
         self.attempts = tuple(attempts)
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether all that counts could be read when it was selected; else its total is missing."""
+        return all(one.works for one in self.attempts if one.meter in self.name.split("+"))
+
 
 class JoinedSource:
     """Several sources as one, each read in turn: CPU counters and GPUs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,37 +35,45 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Steps trained in one go, `step` being the last; `accuracy` on `tested` images where it was tested."""
+    """Steps trained in one go, `step` being the last."""
 
     epoch: int
     step: int
     losses: tuple[float, ...]
     learning_rate: float
     training: Reading
-    accuracy: float | None = None
-    tested: int = 0
-    testing: tuple[Reading, ...] = field(default=())
 
     @property
     def last_loss(self) -> float:
         return self.losses[-1]
 
     def window(self, flags: tuple[str, ...]) -> MeasuredWindow:
-        """As the record keeps it: seconds and energy of the training alone, those of the test as figures."""
+        """As the record keeps it; a test after it adds its `Tested.figures`."""
         figures: dict[str, float] = {"epoch": self.epoch, "step": self.step}
         loss = sum(self.losses) / len(self.losses)
         if math.isfinite(loss):
             figures["loss"] = loss
-        if self.accuracy is not None:
-            figures |= {"accuracy": self.accuracy, "tested": self.tested}
-            figures["test_seconds"] = sum(reading.seconds for reading in self.testing)
-            energies = [reading.energy_j for reading in self.testing]
-            known = [energy for energy in energies if energy is not None]
-            if len(known) == len(energies):
-                figures["test_energy_j"] = sum(known)
         first = self.step - len(self.losses) + 1
         name = f"epoch {self.epoch}, steps {first} to {self.step}"
         return MeasuredWindow(name, len(self.losses), self.training.seconds, self.training, flags, figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """The accuracy on `images` test images; where a sample reached the target, `readings` holds its reading too."""
+
+    accuracy: float
+    images: int
+    readings: tuple[Reading, ...]
+
+    def figures(self) -> dict[str, float]:
+        seconds = sum(reading.seconds for reading in self.readings)
+        figures = {"accuracy": self.accuracy, "tested": self.images, "test_seconds": seconds}
+        energies = [reading.energy_j for reading in self.readings]
+        known = [energy for energy in energies if energy is not None]
+        if len(known) == len(energies):
+            figures["test_energy_j"] = sum(known)
+        return figures
 
 
 class Stretches:
@@ -83,8 +91,8 @@ class Stretches:
         return Position(max(1, -(-step // self.steps_per_epoch)), step)
 
     def finished(self, windows: Sequence[MeasuredWindow]) -> bool:
-        """All epochs done, or the target reached on the whole test set."""
-        if self.position(windows).step >= self.steps:
+        """All epochs done and tested, or the target reached on the whole test set."""
+        if self.position(windows).step >= self.steps and not self.owes_test(windows):
             return True
         target = self._plan.target
         return target is not None and any(
@@ -131,20 +139,24 @@ class Stretches:
         in_epoch, every = step % self.steps_per_epoch, self._plan.evaluate_every
         return in_epoch == 0 or (every is not None and in_epoch % every == 0)
 
-    def test(self, trainer: Trainer, meter: Meter, done: Stretch) -> Stretch:
-        """`done` with its accuracy, where the plan wants a test after its last step."""
-        if not self._is_test(done.step):
-            return done
-        if done.step % self.steps_per_epoch:
-            done = self._tested(trainer, meter, done, *self._sample)
-            target = self._plan.target
-            if target is None or done.accuracy is None or done.accuracy < target:
-                return done
-        if done.tested == len(self._images.test_labels):
-            return done
-        return self._tested(trainer, meter, done, self._images.test_images, self._images.test_labels)
+    def owes_test(self, windows: Sequence[MeasuredWindow]) -> bool:
+        """Whether the run stands at a step after which it is tested, and was not: a signal came in between."""
+        return bool(windows) and "accuracy" not in windows[-1].figures and self._is_test(self.position(windows).step)
 
-    def _tested(self, trainer: Trainer, meter: Meter, done: Stretch, pixels: ImageArray, labels: LabelArray) -> Stretch:
+    def test(self, trainer: Trainer, meter: Meter, step: int) -> Tested:
+        """The test after `step`: at an epoch's end on all images, else on the sample, and on all if that will do."""
+        sampled: tuple[Reading, ...] = ()
+        if step % self.steps_per_epoch:
+            accuracy, reading = self._accuracy(trainer, meter, *self._sample)
+            sampled, target, images = (reading,), self._plan.target, len(self._sample[1])
+            if target is None or accuracy < target or images == len(self._images.test_labels):
+                return Tested(accuracy, images, sampled)
+        accuracy, reading = self._accuracy(trainer, meter, self._images.test_images, self._images.test_labels)
+        return Tested(accuracy, len(self._images.test_labels), (*sampled, reading))
+
+    def _accuracy(
+        self, trainer: Trainer, meter: Meter, pixels: ImageArray, labels: LabelArray
+    ) -> tuple[float, Reading]:
         window = meter.open()
         try:
             correct = sum(
@@ -153,8 +165,7 @@ class Stretches:
             )
         finally:
             reading = window.close()
-        accuracy = correct / len(labels)
-        return replace(done, accuracy=accuracy, tested=len(labels), testing=(*done.testing, reading))
+        return correct / len(labels), reading
 
     def _batch(self, order: np.ndarray[Any, np.dtype[np.int64]], step: int) -> tuple[ImageArray, LabelArray]:
         rows = self._order.rows(order, step)

@@ -1,8 +1,8 @@
 """Training under a meter: from a plan and images to a record that survives whatever ends the run.
 
-A run is a row of stretches of steps. After each stretch the trainer's state and then the record are
-written, each whole or not at all, and the record names the state it belongs to. A run that is killed
-loses the stretch in progress and goes on from the record, in another process, with the same images.
+A run is a row of stretches of steps and of tests. After each stretch the trainer's state and then the
+record are written, each whole or not at all, and the record names the state it belongs to. A run that is
+killed loses the stretch or the test in progress and goes on from the record, in another process, with the same images.
 """
 
 from __future__ import annotations
@@ -133,7 +133,12 @@ class _Run:
         self._checkpoints.keep_only(self.record.settings["checkpoint"])
         try:
             while not self._stretches.finished(self.record.windows) and stop.received is None:
-                self._stretch(progress, stop)
+                if self._stretches.owes_test(self.record.windows):
+                    self._test()
+                else:
+                    self._stretch(progress, stop)
+                if not self._stretches.owes_test(self.record.windows):
+                    progress.milestone(self._stretches.snapshot(self.record.windows))
         except KeyboardInterrupt:
             self._end("interrupted", "interrupted in the middle of a step")
             raise
@@ -158,7 +163,7 @@ class _Run:
         return self._stretches.position(self.record.windows)
 
     def _stretch(self, progress: Progress, stop: StopSignals) -> None:
-        """Steps up to the next test, checkpoint or signal; then the test; then everything to disk."""
+        """Steps up to the next test, checkpoint or signal; then everything to disk."""
         counters = SystemCounters()
         conditions = counters.read()
         done = self._stretches.train(self._trainer, self._meter, self.record.windows, progress, stop)
@@ -170,16 +175,20 @@ class _Run:
                 f"{DIVERGED}: the loss is {done.last_loss} in epoch {where.epoch}, step {where.step};"
                 f" start a new run with a lower learning rate than {done.learning_rate:g}"
             )
-        if stop.received is None:
-            done = self._stretches.test(self._trainer, self._meter, done)
-        state = self._trainer.state()
         windows = (*self.record.windows, done.window(flags))
-        name = self._checkpoints.write(self._stretches.position(windows).step, state)
+        name = self._checkpoints.write(self._stretches.position(windows).step, self._trainer.state())
         settings = {**self.record.settings, "checkpoint": name}
         self.record = replace(self.record, windows=windows, settings=settings)
         self._write()
         self._checkpoints.keep_only(name)
-        progress.milestone(self._stretches.snapshot(self.record.windows))
+
+    def _test(self) -> None:
+        """The test after the latest step; its figures go to the latest window."""
+        *before, last = self.record.windows
+        tested = self._stretches.test(self._trainer, self._meter, self._position.step)
+        last = replace(last, figures={**last.figures, **tested.figures()})
+        self.record = replace(self.record, windows=(*before, last))
+        self._write()
 
     def _end(self, status: str, flag: str | None) -> Record:
         self.record = _ended(self.record, status, flag)

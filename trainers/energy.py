@@ -38,7 +38,7 @@ class Energy:
             complain(_WHAT, error)
         self.name = "none" if self._meter is None else self._meter.name
         self.label = _label(self._meter)  # "measured", "modelled", or "missing" where nothing meters
-        self.note = self._meter.notes[-1] if self._meter is not None and self._meter.notes else self.name
+        self.note = _note(self._meter)
 
     def start(self) -> None:
         if self._meter is None or self.label == "missing":
@@ -74,6 +74,13 @@ class Energy:
 
 
 def _label(meter: Meter | None) -> str:
-    if meter is None or meter.name == "none":
+    if meter is None or meter.name == "none" or not getattr(meter, "reads_all", True):
         return "missing"
     return "modelled" if any(one.counted and one.label == "modelled" for one in meter.domains) else "measured"
+
+
+def _note(meter: Meter | None) -> str:
+    """What to know of the figures of a modelled or a missing total."""
+    if meter is None or meter.name == "none":
+        return "no energy meter"
+    return meter.notes[-1] if meter.notes else meter.name

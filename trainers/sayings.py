@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _METERS = {
     "measured": "energy is measured by {}",
     "modelled": "energy is {}",
-    "missing": "no energy meter: energy is modelled with the prediction's watts",
+    "missing": "{}: energy is modelled with the prediction's watts",
 }
 
 
@@ -33,7 +33,7 @@ def foretold(steps: int, work: Workload, profile: Profile, estimate: Estimate, t
         f"{profile.name} will take {_spread(figures.energy(estimate.energy_kwh))}, "
         f"{_spread(figures.seconds(estimate.seconds))}, {_spread(figures.carbon(carbon))}",
         *map(str, terms.verdicts(estimate.seconds, estimate.energy_kwh, terms.at)),
-        _METERS[energy.label].format(energy.note if energy.label == "modelled" else energy.name),
+        _METERS[energy.label].format(energy.name if energy.label == "measured" else energy.note),
     ]
     return "; ".join(parts)
 

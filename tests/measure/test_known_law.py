@@ -20,7 +20,7 @@ from joulecast.measure.meter import SampledMeter
 from joulecast.measure.op_timing import CpuClock, Event, Stopwatch
 from joulecast.measure.rapl import RaplSource
 from joulecast.measure.records import Record
-from joulecast.measure.rounds import Bench, Pace, Ready, measure_case, measure_idle
+from joulecast.measure.rounds import Bench, Built, Pace, measure_case, measure_idle
 from joulecast.measure.store import Store
 from joulecast.measure.testing import FakePowercap, FakeZone
 
@@ -96,7 +96,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     for name, (model, inputs) in _networks().items():
         work = trace(model.to("meta"), inputs, name=name, layers=False)
         step: Any = LawfulStep(work, tree)
-        ready = Ready(Case(name, name, lambda: (nn.Identity(), ((), {}))), work, step, step.run())
+        ready = Built(Case(name, name, lambda: (nn.Identity(), ((), {}))), work, step)
         store.write(*measure_case(ready, bench, store.new_id(name)))
     return list(store.records())
 

@@ -16,7 +16,7 @@ from joulecast.estimator.trace import trace
 from joulecast.estimator.workload import Op, Workload
 from joulecast.measure.cases import Case, random_case
 from joulecast.measure.op_timing import Event, Stopwatch, TrainingStep, match, normalise, op_times, stopwatch_overhead_s
-from joulecast.measure.rounds import Ready, prepare
+from joulecast.measure.rounds import Built, prepare
 
 KINDS = (
     *("convolutions", "transformers", "patches", "recurrent", "unet"),
@@ -24,7 +24,7 @@ KINDS = (
 )
 
 
-def _timed(ready: Ready) -> list[Event]:
+def _timed(ready: Built) -> list[Event]:
     watch = Stopwatch(ready.step.model, ready.step.clock)
     return ready.step.run_timed(watch, ready.work.tracer != "real")
 

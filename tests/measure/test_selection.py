@@ -42,6 +42,7 @@ def test_auto_takes_the_counters_of_cpu_and_gpu(host: Path):
     nvml = FakeNvml([FakeGpu(watts=300)])
     meter = _select(host, pynvml=nvml)
     assert meter.name == "rapl+nvml"
+    assert meter.reads_all
     assert [(attempt.meter, attempt.works) for attempt in meter.attempts] == [("rapl", True), ("nvml", True)]
     with meter.window() as window:
         tree.advance(0.001, {"package-0": 1000.0})
@@ -139,6 +140,7 @@ def test_a_tree_that_reads_in_part_beats_a_model(host: Path):
     assert meter.name == "rapl"
     assert "Input/output error" in "\n".join(meter.notes)
     assert meter.attempts[0].works is False
+    assert not meter.reads_all
 
 
 def test_counters_that_stand_at_zero_are_no_counters(host: Path):

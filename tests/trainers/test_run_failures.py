@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from joulecast.estimator.workload import Workload
+from joulecast.measure.selection import select_meter
+from joulecast.measure.testing import FakeNvml, FakePowercap, FakeZone
 from joulecast.trainers.budget import Budget
 from joulecast.trainers.run import Length, Run
 
@@ -98,6 +102,25 @@ def test_without_a_meter_the_predictions_watts_are_used_and_labelled(bench: Call
     assert made.logged[-1]["joulecast/forecast_energy_kwh"] == pytest.approx(10_000 / 3.6e6, rel=0.02)
     made.train(20, step_s=1.5)
     assert "energy modelled" in str(made.run.stopping)
+
+
+def test_a_meter_that_cannot_give_a_total_is_not_called_measured(
+    bench: Callable[..., Bench], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "joulecast")
+    tree = FakePowercap(tmp_path / "sys/class/powercap", [FakeZone("package-0", (FakeZone("dram"),))])
+    tree.fail("package-0/dram")
+    nvml = FakeNvml([], driver=False)
+    with select_meter("auto", sysfs=tmp_path / "sys", pynvml=nvml, environ={}, interval_s=None) as meter:
+        made = bench("2 kWh", meter=meter)
+        made.run.predict(step_of)
+        made.run.start()
+        made.train(50)
+    (line,) = [line for line in caplog.messages if "will take" in line]
+    assert "measured" not in line
+    assert "Input/output error" in line
+    assert "energy is modelled with the prediction's watts" in line
+    assert made.logged[-1]["joulecast/energy_modelled_j"] == pytest.approx(2500)  # 25 s at the predicted 100 W
 
 
 def test_with_neither_meter_nor_prediction_energy_is_not_judged(bench: Callable[..., Bench]) -> None:
