@@ -75,7 +75,8 @@ def _features_told(kind: str) -> tuple[str, ...]:
     shape = (*_TILES, *_VECTORS, "spilled") if kind in _GEMM else ()
     drawn = ("dropped",) if kind == "attention" else ()
     groups = ("planes",) if kind in ("conv_grouped", "conv_depthwise") else ()
-    return ("bytes", "macs", *shape, *drawn, *groups, *(("rereads",) if kind in _CONV else ()))
+    windows = ("wide",) if kind == "conv_depthwise" else ()
+    return ("bytes", "macs", *shape, *drawn, *groups, *windows, *(("rereads",) if kind in _CONV else ()))
 
 
 def _roles(kind: str) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ class _Piece:
     rereads: float = 0.0
     planes: float = 0.0
     dropped: float = 0.0
+    wide: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Pieces:
     op: np.ndarray[Any, np.dtype[np.int64]]
     kind: tuple[str, ...]
     role: tuple[str, ...]
-    columns: Array  # shape (pieces, 11): macs, bytes, launches, m, k, n, fresh, rereads, planes, dropped, count
+    columns: Array  # shape (pieces, 12): `_FIGURES` of each piece, then its count
 
     def mask(self, kind: str, role: str) -> Mask:
         """The pieces that a term for `kind` and `role` prices (see `covers`)."""
@@ -85,7 +86,8 @@ class Pieces:
         return FEATURES[feature].value(self.columns) * self.columns[:, _COUNT]
 
 
-_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _FRESH, _REREADS, _PLANES, _DROPPED, _COUNT = range(11)
+_FIGURES = ("macs", "bytes_moved", "launches", "m", "k", "n", "fresh", "rereads", "planes", "dropped", "wide")
+_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _FRESH, _REREADS, _PLANES, _DROPPED, _WIDE, _COUNT = range(len(_FIGURES) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ FEATURES: dict[str, Feature] = {
     "macs_n128": Feature(COMPUTE, _padded(128), "multiply-adds, n in whole tiles of 128"),
     "macs_n8": Feature(COMPUTE, _padded(8), "multiply-adds, n in whole vectors of 8"),
     "macs_n16": Feature(COMPUTE, _padded(16), "multiply-adds, n in whole vectors of 16"),
+    "wide": Feature(COMPUTE, lambda columns: columns[:, _WIDE], "multiply-adds of windows over 3 x 3, channels first"),
     "left": Feature(MEMORY, _over(_N), "elements of the left matrix, m x k"),
     "right": Feature(MEMORY, _over(_M), "elements of the right matrix, k x n"),
     "result": Feature(MEMORY, _over(_K), "elements of the product, m x n"),
@@ -165,18 +168,17 @@ def pieces(ops: Sequence[Op]) -> Pieces:
         kind=tuple(piece.kind for _, _, piece in rows),
         role=tuple(piece.role for _, _, piece in rows),
         columns=np.array(
-            [
-                (p.macs, p.bytes_moved, p.launches, p.m, p.k, p.n, p.fresh, p.rereads, p.planes, p.dropped, count)
-                for _, count, p in rows
-            ],
-            dtype=float,
-        ).reshape(len(rows), 11),
+            [(*(getattr(piece, name) for name in _FIGURES), count) for _, count, piece in rows], dtype=float
+        ).reshape(len(rows), len(_FIGURES) + 1),
     )
 
 
 _FRESH_BYTES = 2**25
 """From this size on the C library asks the system for every result anew (glibc's largest mmap threshold),
 page by page, and gives it back at once."""
+_SMALL_WINDOW = 9
+"""Up to 3 x 3, and with the channels last at any size, a depthwise convolution's gradients wait for memory; beyond,
+they cost several times as much for every multiply-add (docs/method-regression.md)."""
 _ITEM_BYTES = {"float64": 8, "int64": 8, "bfloat16": 2, "float16": 2, "bool": 1, "uint8": 1, "int8": 1}
 _WITH_A_TEMPORARY = ("adam", "adamw")  # the root of the second moment
 
@@ -247,4 +249,5 @@ def _conv(op: Op) -> Iterator[_Piece]:
             fresh=_fresh(item * size),
             rereads=float(dims["n"] * weights),
             planes=float(dims["n"] * groups),
+            wide=0.0 if window <= _SMALL_WINDOW or dims.get("channels_last") else op.flops * share,
         )

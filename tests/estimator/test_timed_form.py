@@ -64,6 +64,18 @@ def test_a_convolution_reads_its_weights_once_an_image_and_starts_once_a_group_a
     assert set(pieces([replace(op, dims={**op.dims, "groups": 4})]).kind) == {"conv_grouped"}
 
 
+@pytest.mark.parametrize(
+    ("window", "channels_last", "wide"), [(9, 0, False), (25, 0, True), (25, 1, False), (49, 0, True), (49, None, True)]
+)
+def test_windows_over_3_x_3_are_wide_unless_channels_come_last(
+    window: int, channels_last: int | None, wide: bool
+) -> None:
+    op = conv("backward", 5, 16, 16, 8)
+    layout = {} if channels_last is None else {"channels_last": channels_last}  # older records do not say
+    depthwise = replace(op, dims={**op.dims, "groups": 16, "k": window, **layout})
+    assert prices(depthwise)["wide"] == (op.flops if wide else 0)
+
+
 def test_multiply_adds_spill_by_the_share_of_their_operands_beyond_8_mib() -> None:
     # A product that moves 12 MiB has a third of that beyond 8 MiB.
     op = Op("mm", "matmul", "forward", "", 3000, 11 * MIB, MIB, dims={"m": 10, "k": 10, "n": 30})

@@ -98,6 +98,31 @@ def test_convolutions_by_hand(layer: nn.Module, shape: tuple[int, ...], macs: in
     assert flops(deep, "backward", "conv") == 2 * macs
 
 
+def test_convolutions_know_whether_the_channels_come_last() -> None:
+    """ConvNeXt's blocks permute images, so that a convolution meets them channels last; users may give them so."""
+
+    class Permuted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Conv2d(3, 8, 7, padding=3), nn.LayerNorm(8)
+            self.second = nn.Conv2d(8, 8, 7, padding=3, groups=8)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            pixels = self.norm(self.first(images).permute(0, 2, 3, 1))
+            moved: torch.Tensor = self.second(pixels.permute(0, 3, 1, 2))
+            return moved
+
+    images = torch.zeros(2, 3, 8, 8)
+    for given, first in ((images, 0), (images.to(memory_format=torch.channels_last), 1)):
+        work = trace(Permuted(), given)
+        assert [op.dims["channels_last"] for op in ops(work, "conv")] == [first, 1]
+        assert [op.dims["channels_last"] for op in ops(work, "conv", "backward")] == [1, first]
+    pixel = trace(nn.Conv2d(8, 8, 1), torch.zeros(2, 8, 1, 1))
+    assert [op.dims["channels_last"] for op in ops(pixel, "conv")] == [0], (
+        "one pixel lies both ways: the default is taken"
+    )
+
+
 def test_depthwise_training_flops_are_three_times_forward() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8, padding=1), nn.Conv2d(8, 4, 1))
     work = trace(net, torch.zeros(2, 3, 6, 6))
