@@ -74,8 +74,28 @@ _IMAGE: dict[str, tuple[str, tuple[str, ...]]] = {
     "PeleeNet": ("pytorchcv", ("peleenet",)),
     "IGCV3": ("pytorchcv", ("igcv3_w1",)),
     "BAM-ResNet": ("pytorchcv", ("bam_resnet18",)),
+    "TNT": ("timm", ("tnt_s_patch16_224",)),
+    "VOLO": ("timm", ("volo_d1_224",)),
+    "Sequencer": ("timm", ("sequencer2d_s",)),
+    "GCViT": ("timm", ("gcvit_xxtiny",)),
+    "MaxViT": ("timm", ("maxvit_rmlp_pico_rw_256",)),
+    "NesT": ("timm", ("nest_tiny",)),
+    "Next-ViT": ("timm", ("nextvit_small",)),
+    "TinyViT": ("timm", ("tiny_vit_5m_224",)),
+    "HGNet": ("timm", ("hgnet_tiny",)),
+    "MixNet": ("timm", ("mixnet_s",)),
+    "MViT": ("timm", ("mvitv2_tiny",)),
+    "SHViT": ("timm", ("shvit_s1",)),
+    "FasterNet": ("timm", ("fasternet_t0",)),
+    "SwiftFormer": ("timm", ("swiftformer_xs",)),
+    "HardCoRe-NAS": ("timm", ("hardcorenas_a",)),
+    "RDNet": ("timm", ("rdnet_tiny",)),
+    "DiracNet": ("pytorchcv", ("diracnet18v2",)),
+    "HarDNet": ("pytorchcv", ("hardnet39ds",)),
+    "MENet": ("pytorchcv", ("menet108_8x1_g3",)),
+    "BN-Inception": ("pytorchcv", ("bninception",)),
 }
-_SIDES = {"crossvit_tiny_240": 240, "inception_v3": 299, "legacy_xception": 299}
+_SIDES = {"crossvit_tiny_240": 240, "inception_v3": 299, "legacy_xception": 299, "maxvit_rmlp_pico_rw_256": 256}
 
 _SMALL = {
     "hidden_size": 256,
