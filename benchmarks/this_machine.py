@@ -102,7 +102,7 @@ _HELD_BACK = {
     "focalnet_tiny_srf": 2,
 }
 
-# Named before any of them was built, after the last feature was chosen.
+# Named before any of them was built, after spilled multiply-adds had a price of their own.
 _THIRD = {
     "selecsls42b": 8,
     "fbnetc_100": 8,
@@ -300,7 +300,9 @@ def main() -> int:
     parser.add_argument("--store", type=Path)
     parser.add_argument("--profile", type=Path, help="judge this profile instead of the machine's newest")
     parser.add_argument("--only", default="", help="networks or families with this in their name")
-    parser.add_argument("--networks", choices=["first", "held-back", "third", "fourth", "all"], default="all", help="which set")
+    parser.add_argument(
+        "--networks", choices=["first", "held-back", "third", "fourth", "all"], default="all", help="which set"
+    )
     parser.add_argument("--json", type=Path, help="also write all figures here")
     parser.add_argument("--case-s", type=float, default=6.0, help="seconds for each network")
     parser.add_argument("--again", type=Path, help="measure nothing: score the records in this store")
