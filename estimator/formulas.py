@@ -115,14 +115,13 @@ def _conv(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, dict[str, i
     transposed = bool(args[6]) if len(args) > 6 else False
     groups = args[8] if len(args) > 8 else 1
     dims = conv_dims(args[0].shape, args[1].shape, outputs[0].shape, groups, transposed)
-    dims["channels_last"] = _channels_last(args[0])
+    dims["channels_last"] = int(channels_last(args[0]) or channels_last(args[1]))
     return conv_flops(dims), dims
 
 
-def _channels_last(images: Any) -> int:
-    """1 where the channels of a pixel lie side by side in memory, which has other kernels."""
-    channels, *positions = images.shape[1:]
-    return int(channels > 1 and prod(positions) > 1 and images.stride()[1] == 1)
+def channels_last(tensor: Any) -> bool:
+    """Whether the channels of a pixel lie side by side in memory; a convolution's images or weights decide for it."""
+    return tensor.stride()[1] == 1 and prod(tensor.shape[2:]) > 1
 
 
 def _conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, dict[str, int]]:
@@ -133,7 +132,7 @@ def _conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, di
     dims = conv_dims(args[1].shape, args[2].shape, args[0].shape, args[9], bool(args[7]))
     forward = conv_flops(dims)
     dims["grad_input"], dims["grad_weight"] = int(args[10][0]), int(args[10][1])
-    dims["channels_last"] = _channels_last(args[1])
+    dims["channels_last"] = int(channels_last(args[1]) or channels_last(args[2]))
     return forward * (dims["grad_input"] + dims["grad_weight"]), dims
 
 

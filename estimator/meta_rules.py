@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from .formulas import channels_last
+
 Rule = Callable[[Sequence[Any]], Any]
 
 
@@ -83,6 +85,23 @@ def _batch_norm_backward(args: Sequence[Any]) -> Any:
     if not same or weight is None or not all(mask) or not _is_dense(data):
         return None
     return _like(data), _vector(data.shape[1], data), _vector(data.shape[1], data)
+
+
+def _convolution(args: Sequence[Any]) -> Any:
+    # convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+    images, weight = args[:2]
+    if images.dim() != 4 or not (channels_last(images) or channels_last(weight)):
+        return None
+    shape = torch.ops.aten.convolution.default(*args).shape
+    return torch.empty(shape, dtype=images.dtype, device="meta", memory_format=torch.channels_last)
+
+
+def _group_norm(args: Sequence[Any]) -> Any:
+    # native_group_norm(input, weight, bias, N, C, HxW, group, eps)
+    data, samples, groups = args[0], args[3], args[6]
+    if data.dtype != torch.float32 or data.is_contiguous() or not _is_dense(data):
+        return None
+    return _like(data), torch.empty((samples, groups), device="meta"), torch.empty((samples, groups), device="meta")
 
 
 def _layer_norm(args: Sequence[Any]) -> Any:
@@ -178,6 +197,8 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(_IN_PLACE.split(), _in_place),
     "native_batch_norm": _batch_norm,
     "native_batch_norm_backward": _batch_norm_backward,
+    "convolution": _convolution,
+    "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "native_layer_norm_backward": _layer_norm_backward,
     "mm": _mm,

@@ -96,9 +96,35 @@ def test_same_as_pytorch(op: Any, args: tuple[Any, ...]) -> None:
     assert described(ours) == described(op(*args))
 
 
+WEIGHT, PLAIN = (8, 8, 3, 3), ([1, 1], [1, 1], [1, 1], False, [0, 0])
+DEPTHWISE_LAST = torch.empty_strided((8, 1, 3, 3), (9, 1, 3, 1), device="meta")  # as Module.to leaves it
+KEPT_LAST: list[tuple[Any, tuple[Any, ...]]] = [
+    (aten.convolution.default, (meta(*IMAGE, last=True), meta(*WEIGHT), None, *PLAIN, 1)),
+    (aten.convolution.default, (meta(*IMAGE), meta(*WEIGHT, last=True), meta(8), *PLAIN, 1)),
+    (aten.convolution.default, (meta(*IMAGE, last=True), meta(8, 1, 3, 3), None, *PLAIN, 8)),
+    (aten.convolution.default, (meta(*IMAGE), DEPTHWISE_LAST, None, *PLAIN, 8)),
+    (
+        aten.convolution.default,
+        (meta(*IMAGE, last=True), meta(8, 4, 2, 2), None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1),
+    ),
+    (aten.native_group_norm.default, (meta(*IMAGE, last=True), meta(8), meta(8), 2, 8, 25, 2, 1e-5)),
+]
+
+
+@pytest.mark.parametrize(("op", "args"), KEPT_LAST, ids=lambda value: str(value)[:40])
+def test_channels_stay_last_as_in_the_cpus_kernels(op: Any, args: tuple[Any, ...]) -> None:
+    ours = meta_output(op._schema.name.partition("::")[2], args, {})
+    real = op(*(torch.ones_like(arg, device="cpu") if isinstance(arg, torch.Tensor) else arg for arg in args))
+    assert [one[:3] for one in described(ours)] == [one[:3] for one in described(real)]
+
+
 @pytest.mark.parametrize(
     ("name", "args"),
     [
+        ("convolution", (meta(*IMAGE), meta(*WEIGHT), None, *PLAIN, 1)),
+        ("convolution", (meta(*IMAGE), meta(8, 1, 3, 3), None, *PLAIN, 8)),
+        ("convolution", (meta(2, 8, 1, 1), meta(8, 8, 1, 1), None, *PLAIN, 1)),
+        ("native_group_norm", (meta(*IMAGE), meta(8), meta(8), 2, 8, 25, 2, 1e-5)),
         ("add", (meta(3), meta(2, 3))),  # the first is spread over the second
         ("add", (meta(*IMAGE, last=True), meta(2, 8, 1, 1))),
         ("native_batch_norm_backward", (*[meta(*IMAGE)] * 2, *[meta(8)] * 5, True, 1e-5, [False, True, True])),

@@ -117,6 +117,12 @@ def test_convolutions_know_whether_the_channels_come_last() -> None:
         work = trace(Permuted(), given)
         assert [op.dims["channels_last"] for op in ops(work, "conv")] == [first, 1]
         assert [op.dims["channels_last"] for op in ops(work, "conv", "backward")] == [1, first]
+    turned = trace(Permuted().to(memory_format=torch.channels_last), images)
+    assert [op.dims["channels_last"] for op in ops(turned, "conv")] == [1, 1], "the weights have it so"
+    stacked = trace(
+        nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(3))), images.to(memory_format=torch.channels_last)
+    )
+    assert [op.dims["channels_last"] for op in ops(stacked, "conv")] == [1, 1, 1]
     pixel = trace(nn.Conv2d(8, 8, 1), torch.zeros(2, 8, 1, 1))
     assert [op.dims["channels_last"] for op in ops(pixel, "conv")] == [0], (
         "one pixel lies both ways: the default is taken"
