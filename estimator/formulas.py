@@ -121,7 +121,7 @@ def _conv(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, dict[str, i
 
 def channels_last(tensor: Any) -> bool:
     """Whether the channels of a pixel lie side by side in memory; a convolution's images or weights decide for it."""
-    return tensor.stride()[1] == 1 and prod(tensor.shape[2:]) > 1
+    return bool(tensor.stride()[1] == 1) and prod(tensor.shape[2:]) > 1
 
 
 def _conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, dict[str, int]]:
