@@ -26,11 +26,11 @@ import rivals
 import vision
 from rivals import Array, Cost
 
-from joulecast.estimator.fit import fit
-from joulecast.estimator.interval import Interval
-from joulecast.estimator.observation import Observation
-from joulecast.estimator.profile import JOULES_PER_KWH, Profile
-from joulecast.estimator.workload import Workload
+from joulecast.estimator.base.interval import Interval
+from joulecast.estimator.cost.profile import JOULES_PER_KWH, Profile
+from joulecast.estimator.fit.fit import fit
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.trace.workload import Workload
 
 NETS = {"alexnet": vision.AlexNet, "resnet18": vision.ResNet18, "mobilenet_v3_small": vision.MobileNetV3Small}
 SEEDS = 5

@@ -42,7 +42,7 @@ IN_ONE_PROCESS = """
 import sys
 from pathlib import Path
 from joulecast.check.config import read_config
-from joulecast.estimator.read_model import read_model
+from joulecast.estimator.model.read_model import read_model
 for entry in read_config(Path(sys.argv[1])).entries:
     read_model(entry.model, entry.question.trace_options)
 """

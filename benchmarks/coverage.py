@@ -20,13 +20,13 @@ import data_ecnas as ecnas
 import numpy as np
 from accuracy import undisturbed
 
-from joulecast.estimator.design import Design
-from joulecast.estimator.fit import fit
-from joulecast.estimator.observation import Observation
-from joulecast.estimator.profile import JOULES_PER_KWH, PowerModel
-from joulecast.estimator.regression import folds
-from joulecast.measure.calibrate import chosen_records, observations
-from joulecast.measure.store import Store
+from joulecast.estimator.cost.profile import JOULES_PER_KWH, PowerModel
+from joulecast.estimator.fit.design import Design
+from joulecast.estimator.fit.fit import fit
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.fit.regression import folds
+from joulecast.measure.records.store import Store
+from joulecast.measure.suite.calibrate import chosen_records, observations
 
 LEAST, MOST = 0.85, 0.95
 _NO_POWER = PowerModel({"compute": 1.0, "memory": 1.0, "launch": 1.0}, 0.0)

@@ -17,8 +17,8 @@ from typing import Any
 
 from joblib import Parallel, delayed
 
-from joulecast.estimator.observation import Observation
-from joulecast.estimator.workload import Workload
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.trace.workload import Workload
 
 PUE = 1.59
 JOULES_PER_KWH = 3_600_000
@@ -220,7 +220,7 @@ def _traced(network: Network) -> Workload:
     import torch
     from nasbench import NasBench
 
-    from joulecast.estimator.trace import trace
+    from joulecast.estimator.trace.trace import trace
 
     torch.set_num_threads(1)
     with torch.device("meta"):

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from joulecast.estimator.observation import Observation
-from joulecast.estimator.trace import trace
-from joulecast.estimator.workload import Workload
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.trace.trace import trace
+from joulecast.estimator.trace.workload import Workload
 
 MACHINES = ("raptorlake", "broadwell-ep")
 PHASES = ("forward", "backward and step")

@@ -21,8 +21,8 @@ from nasbench import NasBench
 from torch import nn
 from torchvision_stub import import_pytorchcv, import_timm
 
-from joulecast.estimator.trace import trace
-from joulecast.estimator.workload import Workload
+from joulecast.estimator.trace.trace import trace
+from joulecast.estimator.trace.workload import Workload
 
 IMAGENET_SAMPLES = 1_281_167
 

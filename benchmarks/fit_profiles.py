@@ -18,13 +18,14 @@ import data_willowec as willowec
 import numpy as np
 from accuracy import NETS, undisturbed
 
-from joulecast.estimator.fit import fit
-from joulecast.estimator.judge import scores_of
-from joulecast.estimator.observation import Observation
-from joulecast.estimator.profile import ErrorModel, Profile
-from joulecast.estimator.regression import bounds
-from joulecast.estimator.units import JOULES_PER_KWH
-from joulecast.estimator.workload import Workload
+from joulecast.estimator.base.units import JOULES_PER_KWH
+from joulecast.estimator.cost.bounds import ErrorModel
+from joulecast.estimator.cost.profile import Profile
+from joulecast.estimator.fit.fit import fit
+from joulecast.estimator.fit.intervals import scores_of
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.fit.regression import bounds
+from joulecast.estimator.trace.workload import Workload
 
 EVALUATIONS = (
     "energies of 4-epoch runs are taken without the evaluations in their windows, by the time that these took; "

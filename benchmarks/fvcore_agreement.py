@@ -21,8 +21,8 @@ import torch
 from architectures import Architecture, image_networks, text_networks
 from torch import nn
 
-from joulecast.estimator.trace import trace
-from joulecast.estimator.workload import Workload
+from joulecast.estimator.trace.trace import trace
+from joulecast.estimator.trace.workload import Workload
 
 TOLERANCE = 0.01
 BATCH = 2  # BatchNorm cannot train on one value per channel

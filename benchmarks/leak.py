@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from architectures import Architecture, image_networks
 
-from joulecast.estimator.trace import trace
+from joulecast.estimator.trace.trace import trace
 
 WINDOW = 100
 ROUND = 50  # networks that are traced in turn; two rounds make a window

@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from joulecast.measure.meter import SampledMeter
-from joulecast.measure.rapl import RaplSource
-from joulecast.measure.tally import Sample
-from joulecast.measure.testing import FakePowercap, FakeZone
+from joulecast.measure.meters.meter import SampledMeter
+from joulecast.measure.meters.rapl import RaplSource
+from joulecast.measure.meters.tally import Sample
+from joulecast.measure.meters.testing import FakePowercap, FakeZone
 
 INTERVAL_S = 0.1
 

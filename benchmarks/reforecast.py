@@ -18,8 +18,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from joulecast.estimator.interval import Interval
-from joulecast.measure.selection import select_meter
+from joulecast.estimator.base.interval import Interval
+from joulecast.measure.meters.selection import select_meter
 from joulecast.trainers.budget import Budget
 from joulecast.trainers.forecast import Forecast
 

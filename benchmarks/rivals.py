@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from joulecast.estimator.features import DENSE, pieces
-from joulecast.estimator.regression import nonnegative_fit
-from joulecast.estimator.workload import Workload
+from joulecast.estimator.cost.features import DENSE, pieces
+from joulecast.estimator.fit.regression import nonnegative_fit
+from joulecast.estimator.trace.workload import Workload
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

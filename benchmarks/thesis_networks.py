@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from this_machine import newest_profile
 
-from joulecast.measure.cases import Case, suite_cases
-from joulecast.measure.rounds import Built, prepare
-from joulecast.measure.store import Store
+from joulecast.measure.records.store import Store
+from joulecast.measure.suite.cases import Case, suite_cases
+from joulecast.measure.suite.rounds import Built, prepare
 
 LIMIT = 0.10
 NETWORKS = ("simplenet", "alexnet")

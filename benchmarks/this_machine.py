@@ -26,17 +26,17 @@ import torch
 from architectures import Architecture, image_networks, text_networks
 from torch import nn
 
-from joulecast.estimator.host import detect_host
-from joulecast.estimator.library import newest_calibration
-from joulecast.estimator.profile import Profile, read_profile
-from joulecast.measure.calibrate import chosen_records
-from joulecast.measure.cases import Case
-from joulecast.measure.contamination import SystemCounters
-from joulecast.measure.op_timing import stopwatch_overhead_s
-from joulecast.measure.records import Record, describe_host, same_machine
-from joulecast.measure.rounds import Bench, Pace, measure_case, prepare
-from joulecast.measure.selection import select_meter
-from joulecast.measure.store import Store
+from joulecast.estimator.cost.host import detect_host
+from joulecast.estimator.cost.library import newest_calibration
+from joulecast.estimator.cost.profile import Profile, read_profile
+from joulecast.measure.meters.contamination import SystemCounters
+from joulecast.measure.meters.selection import select_meter
+from joulecast.measure.records.records import Record, describe_host, same_machine
+from joulecast.measure.records.store import Store
+from joulecast.measure.suite.calibrate import chosen_records
+from joulecast.measure.suite.cases import Case
+from joulecast.measure.suite.op_timing import stopwatch_overhead_s
+from joulecast.measure.suite.rounds import Bench, Pace, measure_case, prepare
 
 MEAN_LIMIT, MEDIAN_LIMIT = 0.10, 0.06
 

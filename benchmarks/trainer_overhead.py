@@ -30,9 +30,9 @@ from meter_overhead import median_interval, server_tree
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from joulecast.measure.meter import SampledMeter
-from joulecast.measure.rapl import RaplSource
-from joulecast.measure.testing import FakePowercap
+from joulecast.measure.meters.meter import SampledMeter
+from joulecast.measure.meters.rapl import RaplSource
+from joulecast.measure.meters.testing import FakePowercap
 from joulecast.models.simplenet import SimpleNet
 from joulecast.trainers.budget import Budget
 

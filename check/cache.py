@@ -21,11 +21,11 @@ from functools import cache
 from pathlib import Path
 
 from .. import __version__
-from ..estimator import workload
-from ..estimator.errors import JoulecastError
-from ..estimator.profile import write_text
-from ..estimator.read_model import TraceOptions
-from ..estimator.workload import Workload
+from ..estimator.base.errors import JoulecastError
+from ..estimator.base.files import write_text
+from ..estimator.model.read_model import TraceOptions
+from ..estimator.trace import workload
+from ..estimator.trace.workload import Workload
 
 SCHEMA = "joulecast.check-cache/1"
 _MOST_ENTRIES = 500
@@ -106,7 +106,7 @@ def _tracer() -> tuple[str, ...]:
 
     The list of packages is that of their metadata folders, `torch-2.13.0.dist-info`: reading it takes a millisecond.
     """
-    own = sorted(Path(workload.__file__).parent.glob("*.py"))
+    own = sorted(Path(workload.__file__).parents[1].rglob("*.py"))
     code = _digest(b"".join(path.read_bytes() for path in own))
     packages = {
         name

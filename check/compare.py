@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..cli import figures
-from ..cli.answer import Answer
-from ..estimator.workload import Layer
+from ..estimator.answer import figures
+from ..estimator.answer.answer import Answer
+from ..estimator.trace.workload import Layer
 
 _NOTICEABLE = 5e-4  # of the energy: less is the same to all digits shown
 _NAMED_SHARE = 0.8  # layers are named until they make up this much of what all layers changed

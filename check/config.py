@@ -16,11 +16,11 @@ from typing import Any
 import click
 
 from ..cli.estimate import estimate
-from ..cli.question import Question, read_question
-from ..estimator.builders import near
-from ..estimator.errors import JoulecastError
-from ..estimator.library import load_profile
-from ..estimator.profile import Profile
+from ..estimator.answer.request import Question, read_question
+from ..estimator.base.errors import JoulecastError
+from ..estimator.base.suggest import near
+from ..estimator.cost.library import load_profile
+from ..estimator.cost.profile import Profile
 
 OWN_FILE, SHARED_FILE = "joulecast.toml", "pyproject.toml"
 # What a value may be, in words; `_check_value` holds values to it.

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from ..estimator.errors import JoulecastError
-from ..estimator.sources import is_project_file
+from ..estimator.base.errors import JoulecastError
+from ..estimator.sandbox.opened_files import is_project_file
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..cli.answer import Answer
-from ..estimator.errors import JoulecastError
+from ..estimator.answer.answer import Answer
+from ..estimator.base.errors import JoulecastError
 from .base import exported
 from .cache import Cache, trace_key
 from .compare import Change, compare

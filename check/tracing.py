@@ -15,11 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ..estimator.errors import JoulecastError
-from ..estimator.read_model import TraceOptions, read_model
-from ..estimator.sources import recording
-from ..estimator.user_code import one_line
-from ..estimator.workload import Workload
+from ..estimator.base.errors import JoulecastError
+from ..estimator.model.read_model import TraceOptions, read_model
+from ..estimator.sandbox.opened_files import recording
+from ..estimator.sandbox.user_code import one_line
+from ..estimator.trace.workload import Workload
 from .origin import check_origin, packages_of
 
 _START_S = 240.0  # for Python and the framework to start, on a busy machine too

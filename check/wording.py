@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..cli import figures
+from ..estimator.answer import figures
 from .run import Outcome, Report
 
 _COUNTED = {"exceeded": "over budget", "failed": "failed", "kept": "within budget", "none": "without a budget"}

@@ -106,8 +106,8 @@ def _cache_folder() -> Path:
 def _write(report: Report, junit: Path | None, markdown: Path | None) -> None:
     from ..check.junit import junit as as_junit
     from ..check.markdown import markdown as as_markdown
-    from ..estimator.errors import JoulecastError
-    from ..estimator.profile import write_text
+    from ..estimator.base.errors import JoulecastError
+    from ..estimator.base.files import write_text
 
     for path, render in ((junit, as_junit), (markdown, as_markdown)):
         if path is not None:

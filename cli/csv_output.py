@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..estimator.regions import Place
-from .answer import Answer
+from ..estimator.answer.answer import Answer
+from ..estimator.place.regions import Place
 
 _INTERVALS = ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost")
 _PLAIN = ("profile", "hardware", "time_source", "power_source", "steps", "devices", "currency")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from .answer import Answer
+    from ..estimator.answer.answer import Answer
 
 BUDGET_EXCEEDED = 3
 _PAPERS = ("modelcard", "bibtex", "latex", "codecarbon")
@@ -145,9 +145,9 @@ def _print_json(answers: list[Answer], layers: bool) -> None:
 
 def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
     """One answer a model, in order; what is common to all is read first, so that mistakes show at once."""
-    from ..estimator.library import load_profile
-    from ..estimator.read_model import read_model
-    from .question import read_question
+    from ..estimator.answer.request import read_question
+    from ..estimator.cost.library import load_profile
+    from ..estimator.model.read_model import read_model
 
     question = read_question(options)
     profile = load_profile(options["hardware"])

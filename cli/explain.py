@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from ..estimator.explain import Fact
+    from ..estimator.cost.explain import Fact
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,8 +18,8 @@ def explain(profile: str | None, as_json: bool) -> None:
 
     PROFILE is a name or a file; without it this machine's.
     """
-    from ..estimator.explain import explain as facts_of
-    from ..estimator.library import load_profile
+    from ..estimator.cost.explain import explain as facts_of
+    from ..estimator.cost.library import load_profile
 
     facts = facts_of(load_profile(profile))
     if as_json:
@@ -35,7 +35,7 @@ def _print(facts: tuple[Fact, ...]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from .figures import number
+    from ..estimator.answer.figures import number
     from .table import make_console
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))

@@ -69,7 +69,7 @@ def run(command: click.Command, program: str) -> None:
     Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 budget exceeded,
     130 interrupted.
     """
-    from ..estimator.errors import JoulecastError, ModelError
+    from ..estimator.base.errors import JoulecastError, ModelError
 
     try:
         status = command.main(prog_name=program, standalone_mode=False)

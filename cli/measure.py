@@ -16,11 +16,11 @@ from click.core import ParameterSource
 from .finite import FiniteRange
 
 if TYPE_CHECKING:
-    from ..estimator.profile import Profile
-    from ..measure.cases import Case
-    from ..measure.records import Record
-    from ..measure.store import Store
-    from ..measure.suite import Summary
+    from ..estimator.cost.profile import Profile
+    from ..measure.records.records import Record
+    from ..measure.records.store import Store
+    from ..measure.suite.cases import Case
+    from ..measure.suite.suite import Summary
 
 QUICK_BUDGET_S = 240.0  # with loading and fitting, five minutes
 FULL_BUDGET_S = 1140.0
@@ -112,11 +112,11 @@ def _hand_on(ctx: click.Context, name: str) -> None:
 
 
 def _profile_this_machine(options: dict[str, Any]) -> int:
-    from ..measure.calibrate import modelled_power
-    from ..measure.cases import suite_cases, user_case
-    from ..measure.selection import select_meter
-    from ..measure.store import Store
-    from ..measure.suite import run_suite, usable
+    from ..measure.meters.selection import select_meter
+    from ..measure.records.store import Store
+    from ..measure.suite.calibrate import modelled_power
+    from ..measure.suite.cases import suite_cases, user_case
+    from ..measure.suite.suite import run_suite, usable
     from .suite_progress import SuiteProgress
 
     store, host = Store(options["folder"]), _host()
@@ -147,7 +147,7 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
 
 def _enough(before: Sequence[Record], must: Sequence[Case]) -> bool:
     """Whether a profile can be fitted on `must` and what was measured `before`, without the suite."""
-    from ..estimator.evidence import LEAST_NETWORKS, network_of
+    from ..estimator.fit.evidence import LEAST_NETWORKS, network_of
 
     names = {case.name for case in must}
     others = [record.observation() for record in before if record.kind == "case" and record.name not in names]
@@ -157,16 +157,16 @@ def _enough(before: Sequence[Record], must: Sequence[Case]) -> bool:
 def _host() -> dict[str, Any]:
     import torch
 
-    from ..measure.records import describe_host
+    from ..measure.records.records import describe_host
 
     return describe_host(torch.get_num_threads(), "gpu" if torch.cuda.is_available() else "cpu")
 
 
 def _bench(meter: Any, host: dict[str, Any], *, quick: bool) -> Any:
-    from ..measure.contamination import SystemCounters, oversubscription
-    from ..measure.op_timing import stopwatch_overhead_s
-    from ..measure.rounds import FULL, QUICK, Bench, metered
-    from ..measure.store import Store
+    from ..measure.meters.contamination import SystemCounters, oversubscription
+    from ..measure.records.store import Store
+    from ..measure.suite.op_timing import stopwatch_overhead_s
+    from ..measure.suite.rounds import FULL, QUICK, Bench, metered
 
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Bench(
@@ -181,7 +181,7 @@ def _bench(meter: Any, host: dict[str, Any], *, quick: bool) -> Any:
 
 
 def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
-    from ..measure.records import hardware_name
+    from ..measure.records.records import hardware_name
 
     lines = [
         f"measuring {hardware_name(bench.host)}: up to {cases} cases in {budget_s / 60:.3g} min",
@@ -209,7 +209,7 @@ def _report(summary: Summary) -> None:
 
 
 def _fit_and_tell(store: Store, records: list[Record], options: dict[str, Any]) -> int:
-    from ..measure.calibrate import fit_profile, modelled_power
+    from ..measure.suite.calibrate import fit_profile, modelled_power
 
     profile = fit_profile(
         records,
@@ -234,10 +234,10 @@ def _what_estimate_says(profile: Profile, path: Path) -> str:
     """The thesis's training, SimpleNet for 100 epochs of CIFAR-10; `path` is where the profile lies."""
     import torch
 
-    from ..estimator.store import profiles_folder
-    from ..estimator.trace import trace
+    from ..estimator.answer import figures
+    from ..estimator.base.folders import profiles_folder
+    from ..estimator.trace.trace import trace
     from ..models.simplenet import SimpleNet
-    from . import figures
 
     batch, epochs, images = 128, 100, 50_000
     with torch.device("meta"):
@@ -266,7 +266,7 @@ def _warn(line: str) -> None:
 @click.pass_context
 def list_records(ctx: click.Context, every: bool, folder: Path | None) -> None:
     """List the runs there are, oldest first."""
-    from ..measure.store import Store
+    from ..measure.records.store import Store
 
     store = Store(folder or ctx.meta.get("store"))
     runs: dict[str, list[Record]] = {}
@@ -279,7 +279,7 @@ def list_records(ctx: click.Context, every: bool, folder: Path | None) -> None:
 
 
 def _run_line(run: str, records: list[Record]) -> str:
-    from ..measure.records import hardware_name
+    from ..measure.records.records import hardware_name
 
     first = records[0]
     what = f"{first.kind} {first.name}" if len(records) == 1 else f"{len(records)} cases"
@@ -300,7 +300,7 @@ def _run_line(run: str, records: list[Record]) -> str:
 @click.pass_context
 def show(ctx: click.Context, record_id: str, folder: Path | None) -> None:
     """Show one record: where it ran, its windows, its slowest ops. RECORD_ID may be its beginning."""
-    from ..measure.store import Store
+    from ..measure.records.store import Store
     from .record_text import record_lines
 
     store = Store(folder or ctx.meta.get("store"))
@@ -319,10 +319,10 @@ def export(
     ctx: click.Context, record_ids: tuple[str, ...], form: str, output: Path | None, folder: Path | None
 ) -> None:
     """Write records, all or those named, as CSV (a row per window) or JSON (all there is)."""
-    from ..estimator.errors import JoulecastError
-    from ..estimator.profile import write_text
-    from ..measure.records import export_csv, export_json
-    from ..measure.store import Store
+    from ..estimator.base.errors import JoulecastError
+    from ..estimator.base.files import write_text
+    from ..measure.records.records import export_csv, export_json
+    from ..measure.records.store import Store
 
     store = Store(folder or ctx.meta.get("store"))
     records = [store.read(name) for name in record_ids] if record_ids else list(store.records(_warn))

@@ -28,17 +28,17 @@ def profiles(name: str | None, as_json: bool) -> None:
 
 def _named(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     """By another name than the listed one (an alias, or as a driver prints it), or from a file."""
-    from ..estimator.library import load_profile
+    from ..estimator.cost.library import load_profile
 
     profile = load_profile(name)
     return [row for row in rows if row["name"] == profile.name] or [_row(profile, "file")]
 
 
 def _rows() -> list[dict[str, Any]]:
-    from ..estimator.datasheet import datasheet_profile
-    from ..estimator.hardware import load_hardware
-    from ..estimator.library import calibrations, shipped_profiles
-    from ..estimator.profile import read_profile
+    from ..estimator.cost.datasheet import datasheet_profile
+    from ..estimator.cost.hardware import load_hardware
+    from ..estimator.cost.library import calibrations, shipped_profiles
+    from ..estimator.cost.profile import read_profile
 
     rows = [_row(profile, "measured here") for profile in calibrations(_warn)]
     shipped = {key: read_profile(path) for key, path in shipped_profiles().items()}

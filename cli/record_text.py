@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import figures
+from ..estimator.answer import figures
 
 if TYPE_CHECKING:
-    from ..measure.records import Record
+    from ..measure.records.records import Record
 
 _OPS = 10
 
 
 def record_lines(record: Record, trace: Path | None) -> Iterator[str]:
     """The record as lines to print; `trace` is where its power trace lies."""
-    from ..measure.records import hardware_name
+    from ..measure.records.records import hardware_name
 
     host = record.host
     libraries = ", ".join(f"{name} {version}" for name, version in host.get("libraries", {}).items())

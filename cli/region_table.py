@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..estimator.regions import Place
-from . import figures
+from ..estimator.answer import figures
+from ..estimator.place.regions import Place
 
 
 def region_table(places: Sequence[Place]) -> Table:

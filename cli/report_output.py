@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..estimator.errors import JoulecastError
+from ..estimator.base.errors import JoulecastError
 
 if TYPE_CHECKING:
-    from .answer import Answer
+    from ..estimator.answer.answer import Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _check(option: str, path: Path) -> None:
 
 
 def _write(option: str, path: Path, content: bytes) -> None:
-    from ..estimator.profile import write_bytes
+    from ..estimator.base.files import write_bytes
 
     try:
         write_bytes(path, content)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from ..measure.records import Record
+    from ..measure.records.records import Record
 
 _LINE_EVERY_S = 20.0
 

@@ -9,10 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..estimator.comparisons import familiar
-from ..estimator.estimate import Share
-from . import figures
-from .answer import Answer
+from ..estimator.answer import figures
+from ..estimator.answer.answer import Answer
+from ..estimator.cost.estimate import Share
+from ..estimator.place.comparisons import familiar
 from .region_table import region_lines, region_table
 
 _BAR_WIDTH = 28

@@ -12,10 +12,10 @@ import click
 from .finite import FiniteRange
 
 if TYPE_CHECKING:
-    from ..measure.recipe import Recipe
-    from ..measure.records import Record
-    from ..measure.thesis import Row
-    from ..measure.training import Plan
+    from ..measure.records.records import Record
+    from ..measure.training.recipe import Recipe
+    from ..measure.training.thesis import Row
+    from ..measure.training.training import Plan
 
 NETWORKS = ("simplenet", "alexnet")
 FRAMEWORKS = ("pytorch", "tensorflow")
@@ -88,12 +88,12 @@ def train(
 
     After Ctrl-C, a kill or a failure, the same command with --run ID goes on where it was.
     """
-    from ..measure.cifar10 import open_images
-    from ..measure.progress import TrainingBar
-    from ..measure.selection import select_meter
-    from ..measure.store import Store
-    from ..measure.training import earlier_run
-    from ..measure.training import train as train_under_meter
+    from ..measure.meters.selection import select_meter
+    from ..measure.records.store import Store
+    from ..measure.training.cifar10 import open_images
+    from ..measure.training.progress import TrainingBar
+    from ..measure.training.training import earlier_run
+    from ..measure.training.training import train as train_under_meter
 
     place = Store(store or context.meta.get("store"))
     framework = framework or ("pytorch" if network == "simplenet" else "tensorflow")
@@ -122,7 +122,7 @@ def _checked_id(run_id: str) -> str:
 
 def _plan(network: str, framework: str, options: dict[str, Any], before: Mapping[str, Any]) -> Plan:
     """The plan of the options; a run that goes on ends as it was going to (`before`) unless they say otherwise."""
-    from ..measure.training import Plan
+    from ..measure.training.training import Plan
 
     target = options["target"]
     return Plan(
@@ -142,7 +142,7 @@ def _plan(network: str, framework: str, options: dict[str, Any], before: Mapping
 def _recipe(network: str, options: dict[str, Any]) -> Recipe:
     from dataclasses import replace
 
-    from ..measure.recipe import DEFAULT_RECIPES
+    from ..measure.training.recipe import DEFAULT_RECIPES
 
     names = ("optimizer", "learning_rate", "batch_size", "augment")
     return replace(DEFAULT_RECIPES[network], **{name: options[name] for name in names if options[name] is not None})
@@ -152,7 +152,7 @@ def _print_epochs(record: Record) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..measure.stretches import epochs_of
+    from ..measure.training.stretches import epochs_of
     from .table import make_console
 
     table = Table(title=f"{record.name}, run {record.id}: {record.status}", title_justify="left", box=None)
@@ -176,7 +176,7 @@ def _print_epochs(record: Record) -> None:
 
 def _domains(reading: Any) -> str:
     """ "package-0 812 J measured, core 640 J measured (not counted)"."""
-    from ..measure.progress import energy
+    from ..measure.training.progress import energy
 
     if reading is None:
         return "missing"
@@ -205,9 +205,9 @@ def thesis(
     Prints its Table 4.0.1 with this machine's figures beside it, and draws Figures 4.0.1 and 4.0.2. The
     same command goes on with trainings that were interrupted and repeats none that is done.
     """
-    from ..estimator.errors import JoulecastError
-    from ..measure.thesis import notes_of, read_runs, row_of, run_trainings, write_outcome
-    from ..measure.thesis_figures import draw_figures
+    from ..estimator.base.errors import JoulecastError
+    from ..measure.training.thesis import notes_of, read_runs, row_of, run_trainings, write_outcome
+    from ..measure.training.thesis_figures import draw_figures
 
     arguments = [f"--target={target:g}", f"--epochs={max_epochs}", *_passed_on(options)]
     status = run_trainings([only] if only else list(NETWORKS), arguments, out)
@@ -237,7 +237,7 @@ def _passed_on(options: dict[str, Any]) -> list[str]:
 def _print_comparison(rows: list[Row], target: float, notes: list[str]) -> None:
     from rich.table import Table
 
-    from ..measure.thesis import THESIS_ROWS
+    from ..measure.training.thesis import THESIS_ROWS
     from .table import make_console
 
     table = Table(title=f"Table 4.0.1: to {target:g} % accuracy on CIFAR-10", title_justify="left", box=None)
@@ -255,7 +255,7 @@ def _print_comparison(rows: list[Row], target: float, notes: list[str]) -> None:
 
 
 def _add_row(table: Any, row: Row, where: str) -> None:
-    from .figures import number
+    from ..estimator.answer.figures import number
 
     cells = ["-" if value is None else number(value) for value in (row.power_w, row.hours, row.kwh_pue, row.co2_lb)]
     table.add_row(row.model, where, *cells, row.label)

@@ -59,7 +59,7 @@ def watch(
     command's exit status is passed on.
     """
     from ..measure.command import CommandError, Pace
-    from ..measure.selection import select_meter
+    from ..measure.meters.selection import select_meter
     from ..measure.watch import Watch
 
     if command and duration_s is not None:

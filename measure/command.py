@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from ..estimator.errors import MeterError
+from ..estimator.base.errors import MeterError
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WAITED = {*_ENDING, signal.SIGCHLD}

@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..estimator.errors import MeterError
-from .meter import Meter, Window
-from .procstat import PROC, ProcStat, read_proc_stat
-from .reading import DomainReading, PowerTrace, Reading
+from ..estimator.base.errors import MeterError
+from .meters.meter import Meter, Window
+from .meters.procstat import PROC, ProcStat, read_proc_stat
+from .meters.reading import DomainReading, PowerTrace, Reading
 
 CPU_COLUMNS = ("User", "Nice", "Sys", "Idle", "IO", "Steal", "Run", "Ctxt/s", "IRQ/s")
 CPU_FIELDS = ("user", "nice", "sys", "idle", "io", "steal", "run", "ctxt_per_s", "irq_per_s")

@@ -1,0 +1,1 @@
+"""Answers as documents: the HTML page, figures, model cards, LaTeX, BibTeX and CSV."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..cli import figures
-from ..cli.answer import Answer
-from ..estimator.interval import Interval
-from ..estimator.site import DEFAULT_PUE
-from ..estimator.units import GRAMS_PER_KG
+from ..estimator.answer import figures
+from ..estimator.answer.answer import Answer
+from ..estimator.base.interval import Interval
+from ..estimator.base.units import GRAMS_PER_KG
+from ..estimator.place.site import DEFAULT_PUE
 from .cells import cell, table
 from .document import Grid, Report, ranked_grids
 from .markup import Markup, element, joined

@@ -11,7 +11,7 @@ from .latex import escape
 from .wording import carbon_of, hardware, one_line, origin, summary
 
 if TYPE_CHECKING:
-    from ..cli.answer import Answer
+    from ..estimator.answer.answer import Answer
 
 TITLE = "joulecast: the energy, CO2e, time and cost of a training run, before its first step"
 AUTHORS = "The joulecast developers"

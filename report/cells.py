@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..cli.answer import Answer
-from ..cli.figures import number, power
+from ..estimator.answer.answer import Answer
+from ..estimator.answer.figures import number, power
 from .document import figure, shown
 from .markup import Markup, element, joined
 from .sentences import LIMITED

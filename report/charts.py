@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ..cli.figures import ENERGIES, count, scale, share
-from ..estimator.interval import Interval
+from ..estimator.answer.figures import ENERGIES, count, scale, share
+from ..estimator.base.interval import Interval
 from .document import Report
 from .labels import Box, Whisker, place
 from .markup import printable

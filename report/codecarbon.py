@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ..estimator.hardware import BOUNDARIES
-from ..estimator.site import country_name
+from ..estimator.cost.hardware import BOUNDARIES
+from ..estimator.place.site import country_name
 from .wording import PROGRAM, hardware, one_line
 
 if TYPE_CHECKING:
-    from ..cli.answer import Answer
+    from ..estimator.answer.answer import Answer
 
 COLUMNS = (
     *("timestamp", "project_name", "run_id", "experiment_id", "duration", "emissions", "emissions_rate"),

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import date
 from typing import cast
 
-from ..cli import figures
-from ..cli.answer import Answer
-from ..estimator.interval import Interval
-from ..estimator.site import Region, Site, load_regions
+from ..estimator.answer import figures
+from ..estimator.answer.answer import Answer
+from ..estimator.base.interval import Interval
+from ..estimator.place.site import Region, Site, load_regions
 from .sentences import TEMPLATES
 
 FIGURES = ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost")

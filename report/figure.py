@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..estimator.errors import JoulecastError
+from ..estimator.base.errors import JoulecastError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def _comparison(report: Report) -> Figure:
 
 def _draw_dots(axes: Axes, report: Report) -> None:
     """One line a model: the expected energy and its 90 % interval."""
-    from ..cli.figures import ENERGIES, scale
+    from ..estimator.answer.figures import ENERGIES, scale
     from .charts import scaled, shortened
     from .svg import ACCENT
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from . import bibtex, codecarbon, latex, modelcard
 
 if TYPE_CHECKING:
-    from ..cli.answer import Answer
+    from ..estimator.answer.answer import Answer
 
 _RENDERERS = {
     "modelcard": modelcard.model_card,

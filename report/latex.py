@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..cli import figures
+from ..estimator.answer import figures
 from .wording import carbon_of, hardware, one_line, origin
 
 if TYPE_CHECKING:
-    from ..cli.answer import Answer
-    from ..estimator.interval import Interval
+    from ..estimator.answer.answer import Answer
+    from ..estimator.base.interval import Interval
 
 _COLUMNS: tuple[tuple[str, tuple[tuple[float, str], ...], Callable[[Answer], Interval]], ...] = (
     ("Time", figures.TIMES, lambda answer: answer.estimate.seconds),

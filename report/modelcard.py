@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..cli import figures
-from ..estimator.units import GRAMS_PER_KG
+from ..estimator.answer import figures
+from ..estimator.base.units import GRAMS_PER_KG
 from .wording import carbon_of, hardware, one_line, origin, place, plain_number, summary
 
 if TYPE_CHECKING:
-    from ..cli.answer import Answer
+    from ..estimator.answer.answer import Answer
 
 
 def model_card(answers: Sequence[Answer]) -> str:

@@ -9,9 +9,9 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from ..cli.answer import Answer
-from ..cli.figures import count
-from ..estimator.comparisons import familiar
+from ..estimator.answer.answer import Answer
+from ..estimator.answer.figures import count
+from ..estimator.place.comparisons import familiar
 from .background import foot, grids, method, notes
 from .cells import bounds_cell, cell, interval_bar, label, power_cell, setting_cell, table, value_cell
 from .document import Report, shown

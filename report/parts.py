@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..cli.answer import Answer
-from ..estimator.profile import STARTUP, STATIC
+from ..estimator.answer.answer import Answer
+from ..estimator.cost.profile import STARTUP, STATIC
 
 MOST = 14
 _KINDS = 3  # lines for layers that find no place of their own, by kind

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..cli.answer import Answer
-from ..cli.figures import count, share
+from ..estimator.answer.answer import Answer
+from ..estimator.answer.figures import count, share
 from .cells import cell, table
 from .charts import Merit, bars, front, merits, pareto, points
 from .document import Report, shown

@@ -8,12 +8,12 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from ..cli import figures
-from ..cli.answer import Answer
-from ..estimator.comparisons import load_yardsticks
-from ..estimator.forecast import forecast
-from ..estimator.schedule import Schedule
-from ..estimator.site import load_regions
+from ..estimator.answer import figures
+from ..estimator.answer.answer import Answer
+from ..estimator.answer.forecast import forecast
+from ..estimator.place.comparisons import load_yardsticks
+from ..estimator.place.schedule import Schedule
+from ..estimator.place.site import load_regions
 from .document import FIGURES, Grid, Report, figure, grid_of, own_grid, ranked_grids
 from .sentences import FAR_PERCENT, LIMITED, TEMPLATES
 

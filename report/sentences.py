@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..cli.answer import Answer
-from ..cli.figures import number
-from ..estimator.budget import Verdict
+from ..estimator.answer.answer import Answer
+from ..estimator.answer.figures import number
+from ..estimator.place.budget import Verdict
 
 LIMITED = {"energy": "facility_energy_kwh", "co2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 """The figure that a limit of each quantity is held against."""

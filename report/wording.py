@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from joulecast import __version__
 
-from ..cli import figures
-from ..estimator.site import country_name
+from ..estimator.answer import figures
+from ..estimator.place.site import country_name
 
 if TYPE_CHECKING:
-    from ..cli.answer import Answer
+    from ..estimator.answer.answer import Answer
 
 PROGRAM = f"joulecast {__version__}"
 

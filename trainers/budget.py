@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..estimator.budget import End, parse_limit
-from ..estimator.site import DEFAULT_PUE, make_site
+from ..estimator.place.budget import End, parse_limit
+from ..estimator.place.site import DEFAULT_PUE, make_site
 from .terms import OnExceed, Terms
 
 if TYPE_CHECKING:
-    from ..measure.meter import Meter
+    from ..measure.meters.meter import Meter
     from .loop import Watch
 
 # What a framework asks of a callback first, and no other framework does.
@@ -103,7 +103,7 @@ class Budget:
         )
         self._callback: Any = None
         if hardware is not None:
-            from ..estimator.library import load_profile
+            from ..estimator.cost.library import load_profile
 
             load_profile(hardware)  # a name that is not known shows here, not in the first step
 

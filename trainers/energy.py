@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..estimator.errors import MeterError
+from ..estimator.base.errors import MeterError
 
 if TYPE_CHECKING:
-    from ..measure.meter import Meter, Window
-    from ..measure.selection import SelectedMeter
+    from ..measure.meters.meter import Meter, Window
+    from ..measure.meters.selection import SelectedMeter
 
 Complain = Callable[[str, Exception], None]
 """Says once what of joulecast's own failed, and why."""
@@ -30,7 +30,7 @@ class Energy:
         self._meter: Meter | None = None
         try:
             if isinstance(meter, str):
-                from ..measure.selection import select_meter
+                from ..measure.meters.selection import select_meter
 
                 self._own = select_meter(meter)
             self._meter = self._own if isinstance(meter, str) else meter

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from ..estimator.interval import Interval
+from ..estimator.base.interval import Interval
 
 Z90 = 1.6448536269514722  # a normal variable lies within this many deviations with 90 %
 

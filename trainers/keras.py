@@ -11,9 +11,9 @@ from typing import Any
 
 import keras
 
-from ..estimator.errors import JoulecastError
-from ..estimator.keras_bridge import KerasInput, KerasRequest, trace_keras
-from ..estimator.workload import Workload
+from ..estimator.base.errors import JoulecastError
+from ..estimator.model.keras_bridge import KerasInput, KerasRequest, trace_keras
+from ..estimator.trace.workload import Workload
 from .frames import running
 from .run import Length, Run
 from .terms import Terms

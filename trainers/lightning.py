@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric, MetricCollection
 
-from ..estimator.errors import JoulecastError
-from ..estimator.workload import Workload
+from ..estimator.base.errors import JoulecastError
+from ..estimator.trace.workload import Workload
 from .run import Length, Peers, Run
 from .terms import Terms
 from .tracing import optimizer_kind, read_step

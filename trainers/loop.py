@@ -12,10 +12,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import torch
 from torch import nn
 
-from ..estimator.errors import JoulecastError
-from ..estimator.estimate import Estimate
-from ..estimator.schedule import whole_number
-from ..estimator.workload import Workload
+from ..estimator.base.errors import JoulecastError
+from ..estimator.cost.estimate import Estimate
+from ..estimator.place.schedule import whole_number
+from ..estimator.trace.workload import Workload
 from .forecast import Forecast
 from .run import Length, Run
 from .terms import Terms

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..estimator.budget import Limit, Verdict, epochs_that_fit
-from ..estimator.interval import Interval
-from ..estimator.units import JOULES_PER_KWH, joules_to_kwh
+from ..estimator.base.interval import Interval
+from ..estimator.base.units import JOULES_PER_KWH, joules_to_kwh
+from ..estimator.place.budget import Limit, Verdict, epochs_that_fit
 from .energy import Energy
 from .forecast import Forecast, Prediction, Samples, corrected, energy_j, from_now, seconds_to_come
 from .sayings import foretold, taken
 from .terms import BudgetExceeded, Terms
 
 if TYPE_CHECKING:
-    from ..estimator.estimate import Estimate
-    from ..estimator.workload import Workload
+    from ..estimator.cost.estimate import Estimate
+    from ..estimator.trace.workload import Workload
 
 LOGGER = logging.getLogger("joulecast")
 
@@ -121,9 +121,9 @@ class Run:
             self._judge_prediction(self.estimate)
 
     def _predict(self, work: Workload) -> None:
-        from ..estimator.forecast import forecast
-        from ..estimator.library import load_profile
-        from ..estimator.schedule import Schedule
+        from ..estimator.answer.forecast import forecast
+        from ..estimator.cost.library import load_profile
+        from ..estimator.place.schedule import Schedule
 
         profile, length = load_profile(self.terms.hardware), self.length
         running = replace(profile, startup_s=0.0)
@@ -318,7 +318,7 @@ class Run:
     # -- saying ----------------------------------------------------------------------------------
 
     def complain(self, what: str, error: Exception) -> None:
-        from ..estimator.user_code import one_line
+        from ..estimator.sandbox.user_code import one_line
 
         if what not in self._complaints:
             self._complaints.add(what)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..cli import figures
-from ..estimator.estimate import Estimate
-from ..estimator.interval import Interval
-from ..estimator.site import co2e_kg, facility_energy_kwh
-from ..estimator.units import JOULES_PER_KWH
+from ..estimator.answer import figures
+from ..estimator.base.interval import Interval
+from ..estimator.base.units import JOULES_PER_KWH
+from ..estimator.cost.estimate import Estimate
+from ..estimator.place.site import co2e_kg, facility_energy_kwh
 from .energy import Energy
 from .forecast import Forecast
 from .terms import Terms
 
 if TYPE_CHECKING:
-    from ..estimator.profile import Profile
-    from ..estimator.workload import Workload
+    from ..estimator.cost.profile import Profile
+    from ..estimator.trace.workload import Workload
 
 _METERS = {
     "measured": "energy is measured by {}",

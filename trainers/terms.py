@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ..estimator.budget import End, Limit, Verdict, judge, judged_figure
-from ..estimator.errors import JoulecastError
-from ..estimator.interval import Interval
-from ..estimator.site import Site, co2e_kg, cost, facility_energy_kwh
+from ..estimator.base.errors import JoulecastError
+from ..estimator.base.interval import Interval
+from ..estimator.place.budget import End, Limit, Verdict, judge, judged_figure
+from ..estimator.place.site import Site, co2e_kg, cost, facility_energy_kwh
 
 if TYPE_CHECKING:
-    from ..measure.meter import Meter
+    from ..measure.meters.meter import Meter
 
 OnExceed = Literal["raise", "warn", "ask"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..estimator.trace import trace
-from ..estimator.workload import Workload
+from ..estimator.trace.trace import trace
+from ..estimator.trace.workload import Workload
 
 # What each optimizer is priced as: by the state that it keeps for a parameter (estimator/optimizers.py).
 _PRICED_AS = {"sgd": "sgd", "asgd": "momentum", "adagrad": "momentum", "rmsprop": "momentum", "lion": "momentum"}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from ..estimator.workload import Workload
+from ..estimator.trace.workload import Workload
 from .frames import running
 from .run import Length, Peers, Run
 from .terms import Terms

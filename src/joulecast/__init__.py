@@ -13,22 +13,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from joulecast.estimator.errors import FitError as FitError
-    from joulecast.estimator.errors import HardwareError as HardwareError
-    from joulecast.estimator.errors import JoulecastError as JoulecastError
-    from joulecast.estimator.errors import ModelError as ModelError
-    from joulecast.estimator.errors import ProfileError as ProfileError
-    from joulecast.estimator.estimate import Estimate as Estimate
-    from joulecast.estimator.estimate import Share as Share
-    from joulecast.estimator.fit import fit as fit
-    from joulecast.estimator.interval import Interval as Interval
-    from joulecast.estimator.library import load_profile as load_profile
-    from joulecast.estimator.observation import Observation as Observation
-    from joulecast.estimator.profile import Profile as Profile
-    from joulecast.estimator.trace import trace as trace
-    from joulecast.estimator.workload import Layer as Layer
-    from joulecast.estimator.workload import Op as Op
-    from joulecast.estimator.workload import Workload as Workload
+    from joulecast.estimator.base.errors import FitError as FitError
+    from joulecast.estimator.base.errors import HardwareError as HardwareError
+    from joulecast.estimator.base.errors import JoulecastError as JoulecastError
+    from joulecast.estimator.base.errors import ModelError as ModelError
+    from joulecast.estimator.base.errors import ProfileError as ProfileError
+    from joulecast.estimator.base.interval import Interval as Interval
+    from joulecast.estimator.cost.estimate import Estimate as Estimate
+    from joulecast.estimator.cost.estimate import Share as Share
+    from joulecast.estimator.cost.library import load_profile as load_profile
+    from joulecast.estimator.cost.profile import Profile as Profile
+    from joulecast.estimator.fit.fit import fit as fit
+    from joulecast.estimator.fit.observation import Observation as Observation
+    from joulecast.estimator.trace.trace import trace as trace
+    from joulecast.estimator.trace.workload import Layer as Layer
+    from joulecast.estimator.trace.workload import Op as Op
+    from joulecast.estimator.trace.workload import Workload as Workload
     from joulecast.trainers.budget import Budget as Budget
     from joulecast.trainers.terms import BudgetExceeded as BudgetExceeded
 
@@ -38,22 +38,22 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "trainers.budget",
     "BudgetExceeded": "trainers.terms",
-    "Estimate": "estimator.estimate",
-    "FitError": "estimator.errors",
-    "HardwareError": "estimator.errors",
-    "Interval": "estimator.interval",
-    "JoulecastError": "estimator.errors",
-    "Layer": "estimator.workload",
-    "ModelError": "estimator.errors",
-    "Observation": "estimator.observation",
-    "Op": "estimator.workload",
-    "Profile": "estimator.profile",
-    "ProfileError": "estimator.errors",
-    "Share": "estimator.estimate",
-    "Workload": "estimator.workload",
-    "fit": "estimator.fit",
-    "load_profile": "estimator.library",
-    "trace": "estimator.trace",
+    "Estimate": "estimator.cost.estimate",
+    "FitError": "estimator.base.errors",
+    "HardwareError": "estimator.base.errors",
+    "Interval": "estimator.base.interval",
+    "JoulecastError": "estimator.base.errors",
+    "Layer": "estimator.trace.workload",
+    "ModelError": "estimator.base.errors",
+    "Observation": "estimator.fit.observation",
+    "Op": "estimator.trace.workload",
+    "Profile": "estimator.cost.profile",
+    "ProfileError": "estimator.base.errors",
+    "Share": "estimator.cost.estimate",
+    "Workload": "estimator.trace.workload",
+    "fit": "estimator.fit.fit",
+    "load_profile": "estimator.cost.library",
+    "trace": "estimator.trace.trace",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -74,9 +74,9 @@ def test_a_run_as_predicted_scores_one_and_lies_inside_and_a_slow_one_outside() 
     from datasheet_runs import PublishedRun
     from torch import nn, zeros
 
-    from joulecast.estimator.datasheet import datasheet_profile
-    from joulecast.estimator.hardware import find_hardware
-    from joulecast.estimator.trace import trace
+    from joulecast.estimator.cost.datasheet import datasheet_profile
+    from joulecast.estimator.cost.hardware import find_hardware
+    from joulecast.estimator.trace.trace import trace
 
     work = trace(nn.Linear(1000, 1000), zeros(1000, 1000), layers=False)
     step = datasheet_profile(find_hardware("a40")).predict(work, steps=50, devices=2)

@@ -17,7 +17,7 @@ import data_willowec  # noqa: E402
 import vision  # noqa: E402
 from nasbench import NasBench, vertex_channels  # noqa: E402
 
-from joulecast.estimator.trace import trace  # noqa: E402
+from joulecast.estimator.trace.trace import trace  # noqa: E402
 
 needs_data = pytest.mark.skipif(not MEASURED.is_dir(), reason="no ../shared/measured beside this checkout")
 

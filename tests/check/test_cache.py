@@ -10,8 +10,8 @@ import pytest
 
 from joulecast.check.cache import Cache, trace_key
 from joulecast.check.tracing import Failure, Task, Traced, trace_model
-from joulecast.estimator.inputs import InputSpec
-from joulecast.estimator.read_model import TraceOptions
+from joulecast.estimator.model.inputs import InputSpec
+from joulecast.estimator.model.read_model import TraceOptions
 
 OPTIONS = TraceOptions(specs=(InputSpec((3, 8, 8)),), batch_size=4)
 SPEC = "models/net.py:Net"

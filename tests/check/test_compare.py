@@ -11,10 +11,10 @@ from torch import nn
 
 from joulecast import load_profile, trace
 from joulecast.check.compare import Change, compare, signed_energies
-from joulecast.cli.answer import Answer
-from joulecast.estimator.forecast import forecast
-from joulecast.estimator.schedule import make_schedule
-from joulecast.estimator.site import make_site
+from joulecast.estimator.answer.answer import Answer
+from joulecast.estimator.answer.forecast import forecast
+from joulecast.estimator.place.schedule import make_schedule
+from joulecast.estimator.place.site import make_site
 
 
 def answer(

@@ -74,7 +74,7 @@ def test_a_model_has_the_defaults_and_its_own_options(tmp_path: Path) -> None:
     assert not second.trace_options.train
     assert [limit.text for limit in second.limits] == ["2 kWh", "3 gCO2e"]
     assert [spec.shape for spec in second.trace_options.specs] == [(3, 8, 8), (4,)]
-    from joulecast.estimator.builders import parse_args
+    from joulecast.estimator.model.builders import parse_args
 
     assert parse_args(second.trace_options.args) == {"width": 2, "name": "a b", "layers": [1, 2]}
     assert config.named(["other"]) == config.entries[1:]

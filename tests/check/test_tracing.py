@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from joulecast.check.tracing import Failure, Task, Traced, Tracers, trace_model
-from joulecast.estimator.inputs import InputSpec
-from joulecast.estimator.read_model import TraceOptions
+from joulecast.estimator.model.inputs import InputSpec
+from joulecast.estimator.model.read_model import TraceOptions
 
 OPTIONS = TraceOptions(specs=(InputSpec((16,)),), batch_size=4)
 GOOD = "from torch import nn\nmodel = nn.Linear(16, {size})\n"

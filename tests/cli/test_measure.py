@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from joulecast.cli import measure as command
-from joulecast.estimator.library import load_profile
-from joulecast.measure import suite
-from joulecast.measure.records import MeasuredWindow, Record
-from joulecast.measure.store import Store
+from joulecast.estimator.cost.library import load_profile
+from joulecast.measure.records.records import MeasuredWindow, Record
+from joulecast.measure.records.store import Store
+from joulecast.measure.suite import suite
 
 from .conftest import Run
 
@@ -141,7 +141,7 @@ def test_the_groups_store_goes_before_the_environments(
     assert "of-group" in call("measure", "--store", tmp_path / "group", "list").stdout
     assert "of-own" in call("measure", "--store", tmp_path / "group", "list", "--store", tmp_path / "own").stdout
     stores: list[Path] = []
-    monkeypatch.setattr("joulecast.measure.training.earlier_run", lambda store, _: stores.append(store.folder))
+    monkeypatch.setattr("joulecast.measure.training.training.earlier_run", lambda store, _: stores.append(store.folder))
     call("measure", "--store", tmp_path / "group", "train", "alexnet", "--data", tmp_path / "nowhere")
     assert stores == [tmp_path / "group"]
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from joulecast.estimator.library import load_profile
+from joulecast.estimator.cost.library import load_profile
 
 from .conftest import Run
 

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from joulecast.estimator.site import find_region
+from joulecast.estimator.place.site import find_region
 
 from .conftest import Run
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from joulecast.estimator.curves import Curves, Term
-from joulecast.estimator.formulas import conv_dims, conv_flops
-from joulecast.estimator.observation import Observation
-from joulecast.estimator.workload import Op, Workload
+from joulecast.estimator.cost.curves import Curves, Term
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.trace.formulas import conv_dims, conv_flops
+from joulecast.estimator.trace.workload import Op, Workload
 
 LAW = Curves(
     (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from joulecast.measure.procstat import CpuTimes, ProcStat
-from joulecast.measure.reading import DomainReading, Reading
+from joulecast.measure.meters.procstat import CpuTimes, ProcStat
+from joulecast.measure.meters.reading import DomainReading, Reading
 from joulecast.measure.watch import (
     CPU_COLUMNS,
     Row,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from joulecast.measure.replay import read_trace
-from joulecast.measure.testing import FakePowercap, FakeZone
+from joulecast.measure.meters.replay import read_trace
+from joulecast.measure.meters.testing import FakePowercap, FakeZone
 
 pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux' /proc")
 
@@ -24,8 +24,9 @@ PROGRAM = "from joulecast.cli.main import run; from joulecast.cli.watch import w
 # Root reads everything: a child of root's loads its modules and then becomes nobody.
 AS_NOBODY = (
     "import importlib, os; [importlib.import_module('joulecast.' + name) for name in ("
-    "'measure.watch', 'measure.command', 'measure.selection', 'estimator.hardware', 'cli.watch', 'cli.main')];"
-    "os.environ['HOME'] = '/'; importlib.import_module('joulecast.estimator.hardware').load_hardware();"
+    "'measure.watch', 'measure.command', 'measure.meters.selection', 'estimator.cost.hardware', "
+    "'cli.watch', 'cli.main')];"
+    "os.environ['HOME'] = '/'; importlib.import_module('joulecast.estimator.cost.hardware').load_hardware();"
     "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534));"
 )
 NOBODY = os.getuid() or 65534

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulecast.estimator.trace import trace
+from joulecast.estimator.trace.trace import trace
 from joulecast.models.reference import NETWORKS, TOKENS, VOCABULARY
 
 KINDS = {

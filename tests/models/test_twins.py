@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulecast.estimator.fvcore_flops import fvcore_forward_flops
+from joulecast.estimator.trace.fvcore_flops import fvcore_forward_flops
 from joulecast.models import alexnet, alexnet_imagenet, simplenet
 
 WIDTH = 0.25

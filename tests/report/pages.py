@@ -7,14 +7,15 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from joulecast.cli.answer import Answer
 from joulecast.cli.estimate import estimate
-from joulecast.cli.question import read_question
-from joulecast.estimator.curves import Curves, Term
-from joulecast.estimator.library import load_profile
-from joulecast.estimator.profile import ErrorModel, PowerModel, Profile, Provenance
-from joulecast.estimator.read_model import TraceOptions, read_model
-from joulecast.estimator.workload import Layer, Op, Workload
+from joulecast.estimator.answer.answer import Answer
+from joulecast.estimator.answer.request import read_question
+from joulecast.estimator.cost.bounds import ErrorModel
+from joulecast.estimator.cost.curves import Curves, Term
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
+from joulecast.estimator.model.read_model import TraceOptions, read_model
+from joulecast.estimator.trace.workload import Layer, Op, Workload
 from joulecast.report.document import Report
 
 NET = """

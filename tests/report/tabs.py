@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from joulecast.cli.answer import Answer
+from joulecast.estimator.answer.answer import Answer
 from joulecast.report.page import render
 
 from .pages import report

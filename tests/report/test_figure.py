@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecast.estimator.errors import JoulecastError
-from joulecast.estimator.interval import Interval
+from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.base.interval import Interval
 from joulecast.report.charts import Point, bars, front, merits, pareto
 from joulecast.report.document import Report
 from joulecast.report.figure import SUFFIXES, figure_bytes, figure_format

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulecast import __version__
-from joulecast.cli.answer import Answer
 from joulecast.cli.estimate import estimate
-from joulecast.cli.question import read_question
-from joulecast.estimator.library import load_profile
-from joulecast.estimator.read_model import read_model
-from joulecast.estimator.site import find_region, make_site
+from joulecast.estimator.answer.answer import Answer
+from joulecast.estimator.answer.request import read_question
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.model.read_model import read_model
+from joulecast.estimator.place.site import find_region, make_site
 from joulecast.report import bibtex
 from joulecast.report.codecarbon import COLUMNS
 from joulecast.report.formats import render

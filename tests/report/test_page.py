@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecast.estimator.forecast import forecast
-from joulecast.estimator.site import find_region, make_site
+from joulecast.estimator.answer.forecast import forecast
+from joulecast.estimator.place.site import find_region, make_site
 from joulecast.report.document import ranked_grids
 from joulecast.report.markup import element, escaped
 from joulecast.report.page import render

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from joulecast.cli.answer import Answer
-from joulecast.cli.figures import number
-from joulecast.estimator.comparisons import familiar
+from joulecast.estimator.answer.answer import Answer
+from joulecast.estimator.answer.figures import number
+from joulecast.estimator.place.comparisons import familiar
 from joulecast.report.document import FIGURES, figure, shown
 
 from .pages import LENGTH, PLACE, RUN, answers, made_up, workload

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from joulecast.estimator.workload import Op, Workload
-from joulecast.measure.meter import SampledMeter
-from joulecast.measure.rapl import RaplSource
-from joulecast.measure.testing import FakePowercap, FakeZone
+from joulecast.estimator.trace.workload import Op, Workload
+from joulecast.measure.meters.meter import SampledMeter
+from joulecast.measure.meters.rapl import RaplSource
+from joulecast.measure.meters.testing import FakePowercap, FakeZone
 from joulecast.trainers.budget import Budget
 from joulecast.trainers.run import Length, Run
 

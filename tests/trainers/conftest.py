@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from joulecast.estimator.profile import ErrorModel, PowerModel, Profile, Provenance
-from joulecast.estimator.roofline import Roofline
-from joulecast.measure.reading import PowerTrace, TracePoint
+from joulecast.estimator.cost.bounds import ErrorModel
+from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
+from joulecast.estimator.cost.roofline import Roofline
+from joulecast.measure.meters.reading import PowerTrace, TracePoint
 from joulecast.trainers.budget import Budget
 
 from .bench import OP_S, Bench

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from joulecast.estimator.errors import JoulecastError
+from joulecast.estimator.base.errors import JoulecastError
 from joulecast.trainers.budget import Budget
 from joulecast.trainers.run import Length, Run
 from joulecast.trainers.terms import BudgetExceeded

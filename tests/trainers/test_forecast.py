@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulecast.estimator.interval import Interval
+from joulecast.estimator.base.interval import Interval
 from joulecast.trainers.forecast import (
     DRIFT,
     UNIT_SPREAD,

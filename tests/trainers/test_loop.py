@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from joulecast.estimator.errors import JoulecastError
+from joulecast.estimator.base.errors import JoulecastError
 from joulecast.trainers.budget import Budget
 from joulecast.trainers.loop import Loop
 from joulecast.trainers.terms import BudgetExceeded

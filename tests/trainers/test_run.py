@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from joulecast.estimator.interval import Interval
+from joulecast.estimator.base.interval import Interval
 from joulecast.trainers.run import Length, Peers, warm_up_steps
 from joulecast.trainers.terms import BudgetExceeded
 

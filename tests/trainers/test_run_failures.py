@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from joulecast.estimator.workload import Workload
-from joulecast.measure.selection import select_meter
-from joulecast.measure.testing import FakeNvml, FakePowercap, FakeZone
+from joulecast.estimator.trace.workload import Workload
+from joulecast.measure.meters.selection import select_meter
+from joulecast.measure.meters.testing import FakeNvml, FakePowercap, FakeZone
 from joulecast.trainers.budget import Budget
 from joulecast.trainers.run import Length, Run
 

@@ -1,0 +1,33 @@
+"""What a whole run costs: its training steps and its validation passes, started once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..cost.estimate import Estimate
+from ..cost.profile import Profile
+from ..place.schedule import Schedule
+from ..trace.workload import Workload
+
+
+def forecast(profile: Profile, work: Workload, schedule: Schedule) -> Estimate:
+    """The cost of `schedule`'s steps of `work`, validation included, on `profile`'s hardware."""
+    training = profile.predict(work, steps=schedule.steps, devices=schedule.devices)
+    if not schedule.validation_steps:
+        return training
+    running = replace(profile, startup_s=0.0)  # validation runs within the training that has started
+    validation = running.predict(work.forward_only(), steps=schedule.validation_steps, devices=schedule.devices)
+    return training + _as_sure_as(training, validation)
+
+
+def _as_sure_as(training: Estimate, validation: Estimate) -> Estimate:
+    """`validation` with the relative bounds and the notes of `training`.
+
+    A forward pass alone lies outside of ranges that were fitted on whole steps; it is the same network.
+    """
+    return replace(
+        validation,
+        seconds=training.seconds * (validation.seconds.value / training.seconds.value),
+        energy_kwh=training.energy_kwh * (validation.energy_kwh.value / training.energy_kwh.value),
+        warnings=(),
+    )

@@ -1,0 +1,76 @@
+"""What a prediction says: time, energy and where it goes, every figure with its 90 % interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..base.interval import Interval
+from ..base.units import JOULES_PER_KWH
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One part's expected time and energy, and its share of the energy (0 to 1)."""
+
+    name: str
+    seconds: float
+    energy_kwh: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The cost of `steps` steps on the profile's hardware (`devices` of them).
+
+    `energy_kwh` is the machine's own, before PUE. `power_w` is the mean over the run. `breakdown` is
+    by component of eq. 2.2.1 (op kinds and the static power), `layers` by module path; both hold
+    expected values that add up to `energy_kwh.value`.
+    """
+
+    steps: int
+    seconds: Interval
+    energy_kwh: Interval
+    breakdown: tuple[Share, ...]
+    layers: tuple[Share, ...]
+    profile: str
+    time_source: str  # "measured" or "datasheet"
+    power_source: str  # "measured", "modelled" or "datasheet"
+    devices: int = 1
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def power_w(self) -> float:
+        return self.energy_kwh.value * JOULES_PER_KWH / self.seconds.value if self.seconds.value else 0.0
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """Both runs after each other on the same profile, say training and validation."""
+        if self.profile != other.profile:
+            raise ValueError(f"estimates of two profiles, {self.profile!r} and {other.profile!r}, do not add up")
+        return replace(
+            self,
+            steps=self.steps + other.steps,
+            seconds=self.seconds + other.seconds,
+            energy_kwh=self.energy_kwh + other.energy_kwh,
+            breakdown=with_parts(self.breakdown, other.breakdown),
+            layers=with_parts(self.layers, other.layers),
+            warnings=tuple(dict.fromkeys((*self.warnings, *other.warnings))),
+        )
+
+
+def with_parts(first: tuple[Share, ...], second: tuple[Share, ...]) -> tuple[Share, ...]:
+    """The parts of both, those of one name added up."""
+    seconds: dict[str, float] = {}
+    energy: dict[str, float] = {}
+    for part in (*first, *second):
+        seconds[part.name] = seconds.get(part.name, 0.0) + part.seconds
+        energy[part.name] = energy.get(part.name, 0.0) + part.energy_kwh
+    return shares(seconds, energy)
+
+
+def shares(seconds: dict[str, float], energy_kwh: dict[str, float]) -> tuple[Share, ...]:
+    """Parts by energy, largest first; `seconds` and `energy_kwh` have the same keys."""
+    total = sum(energy_kwh.values())
+    return tuple(
+        Share(name, seconds[name], energy, energy / total if total else 0.0)
+        for name, energy in sorted(energy_kwh.items(), key=lambda item: -item[1])
+    )

@@ -1,0 +1,207 @@
+"""Accelerators and CPUs as their datasheets describe them.
+
+Vendors' FLOPS count a multiply and an add as two; joulecast counts the pair as one, so a peak in
+multiply-adds per second is half of the figures here.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ..base.errors import HardwareError
+from ..base.tables import read_table
+
+USER_FILE_VARIABLE = "JOULECAST_HARDWARE"
+SHIPPED = "joulecast"  # the origin of the rows that come with the package
+BOUNDARIES = {"gpu": "the GPU board, without its host", "cpu": "the CPU package, without memory"}
+"""What the power on a datasheet covers, by the part's kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """One part: dense peak rates in TFLOPS by precision, memory, power. None: not published.
+
+    Tensor rates are with FP32 accumulate and without sparsity. `power_w` is the board's power or
+    the TDP, `idle_w` its power at rest. `origin` is "joulecast", or the path of the user's file.
+    """
+
+    key: str
+    name: str
+    vendor: str
+    kind: str  # "gpu" or "cpu"
+    year: int
+    fp32_tflops: float
+    tf32_tflops: float | None
+    fp16_tflops: float | None
+    bf16_tflops: float | None
+    memory_gb: float | None
+    bandwidth_gb_per_s: float
+    power_w: float
+    idle_w: float | None
+    cores: int
+    aliases: tuple[str, ...]
+    source: str
+    origin: str = SHIPPED
+
+    @property
+    def is_users(self) -> bool:
+        return self.origin != SHIPPED
+
+
+COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name != "origin")
+
+
+def load_hardware() -> tuple[Hardware, ...]:
+    """The user's own rows, then the shipped ones. Raises HardwareError for a broken user's file."""
+    path = user_file()
+    return (*(_read_user_file(path) if path else ()), *_shipped())
+
+
+def user_file() -> Path | None:
+    """The user's own table: $JOULECAST_HARDWARE, else `hardware.csv` in the user's config, if there."""
+    named = os.environ.get(USER_FILE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    default = default_user_file()
+    return default if default.is_file() else None
+
+
+def default_user_file() -> Path:
+    import platformdirs
+
+    return platformdirs.user_config_path("joulecast") / "hardware.csv"
+
+
+def find_hardware(name: str, *, memory_gb: float | None = None) -> Hardware:
+    """The part of that key, name or alias; case, punctuation and vendors' filling words do not count.
+
+    `memory_gb`, where the device reports it, tells apart boards sold under one name. Raises
+    HardwareError rather than taking one part for another.
+    """
+    table = load_hardware()
+    found = _by_name(table).get(normalise(name))
+    if found is None:
+        raise HardwareError(
+            f"unknown hardware {name!r}: near names are {', '.join(_near(name, table)) or 'none'}; "
+            f"add its row to {user_file() or default_user_file()} (columns as in datasets/hardware.csv), "
+            "or calibrate this machine with `measure`"
+        )
+    # Drivers keep up to 7 % of the memory back for error correction.
+    if memory_gb and found.memory_gb and not math.isclose(memory_gb, found.memory_gb, rel_tol=0.1):
+        raise HardwareError(
+            f"{name!r} reports {memory_gb:.3g} GB of memory, but {found.key} has {found.memory_gb:g} GB: "
+            f"another board under the same name; add its row to {user_file() or default_user_file()}, "
+            "or calibrate this machine with `measure`"
+        )
+    return found
+
+
+_MARKS = re.compile(r"\((?:r|tm|c)\)|[®™]|@.*$|\b\d+-core processor\b|\b\d+(?:st|nd|rd|th) gen\b")
+_FILLING = frozenset(
+    {"nvidia", "geforce", "tesla", "intel", "core", "cpu", "processor", "amd", "instinct", "apple", "gpu"}
+)
+
+
+def normalise(name: str) -> str:
+    """The name without what vendors add around the part's own: "i74770" for the i7-4770's long form."""
+    # A trailing "+" tells parts apart (Xeon 8480+ and 8480).
+    bare = _MARKS.sub(" ", name.casefold()).replace("+", "plus")
+    return "".join(word for word in re.findall(r"[a-z0-9]+", bare) if word not in _FILLING)
+
+
+def _by_name(table: Iterable[Hardware]) -> dict[str, Hardware]:
+    names: dict[str, Hardware] = {}
+    for part in table:  # the user's rows come first and win
+        for name in (part.key, part.name, *part.aliases):
+            names.setdefault(normalise(name), part)
+    names.pop("", None)
+    return names
+
+
+def _near(name: str, table: Iterable[Hardware]) -> list[str]:
+    names = _by_name(table)
+    close = difflib.get_close_matches(normalise(name), names, n=6, cutoff=0.5)
+    return list(dict.fromkeys(names[match].key for match in close))[:4]
+
+
+@cache
+def _shipped() -> tuple[Hardware, ...]:
+    return tuple(_row(row, SHIPPED) for row in read_table("hardware.csv"))
+
+
+def _read_user_file(path: Path) -> tuple[Hardware, ...]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                raise HardwareError(
+                    f"{path} lacks the column {missing[0]!r}: its first line must be {','.join(COLUMNS)}"
+                )
+            parts = []
+            for row in reader:
+                try:
+                    parts.append(_row(row, str(path)))
+                except ValueError as error:
+                    raise HardwareError(f"{path}, line {reader.line_num}: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise HardwareError(f"cannot read the hardware table {path} ({error}): correct or remove it") from error
+    keys = [part.key for part in parts]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    if twice:
+        raise HardwareError(f"{path} has the key {twice[0]!r} twice: give each part its own")
+    return tuple(parts)
+
+
+def _row(row: Mapping[str, str | None], origin: str) -> Hardware:
+    """One row of a table. Raises ValueError naming the column, the value and the rule."""
+    cells = {column: (row.get(column) or "").strip() for column in COLUMNS}
+    if cells["kind"] not in ("gpu", "cpu"):
+        raise ValueError(f"kind is {cells['kind']!r}: give gpu or cpu")
+    return Hardware(
+        key=_text(cells, "key"),
+        name=_text(cells, "name"),
+        vendor=_text(cells, "vendor"),
+        kind=cells["kind"],
+        year=int(_number(cells, "year")),
+        fp32_tflops=_number(cells, "fp32_tflops"),
+        tf32_tflops=_published(cells, "tf32_tflops"),
+        fp16_tflops=_published(cells, "fp16_tflops"),
+        bf16_tflops=_published(cells, "bf16_tflops"),
+        memory_gb=_published(cells, "memory_gb"),
+        bandwidth_gb_per_s=_number(cells, "bandwidth_gb_per_s"),
+        power_w=_number(cells, "power_w"),
+        idle_w=_published(cells, "idle_w"),
+        cores=int(_number(cells, "cores")),
+        aliases=tuple(alias.strip() for alias in cells["aliases"].split(";") if alias.strip()),
+        source=_text(cells, "source"),
+        origin=origin,
+    )
+
+
+def _text(cells: Mapping[str, str], column: str) -> str:
+    if not cells[column]:
+        raise ValueError(f"{column} is empty: fill it in")
+    return cells[column]
+
+
+def _published(cells: Mapping[str, str], column: str) -> float | None:
+    return _number(cells, column) if cells[column] else None
+
+
+def _number(cells: Mapping[str, str], column: str) -> float:
+    try:
+        number = float(cells[column])
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{column} is {cells[column]!r}: give a number above 0")
+    return number

@@ -1,0 +1,339 @@
+"""A piece of hardware with a framework: how long ops take and what that draws (eq. 2.2.1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..base.errors import JoulecastError, ProfileError
+from ..base.files import write_json
+from ..base.units import JOULES_PER_KWH
+from ..trace.workload import Op, Workload
+from .bounds import ErrorModel, Range
+from .estimate import Estimate, Share, shares, with_parts
+
+SCHEMA = "joulecast.profile/1"
+STATIC = "static"
+STARTUP = "start-up"
+LEFT_OUT_DECADES = 0.3
+"""Networks left out of a fit lie about this far outside of the others' range: bounds hold up to there."""
+_ENGINES = {"keras": "tensorflow"}  # what runs a framework's models
+LABELS = ("measured", "modelled", "datasheet")
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class TimeModel(Protocol):
+    """Seconds of each op. `form` names the class in a profile's JSON."""
+
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def components(self) -> tuple[str, ...]: ...
+
+    def seconds(self, ops: Sequence[Op]) -> Array:
+        """Shape (ops, components): the seconds of each op record, its count included, split by the
+        component of eq. 2.2.1 that is active."""
+        ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PowerModel:
+    """Eq. 2.2.1: P = sum_i AR_i * w_i + P_s, with AR_i = component i's share of the step's time.
+
+    `weights_w` and `static_w` (P_s) are watts, none negative.
+    """
+
+    weights_w: Mapping[str, float]
+    static_w: float
+
+    def __post_init__(self) -> None:
+        bad = {name: watts for name, watts in {**self.weights_w, STATIC: self.static_w}.items() if not watts >= 0}
+        if bad:
+            raise ProfileError(f"power weights {bad} are not watts of 0 or more; fit the profile again")
+
+    def watts(self, components: Sequence[str]) -> Array:
+        """w_i in the order of `components`."""
+        missing = [name for name in components if name not in self.weights_w]
+        if missing:
+            raise ProfileError(f"power weights lack {', '.join(missing)}; fit the profile again")
+        return np.array([self.weights_w[name] for name in components])
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the figures of a profile come from."""
+
+    time: str  # "measured" or "datasheet"
+    power: str  # "measured", "modelled" or "datasheet"
+    sources: tuple[str, ...]
+    fitted_on: str = ""
+    created: str = ""
+    boundary: str = ""  # what the energy covers: "GPU board and CPU packages", ...
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.time not in LABELS or self.power not in LABELS:
+            raise ProfileError(f"provenance {self.time!r}/{self.power!r}; each must be one of {', '.join(LABELS)}")
+        if not self.sources:
+            raise ProfileError("a profile without a source; say where its figures come from")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One piece of hardware with one framework, ready to predict. `load_profile` and `fit` make it."""
+
+    name: str
+    hardware: str
+    device: str  # "cpu" or "gpu"
+    framework: str
+    time: TimeModel
+    power: PowerModel
+    time_error: ErrorModel
+    energy_error: ErrorModel
+    provenance: Provenance
+    memory_bytes: int | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()  # op kinds that were fitted; empty: all
+    scores: Mapping[str, float] = field(default_factory=dict)
+    host: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = ""  # of the arithmetic that was fitted; empty: any
+    startup_s: float = 0.0  # once a run, at P_s: what a run of no steps would take
+
+    def predict(self, work: Workload, *, steps: int = 1, devices: int = 1) -> Estimate:
+        """The cost of `steps` steps of `work`.
+
+        With `devices` > 1, each device does `work` in every step (data parallel): as long, and that
+        many times the energy. What they say to each other is not modelled, and a warning says so.
+        """
+        if steps < 0 or devices < 1:
+            raise JoulecastError(f"steps {steps}, devices {devices}; give 0 or more steps, 1 or more devices")
+        seconds = self.time.seconds(work.ops)
+        joules = seconds * (self.power.watts(self.time.components) + self.power.static_w)
+        step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
+        outside = self._decades_outside(work)
+        doubt = max(outside - LEFT_OUT_DECADES, 0.0) + self._never_fitted(work.ops, seconds)
+        ops = effective_ops(work.ops, seconds.sum(axis=1))
+        startup_s = self.startup_s if steps else 0.0
+        startup_kwh = startup_s * self.power.static_w * devices / JOULES_PER_KWH
+        kwh = step_j * steps / JOULES_PER_KWH + startup_kwh
+        start = (Share(STARTUP, startup_s * devices, startup_kwh, 0.0),) if startup_s else ()
+        return Estimate(
+            steps=steps,
+            seconds=self.time_error.interval(step_s * steps + startup_s, doubt, ops),
+            energy_kwh=self.energy_error.interval(kwh, doubt, ops),
+            breakdown=with_parts(self._breakdown(seconds * devices, steps), start),
+            layers=with_parts(_by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps), start),
+            profile=self.name,
+            time_source=self.provenance.time,
+            power_source=self.provenance.power,
+            devices=devices,
+            warnings=tuple(self._warnings(work, devices, outside)),
+        )
+
+    def _breakdown(self, seconds: Array, steps: int) -> tuple[Share, ...]:
+        by_component = seconds.sum(axis=0) * steps
+        watts = self.power.watts(self.time.components)
+        time = dict(zip(self.time.components, by_component.tolist(), strict=True))
+        energy = {name: time[name] * watt / JOULES_PER_KWH for name, watt in zip(time, watts.tolist(), strict=True)}
+        whole = float(by_component.sum())
+        time[STATIC], energy[STATIC] = whole, whole * self.power.static_w / JOULES_PER_KWH
+        return shares(time, energy)
+
+    def _never_fitted(self, ops: Sequence[Op], seconds: Array) -> float:
+        """The share of the time that goes to kinds never fitted; it counts like as many powers of ten outside."""
+        total = float(seconds.sum())
+        if not self.kinds or total <= 0:
+            return 0.0
+        return float(seconds[[op.kind not in self.kinds for op in ops]].sum()) / total
+
+    def _decades_outside(self, work: Workload) -> float:
+        values = features(work)
+        return max((bound.decades_outside(values[name]) for name, bound in self.ranges.items()), default=0.0)
+
+    def _warnings(self, work: Workload, devices: int, outside: float) -> list[str]:
+        notes = list(work.warnings)
+        if outside > 0.05:
+            values = features(work)
+            names = [
+                f"{name} {values[name]:.3g} (fitted {bound.low:.3g} to {bound.high:.3g})"
+                for name, bound in self.ranges.items()
+                if bound.decades_outside(values[name]) > 0.05
+            ]
+            notes.append(f"outside of the range that {self.name} was fitted on: {', '.join(names)}")
+        if self.kinds:
+            missing = sorted({op.kind for op in work.ops} - set(self.kinds))
+            if missing:
+                notes.append(f"op kinds that {self.name} was never fitted on: {', '.join(missing)}")
+        notes += self._mismatches(work)
+        if work.unsupported:
+            names_ = ", ".join(sorted(work.unsupported))
+            notes.append(f"no formula for {names_} ({work.unsupported_byte_share:.1%} of bytes): priced by bytes")
+        if devices > 1:
+            notes.append(f"what {devices} devices say to each other is not modelled: time is a lower bound")
+        if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes:
+            notes.append(
+                f"needs about {needed / 1e9:.3g} GB a device (modelled: weights, gradients, optimizer state and "
+                f"activations), and one has {self.memory_bytes / 1e9:.3g} GB: it must be split or recomputed"
+            )
+        return notes
+
+    def _mismatches(self, work: Workload) -> list[str]:
+        """What a measured profile was fitted on and the workload is not; a datasheet knows no difference."""
+        if self.provenance.time != "measured":
+            return []
+        notes = []
+        if _ENGINES.get(work.framework, work.framework) != _ENGINES.get(self.framework, self.framework):
+            notes.append(f"{self.name} was measured with {self.framework}; this model is in {work.framework}")
+        if self.precision and work.precision != self.precision:
+            notes.append(f"{self.name} was measured in {self.precision}; this model runs in {work.precision}")
+        return notes
+
+    # -- as a document ---------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "hardware": self.hardware,
+            "device": self.device,
+            "framework": self.framework,
+            "provenance": asdict(self.provenance),
+            "power": {"weights_w": dict(self.power.weights_w), "static_w": self.power.static_w},
+            "time": {"form": self.time.form, **self.time.to_json()},
+            "time_error": asdict(self.time_error),
+            "energy_error": asdict(self.energy_error),
+            "memory_bytes": self.memory_bytes,
+            "ranges": {name: [bound.low, bound.high] for name, bound in self.ranges.items()},
+            "kinds": list(self.kinds),
+            "scores": dict(self.scores),
+            "host": dict(self.host),
+            "precision": self.precision,
+            "startup_s": self.startup_s,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the profile as JSON, whole or not at all."""
+        return write_json(Path(path), self.to_json())
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], origin: str = "profile") -> Profile:
+        """Raises ProfileError for a document of another schema or with a part missing or wrong."""
+        schema = document.get("schema") if isinstance(document, Mapping) else None
+        if schema != SCHEMA:
+            raise ProfileError(
+                f"{origin} has schema {schema!r}, this version reads {SCHEMA!r}; "
+                "update joulecast or calibrate again with `measure`"
+            )
+        try:
+            return cls(
+                name=str(document["name"]),
+                hardware=str(document["hardware"]),
+                device=str(document["device"]),
+                framework=str(document["framework"]),
+                time=time_model_from_json(document["time"]),
+                power=PowerModel(
+                    {name: float(w) for name, w in document["power"]["weights_w"].items()},
+                    float(document["power"]["static_w"]),
+                ),
+                time_error=ErrorModel(**document["time_error"]),
+                energy_error=ErrorModel(**document["energy_error"]),
+                provenance=_provenance(document["provenance"]),
+                memory_bytes=document.get("memory_bytes"),
+                ranges={name: Range(*bounds) for name, bounds in document.get("ranges", {}).items()},
+                kinds=tuple(document.get("kinds", ())),
+                scores=dict(document.get("scores", {})),
+                host=dict(document.get("host", {})),
+                precision=str(document.get("precision", "")),
+                startup_s=float(document.get("startup_s", 0.0)),
+            )
+        except ProfileError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ProfileError(f"{origin} is corrupt ({error!r}); calibrate again with `measure`") from error
+
+
+def effective_ops(ops: Sequence[Op], seconds: Array) -> float:
+    """How many different ops `seconds`, shape (ops,), is spread over: (sum s)^2 / sum s^2.
+
+    Ops of one name and shape are one, since they are right or wrong together. Some value of at least 1.
+    """
+    alike: dict[tuple[object, ...], float] = {}
+    for op, spent in zip(ops, seconds.tolist(), strict=True):
+        what = (op.kind, op.phase, op.name, *sorted(op.dims.items()))
+        alike[what] = alike.get(what, 0.0) + spent
+    total = sum(alike.values())
+    return total**2 / sum(spent**2 for spent in alike.values()) if total > 0 else 1.0
+
+
+def features(work: Workload) -> dict[str, float]:
+    """What `ranges` are kept of: one step's multiply-adds, bytes moved, ops and batch size."""
+    return {
+        "flops": float(work.flops),
+        "bytes": float(work.bytes_moved),
+        "ops": float(sum(op.count for op in work.ops)),
+        "batch_size": float(work.batch_size),
+    }
+
+
+def memory_needed(work: Workload) -> int:
+    """Bytes of weights, gradients, optimizer state and kept activations (modelled)."""
+    if not work.train or work.optimizer is None:
+        return work.parameter_bytes + work.input_bytes
+    from ..trace.optimizers import optimizer_named
+
+    per_parameter = work.parameter_bytes / work.parameters if work.parameters else 0
+    trainable = work.trainable_parameters * per_parameter
+    state = trainable * (1 + optimizer_named(work.optimizer).state)
+    return int(work.parameter_bytes + state + work.activation_bytes + work.input_bytes)
+
+
+def _by_layer(ops: Sequence[Op], seconds: Array, joules: Array, steps: int) -> tuple[Share, ...]:
+    time: dict[str, float] = {}
+    energy: dict[str, float] = {}
+    for op, op_s, op_j in zip(ops, seconds.tolist(), joules.tolist(), strict=True):
+        time[op.layer] = time.get(op.layer, 0.0) + op_s * steps
+        energy[op.layer] = energy.get(op.layer, 0.0) + op_j * steps / JOULES_PER_KWH
+    return shares(time, energy)
+
+
+def _provenance(document: Mapping[str, Any]) -> Provenance:
+    lists = {name: tuple(document[name]) for name in ("sources", "notes") if name in document}
+    return Provenance(**{**document, **lists})
+
+
+def time_model_from_json(document: Mapping[str, Any]) -> TimeModel:
+    """The time model that `document["form"]` names."""
+    form = document["form"]
+    values = {key: value for key, value in document.items() if key != "form"}
+    if form == "curves":
+        from .curves import Curves
+
+        return Curves.from_json(values)
+    if form == "roofline":
+        from .roofline import Roofline
+
+        return Roofline.from_json(values)
+    raise ProfileError(f"time model {form!r} is not known; update joulecast or calibrate again")
+
+
+def read_profile(path: str | Path) -> Profile:
+    """The profile in a JSON file. Raises ProfileError when it is missing, corrupt or newer."""
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ProfileError(f"profile file {path} does not exist; `joulecast profiles` lists those there are") from None
+    except IsADirectoryError:
+        raise ProfileError(f"profile {path} is a directory; name the JSON file in it") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ProfileError(f"profile {path} cannot be read ({error}); calibrate again with `measure`") from error
+    return Profile.from_json(document, origin=f"profile {path}")

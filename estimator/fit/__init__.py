@@ -1,0 +1,4 @@
+"""Observations -> Profile: the regression, its features and its intervals.
+
+Imports `cost` and below.
+"""

@@ -1,0 +1,267 @@
+"""From observations to a profile: prices of ops, watts of eq. 2.2.1, and errors on families left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..base.errors import FitError
+from ..cost.bounds import Range
+from ..cost.curves import Curves, Term
+from ..cost.features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, Array
+from ..cost.profile import PowerModel, Profile, Provenance, features
+from ..trace.formulas import KINDS
+from .design import STARTUP, TIMED, Design, Form, Key
+from .evidence import checked, network_of
+from .intervals import judge
+from .observation import CALLER, Observation
+from .regression import family_shares, folds, log_errors, nonnegative_fit, relative_errors
+
+LEAST_FOR_STARTUP = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """Prices for the columns of a table, and watts: P_s last, after the components' weights."""
+
+    positions: tuple[int, ...]
+    prices: Array
+    watts: Array
+
+    def seconds(self, columns: Array) -> Array:
+        return np.asarray(columns[:, list(self.positions)] @ self.prices)
+
+
+def _solve(table: Design, form: Form, startup: bool, train: Array) -> _Solution:
+    """Fits on the observations that `train` (a mask) marks."""
+    chosen = np.asarray(train, dtype=bool)[table.owner]
+    positions = table.positions(form, startup)
+    prices = nonnegative_fit(
+        table.columns[chosen][:, positions],
+        table.seconds[chosen],
+        table.weights[chosen],
+        symmetric=form.name == TIMED,
+    )
+    watts = np.zeros(len(Curves.components) + 1)
+    solution = _Solution(tuple(positions), prices, watts)
+    if table.observations[0].energy_j is not None:
+        ratios = _activity(table, solution)[train]
+        power = np.array([row.power_w for row, used in zip(table.observations, train, strict=True) if used])
+        solution = _Solution(tuple(positions), prices, nonnegative_fit(ratios, power))
+    return solution
+
+
+def _activity(table: Design, solution: _Solution) -> Array:
+    """AR_i of every observation, shape (observations, components + 1): the last column, P_s's, is 1."""
+    count = len(table.observations)
+    parts = table.whole[:, list(solution.positions)] * solution.prices
+    owner = [_component(table.keys[position]) for position in solution.positions]
+    shares = np.stack(
+        [parts[:, [name == component for name in owner]].sum(axis=1) for component in Curves.components], axis=1
+    )
+    shares /= np.maximum(parts.sum(axis=1, keepdims=True), 1e-300)
+    return np.hstack([shares, np.ones((count, 1))])
+
+
+def _component(key: Key) -> str:
+    """A run's start-up keeps no component busy: it draws P_s."""
+    return "" if key == STARTUP else FEATURES[key[2]].component
+
+
+def _left_out(table: Design, form: Form, startup: bool, seed: int) -> tuple[Array, Array]:
+    """Seconds per step and watts of every observation, each predicted without its family."""
+    count = len(table.observations)
+    seconds, watts = np.zeros(count), np.zeros(count)
+    for train, test in folds(table.families, seed=seed):
+        solution = _solve(table, form, startup, train)
+        seconds[test] = solution.seconds(table.whole[test])
+        watts[test] = (_activity(table, solution) @ solution.watts)[test]
+    return seconds, watts
+
+
+def _candidates(table: Design, startup: bool) -> list[tuple[Form, bool]]:
+    """Forms with no more prices than observations can carry; with a run's start-up where it can be told."""
+    rows = len(table.seconds)
+    fitting = [form for form in table.forms if form.name == "simple" or 2 * table.prices_told(form) <= rows]
+    wanted = (True, False) if startup and rows >= LEAST_FOR_STARTUP else (False,)
+    return [(form, choice) for form in fitting for choice in wanted]
+
+
+def fit(
+    observations: Iterable[Observation],
+    *,
+    name: str,
+    hardware: str | None = None,
+    device: str | None = None,
+    sources: Sequence[str] = (),
+    boundary: str = "",
+    notes: Sequence[str] = (),
+    power: PowerModel | None = None,
+    memory_bytes: int | None = None,
+    created: str = "",
+    startup: bool = False,
+    seed: int = 0,
+    jobs: int = 1,
+) -> Profile:
+    """A profile of the hardware that the observations were made on.
+
+    Time: seconds of an op are non-negative prices times features of its work (`features.FEATURES`),
+    fitted on relative error. Among forms from three prices to prices by kind, role and shape, the one
+    with the least error on families left out is taken. Energy: eq. 2.2.1 times that time.
+
+    Parameters
+    ----------
+    observations:
+        Whole runs, with or without seconds per op, of one hardware, framework and precision; at
+        least 4 different networks.
+    device:
+        "gpu" or "cpu"; left out, "gpu" where the meter names NVML, else "cpu".
+    power:
+        A power model that was not measured, for observations without energy; the profile says so.
+    startup:
+        True where the windows hold whole runs, so that some seconds of them are spent once and not in
+        every step; fitted from a dozen observations on.
+    jobs:
+        Parallel workers (joblib) for the forms that compete.
+
+    Raises
+    ------
+    FitError
+        The observations cannot carry a fit; the message says what is missing.
+    """
+    rows = checked(observations)
+    metered = rows[0].energy_j is not None
+    if not metered and power is None:
+        raise FitError(
+            f"none of {len(rows)} observations has energy; measure it, or give power=PowerModel(...), "
+            "which is then named as modelled"
+        )
+    table = Design(rows)
+    form, started, seconds, watts = _best(table, startup, seed, jobs)
+    solution = _solve(table, form, started, np.ones(len(rows), dtype=bool))
+    curves = _curves(table, form, solution)
+    if metered:
+        power = PowerModel(
+            dict(zip(Curves.components, solution.watts[:-1].tolist(), strict=True)), float(solution.watts[-1])
+        )
+    assert power is not None
+    verdict = judge(rows, table.families, seconds, seconds * watts, curves if form.name == TIMED else None)
+    meter = str(rows[0].meter)
+    networks = len({network_of(row) for row in rows})
+    hardware = hardware or rows[0].hardware or name
+    return Profile(
+        name=name,
+        hardware=hardware,
+        device=device or ("gpu" if "nvml" in meter.lower() else "cpu"),
+        framework=rows[0].framework or rows[0].workload.framework,
+        precision=rows[0].workload.precision,
+        time=curves,
+        power=power,
+        time_error=verdict.time_error,
+        energy_error=verdict.energy_error,
+        provenance=Provenance(
+            time="measured",
+            power="measured" if metered else "modelled",
+            sources=tuple(sources) or (f"{len(rows)} observations on {hardware}, meter: {meter}",),
+            fitted_on=f"{len(rows)} observations of {networks} networks, form {form.name}",
+            created=created,
+            boundary=boundary or (f"what {meter} covers" if metered else ""),
+            notes=(*notes, *_remarks(meter, metered)),
+        ),
+        memory_bytes=memory_bytes,
+        ranges=_ranges(rows),
+        kinds=tuple(sorted({op.kind for row in rows for op in row.workload.ops})),
+        scores={"observations": float(len(rows)), "families": float(len(set(table.families))), **verdict.scores},
+        host=dict(rows[0].host),
+        startup_s=_startup(table, solution),
+    )
+
+
+def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
+    """The form with the least mean relative error on families left out; the smaller one on a tie.
+
+    Each family counts once, however often its networks were measured. Where `timed` competes, which is fitted
+    so that half and double are equally wrong, errors are logarithms: a relative one of too little is at most 1.
+    """
+    from joblib import Parallel, delayed
+
+    candidates = _candidates(table, startup)
+    results = Parallel(n_jobs=jobs, prefer="threads")(
+        delayed(_left_out)(table, form, started, seed) for form, started in candidates
+    )
+    measured = np.array([row.step_seconds for row in table.observations])
+    shares = family_shares(table.families)
+    error = log_errors if any(form.name == TIMED for form, _ in candidates) else relative_errors
+    errors = [float(error(seconds, measured) @ shares) for seconds, _ in results]
+    best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
+    if (results[best][0] <= 0).any():
+        raise FitError("a family left out is priced at 0 s by the others; add observations of more kinds of networks")
+    return *candidates[best], *results[best]
+
+
+def _curves(table: Design, form: Form, solution: _Solution) -> Curves:
+    """The fitted terms; what was never observed costs what the observed of its kind or class cost on average."""
+    terms = [Term(*key, float(price)) for key, price in zip(form.keys, solution.prices, strict=False)]
+    if form.name == TIMED:  # a name at 0 s has been seen: it is not one of the others
+        named = [term for term in terms if term.seconds or term.role != ANY]
+        return Curves((*named, *_others(table, form, solution), *_stand_ins(table, form, solution)))
+    kept = tuple(term for term in terms if term.seconds)
+    return Curves(kept if form.name == "simple" else (*kept, *_stand_ins(table, form, solution)))
+
+
+def _others(table: Design, form: Form, solution: _Solution) -> list[Term]:
+    """Terms for the ops of a priced kind whose name was never seen, or never seen at work."""
+    spent = _spent(table, form, solution)
+    result = []
+    for kind in sorted({kind for kind, _, _ in form.keys} - {ANY, *DENSE}):
+        for feature in ("bytes", "launch"):
+            named = [key for key in spent if key[0] == kind and key[1] != ANY]
+            seconds = sum(spent[key] for key in named if (key[2] == "launch") == (feature == "launch"))
+            if (kind, feature) in table.amounts and seconds:
+                result.append(Term(kind, OTHERS, feature, seconds / table.amounts[kind, feature]))
+    return result
+
+
+def _stand_ins(table: Design, form: Form, solution: _Solution) -> list[Term]:
+    """Terms for the kinds without prices of their own: dense ones by multiply-adds, all by bytes."""
+    spent = _spent(table, form, solution)
+    kinds = {key[0] for key in form.keys} - {ANY}
+    result = []
+    for cls, feature in ((EVERY_DENSE, "macs"), (EVERY_DENSE, "bytes"), (EVERY_MOVING, "bytes")):
+        priced = [kind for kind in kinds if _class(kind) == cls]
+        amount = sum(table.amounts.get((kind, feature), 0.0) for kind in priced)
+        component = FEATURES[feature].component
+        seconds = sum(
+            value for key, value in spent.items() if key[0] in priced and FEATURES[key[2]].component == component
+        )
+        others = [kind for kind in dict.fromkeys((*DENSE, *KINDS)) if _class(kind) == cls and kind not in priced]
+        result += [Term(kind, ANY, feature, seconds / amount) for kind in others if amount and seconds]
+    return result
+
+
+def _spent(table: Design, form: Form, solution: _Solution) -> dict[Key, float]:
+    """Seconds of all observations' steps under each key."""
+    seconds = table.whole[:, list(solution.positions)].sum(axis=0) * solution.prices
+    return {key: float(value) for key, value in zip(form.keys, seconds, strict=False)}
+
+
+def _class(kind: str) -> str:
+    return EVERY_DENSE if kind in DENSE else EVERY_MOVING
+
+
+def _startup(table: Design, solution: _Solution) -> float:
+    where = [table.keys[position] for position in solution.positions]
+    return float(solution.prices[where.index(STARTUP)]) if STARTUP in where else 0.0
+
+
+def _ranges(rows: Sequence[Observation]) -> dict[str, Range]:
+    listed = [features(row.workload) for row in rows]
+    return {name: Range(min(v[name] for v in listed), max(v[name] for v in listed)) for name in listed[0]}
+
+
+def _remarks(meter: str, metered: bool) -> tuple[str, ...]:
+    if not metered:
+        return ("power was not measured here: its weights are modelled",)
+    return ("energies are the caller's own; no meter was named",) if meter == CALLER else ()

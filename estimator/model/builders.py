@@ -1,0 +1,194 @@
+"""Choosing what builds the model in a namespace, and calling it with the arguments it takes."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import JoulecastError
+from ..base.suggest import near
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAMES = ("model", "build_model", "get_model")
+
+# These build their networks behind **kwargs, which take `num_classes` without naming it.
+_NUM_CLASSES_BEHIND_KWARGS = ("timm", "torchvision", "pytorchcv")
+
+
+def parse_args(args: Mapping[str, str]) -> dict[str, Any]:
+    """`--model-arg` values as Python literals where they are some, else as the strings they are."""
+    values: dict[str, Any] = {}
+    for name, text in args.items():
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+# -- choosing ------------------------------------------------------------------------------------
+
+
+def named(namespace: ModuleType, name: str, label: str) -> Any:
+    """The attribute `name` (dots allowed) of `namespace`; raises JoulecastError with near names."""
+    value: Any = namespace
+    for part in name.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            known = [known for known in dir(value) if not known.startswith("_")]
+            hint = near(part, known) or _inventory(namespace)
+            raise JoulecastError(f"{label} has no {name}{hint}") from None
+    return value
+
+
+def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str, Any]:
+    """The name and value of what builds the model of a file that was given without a name.
+
+    `model`, `build_model` or `get_model`, else the one model class of the file that builds with `args`
+    and is no part of another one. Raises JoulecastError that lists what there is.
+    """
+    from torch import nn
+
+    for name in NAMES:
+        value = vars(module).get(name)
+        if isinstance(value, nn.Module) or (callable(value) and _counts(value, module, args)):
+            return name, value
+    classes = _own_classes(module)
+    ready = {name: value for name, value in classes.items() if not missing(value, args)}
+    used = _used_in_others(module, classes)
+    whole = {name: value for name, value in ready.items() if name not in used} or ready
+    if len(whole) == 1:
+        return next(iter(whole.items()))
+    if whole:
+        raise JoulecastError(
+            f"{label} holds several models: {', '.join(whole)}; name one, as in {label}:{next(iter(whole))}"
+        )
+    if len(classes) == 1:  # calling it says which arguments it needs
+        return next(iter(classes.items()))
+    raise JoulecastError(f"{label} holds no model that builds without arguments{_inventory(module)}")
+
+
+def _counts(value: Callable[..., Any], module: ModuleType, args: Mapping[str, Any]) -> bool:
+    """A function of the file's own, or an imported one (`from lib import get_model`) that can be called."""
+    return getattr(value, "__module__", None) == module.__name__ or not missing(value, args)
+
+
+def _own_classes(module: ModuleType) -> dict[str, type[nn.Module]]:
+    from torch import nn
+
+    return {
+        value.__name__: value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, nn.Module)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    }
+
+
+def _used_in_others(module: ModuleType, classes: Mapping[str, Any]) -> set[str]:
+    """Those of `classes` that the body or the bases of another one name."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, SyntaxError):
+        return set()
+    used: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name in classes:
+            names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+            used |= (names & classes.keys()) - {node.name}
+    return used
+
+
+def _inventory(module: ModuleType) -> str:
+    """What the module defines, as the tail of an error, and how to name one."""
+    own = {name: v for name, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
+    functions = [f"{name}()" for name, v in own.items() if inspect.isfunction(v) and not name.startswith("_")]
+    classes = [_with_needs(name, v) for name, v in _own_classes(module).items()]
+    if not functions and not classes:
+        return "; define a torch.nn.Module class, or a function build_model() that returns one"
+    found = ", ".join((classes + functions)[:12])
+    first = next(iter([*_own_classes(module), *functions])).removesuffix("()")
+    return f"; it has {found}: name one (FILE.py:{first}), or define build_model()"
+
+
+def _with_needs(name: str, value: Callable[..., Any]) -> str:
+    needs = missing(value, {})
+    return f"{name} (needs {', '.join(needs)})" if needs else name
+
+
+# -- calling -------------------------------------------------------------------------------------
+
+
+def missing(function: Callable[..., Any], args: Mapping[str, Any]) -> list[str]:
+    """The required parameters of `function` that `args` does not give."""
+    return [
+        parameter.name
+        for parameter in _parameters(function)
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in args
+    ]
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # some callables written in C tell no signature: they take anything
+        return [inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
+
+
+def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
+    """The module that `value` is or makes; `num_classes` goes in where it is taken and not in `args`.
+
+    Raises JoulecastError for arguments that do not fit; errors of the call itself are the user's.
+    """
+    from torch import nn
+
+    from .hub import from_config_class, takes_config
+
+    if isinstance(value, nn.Module):
+        if args:
+            raise JoulecastError(
+                f"{label} is built already and takes no --model-arg ({', '.join(args)}); name its class"
+            )
+        return value
+    if not callable(value):
+        raise JoulecastError(f"{label} is a {type(value).__name__}, not a model, class or function; name another")
+    if takes_config(value) and "config" not in args:
+        return from_config_class(value, args, num_classes)
+    parameters = _parameters(value)
+    _check_args(parameters, label, args)
+    lacking = missing(value, args)
+    if lacking:
+        given = " ".join(f"--model-arg {name}=VALUE" for name in lacking)
+        raise JoulecastError(f"{label} needs {', '.join(lacking)}; give {given}, or define build_model()")
+    if num_classes is not None and "num_classes" not in args and _takes_num_classes(value, parameters):
+        args = {**args, "num_classes": num_classes}
+    result = value(**args)
+    if not isinstance(result, nn.Module):
+        raise JoulecastError(f"{label} returned a {type(result).__name__}, not a torch.nn.Module; return the model")
+    return result
+
+
+def _check_args(parameters: list[inspect.Parameter], label: str, args: Mapping[str, Any]) -> None:
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    for name in args:
+        if name not in names:
+            takes = f"it takes {', '.join(names)}" if names else "it takes none"
+            raise JoulecastError(f"{label} takes no argument {name!r}, {takes}{near(name, names)}")
+
+
+def _takes_num_classes(value: Any, parameters: list[inspect.Parameter]) -> bool:
+    if any(parameter.name == "num_classes" for parameter in parameters):
+        return True
+    package = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return package in _NUM_CLASSES_BEHIND_KWARGS and any(p.kind is p.VAR_KEYWORD for p in parameters)

@@ -1,0 +1,344 @@
+"""What goes into the model: `--input`, the file's `example_inputs`, a dataset's or the model's own word."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import JoulecastError
+from ..base.suggest import near
+from .presets import DatasetPreset
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .load import LoadedModel
+
+_DTYPES = (
+    *("float32", "float64", "float16", "bfloat16", "complex64"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
+_NAME = re.compile(r"[A-Za-z_]\w*")
+# Positions that a language model is given where nobody says how many; configs allow up to millions.
+_MAX_DEFAULT_TOKENS = 2048
+_AUDIO_SAMPLES = 16_000
+_THREE_WAYS = "give --input SHAPE (as in 3,224,224 or ids:int64:128) or --dataset, or define example_inputs"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of one sample: `shape` is without the batch dimension.
+
+    With a `name` it is passed by keyword, without by position. Without a `dtype` it is the floating
+    point type of the model's parameters, or token ids where a language model asks for them.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """Arguments for one call of the model, batch first, and where they came from."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    source: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def parse_input(text: str) -> InputSpec:
+    """`3,224,224`, `int64:128`, `ids:128` or `ids:int64:128` (NAME:DTYPE:SHAPE) of one sample.
+
+    An empty shape after a colon (`t:int64:`) is one number per sample. Raises JoulecastError.
+    """
+    *head, sizes = text.strip().split(":")
+    dtype = head.pop() if head and (head[-1] in _DTYPES or len(head) > 1) else None
+    name = head.pop() if head else ""
+    if head or (name and not _NAME.fullmatch(name)):
+        raise JoulecastError(f"--input {text!r} is not SHAPE or NAME:DTYPE:SHAPE, as in 3,224,224 or ids:int64:128")
+    if dtype is not None and dtype not in _DTYPES:
+        raise JoulecastError(
+            f"--input {text!r}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}{near(dtype, _DTYPES)}"
+        )
+    shape = tuple(_size(size, text) for size in re.split(r"[,x]", sizes)) if sizes.strip() else ()
+    if not shape and not (name or dtype):
+        raise JoulecastError(f"--input {text!r} has no shape; give one sample's, as in 3,224,224")
+    return InputSpec(shape, dtype, name)
+
+
+def _size(text: str, whole: str) -> int:
+    if not text.strip().isascii() or not text.strip().isdigit() or int(text) < 1:
+        raise JoulecastError(f"--input {whole!r}: {text!r} is not a size; give whole numbers above 0, as in 3,224,224")
+    return int(text)
+
+
+def make_inputs(
+    specs: Sequence[InputSpec], batch_size: int, *, vocab_size: int | None = None, device: str = "meta"
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword tensors of shape (batch_size, *spec.shape).
+
+    Floats are normal noise, integers below `vocab_size` where it is given and else zero. Raises
+    JoulecastError for a batch size below 1 or a name given twice.
+    """
+    if batch_size < 1:
+        raise JoulecastError(f"batch size is {batch_size}; give 1 or more")
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for spec in specs:
+        tensor = _tensor(spec, batch_size, vocab_size, device)
+        if spec.name in kwargs:
+            raise JoulecastError(f"--input {spec.name} is given twice; give each name once")
+        if spec.name:
+            kwargs[spec.name] = tensor
+        else:
+            args.append(tensor)
+    return tuple(args), kwargs
+
+
+def _tensor(spec: InputSpec, batch_size: int, vocab_size: int | None, device: str) -> torch.Tensor:
+    import torch
+
+    dtype = getattr(torch, spec.dtype or "float32")
+    shape = (batch_size, *spec.shape)
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, dtype=torch.complex64 if dtype.is_complex else torch.float32, device=device).to(dtype)
+    if vocab_size and dtype in (torch.int64, torch.int32):
+        return torch.randint(vocab_size, shape, dtype=dtype, device=device)
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+# -- which inputs --------------------------------------------------------------------------------
+
+
+def model_inputs(
+    loaded: LoadedModel,
+    batch_size: int,
+    *,
+    specs: Sequence[InputSpec] = (),
+    preset: DatasetPreset | None = None,
+    sequence_length: int | None = None,
+    device: str | None = None,
+) -> ModelInputs:
+    """The inputs of `loaded` (of framework "pytorch"), `batch_size` samples on `device` (its own by default).
+
+    In this order: `specs` (`--input`); the file's `example_inputs`; the dataset's `preset`; what the
+    model itself says (a transformers config, timm's `default_cfg`). Raises JoulecastError that tells
+    these ways where none gives inputs.
+    """
+    model, device = loaded.model, device or loaded.device
+    assert model is not None
+    if sequence_length is not None and sequence_length < 1:
+        raise JoulecastError(f"sequence length is {sequence_length}; give 1 or more")
+    if sequence_length is not None and (specs or preset or loaded.example_inputs is not None or not _main_input(model)):
+        raise JoulecastError(
+            f"--sequence-length {sequence_length} has no use here; it is for a transformers model "
+            "without --input, --dataset or example_inputs"
+        )
+    notes: tuple[str, ...] = ()
+    if specs:
+        source, wanted = "--input", _typed(specs, model)
+    elif loaded.example_inputs is not None:
+        with loaded.running():
+            args, kwargs = _examples(loaded.example_inputs, batch_size, device)
+        return ModelInputs(args, kwargs, "example_inputs")
+    elif preset is not None:
+        source, wanted = (
+            preset.name,
+            [InputSpec(preset.input_shape, _float_dtype(model) or preset.input_dtype)],
+        )
+    else:
+        source, wanted, notes = _from_model(model, sequence_length, loaded.name)
+    args, kwargs = make_inputs(wanted, batch_size, vocab_size=_vocab_size(model), device=device)
+    return ModelInputs(args, kwargs, source, notes)
+
+
+def describe_inputs(args: Any, kwargs: Mapping[str, Any]) -> str:
+    """The fix for a model that rejects its inputs: what they were, and how to give others."""
+    import torch
+
+    parts = [_described("", value) for value in args if isinstance(value, torch.Tensor)]
+    parts += [_described(f"{name} ", value) for name, value in kwargs.items() if isinstance(value, torch.Tensor)]
+    shown = ", ".join(parts) or "no tensors"
+    return f"the inputs were {shown} (batch first): give one sample's shape with --input if they are wrong"
+
+
+def _described(name: str, tensor: torch.Tensor) -> str:
+    return f"{name}{str(tensor.dtype).removeprefix('torch.')} {'x'.join(map(str, tensor.shape))}"
+
+
+def _typed(specs: Sequence[InputSpec], model: nn.Module) -> list[InputSpec]:
+    """The specs with a dtype each: the model's own, or token ids where a language model takes the first."""
+    own = _float_dtype(model) or "float32"
+    if len(specs) == 1 and not specs[0].name and specs[0].dtype is None and _main_input(model) == "input_ids":
+        return [InputSpec(specs[0].shape, "int64", "input_ids")]
+    return [replace(spec, dtype=spec.dtype or own) for spec in specs]
+
+
+def _float_dtype(model: nn.Module) -> str | None:
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return str(parameter.dtype).removeprefix("torch.")
+    return None
+
+
+# -- example_inputs ------------------------------------------------------------------------------
+
+
+def _examples(value: Any, batch_size: int, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """`example_inputs` as arguments: a tensor, a tuple or list of positional ones, or a dict by keyword.
+
+    A function is called, with the batch size where it has a parameter `batch_size`. What then leads
+    with another batch size is repeated or cut to this one.
+    """
+    if callable(value):
+        value = _called(value, batch_size, device)
+    if isinstance(value, Mapping):
+        arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), dict(value)
+    else:
+        arguments = tuple(value) if isinstance(value, (tuple, list)) else (value,), {}
+    leads = [tensor.shape[0] for tensor in _tensors(arguments) if tensor.dim()]
+    if not leads or leads[0] == 0:
+        raise JoulecastError(
+            f"example_inputs is a {type(value).__name__} without a batch of tensors; "
+            "give a tensor, a tuple or a dict of them, batch first"
+        )
+    if leads[0] != batch_size and set(leads) != {leads[0]}:
+        raise JoulecastError(
+            f"example_inputs lead with {', '.join(map(str, leads))}, which cannot all be the batch; "
+            "make it a function of batch_size"
+        )
+    args, kwargs = _rebatched(arguments, leads[0], batch_size, device)
+    return args, kwargs
+
+
+def _called(function: Callable[..., Any], batch_size: int, device: str) -> Any:
+    import torch
+
+    takes = {"batch_size": batch_size} if "batch_size" in inspect.signature(function).parameters else {}
+    try:
+        with torch.device(device):  # a large batch costs nothing on the meta device
+            return function(**takes)
+    except Exception:
+        return function(**takes)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _rebatched(value: Any, lead: int, batch_size: int, device: str) -> Any:
+    import torch
+    from torch.utils._pytree import tree_map
+
+    def rebatch(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        leaf = torch.zeros_like(leaf, device=device) if leaf.is_meta else leaf.to(device)
+        if not leaf.dim() or lead == batch_size:
+            return leaf
+        copies = -(-batch_size // leaf.shape[0])
+        return leaf.repeat(copies, *[1] * (leaf.dim() - 1))[:batch_size]
+
+    return tree_map(rebatch, value)
+
+
+# -- what the model itself says ------------------------------------------------------------------
+
+
+def _from_model(
+    model: nn.Module, sequence_length: int | None, label: str
+) -> tuple[str, list[InputSpec], tuple[str, ...]]:
+    if _main_input(model):
+        wanted, notes = _from_config(model, sequence_length, label)
+        return "config", wanted, notes
+    timm_config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = timm_config.get("input_size") if isinstance(timm_config, Mapping) else None
+    if size:
+        return "default_cfg", [InputSpec(tuple(size), _float_dtype(model))], ()
+    raise JoulecastError(f"{label} does not say what it takes in; {_THREE_WAYS}")
+
+
+def _main_input(model: nn.Module) -> str:
+    """The name of a transformers model's main input, "" for any other model."""
+    name = getattr(model, "main_input_name", "")
+    return name if isinstance(name, str) and hasattr(model, "config") else ""
+
+
+def _vocab_size(model: nn.Module) -> int | None:
+    """Tokens that the model's embedding holds, for a transformers model."""
+    if not _main_input(model):
+        return None
+    size = getattr(_text_config(model), "vocab_size", None)
+    return size if isinstance(size, int) else None
+
+
+def _text_config(model: Any) -> Any:
+    return getattr(model.config, "text_config", None) or model.config
+
+
+def _from_config(model: Any, sequence_length: int | None, label: str) -> tuple[list[InputSpec], tuple[str, ...]]:
+    """The inputs that a transformers model's config implies; encoder-decoders get as many target tokens."""
+    config, main, own = model.config, _main_input(model), _float_dtype(model)
+    tokens, notes = _tokens(_text_config(model), sequence_length)
+    targets = (
+        [InputSpec((tokens,), "int64", "decoder_input_ids")] if getattr(config, "is_encoder_decoder", False) else []
+    )
+    if main == "input_ids":
+        contrastive = hasattr(model, "logit_scale")  # CLIP and its like compare texts with images
+        images = [InputSpec(_image_shape(config, label), own, "pixel_values")] if contrastive else []
+        return [InputSpec((tokens,), "int64", main), *images, *targets], notes
+    if main == "pixel_values":
+        wanted = [InputSpec(_image_shape(config, label), own, main)]
+        return wanted + targets, notes if targets else ()
+    if main == "input_features" and hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
+        frames = 2 * config.max_source_positions  # Whisper's convolutions halve them
+        return [InputSpec((config.num_mel_bins, frames), own, main), *targets], notes
+    if main == "input_values":
+        note = f"{label}: one second of audio at 16 kHz a sample; --input input_values:SAMPLES for another"
+        return [InputSpec((_AUDIO_SAMPLES,), own, main)], (note,)
+    raise JoulecastError(f"{label} takes {main}, whose shape its config does not say; {_THREE_WAYS}")
+
+
+def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, ...]]:
+    longest = next(
+        (
+            getattr(config, name)
+            for name in ("max_position_embeddings", "n_positions", "max_target_positions")
+            if isinstance(getattr(config, name, None), int) and getattr(config, name) > 0
+        ),
+        None,
+    )
+    if sequence_length is not None:
+        beyond = longest is not None and sequence_length > longest
+        note = f"{sequence_length} tokens a sample are more than the config's {longest}"
+        return sequence_length, ((note,) if beyond else ())
+    if longest is not None and longest <= _MAX_DEFAULT_TOKENS:
+        return longest, (f"{longest} tokens a sample, the config's longest; --sequence-length for another",)
+    tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
+    limit = f"the config allows {longest}" if longest is not None else "the config names no length"
+    return tokens, (f"{tokens} tokens a sample ({limit}); --sequence-length for another",)
+
+
+def _image_shape(config: Any, label: str) -> tuple[int, ...]:
+    vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
+    size = getattr(vision, "image_size", None)
+    if isinstance(size, int):
+        size = (size, size)
+    if not isinstance(size, (tuple, list)) or not size:
+        raise JoulecastError(f"{label} takes images, but its config says no image_size; {_THREE_WAYS}")
+    return (getattr(vision, "num_channels", 3), *size)

@@ -1,0 +1,117 @@
+"""From `--model` to a workload: load, find inputs, trace; Keras models in a process of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ..base.errors import ModelError
+from ..trace.workload import Workload
+
+if TYPE_CHECKING:
+    from .inputs import InputSpec, ModelInputs
+    from .load import LoadedModel
+    from .presets import DatasetPreset
+
+
+@dataclass(frozen=True, slots=True)
+class TraceOptions:
+    """How a model is read: the same for every `--model` of a command."""
+
+    args: Mapping[str, str] = field(default_factory=dict)
+    specs: Sequence[InputSpec] = ()
+    preset: DatasetPreset | None = None
+    sequence_length: int | None = None
+    batch_size: int = 32
+    train: bool = True
+    optimizer: str = "sgd"
+    precision: str | None = None
+    accumulate: int = 1
+    layers: bool = False
+    time_limit_s: float = 60.0
+
+
+def read_model(spec: str, options: TraceOptions) -> Workload:
+    """One step of the model that `spec` names.
+
+    `options.batch_size` is that of one micro-batch. Raises what `load_model`, `model_inputs` and
+    `trace` raise, and a ModelError when the model's code outlives `options.time_limit_s`.
+    """
+    from ..trace.trace import MAX_REAL_PARAMETERS
+    from .load import load_model
+
+    classes = options.preset.classes if options.preset else None
+    loaded = load_model(spec, args=options.args, time_limit_s=options.time_limit_s, num_classes=classes)
+    if loaded.framework == "keras":
+        return _read_keras(loaded, options, classes)
+    try:
+        return _trace(loaded, options)
+    except ModelError:
+        if loaded.device != "meta" or _parameters(loaded) > MAX_REAL_PARAMETERS:
+            raise
+        # The model may need values that a meta tensor does not have: once more, with real ones.
+        return _trace(loaded.on_cpu(), options)
+
+
+def _parameters(loaded: LoadedModel) -> int:
+    assert loaded.model is not None
+    return sum(parameter.numel() for parameter in loaded.model.parameters())
+
+
+def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
+    from ..sandbox.user_code import time_limit, user_code
+    from ..trace.trace import trace
+    from .inputs import describe_inputs, model_inputs
+
+    assert loaded.model is not None
+    inputs: ModelInputs = model_inputs(
+        loaded,
+        options.batch_size,
+        specs=options.specs,
+        preset=options.preset,
+        sequence_length=options.sequence_length,
+    )
+    fix = describe_inputs(inputs.args, inputs.kwargs)
+    with (
+        time_limit(options.time_limit_s, f"tracing {loaded.name}"),
+        loaded.running(),
+        user_code(loaded.name, fix=fix),
+    ):
+        work = trace(
+            loaded.model,
+            (inputs.args, dict(inputs.kwargs)),
+            train=options.train,
+            optimizer=options.optimizer,
+            precision=options.precision,
+            accumulate=options.accumulate,
+            name=loaded.name,
+            layers=options.layers,
+            fix=fix,
+        )
+    return replace(work, warnings=(*work.warnings, *inputs.notes))
+
+
+def _read_keras(loaded: LoadedModel, options: TraceOptions, classes: int | None) -> Workload:
+    from .builders import parse_args
+    from .keras_bridge import KerasInput, KerasRequest, trace_keras
+
+    fallback = None
+    if options.preset is not None:
+        channels, *sides = options.preset.input_shape
+        fallback = KerasInput((*sides, channels), options.preset.input_dtype)
+    request = KerasRequest(
+        target=loaded.spec,
+        name=loaded.name,
+        num_classes=classes,
+        arguments=parse_args(options.args),
+        inputs=[KerasInput(item.shape, item.dtype or "float32", item.name) for item in options.specs],
+        fallback=fallback,
+        batch_size=options.batch_size,
+        train=options.train,
+        optimizer=options.optimizer,
+        precision=options.precision,
+        accumulate=options.accumulate,
+        layers=options.layers,
+    )
+    return trace_keras(request, time_limit_s=options.time_limit_s)

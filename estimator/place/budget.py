@@ -1,0 +1,198 @@
+"""Budgets of energy, CO2e, time and money: reading them, judging a forecast, what would fit."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..base.errors import JoulecastError
+from ..base.interval import Interval
+from ..base.units import GRAMS_PER_KG, GRAMS_PER_LB, JOULES_PER_KWH, SECONDS_PER_HOUR
+from .site import Region
+
+End = Literal["high", "expected"]
+JUDGED = {  # what a budget of each quantity is held against
+    "energy": "facility energy (the machine's times PUE)",
+    "co2e": "CO2e of the facility energy",
+    "time": "time",
+    "cost": "cost of the facility energy",
+}
+_DAY_S = 24 * SECONDS_PER_HOUR
+_ENERGY_KWH = {
+    "J": 1 / JOULES_PER_KWH,
+    "kJ": 1e3 / JOULES_PER_KWH,
+    "MJ": 1e6 / JOULES_PER_KWH,
+    "GJ": 1e9 / JOULES_PER_KWH,
+    "Wh": 1e-3,
+    "kWh": 1.0,
+    "MWh": 1e3,
+    "GWh": 1e6,
+}
+_MASS_KG = {"g": 1 / GRAMS_PER_KG, "kg": 1.0, "t": 1e3, "lb": GRAMS_PER_LB / GRAMS_PER_KG}
+_TIME_S = {"s": 1, "min": 60, "h": SECONDS_PER_HOUR, "d": _DAY_S, "w": 7 * _DAY_S}
+_TIME_WORDS = {
+    **dict.fromkeys(("sec", "second", "seconds"), "s"),
+    **dict.fromkeys(("minute", "minutes", "mins"), "min"),
+    **dict.fromkeys(("hr", "hrs", "hour", "hours"), "h"),
+    **dict.fromkeys(("day", "days"), "d"),
+    **dict.fromkeys(("week", "weeks"), "w"),
+}
+_SYMBOLS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
+CURRENCIES = frozenset(
+    re.findall(r"\w+", "AUD BRL CAD CHF CNY DKK EUR GBP INR JPY KRW MXN NOK NZD PLN SEK SGD USD ZAR")
+)
+_NUMBER = r"[-+]?(?:(?:\d[\d_]*\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)"
+_TEXT = re.compile(rf"([$€£¥])?\s*({_NUMBER})\s*(\S*)", re.IGNORECASE)
+_UNITS = "kWh (J to GJ, Wh to GWh), kgCO2e (g, kg, t, lb), h (s, min, h, days, weeks) or a currency such as USD"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A budget of one quantity, "energy" (kWh), "co2e" (kgCO2e), "time" (s) or "cost" (a currency), given as `text`.
+
+    `amount` is in `unit`, one of those in brackets; `given_unit` is the user's, `units_per_given` of
+    `unit` long.
+    """
+
+    quantity: str
+    amount: float
+    unit: str
+    text: str
+    given_unit: str
+    units_per_given: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A limit held against a forecast; `figure` and `excess` are in the limit's unit."""
+
+    limit: Limit
+    figure: float
+    at: End  # the end of the interval that was judged
+
+    @property
+    def exceeded(self) -> bool:
+        return self.figure > self.limit.amount
+
+    @property
+    def excess(self) -> float:
+        """How far above the limit; negative: what is to spare."""
+        return self.figure - self.limit.amount
+
+    @property
+    def excess_percent(self) -> float:
+        return 100 * self.excess / self.limit.amount
+
+    def __str__(self) -> str:
+        word = "exceeded by" if self.exceeded else "kept, to spare"
+        end = "upper end of the interval" if self.at == "high" else "expected value"
+        unit, scale = self.limit.given_unit, self.limit.units_per_given
+        return (
+            f"budget {self.limit.text} {word} {abs(self.excess) / scale:.3g} {unit} "
+            f"({abs(self.excess_percent):.3g} %): {JUDGED[self.limit.quantity]} "
+            f"{self.figure / scale:.3g} {unit}, {end}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "text": self.limit.text,
+            "quantity": self.limit.quantity,
+            "limit": self.limit.amount,
+            "unit": self.limit.unit,
+            "judged": JUDGED[self.limit.quantity],
+            "at": self.at,
+            "figure": self.figure,
+            "exceeded": self.exceeded,
+            "excess": self.excess,
+            "excess_percent": self.excess_percent,
+        }
+
+
+def parse_limit(text: str) -> Limit:
+    """The limit of texts such as "2kWh", "200 gCO2e", "30 min", "$3". Raises JoulecastError."""
+    match = _TEXT.fullmatch(text.strip())
+    if match is None:
+        raise JoulecastError(f"budget {text!r} cannot be read: give a number and a unit, {_UNITS}")
+    symbol, number, unit = match.groups()
+    amount = float(number.replace("_", ""))
+    if not (math.isfinite(amount) and amount > 0):
+        raise JoulecastError(f"budget {text!r} cannot be used: give a number above 0 with its unit")
+    if symbol and unit:
+        raise JoulecastError(f"budget {text!r} has two units: give {symbol}{number} or {number}{unit}")
+    known = _unit(_SYMBOLS.get(symbol or unit, unit))
+    if known is None:
+        raise JoulecastError(f"budget {text!r} has the unknown unit {unit!r}: give {_UNITS}")
+    quantity, base, factor = known
+    given = unit if quantity != "cost" else base
+    return Limit(quantity, amount * factor, base, text.strip(), given, factor)
+
+
+def _unit(unit: str) -> tuple[str, str, float] | None:
+    """The quantity, its base unit and the factor to it."""
+    for name, factor in _ENERGY_KWH.items():
+        # "mWh" and "MWh" are a billion apart: a mega is only taken where it is written so.
+        if unit == name or (not name.startswith("M") and unit.casefold() == name.casefold()):
+            return "energy", "kWh", factor
+    mass, gas, rest = unit.casefold().partition("co2")
+    if gas and rest in ("", "e", "eq") and mass in _MASS_KG:
+        return "co2e", "kgCO2e", _MASS_KG[mass]
+    time = _TIME_WORDS.get(unit.casefold(), unit.casefold())
+    if time in _TIME_S:
+        return "time", "s", _TIME_S[time]
+    return ("cost", unit.upper(), 1.0) if unit.upper() in CURRENCIES else None
+
+
+def judged_figure(
+    limit: Limit,
+    *,
+    facility_energy_kwh: Interval,
+    co2e_kg: Interval,
+    seconds: Interval,
+    cost: Interval,
+    currency: str,
+) -> Interval:
+    """The figure of a forecast that `limit` is held against. Raises JoulecastError for two currencies."""
+    if limit.quantity == "cost":
+        if limit.unit != currency:
+            raise JoulecastError(f"budget {limit.text!r} is in {limit.unit}, the price in {currency}: use one currency")
+        return cost
+    return {"energy": facility_energy_kwh, "co2e": co2e_kg, "time": seconds}[limit.quantity]
+
+
+def judge(limit: Limit, figure: Interval, at: End = "high") -> Verdict:
+    """`limit` against `figure`, an interval in the limit's unit, at its upper end or its value."""
+    return Verdict(limit, _at(figure, at), at)
+
+
+def _at(figure: Interval, at: End) -> float:
+    return figure.high if at == "high" else figure.value
+
+
+def epochs_that_fit(verdict: Verdict, epochs: float) -> int:
+    """The most whole epochs within the budget, 0 where not one is; every cost is proportional to epochs."""
+    if verdict.figure <= 0:
+        raise JoulecastError("a run that costs nothing fits any budget: give a longer run")
+    # A billionth of slack: 0.3 kWh is three epochs of 0.1 kWh, though not in binary fractions.
+    return math.floor(verdict.limit.amount / verdict.figure * epochs * (1 + 1e-9))
+
+
+def regions_that_fit(
+    verdict: Verdict, facility_energy_kwh: Interval, regions: Iterable[Region], basis: str = "life cycle"
+) -> tuple[Region, ...]:
+    """The regions where the run would keep a CO2e budget, cleanest first; none for other budgets.
+
+    Those of one `basis` alone, that of the run's own figure: "direct" intensities count less than a life cycle's.
+    A region whose statistics say 0 g/kWh is left out: no grid's electricity is free of emissions.
+    """
+    if verdict.limit.quantity != "co2e":
+        return ()
+    energy_kwh = _at(facility_energy_kwh, verdict.at)
+    fitting = [
+        region
+        for region in regions
+        if region.basis == basis and 0 < energy_kwh * region.carbon_g_per_kwh / GRAMS_PER_KG <= verdict.limit.amount
+    ]
+    return tuple(sorted(fitting, key=lambda region: region.carbon_g_per_kwh))

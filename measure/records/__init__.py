@@ -1,0 +1,1 @@
+"""Measurement records and the store that keeps them."""

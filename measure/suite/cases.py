@@ -1,0 +1,203 @@
+"""What the calibration suite measures, the most telling first."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from itertools import zip_longest
+from random import Random
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...estimator.base.errors import JoulecastError
+from . import random_networks, random_sequences
+from .random_networks import Built
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword, as `trace` takes them
+
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One network with a batch and an optimizer; `build` makes it, the same one every time.
+
+    `family`: networks that resemble each other share one. `rounds_factor`: how many times as long as
+    others it is measured.
+    """
+
+    name: str
+    family: str
+    build: Callable[[], tuple[nn.Module, Arguments]]
+    optimizer: str = "sgd"
+    rounds_factor: int = 1
+
+
+# Kinds of random networks, the ones with most to vary first and more often.
+_KINDS: Mapping[str, Callable[[Random], Built]] = {
+    "convolutions": random_networks.convolutions,
+    "transformers": random_sequences.transformers,
+    "patches": random_sequences.patches,
+    "recurrent": random_sequences.recurrent,
+    "unet": random_networks.unet,
+    "perceptrons": random_sequences.perceptrons,
+    "signals": random_networks.signals,
+    "upscaler": random_networks.upscaler,
+    "tables": random_sequences.tables,
+    "volumes": random_networks.volumes,
+}
+_ROUND = (
+    *("convolutions", "transformers", "patches", "convolutions", "recurrent", "convolutions"),
+    *("transformers", "unet", "convolutions", "perceptrons", "signals", "convolutions"),
+    *("transformers", "upscaler", "tables", "convolutions", "patches", "volumes"),
+)
+_ROUNDS = 12
+
+# What `estimate` is asked first is measured longer, and again before the cases with these numbers; a quick
+# run on two cores gets through about seventy.
+_LANDMARKS = ("alexnet width 1 batch 128 sgd", "simplenet width 1 batch 32 sgd", "alexnet width 1 batch 32 sgd")
+_VISITS = (17, 30, 43, 56, 100, 150)
+_LANDMARK_ROUNDS = 3
+
+
+def suite_cases(only: str | None = None) -> list[Case]:
+    """All cases in the order of their worth. `only`: a pattern (`alexnet*`) or part of name or family.
+
+    Raises JoulecastError when `only` leaves nothing.
+    """
+    cases = _with_visits([*_first(), *_interleaved(_thesis(), _references(), _random())])
+    if only is None:
+        return cases
+    found = [case for case in cases if _matches(case, only)]
+    if not found:
+        families = sorted({case.family.partition(" ")[0] for case in cases})
+        raise JoulecastError(f"--only {only!r} matches no case; families are {', '.join(families)}")
+    return found
+
+
+def _with_visits(cases: Sequence[Case]) -> list[Case]:
+    """The landmarks, measured longer, come back in between: a machine's pace wanders from minute to minute, and one
+    visit shows one minute.
+    """
+    landmarks = [replace(case, rounds_factor=_LANDMARK_ROUNDS) for case in cases if case.name in _LANDMARKS]
+    named = {case.name: case for case in landmarks}
+    result: list[Case] = []
+    for index, case in enumerate(cases):
+        if index in _VISITS:
+            visit = _VISITS.index(index) + 2
+            result += [replace(landmark, name=f"{landmark.name}, visit {visit}") for landmark in landmarks]
+        result.append(named.get(case.name, case))
+    return result
+
+
+def _matches(case: Case, pattern: str) -> bool:
+    names = (case.name, case.family)
+    return any(fnmatch(name, pattern) or pattern.casefold() in name.casefold() for name in names)
+
+
+def _interleaved(*groups: Iterator[Case]) -> Iterator[Case]:
+    for row in zip_longest(*groups):
+        yield from (case for case in row if case is not None)
+
+
+# -- the two networks of the thesis ----------------------------------------------------------------
+
+
+def _first() -> list[Case]:
+    """Enough for a fit on the slowest machine, with what `estimate` is asked first: the two networks as they are."""
+    return [
+        _module("alexnet", "AlexNet", 1.0, 128, "sgd"),
+        _module("simplenet", "SimpleNet", 0.25, 32, "sgd"),
+        random_case("transformers", 0),
+        random_case("perceptrons", 0),
+        _module("simplenet", "SimpleNet", 1.0, 32, "sgd"),
+        _module("alexnet", "AlexNet", 1.0, 32, "sgd"),
+    ]
+
+
+def _thesis() -> Iterator[Case]:
+    yield _module("simplenet", "SimpleNet", 1.0, 128, "sgd")
+    yield _module("alexnet", "AlexNet", 1.0, 128, "adam")
+    yield _module("simplenet", "SimpleNet", 0.5, 64, "momentum")
+    for width, batch, optimizer in (
+        (0.5, 16, "adam"),
+        (1.0, 64, "momentum"),
+        (0.75, 32, "adamw"),
+        (1.5, 16, "sgd"),
+        (0.25, 128, "momentum"),
+    ):
+        yield _module("alexnet", "AlexNet", width, 2 * batch, optimizer)
+        yield _module("simplenet", "SimpleNet", width, batch, optimizer)
+    yield _module("simplenet", "SimpleNet", 1.0, 16, "sgd")
+
+
+def _module(module: str, attribute: str, width: float, batch: int, optimizer: str) -> Case:
+    def build() -> tuple[nn.Module, Arguments]:
+        network = getattr(_models(module), attribute)(width=width)
+        return network, ((torch.randn(batch, 3, 32, 32),), {})
+
+    return Case(f"{module} width {width:g} batch {batch} {optimizer}", module, build, optimizer)
+
+
+def _models(name: str) -> Any:
+    return importlib.import_module(f"joulecast.models.{name}")
+
+
+# -- reference and random networks -----------------------------------------------------------------
+
+
+def _references() -> Iterator[Case]:
+    """The small networks of many kinds in models/reference.py, with an optimizer drawn for each."""
+    networks = _models("reference").NETWORKS
+    for width, batch in ((1.0, 32), (2.0, 16), (0.5, 128)):
+        for name, network in networks.items():
+            yield _reference(name, network, width, batch)
+
+
+def _reference(name: str, network: Any, width: float, batch: int) -> Case:
+    optimizer = Random(f"{name} {width} {batch}").choice(OPTIMIZERS)
+
+    def build() -> tuple[nn.Module, Arguments]:
+        return network.build(width=width), ((network.inputs(batch),), {})
+
+    return Case(f"{name} width {width:g} batch {batch} {optimizer}", name, build, optimizer)
+
+
+def _random() -> Iterator[Case]:
+    seen = {"transformers": 0, "perceptrons": 0}  # the two that come first of all
+    for kind in _ROUND * _ROUNDS:
+        seed = seen[kind] = seen.get(kind, -1) + 1
+        yield random_case(kind, seed)
+
+
+def random_case(kind: str, seed: int) -> Case:
+    """Network number `seed` of one of the kinds of random networks; each is a family of its own."""
+    optimizer = Random(f"{kind} {seed} optimizer").choice(OPTIMIZERS)
+
+    def build() -> tuple[nn.Module, Arguments]:
+        model, inputs = _KINDS[kind](Random(f"{kind} {seed}"))
+        return model, ((inputs,), {})
+
+    return Case(f"random {kind} {seed} {optimizer}", f"random-{kind} {seed}", build, optimizer)
+
+
+def user_case(spec: str, batch_size: int, optimizer: str = "sgd") -> Case:
+    """The network that `--model SPEC` names. Raises what loading it raises, when it is built."""
+
+    def build() -> tuple[nn.Module, Arguments]:
+        from ...estimator.model.inputs import model_inputs
+        from ...estimator.model.load import load_model
+
+        loaded = load_model(spec)
+        if loaded.framework != "pytorch":
+            raise JoulecastError(f"{spec} is a Keras model; `measure train` measures those, the suite PyTorch's alone")
+        real = loaded.on_cpu()
+        assert real.model is not None
+        inputs = model_inputs(real, batch_size, device="cpu")
+        return real.model, (inputs.args, dict(inputs.kwargs))
+
+    return Case(f"{spec} batch {batch_size} {optimizer}", spec, build, optimizer, _LANDMARK_ROUNDS)

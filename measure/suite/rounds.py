@@ -1,0 +1,237 @@
+"""One case of the suite measured: rounds of plain steps under the meter and of steps timed op by op."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median_low
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from ...estimator.trace.trace import trace
+from ...estimator.trace.workload import Workload
+from ..meters.contamination import SystemCounters, disturbances
+from ..meters.meter import Meter
+from ..meters.reading import PowerTrace
+from ..records.records import MODELLED_FLAG, MeasuredWindow, Record, describe_meter, now_utc
+from .cases import Case
+from .op_timing import Event, Stopwatch, TrainingStep, op_times
+
+# A clean round this much slower than the middle one was disturbed by something that no counter shows.
+_OUTLIER = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a case is measured: at least `rounds` clean rounds, or until `case_s` is over.
+
+    `window_s` is the least length of a round's windows: long enough for counters that tick every
+    10 ms. A case that is disturbed goes on for `patience` times as long.
+    """
+
+    window_s: float = 0.3
+    case_s: float = 2.0
+    rounds: int = 2
+    patience: float = 2.5
+
+    def times(self, factor: int) -> Pace:
+        """The pace of a case that is measured so many times as long."""
+        return replace(self, case_s=self.case_s * factor, rounds=self.rounds * factor)
+
+
+# A first step that takes longer has warmed the caches; a GPU's first loads libraries, whatever it takes.
+_FIRST_STEP_S = {"cpu": 1.0, "gpu": 30.0}
+
+# The least window in which a counter that is renewed so often is right to about a percent.
+_COUNTER_WINDOW_S = {"nvml": 2.0, "rapl": 0.6, "perf_event": 0.6}
+
+QUICK = Pace()
+FULL = Pace(window_s=0.5, case_s=5.0, rounds=4)
+
+
+def metered(pace: Pace, meter: str) -> Pace:
+    """The pace with windows long enough for the counters of that meter ("rapl+nvml", ...)."""
+    window_s = max((_COUNTER_WINDOW_S.get(part, 0.0) for part in meter.split("+")), default=0.0)
+    return replace(pace, window_s=max(pace.window_s, window_s))
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    window: MeasuredWindow
+    timed: list[list[Event]]
+    timed_flags: tuple[str, ...]
+
+    @property
+    def step_s(self) -> float:
+        return self.window.seconds / self.window.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all cases of a run share."""
+
+    meter: Meter
+    counters: SystemCounters
+    host: Mapping[str, Any]
+    pace: Pace
+    overhead_s: float  # of the stopwatch, per op
+    run: str  # id of this `measure`
+    flags: tuple[str, ...] = ()  # what is wrong with all of it
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A case built and traced."""
+
+    case: Case
+    work: Workload
+    step: TrainingStep
+
+
+def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
+    """Builds the case on `device` ("cpu" or "gpu") and traces it. Raises what these raise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, (args, kwargs) = case.build()
+    if device == "gpu":
+        model = model.cuda()
+        args, kwargs = tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
+    work = trace(model, (args, kwargs), optimizer=case.optimizer, name=case.name, layers=False)
+    return Built(case, work, TrainingStep(model, args, kwargs, case.optimizer))
+
+
+def warm(built: Built, device: str = "cpu") -> Built:
+    """Runs the first steps, which allocate and tune. Raises what training the network raises."""
+    if built.step.run() < _FIRST_STEP_S[device]:
+        built.step.run()
+    return built
+
+
+def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Built:
+    """`build` and `warm` in one."""
+    return warm(build(case, device, seed), device)
+
+
+def measure_case(built: Built, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
+    """The record of one case and its power trace.
+
+    Windows that other work disturbed are measured again while there is time; where none is clean, the
+    fastest stands, with its flags.
+    """
+    meter, work = bench.meter, built.work
+    watch = Stopwatch(built.step.model, built.step.clock)
+    whole = meter.open(trace=True)
+    try:
+        rounds = _rounds(built, bench, watch)
+    finally:
+        whole.close()
+    kept = kept_rounds(rounds)
+    windows = tuple(one.window for one in kept)
+    step_s = sum(window.seconds for window in windows) / sum(window.steps for window in windows)
+    ops = op_times(work, _timed_runs(kept) or _timed_runs(rounds), step_s, bench.overhead_s)
+    flags = tuple(dict.fromkeys((*bench.flags, *(flag for window in windows for flag in window.flags))))
+    if any(window.reading is not None and window.reading.label == "modelled" for window in windows):
+        flags = (*flags, MODELLED_FLAG)
+    record = Record(
+        id=record_id,
+        kind="case",
+        name=built.case.name,
+        created=now_utc(),
+        status="complete",
+        host=bench.host,
+        windows=windows,
+        run=bench.run,
+        family=built.case.family,
+        meter=describe_meter(meter),
+        settings={"optimizer": built.case.optimizer, "window_s": bench.pace.window_s},
+        workload=work,
+        op_seconds=ops.seconds,
+        figures={
+            "rounds": len(rounds),
+            "rounds_kept": len(kept),
+            "ops_share_of_step": ops.covered,  # before the op times were made to add up to the step
+            "ops_unmatched": ops.unmatched,
+            "stopwatch_s_per_op": bench.overhead_s,
+        },
+        flags=flags,
+    )
+    return record, whole.trace() if meter.name != "none" else None
+
+
+def _rounds(built: Built, bench: Bench, watch: Stopwatch) -> list[_Round]:
+    pace, began = bench.pace.times(built.case.rounds_factor), time.monotonic()
+    rounds: list[_Round] = []
+    while True:
+        rounds.append(_round(built, bench, watch, len(rounds)))
+        spent = time.monotonic() - began
+        clean = sum(not one.window.flags for one in rounds)
+        if clean >= pace.rounds or spent > pace.case_s * (1 if clean else pace.patience):
+            return rounds
+
+
+def _round(built: Built, bench: Bench, watch: Stopwatch, number: int) -> _Round:
+    steps, spent_s = 0, 0.0
+    before = bench.counters.read()
+    window = bench.meter.open()
+    try:
+        while not steps or spent_s < bench.pace.window_s:
+            spent_s += built.step.run()
+            steps += 1
+    finally:
+        reading = window.close()
+    between = bench.counters.read()
+    fuse = built.work.tracer != "real"
+    timed = [built.step.run_timed(watch, fuse) for _ in range(_timed_steps(steps, number))]
+    flags = disturbances(before, between)
+    measured = MeasuredWindow("training steps", steps, reading.seconds, reading, flags)
+    return _Round(measured, timed, disturbances(between, bench.counters.read()))
+
+
+def _timed_steps(steps: int, number: int) -> int:
+    """How many steps are timed op by op after the plain ones of that round: half as many, from the first on."""
+    return steps // 2 if steps > 1 else 1 - number % 2
+
+
+def kept_rounds(rounds: Sequence[_Round]) -> list[_Round]:
+    """The clean rounds without outliers; where none is clean, the fastest."""
+    clean = [one for one in rounds if not one.window.flags]
+    if not clean:
+        return [min(rounds, key=lambda one: one.step_s)]
+    limit = _OUTLIER * median_low(one.step_s for one in clean)
+    return [one for one in clean if one.step_s <= limit]
+
+
+def _timed_runs(rounds: Sequence[_Round]) -> list[list[Event]]:
+    """The undisturbed timed steps; where all were disturbed, the fastest; none where none was timed."""
+    clean = [run for one in rounds if not one.timed_flags for run in one.timed]
+    every = [run for one in rounds for run in one.timed]
+    return clean or sorted(every, key=lambda run: sum(event.seconds for event in run))[:1]
+
+
+def measure_idle(
+    bench: Bench, seconds: float, record_id: str, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Record, PowerTrace]:
+    """The machine at rest, under the meter."""
+    before = bench.counters.read()
+    window = bench.meter.open(trace=True)
+    try:
+        sleep(seconds)
+    finally:
+        reading = window.close()
+    flags = disturbances(before, bench.counters.read())
+    record = Record(
+        id=record_id,
+        kind="idle",
+        name="idle",
+        created=now_utc(),
+        status="complete",
+        host=bench.host,
+        windows=(MeasuredWindow("idle", 0, reading.seconds, reading, flags),),
+        run=bench.run,
+        meter=describe_meter(bench.meter),
+        flags=flags,
+    )
+    return record, window.trace()

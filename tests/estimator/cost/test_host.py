@@ -1,0 +1,164 @@
+"""The machine read from files and processes as real ones print them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from joulecast.estimator.cost.host import (
+    Gpu,
+    cpu_quota,
+    detect_gpus,
+    detect_host,
+    parse_cpuinfo,
+    parse_nvidia_smi,
+    usable_cores,
+)
+
+linux = pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+
+
+def cpuinfo(name: str, cores: int, threads: int, flags: str = "fpu avx2") -> str:
+    """As an x86 Linux prints it: the first thread of each core, then the second, and so on."""
+    blocks = [
+        f"processor\t: {thread * cores + core}\nvendor_id\t: GenuineIntel\nmodel name\t: {name}\n"
+        f"physical id\t: 0\nsiblings\t: {cores * threads}\ncore id\t\t: {core}\ncpu cores\t: {cores}\n"
+        f"flags\t\t: {flags}\n"
+        for thread in range(threads)
+        for core in range(cores)
+    ]
+    return "\n".join(blocks) + "\n"
+
+
+def write(root: Path, path: str, text: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text, encoding="utf-8")
+
+
+I7 = "Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz"
+
+
+@linux
+def test_bare_metal_desktop(tmp_path: Path) -> None:
+    write(tmp_path, "proc/cpuinfo", cpuinfo(I7, cores=512, threads=2))
+    host = detect_host(tmp_path)
+    assert host.cpu_name == I7
+    assert host.hypervisor is False
+    assert host.cpu_cores == len(os.sched_getaffinity(0))  # each allowed processor a core of its own
+    assert host.machine == platform.machine()
+
+
+@linux
+def test_virtual_machine_and_cgroup_limit(tmp_path: Path) -> None:
+    write(tmp_path, "proc/cpuinfo", cpuinfo("AMD EPYC", 512, 1, flags="fpu hypervisor avx2"))
+    write(tmp_path, "proc/self/cgroup", "0::/\n")
+    write(tmp_path, "sys/fs/cgroup/cpu.max", "100000 100000\n")
+    host = detect_host(tmp_path)
+    assert (host.cpu_name, host.hypervisor, host.cpu_cores) == ("AMD EPYC", True, 1)
+
+
+@linux
+def test_arm_prints_no_model_name(tmp_path: Path) -> None:
+    write(tmp_path, "proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n\n")
+    host = detect_host(tmp_path)
+    assert (host.cpu_name, host.hypervisor) == ("", None)
+    assert host.cpu_cores >= 1
+
+
+@linux
+def test_this_machine_in_a_process_of_its_own() -> None:
+    """With its affinity cut to one processor, a process has one core; and no framework is loaded."""
+    program = (
+        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from joulecast.estimator.cost.host import detect_host; host = detect_host();"
+        "print(host.cpu_cores, 'torch' in sys.modules, 'psutil' in sys.modules); print(host.cpu_name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0] == "1 False False"
+    real = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    assert done.stdout.splitlines()[1] == real[0].get("model name", "")
+
+
+def test_threads_of_one_core_count_once() -> None:
+    topology = {0: ("0", "0"), 1: ("0", "1"), 2: ("0", "0"), 3: ("0", "1"), 4: ("1", "0")}
+    assert usable_cores(topology, {0, 1, 2, 3}, None) == 2
+    assert usable_cores(topology, {0, 2}, None) == 1
+    assert usable_cores(topology, {0, 4}, None) == 2  # same core number, two packages
+    assert usable_cores({}, {0, 1, 2}, None) == 3
+    assert usable_cores(topology, {0, 1, 4}, 2.0) == 2
+    assert usable_cores(topology, {0, 1, 4}, 0.5) == 1
+
+
+def test_quota_of_a_parent_holds_for_its_children(tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", "0::/user.slice/run.scope\n")
+    write(tmp_path, "sys/fs/cgroup/user.slice/cpu.max", "400000 100000\n")
+    write(tmp_path, "sys/fs/cgroup/user.slice/run.scope/cpu.max", "max 100000\n")
+    assert cpu_quota(tmp_path) == 4.0
+    write(tmp_path, "sys/fs/cgroup/user.slice/run.scope/cpu.max", "150000 100000\n")
+    assert cpu_quota(tmp_path) == 1.5
+
+
+def test_quota_of_cgroup_v1(tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", "4:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n1:cpuset:/\n")
+    write(tmp_path, "sys/fs/cgroup/cpu,cpuacct/docker/ab/cpu.cfs_quota_us", "300000\n")
+    write(tmp_path, "sys/fs/cgroup/cpu,cpuacct/docker/ab/cpu.cfs_period_us", "100000\n")
+    assert cpu_quota(tmp_path) == 3.0
+    write(tmp_path, "sys/fs/cgroup/cpu,cpuacct/docker/ab/cpu.cfs_quota_us", "-1\n")
+    assert cpu_quota(tmp_path) is None
+
+
+def test_no_cgroup_is_no_limit(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
+
+
+def test_nvidia_smi_lines() -> None:
+    printed = "Quadro RTX 6000, 24576\nNVIDIA H200, 143771\nNVIDIA GB10, [N/A]\n"
+    assert parse_nvidia_smi(printed) == (
+        Gpu("Quadro RTX 6000", 24.0),
+        Gpu("NVIDIA H200", 143771 / 1024),
+        Gpu("NVIDIA GB10", None),
+    )
+    assert parse_nvidia_smi("") == ()
+    with pytest.raises(ValueError, match="unexpected line"):
+        parse_nvidia_smi("No devices were found")
+
+
+def install_nvidia_smi(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of that name first on PATH, and no NVML to ask before it."""
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+
+@linux
+def test_gpus_through_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = 'test "$*" = "--query-gpu=name,memory.total --format=csv,noheader,nounits" || exit 9\n'
+    install_nvidia_smi(tmp_path, body + 'echo "NVIDIA A40, 46068"; echo "NVIDIA A40, 46068"', monkeypatch)
+    gpus, problem = detect_gpus()
+    assert problem is None
+    assert gpus == (Gpu("NVIDIA A40", 46068 / 1024),) * 2
+
+
+@linux
+def test_a_failing_nvidia_smi_is_told_and_not_taken_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18'
+    install_nvidia_smi(tmp_path, body, monkeypatch)
+    gpus, problem = detect_gpus()
+    assert gpus == ()
+    assert problem == ("nvidia-smi failed: exit status 18, Failed to initialize NVML: Driver/library version mismatch")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA driver is loaded")
+def test_a_real_gpu_is_listed() -> None:
+    gpus, problem = detect_gpus()
+    assert problem is None
+    assert gpus
+    assert all(gpu.memory_gb is not None and gpu.memory_gb > 1 for gpu in gpus)

@@ -1,0 +1,117 @@
+"""Which calibration answers: this machine's own, with as many threads, and never a file that cannot be read."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from joulecast.estimator.base.errors import HardwareError
+from joulecast.estimator.base.folders import profiles_folder
+from joulecast.estimator.cost import library
+from joulecast.estimator.cost.hardware import find_hardware
+from joulecast.estimator.cost.host import Gpu, Host
+from joulecast.estimator.cost.library import calibrations, load_profile, newest_calibration
+from joulecast.estimator.cost.profile import Profile
+
+HERE = Host("AMD EPYC", 4, (), "Linux 6", "x86_64", True)
+RECORDED = {"cpu_name": "AMD EPYC", "cpu_cores": 4, "machine": "x86_64", "gpus": [], "threads": 4, "environment": {}}
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOULECAST_STORE", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def calibrated(name: str, created: str = "2026-01-01", **host: Any) -> Profile:
+    """Saved as `measure` does; a value of None stands for a key that older profiles lack."""
+    recorded = {key: value for key, value in {**RECORDED, **host}.items() if value is not None}
+    base = load_profile("t4")
+    made = replace(base, name=name, host=recorded, provenance=replace(base.provenance, created=created))
+    made.save(profiles_folder() / f"{name}.json")
+    return made
+
+
+def answering(host: Host = HERE) -> str | None:
+    found = newest_calibration(host, "pytorch")
+    return None if found is None else found.name
+
+
+@pytest.mark.parametrize(
+    "other", [{"cpu_cores": 8}, {"machine": "aarch64"}, {"cpu_name": "Intel"}, {"gpus": ["Tesla T4"]}]
+)
+def test_another_machine_never_answers(other: dict[str, Any]) -> None:
+    calibrated("theirs", "2026-02-02", **other)
+    assert answering() is None
+    calibrated("ours")
+    assert answering() == "ours"
+
+
+def test_a_profile_from_before_cores_were_recorded_still_answers() -> None:
+    calibrated("old", cpu_cores=None, machine=None, threads=None, environment=None)
+    assert answering() == "old"
+
+
+def test_without_a_cpu_name_cores_and_machine_must_agree() -> None:
+    arm = replace(HERE, cpu_name="", machine="aarch64")
+    calibrated("old", cpu_name="", cpu_cores=None, machine=None)
+    calibrated("smaller", cpu_name="", cpu_cores=2, machine="aarch64")
+    assert answering(arm) is None
+    calibrated("same", cpu_name="", machine="aarch64")
+    assert answering(arm) == "same"
+
+
+def test_as_many_threads_go_before_newer_and_others_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    calibrated("one", "2026-02-02", threads=1, environment={"OMP_NUM_THREADS": "1"})
+    found = newest_calibration(HERE, "pytorch")
+    assert found is not None
+    assert found.provenance.notes[-1] == ("measured with 1 threads, 4 compute now: set OMP_NUM_THREADS=1 or `measure`")
+    four = calibrated("four")
+    assert newest_calibration(HERE, "pytorch") == four
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert answering() == "one"
+
+
+def test_the_same_setting_is_the_same_count_where_cores_are_not_threads() -> None:
+    made = calibrated("smt", threads=8)
+    assert newest_calibration(HERE, "pytorch") == made
+
+
+def test_a_broken_profile_is_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    ours = calibrated("ours")
+    broken = profiles_folder() / "broken.json"
+    broken.write_text('{"schema": "joulecast.profile/9"}')
+    problems: list[str] = []
+    assert calibrations(problems.append) == [ours]
+    (line,) = problems
+    assert str(broken) in line
+    assert line.endswith("calibrate again with `measure`, or delete the file")
+    with caplog.at_level(logging.WARNING, "joulecast"):
+        assert newest_calibration(HERE, "pytorch") == ours
+    assert [record.getMessage() for record in caplog.records] == [f"left out: {line}"]
+
+
+def test_a_calibration_is_found_by_its_name() -> None:
+    ours = calibrated("amd-epyc-4-threads-20260101000000")
+    assert load_profile(ours.name) == ours
+    with pytest.raises(HardwareError, match="unknown hardware 'amd-epyc-4-threads-2027'"):
+        load_profile("amd-epyc-4-threads-2027")
+
+
+def test_gpus_that_could_not_be_listed_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a calibration or the datasheet answers for the CPU; and an unknown CPU's error says it too."""
+    blind = replace(HERE, cpu_name=find_hardware("epyc-7763").name, gpu_problem="no driver")
+    note = "the CPU answers, because GPUs could not be listed: no driver"
+    monkeypatch.setattr(library, "detect_host", lambda: blind)
+    assert load_profile().provenance.notes[-1] == note
+    calibrated("ours", cpu_name=blind.cpu_name)
+    assert (load_profile().name, load_profile().provenance.notes[-1]) == ("ours", note)
+    monkeypatch.setattr(library, "detect_host", lambda: replace(blind, cpu_name="Unheard of"))
+    with pytest.raises(HardwareError, match=r"GPUs could not be listed: no driver"):
+        load_profile()
+    monkeypatch.setattr(library, "detect_host", lambda: replace(blind, gpus=(Gpu("Tesla T4", 16),)))
+    assert note not in load_profile().provenance.notes

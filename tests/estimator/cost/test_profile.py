@@ -1,0 +1,270 @@
+"""Profiles: eq. 2.2.1 by hand, documents, properties; datasheet profiles and the library of names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joulecast.estimator.base.errors import HardwareError, JoulecastError, ProfileError
+from joulecast.estimator.cost.bounds import ErrorModel, Range
+from joulecast.estimator.cost.datasheet import datasheet_profile
+from joulecast.estimator.cost.hardware import find_hardware, load_hardware
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.profile import (
+    LEFT_OUT_DECADES,
+    PowerModel,
+    Profile,
+    Provenance,
+    effective_ops,
+    memory_needed,
+)
+from joulecast.estimator.cost.roofline import Roofline
+from joulecast.estimator.trace.workload import Layer, Op, Workload
+
+ROOFLINE = Roofline(
+    {"float32": 1e9, "float32.conv": 2e9}, 1e9, {"float32": 0.5, "float32.conv": 0.5}, 0.5, launch_s=1e-3
+)
+
+
+def op(kind: str = "matmul", flops: int = 0, moved: int = 0, count: int = 1, layer: str = "fc") -> Op:
+    return Op("op", kind, "forward", layer, flops, moved, 0, count=count)
+
+
+def workload(*ops: Op, **values: object) -> Workload:
+    return Workload(
+        name="net",
+        framework="pytorch",
+        batch_size=4,
+        train=True,
+        optimizer="adam",
+        precision="float32",
+        parameters=100,
+        trainable_parameters=60,
+        parameter_bytes=400,
+        activation_bytes=1000,
+        layers=(Layer("fc", "Linear", (4, 2), 8, 100, 1, "trace"),),
+        ops=ops,
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def profile(**values: object) -> Profile:
+    base = Profile(
+        name="test",
+        hardware="a test bench",
+        device="gpu",
+        framework="pytorch",
+        time=ROOFLINE,
+        power=PowerModel({"compute": 100.0, "memory": 40.0, "launch": 0.0}, static_w=20.0),
+        time_error=ErrorModel(0.5, 2.0),
+        energy_error=ErrorModel(0.4, 3.0),
+        provenance=Provenance("measured", "measured", ("this test",)),
+    )
+    return replace(base, **values)  # type: ignore[arg-type]
+
+
+def test_roofline_by_hand() -> None:
+    compute = op("matmul", flops=5_000_000, moved=1_000)  # 5e6 / (1e9 * 0.5) = 10 ms
+    conv = op("conv", flops=5_000_000)  # at twice the rate: 5 ms
+    memory = op("norm", flops=10**12, moved=2_000_000)  # a norm's FLOPs are free: 4 ms of traffic
+    small = op("activation", moved=100_000, count=3)  # 0.2 ms busy, 0.8 ms waiting, three times
+    expected = np.array([[0.010, 0, 0], [0.005, 0, 0], [0, 0.004, 0], [0, 0.0006, 0.0024]])
+    assert ROOFLINE.seconds([compute, conv, memory, small]) == pytest.approx(expected)
+
+
+def test_energy_is_equation_2_2_1() -> None:
+    work = workload(op("matmul", flops=5_000_000), op("norm", moved=2_000_000, layer="bn"))
+    estimate = profile().predict(work, steps=1000)
+    assert estimate.seconds.value == pytest.approx(14.0)
+    ratio_compute, ratio_memory = 10 / 14, 4 / 14
+    power_w = ratio_compute * 100 + ratio_memory * 40 + 20
+    assert estimate.power_w == pytest.approx(power_w)
+    assert estimate.energy_kwh.value == pytest.approx(power_w * 14 / 3_600_000)
+    assert (estimate.seconds.low, estimate.seconds.high) == pytest.approx((7.0, 28.0))
+    assert estimate.energy_kwh.high == pytest.approx(3 * estimate.energy_kwh.value)
+
+
+def test_ops_of_equal_time_count_in_full_and_a_ruling_one_counts_alone() -> None:
+    ops = [op(kind) for kind in ("matmul", "norm", "loss", "pool")]
+    assert effective_ops(ops, np.array([2.0, 2.0, 2.0, 2.0])) == pytest.approx(4)
+    assert effective_ops(ops, np.array([9.0, 0.0, 0.0, 0.0])) == pytest.approx(1)
+    assert effective_ops(ops, np.array([3.0, 1.0, 0.0, 0.0])) == pytest.approx(16 / 10)
+    assert effective_ops([], np.array([])) == 1.0
+
+
+def test_ops_of_one_name_and_shape_are_one() -> None:
+    wide, deep = replace(op(), dims={"n": 8}), replace(op(layer="other"), dims={"n": 8})
+    assert effective_ops([wide, deep], np.array([1.0, 1.0])) == pytest.approx(1)
+    assert effective_ops([wide, replace(deep, dims={"n": 9})], np.array([1.0, 1.0])) == pytest.approx(2)
+
+
+def test_errors_of_single_ops_cancel_by_the_root_of_their_number() -> None:
+    error = ErrorModel(0.5, 2.0, per_decade=0.5, per_op=0.6)
+    many = error.interval(10.0)
+    assert (many.low, many.high) == pytest.approx((5.0, 20.0))
+    nine = np.exp(np.sqrt(np.log(2.0) ** 2 + (0.6 / 3) ** 2))
+    assert error.interval(10.0, ops=9).high == pytest.approx(10 * nine)
+    assert error.interval(10.0, ops=9).low == pytest.approx(10 / nine)
+    assert error.interval(10.0, decades_outside=2, ops=9).high == pytest.approx(10 * nine**2)
+
+
+def test_a_network_of_few_ops_has_the_wider_interval() -> None:
+    one = workload(op("matmul", flops=5_000_000))
+    four = workload(*(replace(one.ops[0], dims={"n": size}) for size in range(4)))
+    bounds = replace(profile(), time_error=ErrorModel(0.5, 2.0, per_op=0.6))
+
+    def reach(work: Workload) -> float:
+        seconds = bounds.predict(work).seconds
+        return float(np.log(seconds.high / seconds.value))
+
+    assert reach(one) == pytest.approx(np.hypot(np.log(2), 0.6))
+    assert reach(four) == pytest.approx(np.hypot(np.log(2), 0.3))
+
+
+def test_breakdown_and_layers_add_up_to_the_whole() -> None:
+    work = workload(op("matmul", flops=5_000_000), op("norm", moved=2_000_000, layer="bn"))
+    estimate = profile().predict(work, steps=7, devices=3)
+    for parts in (estimate.breakdown, estimate.layers):
+        assert sum(part.energy_kwh for part in parts) == pytest.approx(estimate.energy_kwh.value)
+        assert sum(part.share for part in parts) == pytest.approx(1)
+    assert {part.name: part.energy_kwh * 3_600_000 / 21 for part in estimate.layers} == pytest.approx(
+        {"fc": 0.010 * 120, "bn": 0.004 * 60}
+    )
+
+
+def test_devices_take_as_long_and_that_many_times_the_energy() -> None:
+    work = workload(op("matmul", flops=5_000_000))
+    one, four = profile().predict(work, steps=10), profile().predict(work, steps=10, devices=4)
+    assert four.seconds == one.seconds
+    assert four.energy_kwh.value == pytest.approx(4 * one.energy_kwh.value)
+    assert any("not modelled" in note for note in four.warnings)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6))
+def test_more_steps_never_cost_less_and_runs_add_up(first: int, second: int) -> None:
+    work = workload(op("matmul", flops=5_000_000), op("norm", moved=2_000_000))
+    a, b = profile().predict(work, steps=first), profile().predict(work, steps=second)
+    both = profile().predict(work, steps=first + second)
+    assert (a + b).energy_kwh.value == pytest.approx(both.energy_kwh.value)
+    assert (a + b).seconds.high == pytest.approx(both.seconds.high)
+    assert (a.seconds.value <= b.seconds.value) == (first <= second)
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12), st.integers(0, 10**9))
+def test_more_work_never_takes_less(flops: int, moved: int, extra: int) -> None:
+    base = ROOFLINE.seconds([op("matmul", flops, moved)]).sum()
+    assert ROOFLINE.seconds([op("matmul", flops + extra, moved)]).sum() >= base
+    assert ROOFLINE.seconds([op("matmul", flops, moved + extra)]).sum() >= base
+
+
+def test_outside_of_the_fitted_range_the_interval_widens_and_says_so() -> None:
+    fitted = profile(ranges={"flops": Range(1e4, 1e6)}, kinds=("matmul",))
+    inside = fitted.predict(workload(op(flops=500_000)), steps=1)
+    outside = fitted.predict(workload(op(flops=100_000_000)), steps=1)
+    assert inside.seconds.high / inside.seconds.value == pytest.approx(2.0)
+    assert outside.seconds.high / outside.seconds.value == pytest.approx(2.0 ** (1 + 0.5 * (2 - LEFT_OUT_DECADES)))
+    assert not any("outside" in note for note in inside.warnings)
+    assert any("flops 1e+08 (fitted 1e+04 to 1e+06)" in note for note in outside.warnings)
+
+
+def test_kinds_never_fitted_widen_the_interval_by_their_share_of_the_time() -> None:
+    fitted = profile(kinds=("norm",))
+    estimate = fitted.predict(workload(op(flops=500_000)), steps=1)  # all of the time is a matmul's
+    assert estimate.seconds.high / estimate.seconds.value == pytest.approx(2.0 ** (1 + 0.5))
+    assert any("never fitted on: matmul" in note for note in estimate.warnings)
+
+
+def test_memory_by_hand_and_its_warning() -> None:
+    work = workload(op(), input_bytes=50)
+    # 400 of weights; for each of 60 trainable ones 4 of gradient and 8 of Adam's moments.
+    assert memory_needed(work) == 400 + 60 * 12 + 1000 + 50
+    assert any("needs about" in note for note in profile(memory_bytes=2000).predict(work).warnings)
+    assert not any("needs about" in note for note in profile(memory_bytes=3000).predict(work).warnings)
+
+
+def test_what_no_formula_covers_is_in_the_warnings() -> None:
+    work = workload(op("other", moved=100), op(moved=300), unsupported={"fft_r2c": 100})
+    assert any("no formula for fft_r2c (25.0% of bytes)" in note for note in profile().predict(work).warnings)
+
+
+def test_a_profile_survives_its_document(tmp_path: Path) -> None:
+    original = profile(ranges={"flops": Range(1.0, 2.0)}, kinds=("conv",), scores={"energy_mape": 0.05})
+    path = original.save(tmp_path / "folder" / "p.json")
+    assert load_profile(path) == original
+    assert json.loads(path.read_text())["power"]["static_w"] == 20.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "has schema None"),
+        ('{"schema": "joulecast.profile/9"}', "has schema 'joulecast.profile/9'"),
+        ('{"schema": "joulecast.profile/1", "name": "x"}', "is corrupt"),
+        ("\x80\x04K.", "cannot be read|schema"),
+    ],
+)
+def test_corrupt_and_newer_profiles(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ProfileError, match=message):
+        load_profile(path)
+
+
+def test_missing_profiles(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="does not exist"):
+        load_profile(tmp_path / "none.json")
+    with pytest.raises(ProfileError, match="is a directory"):
+        load_profile(tmp_path)
+
+
+def test_weights_are_watts_and_provenance_is_a_must() -> None:
+    with pytest.raises(ProfileError, match="not watts of 0 or more"):
+        PowerModel({"compute": -1.0}, 0.0)
+    with pytest.raises(ProfileError, match="not watts"):
+        PowerModel({"compute": float("nan")}, 0.0)
+    with pytest.raises(ProfileError, match="without a source"):
+        Provenance("measured", "measured", ())
+    with pytest.raises(ProfileError, match="each must be one of"):
+        Provenance("guessed", "measured", ("x",))
+
+
+@pytest.mark.parametrize("hardware", load_hardware(), ids=lambda row: row.key)
+def test_every_row_of_the_table_makes_a_profile(hardware: object) -> None:
+    made = datasheet_profile(hardware)  # type: ignore[arg-type]
+    busy = made.predict(workload(op("matmul", flops=10**12)), steps=1)
+    assert (busy.time_source, busy.power_source) == ("datasheet", "datasheet")
+    # Bound by arithmetic: the stated share of the board power, and time by the stated efficiency.
+    assert busy.power_w == pytest.approx(hardware.power_w, rel=0.01)  # type: ignore[attr-defined]
+    assert busy.seconds.value == pytest.approx(
+        10**12 / (hardware.fp32_tflops * 1e12 / 2 * made.time.compute_efficiency["float32"]),
+        rel=0.01,  # type: ignore[attr-defined]
+    )
+    assert busy.energy_kwh.high > 2 * busy.energy_kwh.value > 4 * busy.energy_kwh.low
+
+
+def test_names_of_hardware_and_what_is_unknown() -> None:
+    assert load_profile("NVIDIA A100-SXM4-80GB").name == load_profile("a100-sxm4-80gb").name
+    assert load_profile("H100 SXM").hardware == find_hardware("h100-sxm").name
+    with pytest.raises(HardwareError, match="unknown hardware 'rtx-9999': near names are"):
+        load_profile("rtx-9999")
+
+
+def test_another_framework_or_precision_than_the_measured_one_is_said() -> None:
+    fitted = profile(framework="tensorflow", precision="bfloat16")
+    notes = " ".join(fitted.predict(workload(op())).warnings)
+    assert "measured with tensorflow; this model is in pytorch" in notes
+    assert "measured in bfloat16; this model runs in float32" in notes
+    alike = fitted.predict(replace(workload(op()), framework="keras", precision="bfloat16"))
+    assert not any("was measured" in note for note in alike.warnings)
+
+
+def test_negative_steps() -> None:
+    with pytest.raises(JoulecastError, match="steps -1"):
+        profile().predict(workload(op()), steps=-1)

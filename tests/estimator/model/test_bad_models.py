@@ -1,0 +1,299 @@
+"""Model files that cannot be used: one line that says where, what and the fix; no hang and no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from joulecast.estimator.base.errors import JoulecastError, ModelError
+from joulecast.estimator.model.inputs import describe_inputs
+from joulecast.estimator.model.load import load_model
+from joulecast.estimator.sandbox.user_code import model_error, time_limit, user_code
+
+NET = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.lin = nn.Linear(3, width)
+    def forward(self, x):
+        return self.lin(x)
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "mynet.py") -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def message(spec: str, **options: object) -> str:
+    with pytest.raises(JoulecastError) as caught:
+        load_model(spec, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -- the name -------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_names_its_neighbours(write, tmp_path):
+    write(NET)
+    assert message(str(tmp_path / "mynt.py")).endswith("did you mean mynet.py?")
+    assert "no folder" in message(str(tmp_path / "nowhere" / "mynet.py"))
+    assert message(str(tmp_path / "mynet")).endswith("mynet.py?")
+
+
+def test_a_folder_is_no_file(write, tmp_path):
+    write(NET)
+    assert "is a folder without a config.json; name a file in it: mynet.py" in message(str(tmp_path))
+    (tmp_path / "dir.py").mkdir()
+    assert "is a folder" in message(str(tmp_path / "dir.py"))
+    assert "is a folder; give a FILE.py" in message(f"{tmp_path / 'dir.py'}:Net")
+
+
+def test_files_that_are_no_python(write):
+    assert "is not a .py file; give FILE.py" in message(write("hello", "notes.txt"))
+    assert "holds weights, which are not read" in message(write("", "model.pt"))
+
+
+def test_words_that_name_nothing(write):
+    assert "did you mean torchvision.models:resnet50?" in message("torchvision.models.resnet50")
+    assert "is neither a file nor package.module:callable" in message("resnet50")
+    assert "no model is named; give FILE.py" in message("")
+    assert "'1x' in" in message(f"{write(NET)}:1x")
+
+
+def test_packages_and_modules_that_are_not_installed():
+    assert message("no_such_package.nets:Net") == (
+        "no_such_package.nets:Net: the module no_such_package is not installed; pip install no_such_package"
+    )
+    assert "the installed torch has no module torch.no_such" in message("torch.no_such:Net")
+    assert message("torch.nn:Linaer").startswith("torch.nn has no Linaer; did you mean Linear")
+
+
+# -- what is in the file --------------------------------------------------------------------------
+
+
+def test_a_syntax_error(write):
+    said = message(write("import torch\nclass Net(:\n    pass\n"))
+    assert said.startswith("mynet.py:2: SyntaxError: invalid syntax")
+    assert message(write("if True:\npass\n")).startswith("mynet.py:2: IndentationError: expected an indented block")
+
+
+def test_a_syntax_error_in_a_sibling_names_the_sibling(write):
+    write("\n\ndef broken(:\n", "parts.py")
+    assert "parts.py:3" in message(write("import parts\n" + NET))
+
+
+def test_bytes_that_are_no_python(tmp_path):
+    path = tmp_path / "mynet.py"
+    path.write_bytes(b"\xff\xfe\x00class")
+    assert "Error" in message(str(path))
+
+
+def test_no_model(write):
+    said = message(write("def train():\n    pass\ndef net(width):\n    pass\n"))
+    assert said.startswith("mynet.py holds no model that builds without arguments; it has train(), net()")
+    assert "FILE.py:" in said
+    assert "define a torch.nn.Module class" in message(write("x = 3\n"))
+    assert "define a torch.nn.Module class" in message(write(""))
+
+
+def test_several_models_are_listed(write):
+    said = message(write(NET + "class Other(Net):\n    pass\nclass Third(nn.Module):\n    pass\n"))
+    assert said.startswith("mynet.py holds several models: Other, Third; name one, as in mynet.py:Other")
+
+
+def test_a_constructor_that_needs_arguments(write):
+    text = NET.replace("width=4", "width, depth")
+    assert message(write(text)) == (
+        "mynet.py:Net needs width, depth; give --model-arg width=VALUE --model-arg depth=VALUE, or define build_model()"
+    )
+    two = text + "class Other(nn.Module):\n    def __init__(self, k):\n        super().__init__()\n"
+    assert "Net (needs width, depth), Other (needs k)" in message(write(two))
+
+
+def test_arguments_that_do_not_fit(write):
+    spec = write(NET)
+    assert message(spec, args={"widht": "3"}) == (
+        "mynet.py:Net takes no argument 'widht', it takes width; did you mean width?"
+    )
+    assert "is built already" in message(write(NET + "model = Net()\n"), args={"width": "3"})
+    assert "it takes none" in message(write(NET + "def build_model():\n    return Net()\n"), args={"width": "3"})
+
+
+def test_a_name_that_is_not_there_or_no_model(write):
+    spec = write(NET + "size = 3\ndef make():\n    return 'net'\n")
+    assert message(f"{spec}:Nett") == "mynet.py has no Nett; did you mean Net?"
+    assert "mynet.py:size is a int, not a model" in message(f"{spec}:size")
+    assert "mynet.py:make returned a str, not a torch.nn.Module" in message(f"{spec}:make")
+
+
+# -- what the file does ---------------------------------------------------------------------------
+
+
+def test_an_import_that_is_not_installed(write):
+    said = message(write("import torch\nimport no_such_library.layers\n" + NET))
+    assert said == ("mynet.py:2 in <module>: the module no_such_library is not installed; pip install no_such_library")
+
+
+def test_import_names_that_pip_knows_under_another(write, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as if it were not installed
+    assert message(write("import cv2\n" + NET)).endswith("pip install opencv-python")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("code", ["model = Net().cuda()", "torch.zeros(1, device='cuda')\nmodel = Net()"])
+def test_a_gpu_at_import(write, code):
+    said = message(write(f"{NET}\n{code}\n"))
+    assert said.startswith("mynet.py:11 in <module>: the model asks for a GPU (")
+    assert said.endswith("guard it with torch.cuda.is_available(), or run on the machine that has the GPU")
+
+
+def test_an_error_in_the_constructor_names_its_line_and_keeps_the_frames(write):
+    spec = write(NET + "def build_model():\n    return Net('four')\n")
+    with pytest.raises(ModelError, match=r"^mynet\.py:7 in __init__: TypeError: ") as caught:
+        load_model(spec)
+    assert [line.split('"')[1] for line in caught.value.frames.splitlines() if "File" in line] == [spec, spec]
+    assert "torch/nn" not in caught.value.frames
+    assert "--model-arg" in str(caught.value)
+
+
+def test_sys_exit_in_the_file(write):
+    said = message(write(NET + "import sys\nsys.exit(0)\n"))
+    assert said.startswith("mynet.py:11 in <module>: calls sys.exit(0); put what is not the model under")
+
+
+def test_a_long_message_of_many_lines_becomes_one(write):
+    said = message(write("raise ValueError('one\\ntwo ' + 'x' * 5000)\n"))
+    assert said.startswith("mynet.py:1 in <module>: ValueError: one two xxx")
+    assert len(said) < 600
+
+
+def test_endless_recursion(write):
+    said = message(write("def f():\n    return f()\nf()\n" + NET))
+    assert said.startswith("mynet.py:2 in f: RecursionError")
+
+
+def test_keyboard_interrupt_passes_through(write):
+    with pytest.raises(KeyboardInterrupt):
+        load_model(write("raise KeyboardInterrupt\n"))
+
+
+def test_nothing_is_written_beside_a_bad_file(write, tmp_path):
+    write("x = 1\n", "parts.py")
+    message(write("import parts\nraise ValueError\n"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mynet.py", "parts.py"]
+
+
+# -- forward --------------------------------------------------------------------------------------
+
+
+def test_a_wrong_input_shape(write):
+    loaded = load_model(write(NET)).on_cpu()
+    x = torch.zeros(2, 5)
+    try:
+        loaded.model(x)
+    except RuntimeError as error:
+        said = model_error(error, what="mynet", fix=describe_inputs((x,), {}))
+    assert isinstance(said, ModelError)
+    assert "mat1 and mat2 shapes cannot be multiplied (2x5 and 3x4)" in str(said)
+    assert str(said).startswith("mynet.py:9 in forward: RuntimeError: ")
+    assert str(said).endswith(
+        "the inputs were float32 2x5 (batch first): give one sample's shape with --input if they are wrong"
+    )
+    assert 'mynet.py", line 9, in forward' in said.frames
+
+
+def test_own_errors_are_not_wrapped():
+    error = JoulecastError("batch size is 0; give 1 or more")
+    assert model_error(error, what="mynet") is error
+    with pytest.raises(JoulecastError) as caught, user_code("mynet"):
+        raise error
+    assert caught.value is error
+
+
+# -- time -----------------------------------------------------------------------------------------
+
+ENDLESS = {
+    "import": "while True:\n    pass\n",
+    "sleep": "import time\ntime.sleep(1000)\n",
+    "constructor": NET + "class Slow(Net):\n    def __init__(self):\n        while True:\n            pass\n",
+    "except Exception": "while True:\n    try:\n        pass\n    except Exception:\n        pass\n",
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS.values(), ids=ENDLESS)
+def test_an_endless_loop_ends_at_the_time_limit(write, text):
+    said = message(write(text), time_limit_s=0.5)
+    assert said.startswith("mynet.py:")
+    assert said.endswith("loading mynet.py still ran after 0.5 s, the time limit; raise it with --time-limit SECONDS")
+
+
+def test_an_endless_forward_ends_at_the_time_limit(write):
+    loaded = load_model(write(NET.replace("return self.lin(x)", "while True: x = x + 1")))
+    with (
+        pytest.raises(ModelError, match=r"mynet\.py:9 in forward: tracing mynet still ran after 0\.5 s"),
+        time_limit(0.5, "tracing mynet"),
+        loaded.running(),
+    ):
+        loaded.model(torch.zeros(2, 3))
+
+
+def run_loading(spec: str, in_thread: bool = False) -> subprocess.CompletedProcess[str]:
+    load = f"load_model({spec!r}, time_limit_s=0.5)"
+    call = f"t = threading.Thread(target=lambda: {load}); t.start(); t.join()" if in_thread else load
+    code = f"import threading\nfrom joulecast.estimator.model.load import load_model\n{call}\nprint('loaded')"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_loop_that_catches_everything_ends_the_process(write):
+    done = run_loading(
+        write("while True:\n    try:\n        while True:\n            pass\n    except:\n        pass\n")
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        "Error: loading mynet.py still ran after 0.5 s, the time limit; raise it with --time-limit SECONDS"
+    )
+
+
+def test_outside_the_main_thread_the_process_ends(write):
+    done = run_loading(write("while True:\n    pass\n"), in_thread=True)
+    assert done.returncode == 1
+    assert "still ran after 0.5 s, the time limit" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sys_exit_does_not_end_the_process_quietly(write):
+    done = run_loading(write("import sys\nsys.exit(0)\n"))
+    assert done.returncode == 1
+    assert "calls sys.exit(0)" in done.stderr
+
+
+def test_time_limits_that_are_none(write):
+    for seconds in (0, -1, float("nan")):
+        assert "give --time-limit more than 0 seconds" in message(write(NET), time_limit_s=seconds)
+    assert load_model(write(NET), time_limit_s=float("inf")).name == "mynet"
+
+
+def test_a_time_limit_leaves_no_timer_behind(write):
+    import signal
+
+    before, threads = signal.getsignal(signal.SIGALRM), threading.active_count()
+    load_model(write(NET))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert threading.active_count() <= threads + 1  # the watchdog's thread ends on its own

@@ -1,0 +1,164 @@
+"""Budgets read, judged at either end, and what would fit within them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.base.interval import Interval
+from joulecast.estimator.place.budget import epochs_that_fit, judge, judged_figure, parse_limit, regions_that_fit
+from joulecast.estimator.place.site import load_regions
+
+
+@pytest.mark.parametrize(
+    ("text", "quantity", "limit", "unit"),
+    [
+        ("2kWh", "energy", 2, "kWh"),
+        ("2 kWh", "energy", 2, "kWh"),
+        ("2 kwh", "energy", 2, "kWh"),
+        ("500 Wh", "energy", 0.5, "kWh"),
+        ("1.5 MWh", "energy", 1500, "kWh"),
+        ("3.6 MJ", "energy", 1, "kWh"),
+        ("5kgCO2e", "co2e", 5, "kgCO2e"),
+        ("5 kgco2", "co2e", 5, "kgCO2e"),
+        ("200 gCO2e", "co2e", 0.2, "kgCO2e"),
+        ("1 tCO2e", "co2e", 1000, "kgCO2e"),
+        ("11 lbCO2e", "co2e", 4.98951607, "kgCO2e"),
+        ("10h", "time", 36_000, "s"),
+        ("30 min", "time", 1800, "s"),
+        ("2 days", "time", 172_800, "s"),
+        ("1e3 s", "time", 1000, "s"),
+        ("3USD", "cost", 3, "USD"),
+        ("3 eur", "cost", 3, "EUR"),
+        ("$3", "cost", 3, "USD"),
+        ("2.50 €", "cost", 2.5, "EUR"),
+    ],
+)
+def test_budgets_are_read(text: str, quantity: str, limit: float, unit: str) -> None:
+    read = parse_limit(text)
+    assert (read.quantity, read.unit, read.text) == (quantity, unit, text)
+    assert read.amount == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("5 parsecs", r"budget '5 parsecs' has the unknown unit 'parsecs': give kWh .* kgCO2e .* h .* USD"),
+        ("5", r"unknown unit ''"),
+        ("5 kg", r"unknown unit 'kg'"),
+        ("5 mWh", r"unknown unit 'mWh'"),  # a thousandth is not a million
+        ("5 mj", r"unknown unit 'mj'"),
+        ("5 m", r"unknown unit 'm'"),
+        ("0 kWh", r"budget '0 kWh' cannot be used: give a number above 0"),
+        ("-2kWh", r"give a number above 0"),
+        ("nan kWh", r"give a number above 0"),
+        ("inf h", r"give a number above 0"),
+        ("1e999 h", r"give a number above 0"),
+        ("$3 EUR", r"has two units"),
+        ("kWh", r"cannot be read"),
+        ("", r"cannot be read"),
+        ("1,5 kWh", r"unknown unit ',5'|cannot be read"),
+        ("2 kWh\nor so", r"cannot be read"),
+    ],
+)
+def test_texts_that_are_no_budget(text: str, message: str) -> None:
+    with pytest.raises(JoulecastError, match=message) as caught:
+        parse_limit(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_upper_end_decides_unless_expected_is_asked_for() -> None:
+    limit, figure = parse_limit("2kWh"), Interval(1.8, 1.5, 2.5)
+    strict, lenient = judge(limit, figure), judge(limit, figure, at="expected")
+    assert (strict.exceeded, lenient.exceeded) == (True, False)
+    assert strict.excess == pytest.approx(0.5)
+    assert strict.excess_percent == pytest.approx(25)
+    assert str(strict) == (
+        "budget 2kWh exceeded by 0.5 kWh (25 %): facility energy (the machine's times PUE) 2.5 kWh, "
+        "upper end of the interval"
+    )
+    assert str(lenient) == (
+        "budget 2kWh kept, to spare 0.2 kWh (10 %): facility energy (the machine's times PUE) 1.8 kWh, expected value"
+    )
+
+
+def test_verdict_speaks_the_users_unit() -> None:
+    verdict = judge(parse_limit("10h"), Interval.exact(39_600))
+    assert str(verdict) == "budget 10h exceeded by 1 h (10 %): time 11 h, upper end of the interval"
+    document = json.loads(json.dumps(verdict.to_json()))
+    assert (document["limit"], document["figure"], document["unit"]) == (36_000, 39_600, "s")
+    assert document["exceeded"] is True
+
+
+def test_exactly_the_limit_is_kept() -> None:
+    assert not judge(parse_limit("2kWh"), Interval.exact(2.0)).exceeded
+
+
+FORECAST = {
+    "facility_energy_kwh": Interval(10, 8, 15),
+    "co2e_kg": Interval(4, 3, 6),
+    "seconds": Interval(100, 90, 120),
+    "cost": Interval(3, 2, 5),
+    "currency": "EUR",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), [("1kWh", 10), ("1kgCO2e", 4), ("1h", 100), ("1EUR", 3)])
+def test_each_budget_meets_its_own_figure(text: str, value: float) -> None:
+    figure = judged_figure(parse_limit(text), **FORECAST)  # type: ignore[arg-type]
+    assert figure.value == value
+
+
+def test_money_is_judged_in_one_currency() -> None:
+    with pytest.raises(JoulecastError, match=r"'\$3' is in USD, the price in EUR"):
+        judged_figure(parse_limit("$3"), **FORECAST)  # type: ignore[arg-type]
+
+
+def test_epochs_that_fit_by_hand() -> None:
+    verdict = judge(parse_limit("2kWh"), Interval.exact(5.0))
+    assert epochs_that_fit(verdict, 100) == 40
+    assert epochs_that_fit(judge(parse_limit("1kWh"), Interval.exact(200.0)), 100) == 0
+    assert epochs_that_fit(judge(parse_limit("0.3kWh"), Interval.exact(0.1)), 1) == 3  # 3 x 0.1 > 0.3 in binary
+
+
+@given(figure=st.floats(1e-6, 1e6), limit=st.integers(1, 10_000), epochs=st.integers(1, 1000))
+def test_one_epoch_more_would_not_fit(figure: float, limit: int, epochs: int) -> None:
+    verdict = judge(parse_limit(f"{limit} kWh"), Interval.exact(figure))
+    fit = epochs_that_fit(verdict, epochs)
+    per_epoch = figure / epochs
+    assert fit * per_epoch <= limit * (1 + 1e-9)
+    assert (fit + 1) * per_epoch > limit * (1 - 1e-9)
+
+
+def test_regions_that_fit() -> None:
+    energy = Interval(10, 8, 15)
+    limit = parse_limit("1kgCO2e")
+    high = regions_that_fit(judge(limit, Interval(4, 3, 6)), energy, load_regions())
+    expected = regions_that_fit(judge(limit, Interval(4, 3, 6), "expected"), energy, load_regions())
+    assert all(region.carbon_g_per_kwh <= 1000 / 15 for region in high)
+    assert {"FR", "SE", "NO"} <= {region.code for region in high}
+    assert "DE" not in {region.code for region in expected}
+    assert {region.code for region in high} < {region.code for region in expected}
+    intensities = [region.carbon_g_per_kwh for region in high]
+    assert intensities == sorted(intensities)
+    assert {region.basis for region in high} == {"life cycle"}
+    same = [region for region in load_regions() if region.basis == "life cycle"]
+    left_out = sorted(region.carbon_g_per_kwh for region in same if region not in high)
+    assert left_out[0] == 0  # a gap in the statistics is no clean grid
+    assert left_out[1] > 1000 / 15
+
+
+def test_a_run_on_direct_figures_is_offered_regions_of_direct_figures() -> None:
+    verdict = judge(parse_limit("1kgCO2e"), Interval.exact(6))
+    direct = regions_that_fit(verdict, Interval.exact(10), load_regions(), "direct")
+    assert direct
+    assert {region.basis for region in direct} == {"direct"}
+
+
+def test_only_co2e_depends_on_the_region() -> None:
+    verdict = judge(parse_limit("1kWh"), Interval.exact(4))
+    assert regions_that_fit(verdict, Interval.exact(4), load_regions()) == ()

@@ -1,0 +1,294 @@
+"""Windows of a running meter: threads, laps, traces, and what comes back under a known power law."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from joulecast.estimator.base.errors import MeterError
+from joulecast.measure.meters.meter import Meter, SampledMeter, SampledWindow
+from joulecast.measure.meters.rapl import RaplSource
+from joulecast.measure.meters.reading import DomainReading, Reading
+from joulecast.measure.meters.replay import ReplaySource, read_trace
+from joulecast.measure.meters.testing import FakePowercap, FakeZone, ManualClock
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> FakePowercap:
+    return FakePowercap(tmp_path, [FakeZone("package-0", (FakeZone("dram", range_uj=10**11),), range_uj=10**11)])
+
+
+@pytest.fixture
+def meter(tree: FakePowercap) -> SampledMeter:
+    return SampledMeter(RaplSource(tree.root, clock=tree.clock), interval_s=None)
+
+
+WATTS = {"package-0": 40.0, "package-0/dram": 4.0}
+
+
+def test_windows_nest_and_overlap(tree: FakePowercap, meter: SampledMeter):
+    assert isinstance(meter, Meter)
+    run = meter.open()
+    epochs = []
+    for _ in range(3):
+        with meter.window() as epoch:
+            tree.advance(1.0, WATTS)
+        epochs.append(epoch.reading.energy_uj)
+    assert epochs == [44_000_000] * 3
+    assert run.so_far().energy_uj == 132_000_000
+    tree.advance(1.0, WATTS)
+    whole = run.close()
+    assert (whole.energy_uj, whole.seconds, whole.power_w) == (176_000_000, 4.0, 44.0)
+
+
+def test_laps_add_up_to_the_whole(tree: FakePowercap, meter: SampledMeter):
+    whole, lap = meter.open(), meter.open()
+    laps = []
+    for seconds in (1.0, 0.25, 3.0):
+        tree.advance(seconds, WATTS)
+        laps.append(lap.lap())
+    assert sum(reading.energy_uj for reading in laps) == whole.close().energy_uj
+    assert [reading.seconds for reading in laps] == [1.0, 0.25, 3.0]
+
+
+def test_a_window_closes_when_its_block_raises(tree: FakePowercap, meter: SampledMeter):
+    windows = []
+
+    def failing_step() -> None:
+        with meter.window() as window:
+            windows.append(window)
+            tree.advance(1.0, WATTS)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing_step()
+    assert windows[0].reading.energy_uj == 44_000_000
+
+
+def test_a_closed_window_stays_closed(meter: SampledMeter):
+    window = meter.open()
+    window.close()
+    with pytest.raises(MeterError, match="closed already"):
+        window.close()
+
+
+def test_a_failed_look_in_between_leaves_the_window_whole(tree: FakePowercap, meter: SampledMeter):
+    window = meter.open()
+    tree.advance(1.0, WATTS)
+    tree.fail("package-0")
+    assert window.so_far().label == "missing"
+    tree.mend("package-0")
+    assert window.close().energy_uj == 44_000_000
+
+
+def test_the_background_reader_sees_every_wrap_of_a_counter_in_real_time(tmp_path: Path):
+    # 100 J wrap at 500 W every 0.2 s; only a reader in the background can count them.
+    tree = FakePowercap(tmp_path, [FakeZone("package-0", start_uj=0, range_uj=100_000_000)])
+    with SampledMeter(RaplSource(tree.root)) as meter:
+        before = tree.drawn_uj("package-0")
+        window = meter.open()
+        with tree.drive(lambda: {"package-0": 500.0}):
+            while tree.drawn_uj("package-0") - before < 500_000_000:
+                time.sleep(0.02)
+        reading = window.close()
+    # A busy machine may hold the reader up for so long that a wrap is possible: then it must say so.
+    assert reading.label in ("measured", "ambiguous")
+    if reading.label == "measured":
+        assert abs(reading.energy_uj - (tree.drawn_uj("package-0") - before)) <= 1
+
+
+def test_many_threads_may_open_windows(tree: FakePowercap):
+    errors: list[BaseException] = []
+
+    def work(meter: SampledMeter) -> None:
+        try:
+            for _ in range(50):
+                with meter.window():
+                    pass
+        except BaseException as error:
+            errors.append(error)
+
+    with SampledMeter(RaplSource(tree.root), interval_s=0.001) as meter:
+        threads = [threading.Thread(target=work, args=(meter,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert meter._windows == []
+    assert errors == []
+
+
+def test_stopping_ends_the_thread(tree: FakePowercap):
+    with SampledMeter(RaplSource(tree.root), interval_s=0.01) as meter:
+        assert any(thread.name == "joulecast-meter" for thread in threading.enumerate())
+    meter.stop()
+    assert not any(thread.name == "joulecast-meter" for thread in threading.enumerate())
+
+
+def test_wall_clock_steps_do_not_matter(tree: FakePowercap, monkeypatch: pytest.MonkeyPatch):
+    steps = iter([1e9, 0.0, 2e9, -1e9] * 1000)
+    monkeypatch.setattr(time, "time", lambda: next(steps))
+    monkeypatch.setattr(time, "time_ns", lambda: int(next(steps)))
+    with SampledMeter(RaplSource(tree.root), interval_s=0.01) as meter:
+        start = time.monotonic()
+        with meter.window() as window, tree.drive(lambda: WATTS):
+            time.sleep(0.2)
+        longest = time.monotonic() - start
+    assert 0.2 <= window.reading.seconds <= longest
+    assert window.reading.label == "measured"
+
+
+def test_known_law_comes_back_within_five_percent(tree: FakePowercap, meter: SampledMeter):
+    """P = sum_i w_i AR_i + P_s on package and dram; least squares over twenty windows finds w and P_s."""
+    joules_per_gflop, joules_per_gbyte, static_w = 0.35, 0.9, 18.0
+    random = np.random.default_rng(3)
+    rows, energies = [], []
+    for _ in range(20):
+        gflops_per_s, gbytes_per_s = random.uniform(1, 60), random.uniform(1, 20)
+        seconds = random.uniform(1.0, 4.0)
+        with meter.window() as window:
+            for _ in range(10):
+                package_w = joules_per_gflop * gflops_per_s + static_w
+                tree.advance(seconds / 10, {"package-0": package_w, "package-0/dram": joules_per_gbyte * gbytes_per_s})
+                meter.poll()
+        rows.append([gflops_per_s * seconds, gbytes_per_s * seconds, window.reading.seconds])
+        energies.append(window.reading.energy_j)
+    weights, *_ = np.linalg.lstsq(np.array(rows), np.array(energies), rcond=None)
+    assert weights == pytest.approx([joules_per_gflop, joules_per_gbyte, static_w], rel=0.05)
+
+
+def test_trace_goes_to_csv_and_plays_again(tree: FakePowercap, meter: SampledMeter, tmp_path: Path):
+    window = meter.open(trace=True)
+    for step in range(4):
+        tree.advance(0.5, {"package-0": 10.0 * (step + 1), "package-0/dram": 2.0})
+        meter.poll()
+    recorded = window.close()
+    trace = window.trace()
+    assert trace.watts()[1:] == pytest.approx([12.0, 22.0, 32.0, 42.0])
+    text = io.StringIO()
+    trace.write_csv(text)
+    assert text.getvalue().splitlines()[:2] == ["seconds,watts,package-0_uj,package-0/dram_uj", "0.000000,,0,0"]
+    path = tmp_path / "trace.csv"
+    path.write_text(text.getvalue())
+    assert read_trace(path) == trace
+
+    clock = ManualClock()
+    player = SampledMeter(ReplaySource(path, clock=clock), interval_s=None)
+    with player.window() as half:
+        clock.advance(1.0)
+    assert half.reading.energy_uj == 17_000_000  # 12 W and 22 W, half a second each
+    rest = player.open()
+    clock.advance(1.0)
+    assert half.reading.energy_uj + rest.close().energy_uj == recorded.energy_uj
+    with player.window() as beyond:
+        clock.advance(1.0)
+    assert beyond.reading.label == "missing"
+    assert "ends after 2.0 s" in beyond.reading.reasons[0]
+
+
+def test_a_gap_in_a_trace_is_a_gap_when_played(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,watts,package-0_uj\n0,,0\n1,,\n2,,30000000\n3,,40000000\n")
+    clock = ManualClock()
+    player = SampledMeter(ReplaySource(path, clock=clock), interval_s=None)
+    with player.window() as window:
+        clock.advance(1.5)
+        player.poll()  # in the gap
+        clock.advance(1.5)
+    assert window.reading.energy_uj == 40_000_000
+    clock.now_ns -= 1_500_000_000
+    assert player.open().close().label == "missing"
+
+
+def _replayed(window: SampledWindow, path: Path, seconds: float) -> Reading:
+    """What the window's trace says when it is written and played for so long."""
+    with path.open("w", encoding="utf-8") as file:
+        window.trace().write_csv(file)
+    clock = ManualClock()
+    with SampledMeter(ReplaySource(path, clock=clock), interval_s=None).window() as played:
+        clock.advance(seconds)
+    return played.reading
+
+
+def test_mirrored_dies_are_counted_once_when_played_too(tmp_path: Path):
+    dies = [FakeZone("package-0-die-0", range_uj=10**11)]
+    dies += [FakeZone(f"package-0-die-{die}", shows="package-0-die-0", range_uj=10**11) for die in (1, 2, 3)]
+    tree = FakePowercap(tmp_path / "tree", dies)
+    meter = SampledMeter(RaplSource(tree.root, clock=tree.clock), interval_s=None)
+    window = meter.open(trace=True)
+    tree.advance(1.0, {"package-0-die-0": 68.0})
+    recorded = window.close()
+    played = _replayed(window, tmp_path / "trace.csv", 1.0)
+    assert played.energy_uj == recorded.energy_uj == 68_000_000
+    assert [one.counted for one in played.domains] == [True, False, False, False]
+    assert (tmp_path / "trace.csv").read_text().splitlines()[0] == (
+        "seconds,watts,package-0-die-0_uj,package-0-die-1_uncounted_uj,package-0-die-2_uncounted_uj,"
+        "package-0-die-3_uncounted_uj"
+    )
+
+
+def test_a_trace_of_before_counted_columns_tells_by_the_names(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,watts,package-0_uj,package-0/core_uj,gpu-0_uj\n0,,0,0,0\n1,7.0,3000000,2000000,4000000\n")
+    trace = read_trace(path)
+    assert trace.domains == ("package-0", "package-0/core", "gpu-0")
+    assert trace.counted == ("package-0", "gpu-0")
+
+
+def test_a_trace_has_no_watts_where_the_reading_is_ambiguous(tmp_path: Path):
+    tree = FakePowercap(tmp_path / "tree", [FakeZone(f"package-0-die-{die}", range_uj=10**11) for die in range(2)])
+    meter = SampledMeter(RaplSource(tree.root, clock=tree.clock), interval_s=None)
+    window = meter.open(trace=True)
+    tree.advance(0.1, {"package-0-die-0": 50.0, "package-0-die-1": 51.0})  # 0.1 J apart: one counter or two
+    assert window.so_far().label == "ambiguous"
+    assert window.trace().watts() == [None, None]
+    assert _replayed(window, tmp_path / "trace.csv", 0.1).energy_uj is None
+    tree.advance(10.0, {"package-0-die-0": 50.0, "package-0-die-1": 51.0})
+    assert window.close().label == "measured"
+    assert window.trace().watts()[1:] == pytest.approx([101.0, 101.0])
+
+
+def test_what_was_modelled_stays_modelled_when_played(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,watts,machine_uj\n0,,0\n10,40.0,400000000\n")
+    clock = ManualClock()
+    with SampledMeter(ReplaySource(path, clock=clock), interval_s=None).window() as window:
+        clock.advance(10.0)
+    assert (window.reading.label, window.reading.energy_uj) == ("modelled", 400_000_000)
+    assert window.reading.domains[0].method == "utilisation model"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "seconds,watts\n0,\n1,\n", "a,b,c_uj\n0,,1\n1,,2\n", "seconds,watts,p_uj\n1,,1\n0,,2\n", "\x00"]
+)
+def test_what_is_not_a_trace_is_said(tmp_path: Path, text: str):
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    with pytest.raises(MeterError, match="not a power trace"):
+        read_trace(path)
+
+
+def test_readings_go_through_json_and_refuse_nonsense(tree: FakePowercap, meter: SampledMeter):
+    with meter.window() as window:
+        tree.advance(1.0, WATTS)
+    assert Reading.from_json(window.reading.to_json()) == window.reading
+    with pytest.raises(MeterError, match="corrupt"):
+        Reading.from_json({"meter": "rapl", "seconds": 1.0, "domains": [{"domain": "package-0"}]})
+    with pytest.raises(ValueError, match="label 'missing' with energy 0"):
+        DomainReading("package-0", "package", "missing", 0, True, reason="a failed read is no zero")
+
+
+def test_an_unknown_part_makes_the_total_unknown():
+    good = DomainReading("package-0", "package", "measured", 5, True)
+    bad = DomainReading("gpu-0", "gpu", "ambiguous", None, True, reason="MIG")
+    core = DomainReading("package-0/core", "core", "missing", None, False, reason="EIO")
+    reading = Reading("rapl+nvml", 1.0, (good, bad, core))
+    assert (reading.energy_uj, reading.cpu_energy_uj, reading.gpu_energy_uj) == (None, 5, None)
+    assert reading.label == "ambiguous"
+    assert Reading("rapl", 1.0, (good, core)).label == "measured"
+    assert Reading("rapl", 1.0, (core,)).label == "missing"

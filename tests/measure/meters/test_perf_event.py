@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from joulecast.estimator.base.errors import MeterError
+from joulecast.measure.meters.meter import SampledMeter
+from joulecast.measure.meters.perf_event import PerfSource, find_events, open_counter
+from joulecast.measure.meters.testing import FakePerf, ManualClock
+
+EVENTS = {"energy-pkg": 2, "energy-cores": 1, "energy-ram": 3, "energy-psys": 5}
+
+
+def _meter(perf: FakePerf, sysfs: Path, clock: ManualClock) -> SampledMeter:
+    return SampledMeter(PerfSource(sysfs, opener=perf.open, read=perf.read, clock=clock), interval_s=None)
+
+
+def test_one_cpu_per_package_and_units_of_two_to_the_minus_32_joules(tmp_path: Path):
+    perf, clock = FakePerf(tmp_path, EVENTS, {0: 0, 24: 1}), ManualClock()
+    meter = _meter(perf, tmp_path, clock)
+    with meter.window() as window:
+        clock.advance(1.0)
+        for cpu, package_j in ((0, 30.0), (24, 41.5)):
+            perf.draw(EVENTS["energy-pkg"], cpu, package_j)
+            perf.draw(EVENTS["energy-cores"], cpu, 20.0)
+            perf.draw(EVENTS["energy-ram"], cpu, 2.25)
+    energies = {domain.domain: domain.energy_uj for domain in window.reading.domains}
+    assert energies == {
+        "package-0": 30_000_000,
+        "package-0/core": 20_000_000,
+        "package-0/dram": 2_250_000,
+        "psys": 0,
+        "package-1": 41_500_000,
+        "package-1/core": 20_000_000,
+        "package-1/dram": 2_250_000,
+        "psys-1": 0,
+    }
+    assert window.reading.energy_uj == 76_000_000
+    assert window.reading.label == "measured"
+
+
+def test_a_count_beyond_32_bits_of_joules_does_not_wrap(tmp_path: Path):
+    perf, clock = FakePerf(tmp_path, {"energy-pkg": 2}, {0: 0}), ManualClock()
+    perf.draw(2, 0, 4_000_000.0)  # weeks
+    with _meter(perf, tmp_path, clock).window() as window:
+        clock.advance(1.0)
+        perf.draw(2, 0, 100.0)
+    assert window.reading.energy_uj == 100_000_000
+
+
+def test_permission_names_what_was_tried_and_the_fix(tmp_path: Path):
+    perf = FakePerf(tmp_path, EVENTS, {0: 0})
+    perf.refuse = OSError(errno.EACCES, os.strerror(errno.EACCES))
+    with pytest.raises(MeterError) as caught:
+        PerfSource(tmp_path, opener=perf.open)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "perf_event_open power/energy-*: permission denied" in message
+    assert "perf_event_paranoid is" in message
+    assert "setcap cap_perfmon=ep" in message
+
+
+def test_a_kernel_without_the_events_says_so(tmp_path: Path):
+    with pytest.raises(MeterError, match="no energy events in this kernel"):
+        find_events(tmp_path)
+
+
+def test_two_dies_of_one_package_are_refused(tmp_path: Path):
+    FakePerf(tmp_path, EVENTS, {0: 0, 8: 0})
+    with pytest.raises(MeterError, match="2 dies in 1 packages"):
+        find_events(tmp_path)
+
+
+def test_a_unit_that_is_not_joules_is_refused(tmp_path: Path):
+    FakePerf(tmp_path, EVENTS, {0: 0})
+    (tmp_path / "bus/event_source/devices/power/events/energy-pkg.unit").write_text("Watts\n")
+    with pytest.raises(MeterError, match="counts 'Watts'"):
+        find_events(tmp_path)
+
+
+def test_an_event_that_ends_is_missing(tmp_path: Path):
+    perf, clock = FakePerf(tmp_path, {"energy-pkg": 2}, {0: 0}), ManualClock()
+    source = PerfSource(tmp_path, opener=perf.open, read=lambda descriptor, size: b"", clock=clock)
+    with SampledMeter(source, interval_s=None).window() as window:
+        clock.advance(1.0)
+    assert window.reading.label == "missing"
+    assert "offline" in window.reading.reasons[0]
+
+
+def test_a_window_that_outlives_its_source_is_missing_and_never_raises(tmp_path: Path):
+    perf, clock = FakePerf(tmp_path, EVENTS, {0: 0}), ManualClock()
+    meter = _meter(perf, tmp_path, clock)
+    window = meter.open()
+    meter.close()
+    clock.advance(1.0)
+    reading = window.close()
+    assert {domain.label for domain in reading.domains} == {"missing"}
+    assert reading.reasons[0] == "package-0/core: perf event is closed"
+
+
+def test_the_real_system_call_counts(tmp_path: Path):
+    """The kernel's software clock (type 1, event 0: nanoseconds on a CPU) in place of the RAPL PMU."""
+    try:
+        os.close(open_counter(1, 0, 0))
+    except OSError as error:
+        pytest.skip(f"perf_event_open: {error.strerror}")
+    FakePerf(tmp_path, {"energy-pkg": 0}, {0: 0})
+    (tmp_path / "bus/event_source/devices/power/type").write_text("1\n")
+    meter = SampledMeter(PerfSource(tmp_path), interval_s=None)
+    with meter.window() as window:
+        time.sleep(0.2)
+    nanoseconds = window.reading.energy_uj / 1e6 * 2**32
+    assert nanoseconds == pytest.approx(window.reading.seconds * 1e9, rel=0.2)
+    meter.close()
