@@ -161,18 +161,18 @@ def write(rows: Sequence[Row], singles: Sequence[Single], docs: Path) -> str:
     lines = [
         "# Accuracy on published measurements",
         "",
-        "Written by `python benchmarks/accuracy.py --measured FOLDER`; do not edit. "
+        "`python benchmarks/accuracy.py --measured FOLDER` writes this page; do not edit it. "
         "Errors are mean (median) absolute percentages.",
         "",
         *_table(rows),
         "",
-        "## Beside the alternatives, on the same rows",
+        "## Comparison with the alternatives, on the same rows",
         "",
         *_rival_table(rows),
         "",
         "## From random layers to whole networks, on two CPUs under RAPL",
         "",
-        "Target: 12 % on every one (bold where reached); x: outside of the 90 % interval.",
+        "The target is 12 % for each row (bold where reached). An x marks results outside the 90 % interval.",
         "",
         *_single_table(singles),
         "",
