@@ -1,9 +1,9 @@
-"""Accuracy on published measurements, beside the alternatives on the same rows.
+"""Accuracy on published measurements, compared with the alternatives on the same rows.
 
     python benchmarks/accuracy.py --measured ../shared/measured
 
 Writes docs/accuracy.md and its plots. The first run builds and traces 2,532 networks (six minutes on
-two cores); they are kept in the cache folder.
+two cores) and keeps the traces in the cache folder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BUSY = 1.4
 
 @dataclass(slots=True)
 class Row:
-    """Predictions of one split: arrays of shape (test runs,); rivals by name, None where one says nothing."""
+    """Predictions of one split: arrays of shape (test runs,); alternatives by name, None where one gives no figure."""
 
     name: str
     hardware: str
@@ -58,7 +58,7 @@ class Row:
 
 
 def predicted(profile: Profile, test: Sequence[Cost]) -> dict[str, Array]:
-    """Our figures for the test runs, and whether the truth lies in their 90 % intervals."""
+    """Predictions for the test runs, and whether each measurement lies in its 90 % interval."""
     found: dict[str, list[float]] = defaultdict(list)
     for run in test:
         estimate = profile.predict(run.workload, steps=run.steps)
@@ -73,7 +73,7 @@ def predicted(profile: Profile, test: Sequence[Cost]) -> dict[str, Array]:
 def row(
     name: str, hardware: str, targets: tuple[float, float], train: Sequence[Observation], test: Sequence[Cost]
 ) -> Row:
-    """Fits on `train`, predicts `test`, and lets the linear rivals and TDP do the same."""
+    """Fits on `train` and predicts `test`, with joulecast, the linear alternatives and TDP."""
     profile = fit(train, name=name, startup=True)
     costs = [Cost(one.workload, one.steps, one.seconds, one.energy_j or 0.0) for one in train]
     others: dict[str, tuple[Array | None, Array | None]] = {
@@ -102,7 +102,7 @@ def family(network: ecnas.Network) -> str:
 
 
 def small_to_large(measured: Path, works: Mapping[str, Workload], four: set[str]) -> list[Row]:
-    """B: every run of 4 epochs of the 91, to the single runs of the others."""
+    """B: fitted on every 4-epoch run of the 91, tested on the single runs of the others."""
     every, known = ecnas.runs_five(measured), ecnas.networks(measured)
     train = [run for run in every if run.network in four]
     train += [run for run in ecnas.runs_repeated(measured) if run.epochs == 4]
@@ -113,7 +113,7 @@ def small_to_large(measured: Path, works: Mapping[str, Workload], four: set[str]
         ("the same, networks never looked at", [run for run in every if not tuned_on(run.network)]),
     ):
         test = [run for run in kept if run.network not in four and run.network in works]
-        if not test:  # --small with a cache that holds none of them
+        if not test:  # --small, and the cache contains none of them
             continue
         found = row(
             name,
@@ -129,12 +129,12 @@ def small_to_large(measured: Path, works: Mapping[str, Workload], four: set[str]
 
 
 def tuned_on(network: str) -> bool:
-    """The quarter of the hashes that forms and features were chosen with."""
+    """The quarter of the hashes that was used to choose forms and features."""
     return network[0] in "0123"
 
 
 def short_to_long(measured: Path, works: Mapping[str, Workload], four: set[str]) -> list[Row]:
-    """C: the 2,441 at 4 epochs, to the 91 at 108 (the median of three runs)."""
+    """C: fitted on the 2,441 at 4 epochs, tested on the 91 at 108 (the median of three runs)."""
     train = [run for run in ecnas.runs_five(measured) if run.network not in four and run.network in works]
     evidence = [run.observation(works[run.network], run.training_j) for run in train]
     repeats: dict[str, list[ecnas.Run]] = defaultdict(list)
@@ -168,7 +168,7 @@ def undisturbed(runs: Sequence[ecnas.Run]) -> list[ecnas.Run]:
 
 
 def other_gpus(measured: Path, works: Mapping[str, Workload]) -> list[Row]:
-    """60 networks of a GPU to its other 31, five draws pooled; and without the runs of a busy machine."""
+    """Fitted on 60 networks of a GPU, tested on its other 31, five draws pooled; also without disturbed runs."""
     rows = []
     for hardware in ("RTX 3090", "RTX 3060", "Titan Xp"):
         runs = ecnas.runs_four_gpus(measured, hardware)
@@ -207,7 +207,7 @@ def pooled(parts: Sequence[Row]) -> Row:
 
 
 def layers_to_networks(measured: Path) -> list[accuracy_report.Single]:
-    """Random layers of a CPU to whole networks on it, by phase."""
+    """Fitted on random layers of a CPU, tested on whole networks, by phase."""
     works = willowec.works(NETS)
     found = []
     for machine in willowec.MACHINES:
@@ -247,7 +247,7 @@ def _summed(parts: Sequence[Interval]) -> Interval:
 @click.option("--jobs", default=2, show_default=True)
 @click.option("--small", is_flag=True, help="Only networks that are in the cache, besides the 91.")
 def main(measured: Path, cache: Path, docs: Path, jobs: int, small: bool) -> None:
-    """Judges the regression on the measurements in the folder MEASURED and writes docs/accuracy.md."""
+    """Tests the regression on the measurements in the folder MEASURED and writes docs/accuracy.md."""
     known = ecnas.networks(measured)
     four = {key for key, network in known.items() if len(network.adjacency) < 5}
     wanted = [net for key, net in known.items() if not small or key in four or (cache / f"{key}.json.gz").is_file()]

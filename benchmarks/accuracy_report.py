@@ -81,7 +81,7 @@ def _single_table(singles: Sequence[Single]) -> list[str]:
 
 
 def _signed(predicted: float, true: float, inside: bool) -> str:
-    """The error, in bold where it is within 12 %, with a cross where the truth is outside of the interval."""
+    """The error, in bold where it is within 12 %, with a cross where the measurement is outside the interval."""
     error = predicted / true - 1.0
     text = f"{100 * error:+.0f} %"
     return (f"**{text}**" if abs(error) <= 0.12 else text) + ("" if inside else " x")

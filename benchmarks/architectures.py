@@ -1,4 +1,4 @@
-"""Networks that joulecast's authors did not write, by family, for the benchmarks: built without weights."""
+"""Networks from public packages, by family, for the benchmarks. Built without weights."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """`build()` gives the network, `inputs(batch)` its one positional input."""
+    """`build()` returns the network, `inputs(batch)` its one positional input."""
 
     family: str
     name: str

@@ -1,11 +1,10 @@
-"""How long `joulecast check` takes over 20 models: against tracing them in one process, and a second time.
+"""Run time of `joulecast check` on 20 models, compared with tracing them in one process, and of a second check.
 
     python benchmarks/check_speed.py [--repeats 5] [--jobs N]
 
-Whole processes, from their start to their end. Runs are interleaved, so that other load on the machine falls on all
-of them alike, and medians compared. The machine must be free all the same: on a busy one two processes wait twice as
-often as one does. CPU seconds (user and system, of all processes together) stand beside the wall clock, and divided by
-the jobs say what a free machine would come to at best. Exit status 1 when a floor is missed.
+Times whole processes. Runs are interleaved, so that other load on the machine affects all of them, and medians are
+compared. Run it on an idle machine. CPU seconds (user and system, of all processes) are printed too; divided by the
+number of jobs they give the best time of an idle machine. Exit status 1 when a target is missed.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ OTHERS = {
     "conv3d": "3,8,32,32",
 }
 DEFAULTS = 'hardware = "rtx-3090"\nepochs = 90\nsamples = 50_000\nbudget = "100 kWh"\n'
-# What a check must do in any case, in one process and with nothing kept.
+# The work of any check, in one process and without a cache.
 IN_ONE_PROCESS = """
 import sys
 from pathlib import Path
@@ -74,7 +73,7 @@ class Run:
 
 
 def run(command: Sequence[str], folder: Path) -> Run:
-    """Raises CalledProcessError, with what the command said, when it fails."""
+    """Raises CalledProcessError with the command's output when it fails."""
     before, start = os.times(), time.perf_counter()
     subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     wall_s, after = time.perf_counter() - start, os.times()
@@ -92,7 +91,7 @@ def check_command(cache: Path, jobs: int) -> list[str]:
 
 
 def measure(repeats: int, jobs: int) -> dict[str, list[Run]]:
-    """The runs of each kind. One round more is run first and dropped, to fill the file cache."""
+    """The runs of each kind. One extra round runs first and is dropped, to fill the file cache."""
     taken: dict[str, list[Run]] = {"one process": [], "cold": [], "warm": []}
     with tempfile.TemporaryDirectory(prefix="joulecast-check-speed-") as name:
         folder = Path(name)

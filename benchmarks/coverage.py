@@ -1,10 +1,10 @@
-"""Do the 90 % intervals hold on families that were never fitted?
+"""Coverage of the 90 % intervals on families that were left out of the fit.
 
     python benchmarks/coverage.py --measured ../shared/measured [--store DIR]
 
-Every family (those that the observations name, else groups of alike networks) is left out in its turn: the rest is
-fitted, with intervals from its own families left out, and the intervals are held against the family's
-measurements. Exit status 1 where fewer than 85 % or more than 95 % of time or energy lie inside.
+Leaves out each family in turn (named by the observations, else groups of similar networks), fits the rest with
+intervals from its own left-out families, and compares the intervals with the family's measurements. Exit status 1
+where fewer than 85 % or more than 95 % of times or energies lie inside.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def inside(rows: Sequence[Observation], startup: bool) -> tuple[float, float | N
 
 
 def of_ecnas(measured: Path, cache: Path) -> dict[str, list[Observation]]:
-    """The 91 networks with at most four vertices, on each of the four GPUs; without runs that shared their machine."""
+    """The 91 networks with at most four vertices, on each of the four GPUs, without disturbed runs."""
     known = ecnas.networks(measured)
     small = [network for network in known.values() if len(network.adjacency) < 5]
     works = ecnas.workloads(small, cache, 2)

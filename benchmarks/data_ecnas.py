@@ -34,7 +34,7 @@ class Run:
     """One training. `seconds` and `energy_j` are training alone; `evaluation_j` is the first evaluation's.
 
     `first_half` and `second_half` are (seconds, joules) of a run's two monitored chunks, where known.
-    `forecast_j` is CarbonTracker's own for the whole run, made after its first monitored epoch.
+    `forecast_j` is CarbonTracker's forecast for the whole run, made after its first monitored epoch.
     """
 
     network: str
@@ -55,11 +55,11 @@ class Run:
 
     @property
     def training_j(self) -> float:
-        """The energy without the evaluations that end both chunks, which its windows hold.
+        """The energy without the evaluations that end both chunks, which its windows contain.
 
-        That they do shows in the power: energy over training time is 401 W on average for 4 epochs,
-        more than the parts can draw (a board of 260 W and two CPUs at 115 to 120 W). With the time of
-        two evaluations added it is 376 W.
+        The power shows that they do: energy over training time is 401 W on average for 4 epochs, more
+        than the parts can draw (a board of 260 W and two CPUs at 115 to 120 W). With the time of two
+        evaluations added it is 376 W.
         """
         return self.energy_j * self.seconds / (self.seconds + 2 * self.evaluation_s)
 
@@ -237,7 +237,7 @@ def _traced(network: Network) -> Workload:
 
 
 def repeats(layer: str) -> int:
-    """How many cells of the whole network the one that `layer` is part of stands for."""
+    """How many equal cells of the whole network the cell of `layer` represents."""
     return REPEATS.get(".".join(layer.split(".")[:2]), 1)
 
 

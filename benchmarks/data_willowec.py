@@ -79,7 +79,7 @@ def _rows(path: Path) -> Iterator[dict[str, float]]:
 
 
 def layer_observations(measured: Path, machine: str) -> list[Observation]:
-    """All windows of the random layers of one machine, but those whose energy counter wrapped."""
+    """All windows of the random layers of one machine, except those whose energy counter wrapped."""
     folder = measured / "willowec-cpu-rapl-train"
     found = []
     for kind in ("conv", "linear", "pool"):
@@ -105,7 +105,7 @@ def layer_observations(measured: Path, machine: str) -> list[Observation]:
 def _traced(kind: str, module: Any, batch: Any, name: str) -> dict[str, Workload]:
     if kind != "pool":
         return split(trace(module, batch, optimizer="momentum", loss=_mean_square, layers=False, name=name))
-    # A pool has nothing to train, and its data has no backward.
+    # A pool has no parameters, and its data has no backward pass.
     return {PHASES[0]: forward_only(module, batch, name)}
 
 
@@ -138,7 +138,7 @@ def works(builders: Mapping[str, Callable[[], Any]]) -> Works:
 
 
 def network_observations(measured: Path, machine: str, works: Works) -> list[Observation]:
-    """The windows of the whole networks of one machine, each a family, but those whose counter wrapped.
+    """The windows of the whole networks of one machine, each a family, except those whose counter wrapped.
 
     A mean batch is 0.3 % less than one of 512 images, since the last of an epoch has 336.
     """

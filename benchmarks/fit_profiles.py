@@ -52,7 +52,7 @@ def gpu_profile(hardware: str, rows: list[Observation], extra: str = "") -> Prof
 
 
 def quadro(measured: Path, works: Mapping[str, Workload]) -> Profile:
-    """All single runs of 4 epochs, and the repeated ones of 36 and 108, whose evaluations do not count."""
+    """All single runs of 4 epochs, and the repeated runs of 36 and 108 epochs without their evaluations."""
     rows = [
         run.observation(works[run.network], run.training_j) for run in ecnas.runs_five(measured) if run.network in works
     ]
@@ -71,9 +71,9 @@ def other_gpu(measured: Path, works: Mapping[str, Workload], hardware: str) -> P
 
 
 def cpu_profiles(measured: Path) -> list[Profile]:
-    """Fitted on single layers, judged by whole networks: scores and intervals are theirs.
+    """Fitted on single layers and tested on whole networks, which give the scores and intervals.
 
-    Six windows of three networks on one CPU say little of an interval: both CPUs' are taken together.
+    Six windows of three networks on one CPU are too few for an interval, so both CPUs' are pooled.
     """
     works = willowec.works(NETS)
     unit = ErrorModel(1 / e, e)

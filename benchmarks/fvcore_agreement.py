@@ -1,4 +1,4 @@
-"""Are joulecast's FLOPs right? Forward against fvcore, training against a hand formula per layer.
+"""joulecast's FLOPs compared with fvcore (forward) and with a hand formula per layer (training).
 
     python benchmarks/fvcore_agreement.py [--only TEXT]
 
@@ -27,7 +27,7 @@ from joulecast.estimator.trace.workload import Workload
 TOLERANCE = 0.01
 BATCH = 2  # BatchNorm cannot train on one value per channel
 
-# Grouped and depthwise convolutions, where torch.utils.flop_counter goes wrong, and plain ones beside.
+# Grouped and depthwise convolutions, where torch.utils.flop_counter is wrong, and plain ones.
 DEPTHWISE = (
     "mobilenet_w1",
     "mobilenetv2_100",
@@ -53,7 +53,7 @@ class Forward:
     network: Architecture
     ours: float
     fvcore: float
-    handled: bool  # fvcore met an op that it has no count for, and was given one
+    handled: bool  # fvcore has no count for an op and received a handle
     seconds: float  # of the CPU, for the trace
 
     @property
@@ -64,7 +64,7 @@ class Forward:
 def fvcore_total(model: nn.Module, inputs: torch.Tensor) -> tuple[int, bool]:
     """Plain `FlopCountAnalysis(model.eval(), inputs).total()`, and whether an extra count was used.
 
-    Two extras, for ops that fvcore would count as 0: `scaled_dot_product_attention`, queries x keys x
+    Two extras, for ops that fvcore counts as 0: `scaled_dot_product_attention`, queries x keys x
     (width of keys + width of values) as fvcore counts the two products written out, and convolutions
     with padding="same", output elements x weights of one output channel.
     """
@@ -94,7 +94,7 @@ def fvcore_total(model: nn.Module, inputs: torch.Tensor) -> tuple[int, bool]:
 
 
 class _Tuples(nn.Module):
-    """A transformers model with a tuple of tensors out, which is all that TorchScript can trace."""
+    """A transformers model that returns a tuple of tensors, because TorchScript can trace nothing else."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""Does a long-lived process leak? Peak memory of the last 100 of 300 traced networks against the first 100.
+"""Peak memory of a long-lived process: the last 100 of 300 traced networks compared with the first 100.
 
     python benchmarks/leak.py [--models 300] [--no-layers]
 
-Convolutional networks of timm in rounds of 50, each built anew on the meta device and traced with its
-layer table (fvcore runs it for real), so that every window of 100 holds the same ones. Linux alone: the
-kernel's high-water mark is reset between windows. Exit status 1 when the last peak is 10 % over the first.
+Builds timm's convolutional networks on the meta device in rounds of 50 and traces each with its layer table
+(fvcore runs it for real), so that every window of 100 contains the same networks. Linux only: the kernel's
+high-water mark is reset between windows. Exit status 1 when the last peak is 10 % over the first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WINDOW = 100
 ROUND = 50  # networks that are traced in turn; two rounds make a window
 TOLERANCE = 0.10
 SIDE = 96
-# These take images of one size alone, or larger ones.
+# These accept images of one size only, or larger ones.
 _ONE_SIZE = {"AlexNet", "SqueezeNet", "ViT", "Swin", "XCiT", "PiT", "Twins", "PVT", "LeViT", "MLP-Mixer"}
 _ONE_SIZE |= {"MobileViT", "EfficientFormer", "CoAtNet", "FocalNet"}
 _MB = 1024.0  # of the kernel's kB

@@ -1,11 +1,11 @@
-"""What metering costs the training that is metered: pairs of runs with and without the reader.
+"""Overhead of metering on the metered training: pairs of runs with and without the reader.
 
     python benchmarks/meter_overhead.py --pairs 200 --seconds 0.5
 
 A small network trains under a RAPL meter at 10 Hz over a tree of a two-socket server (twelve
 counters), and without it, in short pairs of random order; the figure is the median of the pairs'
-ratios of CPU seconds for the same steps, with its 95 % interval (order statistics). Beside it stands
-the reader's own CPU time from its thread's clock, which neighbours on the machine disturb less.
+ratios of CPU seconds for the same steps, with its 95 % interval (order statistics). The reader's own CPU
+time from its thread's clock is printed too; other load on the machine affects it less.
 """
 
 from __future__ import annotations

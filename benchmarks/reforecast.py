@@ -1,10 +1,10 @@
-"""How soon a run under way knows what it will have taken: forecasts of real runs beside their ends.
+"""How early the forecast of a run is right: forecasts of real runs compared with their final figures.
 
     python benchmarks/reforecast.py --model simplenet --steps 120 --hardware epyc-7763
 
 Trains under `Budget.watch`, with validations in between, and compares the forecasts after shares of the steps
-with the time and energy at the end. Energy comes from the meter given; where nothing measures, from
-utilisation (`--meter modelled`), and is labelled so. Exit status 1 when the forecast after a tenth of the
+with the time and energy at the end. Energy comes from the given meter, or from
+utilisation (`--meter modelled`), and is labelled accordingly. Exit status 1 when the forecast after a tenth of the
 steps is more than 5 % off, or an interval later on is wider than one before.
 """
 
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> dict[int, Forecast]:
 
 
 def figures(forecast: Forecast) -> dict[str, Interval]:
-    """What is known of the whole run, by name and unit."""
+    """Figures of the whole run, by name and unit."""
     found = {"seconds": forecast.seconds, f"J ({forecast.energy_label})": forecast.energy_j}
     return {name: interval for name, interval in found.items() if interval is not None}
 

@@ -1,4 +1,4 @@
-"""What else predicts a training's cost, fitted and judged on the same rows as joulecast."""
+"""Other predictors of training cost, fitted and tested on the same rows as joulecast."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ LINEAR: Mapping[str, Traits] = {
 
 
 def linear(traits: Traits, train: Sequence[Cost], test: Sequence[Cost]) -> tuple[Array, Array]:
-    """Seconds and joules of the test runs: non-negative in the traits, fitted on relative error."""
+    """Seconds and joules of the test runs: non-negative in the features, fitted on relative error."""
     known: dict[int, Sequence[float]] = {}
 
     def columns(rows: Sequence[Cost]) -> Array:

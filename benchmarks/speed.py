@@ -1,10 +1,10 @@
-"""How long `estimate` takes, as whole processes: against `import torch`, and on a 70-billion-parameter Llama.
+"""Run time of `estimate` as a whole process, compared with `import torch`, and on a 70-billion-parameter Llama.
 
     python benchmarks/speed.py [--repeats 7]
 
-Runs are interleaved, so that other load on the machine falls on all of them alike, and medians compared; CPU
-seconds (user and system) stand beside the wall clock, and judge where the two disagree on a busy machine.
-Exit status 1 when a floor is missed.
+Runs are interleaved, so that other load on the machine affects all of them, and medians are compared. CPU seconds
+(user and system) decide where they disagree with the wall clock on a busy machine. Exit status 1 when a target is
+missed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def medians(runs: Sequence[Run]) -> Run:
 
 
 def interleaved(commands: dict[str, list[str]], repeats: int) -> dict[str, Run]:
-    """Medians by name. One round more is run first and dropped, to fill the file cache."""
+    """Medians by name. One extra round runs first and is dropped, to fill the file cache."""
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for repeat in range(repeats + 1):
         for name, command in commands.items():

@@ -1,9 +1,9 @@
-"""Are SimpleNet and AlexNet predicted within 10 % of what training them takes, right after `measure --quick`?
+"""Error of the predictions for SimpleNet and AlexNet right after `measure --quick` (target: 10 %).
 
     python benchmarks/thesis_networks.py [--measure quick|full|no] [--store DIR] [--batch 32 --batch 128]
 
-Each network trains plain steps (forward, loss, backward, SGD) in rounds that take turns, so that a machine that is
-slower for a minute is slower for all; the median of the rounds stands. Exit status 1 when one is off by more.
+Each network trains plain steps (forward, loss, backward, SGD) in interleaved rounds, so that a slow minute of the
+machine affects all of them; the median of the rounds counts. Exit status 1 when one misses the target.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def cases(batches: list[int]) -> list[Case]:
 
 
 def _case(name: str) -> Case:
-    """A batch size that the suite does not hold."""
+    """A batch size that is not in the suite."""
     network, _, _, _, batch, optimizer = name.split()
 
     def build() -> tuple[torch.nn.Module, tuple[tuple[torch.Tensor], dict[str, object]]]:

@@ -1,11 +1,11 @@
-"""Is this machine's profile right about networks that the suite does not contain?
+"""Error of this machine's profile on networks that are not in the calibration suite.
 
     python benchmarks/this_machine.py [--measure quick|full|no] [--store DIR] [--only TEXT] [--json FILE]
-    python benchmarks/this_machine.py --again DIR --profile FILE    # score what --keep DIR has kept
+    python benchmarks/this_machine.py --again DIR --profile FILE    # score the records of --keep DIR
 
-Profiles the machine with `measure`, times real training steps of networks of timm, pytorchcv and
-transformers (and two of its own), and compares. Step times are ground truth with or without an energy
-counter. Exit status 1 when the mean error is above 10 % or the median above 6 %.
+Calibrates the machine with `measure`, times real training steps of networks of timm, pytorchcv and transformers
+(and two of its own), and compares. Step times need no energy counter. Exit status 1 when the mean error is above
+10 % or the median above 6 %.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from joulecast.measure.suite.rounds import Bench, Pace, measure_case, prepare
 
 MEAN_LIMIT, MEDIAN_LIMIT = 0.10, 0.06
 
-# Names from architectures.py with the batch that makes a step of about a second on two cores.
+# Names from architectures.py, with the batch size for which a step takes about a second on two cores.
 _FIRST = {
     "alexnet": 32,
     "vgg11": 2,
@@ -78,7 +78,7 @@ _FIRST = {
 }
 _TEXT_BATCH = 16
 
-# Not looked at while features and forms were first chosen; seen since.
+# Left out while features and forms were first chosen; used since.
 _HELD_BACK = {
     "cspresnet50": 4,
     "hrnet_w18_small": 4,
@@ -102,7 +102,7 @@ _HELD_BACK = {
     "focalnet_tiny_srf": 2,
 }
 
-# Named before any of them was built, after spilled multiply-adds had a price of their own.
+# Chosen before any of them was built, after the feature of spilled multiply-adds was added.
 _THIRD = {
     "selecsls42b": 8,
     "fbnetc_100": 8,
@@ -125,7 +125,7 @@ _THIRD = {
     "igcv3_w1": 8,
     "bam_resnet18": 8,
 }
-# Named, with their batch sizes, before any was built, and after depthwise windows had a price of their own.
+# Chosen, with their batch sizes, before any was built, after the feature of wide depthwise windows was added.
 _FOURTH = {
     "tnt_s_patch16_224": 2,
     "volo_d1_224": 2,
@@ -235,14 +235,14 @@ class Row:
 
 
 def _lively(example: torch.Tensor) -> torch.Tensor:
-    """Noise or words in the place of an example's zeros: a training step sees neither one pixel nor one word."""
+    """Noise or random words instead of an example's zeros, so that a step sees many pixels or words."""
     if bool(example.any()):
         return example
     return torch.randn_like(example) if example.is_floating_point() else torch.randint_like(example, 2, 8000)
 
 
 def judge(network: Architecture, batch: int, optimizer: str, bench: Bench) -> Record:
-    """Trains it for a while under the stopwatch."""
+    """Times training steps of one network."""
 
     def build() -> tuple[nn.Module, Any]:
         return network.build(), ((_lively(network.inputs(batch)),), {})
@@ -272,7 +272,7 @@ def score(record: Record, profile: Profile) -> Row:
 
 
 def by_flops(records: Sequence[Record], rows: Sequence[Row]) -> float:
-    """The mean error of what most tools do: seconds = a x FLOPs + b, fitted on the same records."""
+    """The mean error of seconds = a x FLOPs + b, fitted on the same records."""
     pairs = [(one.workload.flops, one.seconds / one.steps) for one in records if one.workload is not None and one.steps]
     macs, seconds = np.array(pairs, dtype=float).T
     columns = np.stack([macs, np.ones_like(macs)], axis=1) / seconds[:, None]

@@ -1,6 +1,6 @@
-"""A stand-in for torchvision, just long enough for timm and pytorchcv to import where it has no build.
+"""A stand-in for torchvision, used while timm and pytorchcv are imported where torchvision has no build.
 
-Their networks (but for pytorchcv's ProPainter) need none of torchvision's kernels; timm's data pipeline,
+Their networks (except pytorchcv's ProPainter) need none of torchvision's kernels. timm's data pipeline,
 which the benchmarks do not use, names some of its classes at import. Checked with timm 1.0.31 and
 pytorchcv 0.0.74. Where torchvision is installed, it is used.
 """
@@ -39,9 +39,9 @@ def _import(name: str) -> ModuleType:
 
 @contextmanager
 def torchvision_stub() -> Iterator[None]:
-    """While it lasts `import torchvision` gives the stand-in; afterwards torchvision is absent again,
+    """Inside the context `import torchvision` returns the stand-in; afterwards torchvision is absent again,
 
-    so that other libraries (transformers) see the truth when they ask whether it is there.
+    so that other libraries (transformers) detect correctly that it is not installed.
     """
     modules = _modules()
     sys.modules.update(modules)

@@ -1,12 +1,12 @@
-"""What a Budget costs the training that it watches: pairs of steps with and without it, in one run of Lightning.
+"""Overhead of a Budget on the training that it watches: pairs of steps with and without it, in one Lightning run.
 
     python benchmarks/trainer_overhead.py --pairs 60 --steps 2
 
 SimpleNet trains at batch 32 under Lightning's Trainer. In pairs of blocks of steps, in random order, the
 callback gets its hooks and its meter runs (RAPL at 10 Hz over the counters of a two-socket server), or
 neither. The figures are the median of the pairs' ratios, of CPU and of wall seconds, each with its 95 %
-interval (order statistics), and what the hooks themselves take of a step by the clock, which neighbours on
-the machine disturb less. What it costs once, the trace and prediction before the first step, stands beside.
+interval (order statistics), and the time of the hooks alone as a share of a step, which other load affects
+less. The one-time cost, the trace and prediction before the first step, is printed too.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Trained(L.LightningModule):
 
 
 class Switch(L.Callback):
-    """Passes a budget's hooks on in the blocks that are with it, and takes the time of every step."""
+    """Calls a budget's hooks in the blocks with the budget, and times every step."""
 
     def __init__(self, budget: Budget, meter: SampledMeter, plan: list[bool]) -> None:
         super().__init__()
@@ -98,13 +98,13 @@ class Switch(L.Callback):
 
 @contextmanager
 def counting(tree: FakePowercap) -> Iterator[FakePowercap]:
-    """The counters count, with the budget and without it."""
+    """Runs the counters, with and without the budget."""
     with tree.drive(lambda: dict.fromkeys(tree.zones, 20.0), per_second=4):
         yield tree
 
 
 def plan_of(pairs: int, steps: int) -> list[bool]:
-    """For every step, whether it is with the budget: a warm-up without, then pairs of blocks in random order."""
+    """For every step, whether the budget is active: a warm-up without, then pairs of blocks in random order."""
     plan = [False] * _WARM_UP
     for _ in range(pairs):
         for with_budget in random.sample((True, False), 2):
@@ -119,7 +119,7 @@ def ratio(seconds: list[float], plan: list[bool], pair: range) -> float:
 
 
 def train(options: argparse.Namespace, plan: list[bool]) -> Switch:
-    """The run: as many steps as the plan has, and one to end the last."""
+    """The run: one step for each entry of the plan, and one more to end the last."""
     count = (len(plan) + 1) * options.batch_size
     data = TensorDataset(torch.randn(count, 3, 32, 32), torch.randint(10, (count,)))
     with (

@@ -8,8 +8,8 @@ Table 3.0.1 of the thesis, taken from the SimpleNet paper, agrees on the paramet
 disagrees on the operations: its 7.27 G is ten times the multiply-adds, and no way of counting the
 forward pass gives it. The table's GoogLeNet, NIN and VGG16 rows are ten times too high as well (VGG16
 at 224x224 has 15.5 G multiply-adds, the table says 154.7 G) while ResNet152 (11.3 G) and SimpleNet
-(652 M) stand in plain multiply-adds, as if a decimal point had been lost in four rows. So ImageNet's AlexNet
-costs little more per image than SimpleNet does per CIFAR-10 image, not eleven times as much.
+(652 M) stand in plain multiply-adds, which suggests a misplaced decimal point in four rows. ImageNet's AlexNet
+therefore costs little more per image than SimpleNet does per CIFAR-10 image, not eleven times as much.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class AlexNetImageNet(nn.Sequential):
 
     def __init__(self, num_classes: int = 1000, width: float = 1.0) -> None:
         super().__init__()
-        # Even, because two of the halves' convolutions never see the other half.
+        # Even, because the two GPU halves are separate in three of the convolutions.
         sizes = (96, 256, 384, 384, 256, 4096)
         c1, c2, c3, c4, c5, hidden = (2 * max(1, round(size * width / 2)) for size in sizes)
         layers: dict[str, nn.Module] = {

@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 class Concatenate(nn.Module):
-    """`x` with `body(x)` as further channels."""
+    """`x` with `body(x)` concatenated as further channels."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Concatenate(nn.Module):
 
 
 class Gate(nn.Module):
-    """Squeeze and excitation: scales channels by what the whole image says."""
+    """Squeeze and excitation: scales each channel by a gate computed from the whole image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Embedding(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer that gives its outputs and keeps its state to itself."""
+    """A recurrent layer that returns its outputs without its state."""
 
     def __init__(self, cell: type[nn.LSTM] | type[nn.GRU], channels: int, layers: int) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def grouped_cnn(width: float = 1.0, groups: int = 8) -> nn.Module:
 
 
 def dense_cnn(width: float = 1.0, layers_per_stage: int = 4) -> nn.Module:
-    """Every layer sees all before it (DenseNet)."""
+    """Each layer receives the outputs of all earlier layers (DenseNet)."""
     growth = _channels(24, width)
     channels = 2 * growth
     layers: list[nn.Module] = [_conv(3, channels)]
@@ -237,7 +237,7 @@ def convnext(width: float = 1.0) -> nn.Module:
 
 
 class UNet(nn.Module):
-    """Down to a quarter and up again by transposed convolutions, joined to what was there: a class a pixel."""
+    """Down to a quarter of the size and up again with skip connections (U-Net): one class per pixel."""
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
@@ -302,14 +302,14 @@ def vision_transformer(width: float = 1.0, depth: int = 3) -> nn.Module:
 
 
 def bert(width: float = 1.0, depth: int = 2) -> nn.Module:
-    """An encoder that names every token from both sides (BERT)."""
+    """A bidirectional encoder that predicts every token (BERT)."""
     channels = _channels(128, width, 16)
     head = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.LayerNorm(channels))
     return nn.Sequential(Embedding(channels), _transformer(channels, 4, depth), head, nn.Linear(channels, VOCABULARY))
 
 
 def gpt(width: float = 1.0, depth: int = 2) -> nn.Module:
-    """A decoder that names every next token (GPT)."""
+    """A causal decoder that predicts every next token (GPT)."""
     channels = _channels(128, width, 16)
     head = nn.Linear(channels, VOCABULARY, bias=False)
     return nn.Sequential(Embedding(channels), _transformer(channels, 4, depth, causal=True), head)
@@ -318,7 +318,7 @@ def gpt(width: float = 1.0, depth: int = 2) -> nn.Module:
 def recurrent_language_model(
     width: float = 1.0, cell: type[nn.LSTM] | type[nn.GRU] = nn.LSTM, depth: int = 2
 ) -> nn.Module:
-    """Embedding, recurrent layers, a score for every word."""
+    """Embedding, recurrent layers, and a score for each word."""
     channels = _channels(192, width)
     return nn.Sequential(
         nn.Embedding(VOCABULARY, channels), Recurrent(cell, channels, depth), nn.Linear(channels, VOCABULARY)
@@ -359,7 +359,7 @@ def _token_ids(batch_size: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceNetwork:
-    """`build(width=...)` makes the network, `inputs(batch_size)` a batch of what it takes.
+    """`build(width=...)` returns the network, `inputs(batch_size)` a batch of its inputs.
 
     `scores` says what dimension of the output holds the class scores of the cross-entropy that trains
     it: 1 for one label a sample or a pixel, -1 for one a token.
@@ -370,7 +370,7 @@ class ReferenceNetwork:
     scores: int = 1
 
     def loss(self, output: Tensor) -> Tensor:
-        """Cross-entropy against the first class everywhere: a real loss, its cost independent of labels."""
+        """Cross-entropy against the first class everywhere: a real loss whose cost does not depend on the labels."""
         scores = output.movedim(self.scores, 1)
         labels = torch.zeros(scores.shape[:1] + scores.shape[2:], dtype=torch.int64, device=scores.device)
         return F.cross_entropy(scores, labels)
