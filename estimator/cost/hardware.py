@@ -29,8 +29,9 @@ BOUNDARIES = {"gpu": "the GPU board, without its host", "cpu": "the CPU package,
 class Hardware:
     """One part: dense peak rates in TFLOPS by precision, memory, power. None: not published.
 
-    Tensor rates are with FP32 accumulate and without sparsity. `power_w` is the board's power or
-    the TDP, `idle_w` its power at rest. `origin` is "joulecast", or the path of the user's file.
+    Tensor rates are with FP32 accumulation and without sparsity. `power_w` is the board's power or
+    the TDP, `idle_w` its power at rest. Link rates count both directions. `verified` is false where
+    a figure was not read in a source. `origin` is "joulecast", or the path of the user's file.
     """
 
     key: str
@@ -49,6 +50,15 @@ class Hardware:
     cores: int
     aliases: tuple[str, ...]
     source: str
+    fp8_tflops: float | None = None
+    fp64_tflops: float | None = None
+    sms: int | None = None  # NVIDIA's SMs, AMD's compute units, Apple's GPU cores
+    boost_mhz: float | None = None
+    l2_mb: float | None = None
+    process_nm: float | None = None
+    link_gb_per_s: float | None = None  # NVLink, Infinity Fabric or ICI of one device
+    pcie_gb_per_s: float | None = None
+    verified: bool = True
     origin: str = SHIPPED
 
     @property
@@ -57,6 +67,7 @@ class Hardware:
 
 
 COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name != "origin")
+OPTIONAL_COLUMNS = COLUMNS[COLUMNS.index("fp8_tflops") :]  # a user's own table may lack these
 
 
 def load_hardware() -> tuple[Hardware, ...]:
@@ -141,10 +152,11 @@ def _read_user_file(path: Path) -> tuple[Hardware, ...]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            needed = COLUMNS[: -len(OPTIONAL_COLUMNS)]
+            missing = [column for column in needed if column not in (reader.fieldnames or ())]
             if missing:
                 raise HardwareError(
-                    f"{path} lacks the column {missing[0]!r}: its first line must be {','.join(COLUMNS)}"
+                    f"{path} lacks the column {missing[0]!r}: its first line must have {','.join(needed)}"
                 )
             parts = []
             for row in reader:
@@ -183,6 +195,15 @@ def _row(row: Mapping[str, str | None], origin: str) -> Hardware:
         cores=int(_number(cells, "cores")),
         aliases=tuple(alias.strip() for alias in cells["aliases"].split(";") if alias.strip()),
         source=_text(cells, "source"),
+        fp8_tflops=_published(cells, "fp8_tflops"),
+        fp64_tflops=_published(cells, "fp64_tflops"),
+        sms=None if not cells["sms"] else int(_number(cells, "sms")),
+        boost_mhz=_published(cells, "boost_mhz"),
+        l2_mb=_published(cells, "l2_mb"),
+        process_nm=_published(cells, "process_nm"),
+        link_gb_per_s=_published(cells, "link_gb_per_s"),
+        pcie_gb_per_s=_published(cells, "pcie_gb_per_s"),
+        verified=_flag(cells, "verified"),
         origin=origin,
     )
 
@@ -195,6 +216,12 @@ def _text(cells: Mapping[str, str], column: str) -> str:
 
 def _published(cells: Mapping[str, str], column: str) -> float | None:
     return _number(cells, column) if cells[column] else None
+
+
+def _flag(cells: Mapping[str, str], column: str) -> bool:
+    if cells[column] not in ("", "yes", "no", "True", "False"):
+        raise ValueError(f"{column} is {cells[column]!r}: give yes or no")
+    return cells[column] not in ("no", "False")
 
 
 def _number(cells: Mapping[str, str], column: str) -> float:
