@@ -6,7 +6,6 @@ the command's own parser, so that a check and an estimate cannot differ.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import click
 
 from ..cli.estimate import estimate
 from ..estimator.answer.request import Question, read_question
-from ..estimator.base.errors import JoulecastError
+from ..estimator.base.errors import JoulecastError, name_fields
 from ..estimator.base.suggest import near
 from ..estimator.cost.library import load_profile
 from ..estimator.cost.profile import Profile
@@ -62,7 +61,12 @@ _MODEL = {"name": _TEXT, "model": _TEXT, **_OPTIONS}
 _DEFAULTS = {"models": "a list of tables", **_OPTIONS}
 # Where a model says one of these, the defaults' word on the others does not count.
 _EITHER = (("epochs", "steps", "tokens"), ("region", "carbon_intensity"))
-_OPTION = re.compile(r"'?--([a-z]+(?:-[a-z]+)*)'?")
+# Fields of a request by their keys.
+_SPELLINGS = {name: name for name in _MODEL} | {
+    "inputs": "input",
+    "model_args": "model_arg",
+    "time_limit_s": "time_limit",
+}
 
 
 class ConfigError(JoulecastError):
@@ -235,8 +239,8 @@ def _command_line(values: Mapping[str, Any]) -> list[str]:
 
 
 def with_keys(message: str) -> str:
-    """A message about `--batch-size` as one about `batch_size`."""
-    return _OPTION.sub(lambda found: key if (key := found[1].replace("-", "_")) in _MODEL else found[0], message)
+    """A message of the core, which names fields, with the keys of the configuration in their place."""
+    return name_fields(message, _SPELLINGS)
 
 
 # -- keys and values -----------------------------------------------------------------------------

@@ -165,7 +165,9 @@ class _Process:
             return found
         except TimeoutError:
             self._end()
-            return Failure(f"{task.model} held its process for {task.patience_s:g} s and was ended; raise --time-limit")
+            return Failure(
+                f"{task.model} held its process for {task.patience_s:g} s and was ended; raise `time_limit_s`"
+            )
         except BrokenProcessPool as error:
             self._end()
             return Failure(self._last_words(task, str(error)))

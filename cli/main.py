@@ -69,7 +69,8 @@ def run(command: click.Command, program: str) -> None:
     Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 budget exceeded,
     130 interrupted.
     """
-    from ..estimator.base.errors import JoulecastError, ModelError
+    from ..estimator.base.errors import JoulecastError, ModelError, RequestError
+    from .fields import with_options
 
     try:
         status = command.main(prog_name=program, standalone_mode=False)
@@ -85,7 +86,7 @@ def run(command: click.Command, program: str) -> None:
     except JoulecastError as error:
         if isinstance(error, ModelError) and error.frames and os.environ.get("JOULECAST_TRACEBACK"):
             click.echo(error.frames.rstrip(), err=True)
-        _fail(program, " ".join(str(error).split()), 1)
+        _fail(program, with_options(" ".join(str(error).split()), command), 2 if isinstance(error, RequestError) else 1)
     except BrokenPipeError:  # `estimate ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from ..base.errors import RequestError
 from ..base.interval import Interval
 from ..model.inputs import parse_input
 from ..model.presets import DatasetPreset, dataset_preset
@@ -59,7 +58,7 @@ class Question:
         estimate = forecast(profile, work, schedule)
         if assumed := self._assumed_preset():
             note = (
-                f"no --samples or --dataset: an epoch is taken to be {assumed.name}'s {assumed.train_samples:,} samples"
+                f"the training set's size is not given: an epoch has {assumed.name}'s {assumed.train_samples:,} samples"
             )
             estimate = replace(estimate, warnings=(*estimate.warnings, note))
         if notes := self.where.notes_on(estimate.seconds):
@@ -80,7 +79,7 @@ class Question:
 def read_question(options: Mapping[str, Any]) -> Question:
     """What `estimate`'s options ask, by their names. Mistakes show here, before a model is loaded.
 
-    Raises JoulecastError for values that cannot be used, UsageError for a model argument of no form.
+    Raises JoulecastError for values that cannot be used, RequestError for a model argument of no form.
     """
     limits = tuple(parse_limit(text) for text in options["budgets"])
     where = read_where(options)
@@ -102,18 +101,18 @@ def _trace_options(options: Mapping[str, Any], preset: DatasetPreset | None) -> 
     for text in options["model_args"]:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise click.UsageError(f"--model-arg {text!r} is not KEY=VALUE")
+            raise RequestError(f"`model_args` {text!r} is not KEY=VALUE")
         arguments[key.strip()] = value
     return TraceOptions(
         args=arguments,
         specs=tuple(parse_input(text) for text in options["inputs"]),
         preset=preset,
         sequence_length=options["sequence_length"],
-        batch_size=whole_number("--batch-size", options["batch_size"]),
+        batch_size=whole_number("batch_size", options["batch_size"]),
         train=not options["inference"],
         optimizer=options["optimizer"],
         precision=options["precision"],
-        accumulate=whole_number("--accumulate", options["accumulate"]),
+        accumulate=whole_number("accumulate", options["accumulate"]),
         layers=options["layers"],
         time_limit_s=options["time_limit"],
     )

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import click
-
+from ..base.errors import RequestError
 from ..base.interval import Interval
 from ..base.units import SECONDS_PER_HOUR
 from ..place.electricity_maps import is_zone, live_regions, locate
@@ -38,7 +37,7 @@ class Where:
 def read_where(options: Mapping[str, Any]) -> Where:
     """The site and regions that `estimate`'s options describe, with live figures where they ask for them.
 
-    Raises UsageError for options that contradict, JoulecastError for regions and figures of no use.
+    Raises RequestError for options that contradict, JoulecastError for regions and figures of no use.
     """
     own = options["region"]
     others = region_list(options["regions"]) if options.get("regions") is not None else ()
@@ -66,9 +65,9 @@ def _check(codes: tuple[str, ...], options: Mapping[str, Any]) -> None:
     if not options.get("live"):
         for code in codes:
             if is_zone(code):
-                raise click.UsageError(f"zone {code!r} has live figures alone: add --live")
+                raise RequestError(f"zone {code!r} has live figures alone: add `live`")
         return
     if options["carbon_intensity"] is not None:
-        raise click.UsageError("--live and --carbon-intensity contradict: give one of them")
+        raise RequestError("`live` and `carbon_intensity` contradict: give one of them")
     if not codes:
-        raise click.UsageError("--live needs a place: give --region or --regions")
+        raise RequestError("`live` needs a place: give `region` or `regions`")

@@ -1,10 +1,23 @@
-"""The one error base: a message that says what, the value seen and the fix, in one line."""
+"""The one error base: a message that says what, the value seen and the fix, in one line.
+
+Messages name fields in backticks, as Python spells them: "`batch_size` 0 cannot be used". A surface with other names
+(the command line, a configuration file) replaces them with `name_fields`.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
 class JoulecastError(Exception):
     """An input that cannot be used; the command line prints it as one line and exits with 1."""
+
+
+class RequestError(JoulecastError):
+    """Fields of a request that contradict each other or have no meaning together; the command line exits with 2."""
 
 
 class ModelError(JoulecastError):
@@ -29,3 +42,8 @@ class FitError(JoulecastError):
 
 class MeterError(JoulecastError):
     """No counter that can be read, or one that failed."""
+
+
+def name_fields(message: str, names: Mapping[str, str]) -> str:
+    """`message` with each field by its name on one surface: {"batch_size": "--batch-size"}. Others stay as they are."""
+    return _FIELD.sub(lambda found: names.get(found[1], found[0]), message)

@@ -73,7 +73,7 @@ def _this_machine(framework: str) -> Profile:
             profile = _named(part)
         except HardwareError as error:
             raise HardwareError(
-                f"this machine's {'GPU' if host.gpus else 'CPU'}: {error}; or name hardware with --hardware"
+                f"this machine's {'GPU' if host.gpus else 'CPU'}: {error}; or name the `hardware`"
                 + (f" ({unseen})" if unseen else "")
             ) from error
     return _noting(profile, f"the CPU answers, because {unseen}") if unseen else profile

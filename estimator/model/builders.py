@@ -156,7 +156,7 @@ def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | No
     if isinstance(value, nn.Module):
         if args:
             raise JoulecastError(
-                f"{label} is built already and takes no --model-arg ({', '.join(args)}); name its class"
+                f"{label} is built already and takes no `model_args` ({', '.join(args)}); name its class"
             )
         return value
     if not callable(value):
@@ -167,7 +167,7 @@ def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | No
     _check_args(parameters, label, args)
     lacking = missing(value, args)
     if lacking:
-        given = " ".join(f"--model-arg {name}=VALUE" for name in lacking)
+        given = " ".join(f"`model_args` {name}=VALUE" for name in lacking)
         raise JoulecastError(f"{label} needs {', '.join(lacking)}; give {given}, or define build_model()")
     if num_classes is not None and "num_classes" not in args and _takes_num_classes(value, parameters):
         args = {**args, "num_classes": num_classes}

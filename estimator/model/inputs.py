@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 # Positions that a language model is given where nobody says how many; configs allow up to millions.
 _MAX_DEFAULT_TOKENS = 2048
 _AUDIO_SAMPLES = 16_000
-_THREE_WAYS = "give --input SHAPE (as in 3,224,224 or ids:int64:128) or --dataset, or define example_inputs"
+_THREE_WAYS = "give `inputs` (as in 3,224,224 or ids:int64:128) or `dataset`, or define example_inputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +61,20 @@ def parse_input(text: str) -> InputSpec:
     dtype = head.pop() if head and (head[-1] in _DTYPES or len(head) > 1) else None
     name = head.pop() if head else ""
     if head or (name and not _NAME.fullmatch(name)):
-        raise JoulecastError(f"--input {text!r} is not SHAPE or NAME:DTYPE:SHAPE, as in 3,224,224 or ids:int64:128")
+        raise JoulecastError(f"`inputs` {text!r} is not SHAPE or NAME:DTYPE:SHAPE, as in 3,224,224 or ids:int64:128")
     if dtype is not None and dtype not in _DTYPES:
         raise JoulecastError(
-            f"--input {text!r}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}{near(dtype, _DTYPES)}"
+            f"`inputs` {text!r}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}{near(dtype, _DTYPES)}"
         )
     shape = tuple(_size(size, text) for size in re.split(r"[,x]", sizes)) if sizes.strip() else ()
     if not shape and not (name or dtype):
-        raise JoulecastError(f"--input {text!r} has no shape; give one sample's, as in 3,224,224")
+        raise JoulecastError(f"`inputs` {text!r} has no shape; give one sample's, as in 3,224,224")
     return InputSpec(shape, dtype, name)
 
 
 def _size(text: str, whole: str) -> int:
     if not text.strip().isascii() or not text.strip().isdigit() or int(text) < 1:
-        raise JoulecastError(f"--input {whole!r}: {text!r} is not a size; give whole numbers above 0, as in 3,224,224")
+        raise JoulecastError(f"`inputs` {whole!r}: {text!r} is not a size; give whole numbers above 0, as in 3,224,224")
     return int(text)
 
 
@@ -93,7 +93,7 @@ def make_inputs(
     for spec in specs:
         tensor = _tensor(spec, batch_size, vocab_size, device)
         if spec.name in kwargs:
-            raise JoulecastError(f"--input {spec.name} is given twice; give each name once")
+            raise JoulecastError(f"`inputs` {spec.name} is given twice; give each name once")
         if spec.name:
             kwargs[spec.name] = tensor
         else:
@@ -137,12 +137,12 @@ def model_inputs(
         raise JoulecastError(f"sequence length is {sequence_length}; give 1 or more")
     if sequence_length is not None and (specs or preset or loaded.example_inputs is not None or not _main_input(model)):
         raise JoulecastError(
-            f"--sequence-length {sequence_length} has no use here; it is for a transformers model "
-            "without --input, --dataset or example_inputs"
+            f"`sequence_length` {sequence_length} has no use here; it is for a transformers model "
+            "without `inputs`, `dataset` or example_inputs"
         )
     notes: tuple[str, ...] = ()
     if specs:
-        source, wanted = "--input", _typed(specs, model)
+        source, wanted = "inputs", _typed(specs, model)
     elif loaded.example_inputs is not None:
         with loaded.running():
             args, kwargs = _examples(loaded.example_inputs, batch_size, device)
@@ -165,7 +165,7 @@ def describe_inputs(args: Any, kwargs: Mapping[str, Any]) -> str:
     parts = [_described("", value) for value in args if isinstance(value, torch.Tensor)]
     parts += [_described(f"{name} ", value) for name, value in kwargs.items() if isinstance(value, torch.Tensor)]
     shown = ", ".join(parts) or "no tensors"
-    return f"the inputs were {shown} (batch first): give one sample's shape with --input if they are wrong"
+    return f"the inputs were {shown} (batch first): give one sample's shape as `inputs` if they are wrong"
 
 
 def _described(name: str, tensor: torch.Tensor) -> str:
@@ -309,7 +309,7 @@ def _from_config(model: Any, sequence_length: int | None, label: str) -> tuple[l
         frames = 2 * config.max_source_positions  # Whisper's convolutions halve them
         return [InputSpec((config.num_mel_bins, frames), own, main), *targets], notes
     if main == "input_values":
-        note = f"{label}: one second of audio at 16 kHz a sample; --input input_values:SAMPLES for another"
+        note = f"{label}: one second of audio at 16 kHz a sample; input_values:SAMPLES for another"
         return [InputSpec((_AUDIO_SAMPLES,), own, main)], (note,)
     raise JoulecastError(f"{label} takes {main}, whose shape its config does not say; {_THREE_WAYS}")
 
@@ -328,10 +328,10 @@ def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, .
         note = f"{sequence_length} tokens a sample are more than the config's {longest}"
         return sequence_length, ((note,) if beyond else ())
     if longest is not None and longest <= _MAX_DEFAULT_TOKENS:
-        return longest, (f"{longest} tokens a sample, the config's longest; --sequence-length for another",)
+        return longest, (f"{longest} tokens a sample, the config's longest; set the sequence length for another",)
     tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
     limit = f"the config allows {longest}" if longest is not None else "the config names no length"
-    return tokens, (f"{tokens} tokens a sample ({limit}); --sequence-length for another",)
+    return tokens, (f"{tokens} tokens a sample ({limit}); set the sequence length for another",)
 
 
 def _image_shape(config: Any, label: str) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def _ask_worker(request: KerasRequest, time_limit_s: float) -> dict[str, Any]:
             answer, _ = worker.communicate(message, timeout=limit_s)
         except subprocess.TimeoutExpired:
             raise ModelError(
-                f"{request.target} held its process for {limit_s:g} s and was ended; raise --time-limit SECONDS"
+                f"{request.target} held its process for {limit_s:g} s and was ended; raise `time_limit_s`"
             ) from None
         finally:  # Ctrl-C reaches this process alone
             _end(worker)

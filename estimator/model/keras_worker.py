@@ -145,7 +145,7 @@ def _inputs(module: ModuleType, model: Any, request: KerasRequest) -> tuple[Any,
     if request.fallback is not None:
         return _arguments(model, [request.fallback], request.batch_size)
     raise JoulecastError(
-        f"{request.target}: {type(model).__name__} does not say what it takes; give --input, such as --input 32,32,3"
+        f"{request.target}: {type(model).__name__} does not say what it takes; give `inputs`, such as 32,32,3"
     )
 
 
@@ -153,7 +153,7 @@ def _declared(tensor: Any, model: Any) -> KerasInput:
     shape = tuple(tensor.shape[1:])
     if None in shape:
         sizes = ",".join("?" if size is None else str(size) for size in shape)
-        raise JoulecastError(f"{model.name}: input {tensor.name} is {sizes}; give its sizes with --input")
+        raise JoulecastError(f"{model.name}: input {tensor.name} is {sizes}; give its sizes as `inputs`")
     return KerasInput(shape, str(tensor.dtype), tensor.name)
 
 

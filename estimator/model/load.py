@@ -26,7 +26,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Code that asks about the meta device would build another network there.
 _ASKS_FOR_META = re.compile(r"""\bis_meta\b|["']meta["']""")
 _USAGE = "give FILE.py, FILE.py:name, package.module:callable or a Hugging Face config.json"
-_FIX = "correct the model, or what it is built with (--model-arg)"
+_FIX = "correct the model, or what it is built with (`model_args`)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,5 +86,5 @@ def region_list(text: str) -> tuple[str, ...]:
     """The codes of a list such as "FR, SE, US-CA". Raises JoulecastError for a list of none."""
     codes = tuple(code.strip() for code in text.split(",") if code.strip())
     if not codes:
-        raise JoulecastError(f"--regions {text!r} names no region: give codes such as FR,SE,US-CA")
+        raise JoulecastError(f"`regions` {text!r} names no region: give codes such as FR,SE,US-CA")
     return codes

@@ -73,15 +73,15 @@ def make_schedule(
     batches count as steps. Raises JoulecastError for values and combinations that say nothing.
     """
     if tokens is not None and tokens_per_sample <= 1:
-        raise JoulecastError(f"--tokens {tokens} needs a model that reads sequences: give --samples or --steps")
-    batch, passes = whole_number("--batch-size", batch_size), whole_number("accumulation", accumulation)
+        raise JoulecastError(f"`tokens` {tokens} needs a model that reads sequences: give `samples` or `steps`")
+    batch, passes = whole_number("batch_size", batch_size), whole_number("accumulate", accumulation)
     parallel = whole_number("devices", devices)
     per_step = batch * passes * parallel
-    training = whole_number("--samples", samples) if samples is not None else dataset_samples
+    training = whole_number("samples", samples) if samples is not None else dataset_samples
     per_epoch = None if training is None else _ceil_divide(training, per_step)
     total = _total_steps(epochs, steps, tokens, samples, tokens_per_sample, per_step, per_epoch)
     if epochs is not None:
-        run_epochs: float | None = _positive("--epochs", epochs)
+        run_epochs: float | None = _positive("epochs", epochs)
     else:
         run_epochs = None if per_epoch is None else total / per_epoch
     return Schedule(
@@ -105,32 +105,32 @@ def _total_steps(
     per_step: int,
     per_epoch: int | None,
 ) -> int:
-    lengths = {"--epochs": epochs, "--steps": steps, "--tokens": tokens}
-    given = [f"{name} {value}" for name, value in lengths.items() if value is not None]
+    lengths = {"epochs": epochs, "steps": steps, "tokens": tokens}
+    given = [f"`{name}` {value}" for name, value in lengths.items() if value is not None]
     if len(given) > 1:
         raise JoulecastError(f"{' and '.join(given)} contradict: give one of them")
     if steps is not None:
-        return whole_number("--steps", steps)
+        return whole_number("steps", steps)
     if tokens is not None:
-        return _ceil_divide(whole_number("--tokens", tokens), tokens_per_sample * per_step)
+        return _ceil_divide(whole_number("tokens", tokens), tokens_per_sample * per_step)
     if epochs is not None:
-        number = _positive("--epochs", epochs)
+        number = _positive("epochs", epochs)
         if per_epoch is None:
-            raise JoulecastError(f"--epochs {epochs} needs the size of the training set: give --samples or --dataset")
+            raise JoulecastError(f"`epochs` {epochs} needs the size of the training set: give `samples` or `dataset`")
         # In decimals, as it was written: 0.07 epochs of 100 steps are 7, not the 8 of binary fractions.
         return math.ceil(Fraction(str(number)) * per_epoch)
     if samples is None or per_epoch is None:
-        raise JoulecastError("no length of the run: give --epochs, --steps, --samples or --tokens")
+        raise JoulecastError("run length missing: give `epochs`, `steps`, `samples` or `tokens`")
     return per_epoch
 
 
 def _validation_steps(val_samples: Number | None, samples_per_pass: int, epochs: float | None) -> int:
     if val_samples is None:
         return 0
-    number = whole_number("--val-samples", val_samples)
+    number = whole_number("val_samples", val_samples)
     if epochs is None:
         raise JoulecastError(
-            f"--val-samples {val_samples} needs the number of epochs: give --samples or --dataset besides"
+            f"`val_samples` {val_samples} needs the number of epochs: also give `samples` or `dataset`"
         )
     return _ceil_divide(number, samples_per_pass) * math.ceil(epochs)
 
@@ -139,21 +139,21 @@ def _ceil_divide(amount: int, size: int) -> int:
     return -(-amount // size)
 
 
-def _positive(option: str, value: Number) -> float:
+def _positive(field: str, value: Number) -> float:
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise JoulecastError(f"{option} {value} cannot be used: give a number above 0")
+        raise JoulecastError(f"`{field}` {value} cannot be used: give a number above 0")
     return number
 
 
-def whole_number(option: str, value: Number) -> int:
-    """`value` as a whole number above 0; JoulecastError names the option and the value."""
-    number = _positive(option, value)
+def whole_number(field: str, value: Number) -> int:
+    """`value` as a whole number above 0; JoulecastError names the field and the value."""
+    number = _positive(field, value)
     if number != int(number):
-        raise JoulecastError(f"{option} {value} cannot be used: give a whole number")
+        raise JoulecastError(f"`{field}` {value} cannot be used: give a whole number")
     return int(number)
 
 

@@ -107,7 +107,7 @@ def _where(frames: list[traceback.FrameSummary]) -> str:
 
 def _said(error: BaseException) -> tuple[str, str]:
     """What the error says, in one line, and the fix where it is known."""
-    text = one_line(str(error))
+    text = one_line(str(error)).replace("`", "'")  # backticks name fields of joulecast's own (base/errors.py)
     if isinstance(error, SystemExit):
         return f"calls sys.exit({text})", 'put what is not the model under `if __name__ == "__main__":`'
     if isinstance(error, SyntaxError):
@@ -161,12 +161,12 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     lock cannot be stopped either way.
     """
     if not seconds > 0:
-        raise JoulecastError(f"time limit is {seconds:g} s; give --time-limit more than 0 seconds")
+        raise JoulecastError(f"time limit is {seconds:g} s; give `time_limit_s` more than 0 seconds")
     if math.isinf(seconds):
         yield
         return
     can_interrupt = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    message = f"{what} still ran after {seconds:g} s, the time limit; raise it with --time-limit SECONDS"
+    message = f"{what} still ran after {seconds:g} s, the time limit; raise it with `time_limit_s`"
     watchdog = threading.Timer(seconds + (_GRACE_S if can_interrupt else 0), _end_process, [message])
     watchdog.daemon = True
     watchdog.start()

@@ -168,7 +168,7 @@ def test_an_error_in_the_constructor_names_its_line_and_keeps_the_frames(write):
         load_model(spec)
     assert [line.split('"')[1] for line in caught.value.frames.splitlines() if "File" in line] == [spec, spec]
     assert "torch/nn" not in caught.value.frames
-    assert "--model-arg" in str(caught.value)
+    assert "`model_args`" in str(caught.value)
 
 
 def test_sys_exit_in_the_file(write):
@@ -239,7 +239,7 @@ ENDLESS = {
 def test_an_endless_loop_ends_at_the_time_limit(write, text):
     said = message(write(text), time_limit_s=0.5)
     assert said.startswith("mynet.py:")
-    assert said.endswith("loading mynet.py still ran after 0.5 s, the time limit; raise it with --time-limit SECONDS")
+    assert said.endswith("loading mynet.py still ran after 0.5 s, the time limit; raise it with `time_limit_s`")
 
 
 def test_an_endless_forward_ends_at_the_time_limit(write):
@@ -266,7 +266,7 @@ def test_a_loop_that_catches_everything_ends_the_process(write):
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1] == (
-        "Error: loading mynet.py still ran after 0.5 s, the time limit; raise it with --time-limit SECONDS"
+        "Error: loading mynet.py still ran after 0.5 s, the time limit; raise it with `time_limit_s`"
     )
 
 
@@ -285,7 +285,7 @@ def test_sys_exit_does_not_end_the_process_quietly(write):
 
 def test_time_limits_that_are_none(write):
     for seconds in (0, -1, float("nan")):
-        assert "give --time-limit more than 0 seconds" in message(write(NET), time_limit_s=seconds)
+        assert "give `time_limit_s` more than 0 seconds" in message(write(NET), time_limit_s=seconds)
     assert load_model(write(NET), time_limit_s=float("inf")).name == "mynet"
 
 

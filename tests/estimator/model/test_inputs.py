@@ -120,7 +120,7 @@ def test_real_token_ids_stay_below_the_vocabulary():
 def test_make_inputs_refuses():
     with pytest.raises(JoulecastError, match="batch size is 0"):
         make_inputs([InputSpec((3,))], 0)
-    with pytest.raises(JoulecastError, match="--input x is given twice"):
+    with pytest.raises(JoulecastError, match="`inputs` x is given twice"):
         make_inputs([InputSpec((3,), name="x"), InputSpec((4,), name="x")], 2)
 
 
@@ -131,7 +131,7 @@ def test_input_before_example_inputs_before_the_preset(load):
     loaded = load("example_inputs = torch.zeros(2, 5, 3)\n")
     preset = dataset_preset("cifar10")
     by_option = model_inputs(loaded, 4, specs=[parse_input("7,3")], preset=preset)
-    assert (shapes(by_option)[0], by_option.source) == ([(4, 7, 3)], "--input")
+    assert (shapes(by_option)[0], by_option.source) == ([(4, 7, 3)], "inputs")
     by_file = model_inputs(loaded, 4, preset=preset)
     assert (shapes(by_file)[0], by_file.source) == ([(4, 5, 3)], "example_inputs")
     by_preset = model_inputs(load(""), 4, preset=preset)
@@ -139,7 +139,7 @@ def test_input_before_example_inputs_before_the_preset(load):
 
 
 def test_no_inputs_at_all_tells_the_ways(load):
-    with pytest.raises(JoulecastError, match=r"mynet does not say.*--input.*--dataset.*example_inputs") as caught:
+    with pytest.raises(JoulecastError, match=r"mynet does not say.*`inputs`.*`dataset`.*example_inputs") as caught:
         model_inputs(load(""), 4)
     assert "\n" not in str(caught.value)
 
@@ -233,7 +233,7 @@ def test_long_contexts_are_capped_with_a_note(from_config):
     inputs = model_inputs(loaded, 1)
     assert shapes(inputs)[1] == {"input_ids": (1, 2048)}
     assert "131072" in inputs.notes[0]
-    assert "--sequence-length" in inputs.notes[0]
+    assert "set the sequence length" in inputs.notes[0]
 
 
 ONE_LAYER = {"num_hidden_layers": 1}
@@ -274,7 +274,7 @@ def test_transformers_models_run_on_what_their_config_implies(from_config, setti
 
 
 def test_sequence_length_where_it_has_no_use(load):
-    with pytest.raises(JoulecastError, match=r"--sequence-length 5 has no use here"):
+    with pytest.raises(JoulecastError, match=r"`sequence_length` 5 has no use here"):
         model_inputs(load(""), 4, sequence_length=5)
 
 
