@@ -12,6 +12,7 @@ import numpy as np
 
 from ..base.errors import JoulecastError, ProfileError
 from ..base.files import write_json
+from ..base.notes import Note, Topic, Weight
 from ..base.units import JOULES_PER_KWH
 from ..trace.workload import Op, Workload
 from .bounds import ErrorModel, Range
@@ -22,6 +23,14 @@ STATIC = "static"
 STARTUP = "start-up"
 LEFT_OUT_DECADES = 0.3
 """Networks left out of a fit lie about this far outside of the others' range: bounds hold up to there."""
+_IN_RANGE_DECADES = 0.05  # nearer than this to the measured range counts as inside
+_RANGE_WORDS = {
+    "flops": "computes {} multiply-adds per step",
+    "bytes": "moves {} per step",
+    "ops": "has {} ops per step",
+    "batch_size": "has a batch size of {}",
+}
+_RANGE_UNITS = {"flops": "", "bytes": "B", "ops": "", "batch_size": ""}
 _ENGINES = {"keras": "tensorflow"}  # what runs a framework's models
 LABELS = ("measured", "modelled", "datasheet")
 
@@ -112,7 +121,7 @@ class Profile:
         """The cost of `steps` steps of `work`.
 
         With `devices` > 1, each device does `work` in every step (data parallel): as long, and that
-        many times the energy. What they say to each other is not modelled, and a warning says so.
+        many times the energy. Communication between devices is not modelled, and a warning says so.
         """
         if steps < 0 or devices < 1:
             raise JoulecastError(f"steps {steps}, devices {devices}; give 0 or more steps, 1 or more devices")
@@ -160,41 +169,57 @@ class Profile:
         return max((bound.decades_outside(values[name]) for name, bound in self.ranges.items()), default=0.0)
 
     def _warnings(self, work: Workload, devices: int, outside: float) -> list[str]:
-        notes = list(work.warnings)
-        if outside > 0.05:
-            values = features(work)
-            names = [
-                f"{name} {values[name]:.3g} (fitted {bound.low:.3g} to {bound.high:.3g})"
-                for name, bound in self.ranges.items()
-                if bound.decades_outside(values[name]) > 0.05
-            ]
-            notes.append(f"outside of the range that {self.name} was fitted on: {', '.join(names)}")
+        notes: list[str] = [Note.of(note, Topic.MODEL) for note in work.warnings]
+        if outside > _IN_RANGE_DECADES:
+            notes += self._outside(work)
         if self.kinds:
             missing = sorted({op.kind for op in work.ops} - set(self.kinds))
             if missing:
-                notes.append(f"op kinds that {self.name} was never fitted on: {', '.join(missing)}")
+                text = f"the {self.name} profile has no measurements of: {', '.join(missing)}"
+                notes.append(Note(text, Topic.RANGE, Weight.ROUGH))
         notes += self._mismatches(work)
         if work.unsupported:
-            names_ = ", ".join(sorted(work.unsupported))
-            notes.append(f"no formula for {names_} ({work.unsupported_byte_share:.1%} of bytes): priced by bytes")
+            names = ", ".join(sorted(work.unsupported))
+            text = f"no formula for {names} ({work.unsupported_byte_share:.1%} of the bytes): costed by bytes alone"
+            notes.append(Note(text, Topic.MODEL, Weight.ROUGH))
         if devices > 1:
-            notes.append(f"what {devices} devices say to each other is not modelled: time is a lower bound")
+            text = f"communication between the {devices} devices is not modelled: the time is a lower bound"
+            notes.append(Note(text, Topic.SCHEDULE, Weight.ROUGH))
         if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes:
-            notes.append(
-                f"needs about {needed / 1e9:.3g} GB a device (modelled: weights, gradients, optimizer state and "
-                f"activations), and one has {self.memory_bytes / 1e9:.3g} GB: it must be split or recomputed"
+            text = (
+                f"needs about {needed / 1e9:.3g} GB per device (modelled: weights, gradients, optimizer state and "
+                f"activations), more than the device's {self.memory_bytes / 1e9:.3g} GB: reduce the batch size, "
+                "split the model or recompute activations"
             )
+            notes.append(Note(text, Topic.MODEL, Weight.STOP))
         return notes
 
+    def _outside(self, work: Workload) -> list[Note]:
+        """One note for each feature outside of its measured range, the furthest first."""
+        values = features(work)
+        beyond = {name: bound.decades_outside(values[name]) for name, bound in self.ranges.items()}
+        names = sorted((name for name in beyond if beyond[name] > _IN_RANGE_DECADES), key=lambda name: -beyond[name])
+        return [
+            Note(
+                f"this run {_RANGE_WORDS[name].format(' '.join(_scaled(values[name], _RANGE_UNITS[name])).rstrip())}; "
+                f"the {self.name} profile covers {_covered(self.ranges[name], _RANGE_UNITS[name])}",
+                Topic.RANGE,
+                Weight.ACT if place == 0 else Weight.ROUGH,
+            )
+            for place, name in enumerate(names)
+        ]
+
     def _mismatches(self, work: Workload) -> list[str]:
-        """What a measured profile was fitted on and the workload is not; a datasheet knows no difference."""
+        """Where a measured profile's framework or precision differs from the workload's."""
         if self.provenance.time != "measured":
             return []
-        notes = []
+        notes: list[str] = []
         if _ENGINES.get(work.framework, work.framework) != _ENGINES.get(self.framework, self.framework):
-            notes.append(f"{self.name} was measured with {self.framework}; this model is in {work.framework}")
+            text = f"the {self.name} profile was measured with {self.framework}; this model uses {work.framework}"
+            notes.append(Note(text, Topic.PROFILE, Weight.ROUGH))
         if self.precision and work.precision != self.precision:
-            notes.append(f"{self.name} was measured in {self.precision}; this model runs in {work.precision}")
+            text = f"the {self.name} profile was measured in {self.precision}; this model runs in {work.precision}"
+            notes.append(Note(text, Topic.PROFILE, Weight.ROUGH))
         return notes
 
     # -- as a document ---------------------------------------------------------------------------
@@ -282,6 +307,24 @@ def features(work: Workload) -> dict[str, float]:
         "ops": float(sum(op.count for op in work.ops)),
         "batch_size": float(work.batch_size),
     }
+
+
+def _covered(bound: Range, unit: str) -> str:
+    """ "18 to 64 GB", "800 MB to 2 GB", or "256 only" where one value was measured."""
+    (low, low_unit), (high, high_unit) = _scaled(bound.low, unit), _scaled(bound.high, unit)
+    if bound.low == bound.high:
+        return f"{high} {high_unit}".rstrip() + " only"
+    return (
+        f"{low} to {high} {high_unit}".rstrip() if low_unit == high_unit else f"{low} {low_unit} to {high} {high_unit}"
+    )
+
+
+def _scaled(value: float, unit: str) -> tuple[str, str]:
+    """1.46e9 bytes are ("1.46", "GB")."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g}", prefix + unit
+    return f"{value:.3g}", unit
 
 
 def memory_needed(work: Workload) -> int:

@@ -14,7 +14,7 @@ from ..base.units import GRAMS_PER_KG, GRAMS_PER_LB, JOULES_PER_KWH, SECONDS_PER
 from .site import Region
 
 End = Literal["high", "expected"]
-JUDGED = {  # what a budget of each quantity is held against
+JUDGED = {  # what a budget of each quantity is compared with
     "energy": "facility energy (the machine's times PUE)",
     "co2e": "CO2e of the facility energy",
     "time": "time",
@@ -67,7 +67,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A limit held against a forecast; `figure` and `excess` are in the limit's unit."""
+    """A limit compared with a prediction; `figure` and `excess` are in the limit's unit."""
 
     limit: Limit
     figure: float
@@ -79,7 +79,7 @@ class Verdict:
 
     @property
     def excess(self) -> float:
-        """How far above the limit; negative: what is to spare."""
+        """How far above the limit; negative when within it."""
         return self.figure - self.limit.amount
 
     @property
@@ -87,14 +87,12 @@ class Verdict:
         return 100 * self.excess / self.limit.amount
 
     def __str__(self) -> str:
-        word = "exceeded by" if self.exceeded else "kept, to spare"
-        end = "upper end of the interval" if self.at == "high" else "expected value"
-        unit, scale = self.limit.given_unit, self.limit.units_per_given
-        return (
-            f"budget {self.limit.text} {word} {abs(self.excess) / scale:.3g} {unit} "
-            f"({abs(self.excess_percent):.3g} %): {JUDGED[self.limit.quantity]} "
-            f"{self.figure / scale:.3g} {unit}, {end}"
-        )
+        end = "at the interval's upper end" if self.at == "high" else "as expected"
+        unit, scale = _spelled(self.limit), self.limit.units_per_given
+        figure = f"{self.figure / scale:.3g} of {self.limit.amount / scale:.3g} {unit} {end}"
+        if not self.exceeded:
+            return f"within budget: {figure}"
+        return f"over budget: {figure}, {abs(self.excess_percent):.3g} % too much"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -109,6 +107,14 @@ class Verdict:
             "excess": self.excess,
             "excess_percent": self.excess_percent,
         }
+
+
+def _spelled(limit: Limit) -> str:
+    """The user's unit, with what it measures: "kWh with PUE", "kg CO2e"."""
+    if limit.quantity == "energy":
+        return f"{limit.given_unit} with PUE"
+    mass, gas, rest = limit.given_unit.partition("CO2")
+    return f"{mass} {gas}{rest}".strip() if gas else limit.given_unit
 
 
 def parse_limit(text: str) -> Limit:

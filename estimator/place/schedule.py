@@ -50,7 +50,7 @@ class Schedule:
         last = self.last_step_samples
         if last is None or last == self.samples_per_step:
             return None
-        return f"the last step of each epoch has {last} of {self.samples_per_step} samples; it counts as full"
+        return f"the last step of each epoch has {last} of {self.samples_per_step} samples, costed as a full step"
 
 
 def make_schedule(

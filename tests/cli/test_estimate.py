@@ -151,9 +151,9 @@ def test_a_reader_that_leaves_early_is_no_error(run: Run, net: Path) -> None:
 @pytest.mark.parametrize(
     ("budget", "status", "words"),
     [
-        (["--budget", "1GWh"], 0, "kept"),
+        (["--budget", "1GWh"], 0, "within budget: "),
         (["--budget", "1J"], 3, "epochs would fit"),
-        (["--budget", "1GWh", "--budget", "0.000001gCO2e"], 3, "exceeded by"),
+        (["--budget", "1GWh", "--budget", "0.000001gCO2e"], 3, "over budget: "),
         (["--budget", "0.0001s"], 3, "time"),
         (["--budget", "0.0000001USD"], 3, "cost"),
     ],

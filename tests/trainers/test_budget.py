@@ -137,5 +137,5 @@ def test_on_a_terminal_it_asks(
             went_on = False
         text = shown()
     assert went_on is goes_on
-    assert "budget 10 s exceeded by" in text
+    assert "over budget: " in text
     assert "Train all the same? [y/N]" in text

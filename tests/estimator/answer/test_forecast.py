@@ -38,7 +38,7 @@ def test_validation_is_as_sure_as_the_training_and_adds_no_notes() -> None:
         ranges={name: Range(value, value) for name, value in features(WORK).items()},
     )
     alone = profile.predict(WORK.forward_only())
-    assert any("outside of the range" in note for note in alone.warnings)
+    assert any(" profile covers " in note for note in alone.warnings)
     run = forecast(profile, WORK, make_schedule(batch_size=32, epochs=1, samples=320, val_samples=3200))
     training = profile.predict(WORK, steps=10)
     assert run.warnings == training.warnings

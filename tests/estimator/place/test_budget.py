@@ -77,18 +77,13 @@ def test_upper_end_decides_unless_expected_is_asked_for() -> None:
     assert (strict.exceeded, lenient.exceeded) == (True, False)
     assert strict.excess == pytest.approx(0.5)
     assert strict.excess_percent == pytest.approx(25)
-    assert str(strict) == (
-        "budget 2kWh exceeded by 0.5 kWh (25 %): facility energy (the machine's times PUE) 2.5 kWh, "
-        "upper end of the interval"
-    )
-    assert str(lenient) == (
-        "budget 2kWh kept, to spare 0.2 kWh (10 %): facility energy (the machine's times PUE) 1.8 kWh, expected value"
-    )
+    assert str(strict) == "over budget: 2.5 of 2 kWh with PUE at the interval's upper end, 25 % too much"
+    assert str(lenient) == "within budget: 1.8 of 2 kWh with PUE as expected"
 
 
 def test_verdict_speaks_the_users_unit() -> None:
     verdict = judge(parse_limit("10h"), Interval.exact(39_600))
-    assert str(verdict) == "budget 10h exceeded by 1 h (10 %): time 11 h, upper end of the interval"
+    assert str(verdict) == "over budget: 11 of 10 h at the interval's upper end, 10 % too much"
     document = json.loads(json.dumps(verdict.to_json()))
     assert (document["limit"], document["figure"], document["unit"]) == (36_000, 39_600, "s")
     assert document["exceeded"] is True

@@ -19,7 +19,7 @@ def test_cifar10_for_a_hundred_epochs() -> None:
     assert plan.steps_per_epoch == 391  # 390 full batches and one of 80
     assert plan.steps == 39_100
     assert plan.last_step_samples == 80
-    assert plan.note == "the last step of each epoch has 80 of 128 samples; it counts as full"
+    assert plan.note == "the last step of each epoch has 80 of 128 samples, costed as a full step"
     assert plan.epochs == 100
     assert plan.validation_steps == 0
 
