@@ -14,8 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from .formulas import attention_backward_flops, attention_dims, attention_flops, rnn_flops
-from .recorder import Recorder, dtype_name, tensor_bytes
+from .formulas import (
+    attention_backward_flops,
+    attention_dims,
+    attention_flops,
+    dtype_name,
+    rnn_flops,
+    tensor_bytes,
+)
+from .recorder import Recorder
 from .workload import Op
 
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}

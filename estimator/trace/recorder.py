@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
 from typing import Any
 
 import torch
@@ -12,33 +11,11 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .formulas import FREE, lookup
+from .formulas import count_op, is_free
 from .meta_rules import meta_output
 from .workload import Op
 
 LOSS_LAYER = "(loss)"
-
-
-def tensor_bytes(tensor: torch.Tensor) -> int:
-    """Bytes that a pass over the tensor touches: an expanded dimension (stride 0) counts once."""
-    if tensor.layout is not torch.strided:
-        return tensor.numel() * tensor.element_size()
-    elements = prod(
-        size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0 or size == 0
-    )
-    return elements * tensor.element_size()
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _is_view(func: Any) -> bool:
@@ -66,7 +43,7 @@ class Recorder(TorchDispatchMode):
             self._paths.setdefault(id(child), path)
         self._stack: list[str] = []
         self._layer_of_node: dict[int, str] = {}
-        self._view: dict[Any, bool] = {}
+        self._free: dict[Any, bool] = {}
 
     # -- which layer -----------------------------------------------------------------------------
 
@@ -121,18 +98,20 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         layer = self._note_node()
-        namespace, _, name = func._schema.name.partition("::")
+        name = func._schema.name.rpartition("::")[2]
         output = meta_output(name, args, kwargs)
         if output is None:
             output = func(*args, **kwargs)
-        if namespace != "prim" and name not in FREE and not self._views(func):
-            self._record(name, layer, args, kwargs, output)
+        if not self.costs_nothing(func):
+            self._record(func, layer, args, kwargs, output)
         return output
 
-    def _views(self, func: Any) -> bool:
-        if func not in self._view:
-            self._view[func] = _is_view(func)
-        return self._view[func]
+    def costs_nothing(self, func: Any) -> bool:
+        """Whether the op only makes a view or allocates."""
+        if func not in self._free:
+            name = func._schema.name.removeprefix("aten::")
+            self._free[func] = name.startswith("prim::") or is_free(name) or _is_view(func)
+        return self._free[func]
 
     def _note_node(self) -> str:
         layer = self.layer
@@ -141,42 +120,27 @@ class Recorder(TorchDispatchMode):
             self._layer_of_node.setdefault(torch._C._autograd._get_sequence_nr() - 1, layer)
         return layer
 
-    def _record(self, name: str, layer: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
-        outputs = list(_tensors(output if isinstance(output, (list, tuple)) else (output,)))
-        inputs = list(_tensors((*args, *kwargs.values())))
-        entry = lookup(name)
-        flat = (*args, *kwargs.values()) if entry.kind != "copy" else inputs
-        flops, dims = entry.formula(flat, outputs)
-        bytes_read, bytes_written = _traffic(name, inputs, outputs)
-        if entry.kind == "other":
-            self.unsupported[name] = self.unsupported.get(name, 0) + bytes_read + bytes_written
-        main = next((t for t in (*inputs, *outputs) if t.is_floating_point()), None)
+    def _record(self, func: Any, layer: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        count = count_op(func, args, kwargs, output)
+        if not count.known:
+            moved = count.bytes_read + count.bytes_written
+            self.unsupported[count.name] = self.unsupported.get(count.name, 0) + moved
         self.add(
             Op(
-                name=name,
-                kind=entry.kind,
+                name=count.name,
+                kind=count.kind,
                 phase=self.phase,
                 layer=layer,
-                flops=flops,
-                bytes_read=bytes_read,
-                bytes_written=bytes_written,
-                dtype=dtype_name(main.dtype) if main is not None else "int64",
-                dims=dims,
+                flops=count.flops,
+                bytes_read=count.bytes_read,
+                bytes_written=count.bytes_written,
+                dtype=count.dtype,
+                dims=count.dims,
             )
         )
 
     def add(self, op: Op) -> None:
         self.ops.append(op)
-
-
-def _traffic(name: str, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> tuple[int, int]:
-    """Bytes read and written. Look-ups read only the rows that they fetch, fills read nothing."""
-    written = sum(map(tensor_bytes, outputs))
-    if name in ("embedding", "index_select", "index", "gather"):
-        return written + sum(map(tensor_bytes, inputs[1:])), written
-    if name in ("copy_", "fill_", "zero_", "uniform_", "normal_", "bernoulli_"):
-        return sum(map(tensor_bytes, inputs[1:])), written
-    return sum(map(tensor_bytes, inputs)), written
 
 
 def _first_shape(output: Any) -> tuple[int, ...] | None:

@@ -15,12 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..base.errors import JoulecastError
-from .formulas import lookup
+from .formulas import dtype_name, lookup
 from .fused import FusedLayers
 from .layer_table import fvcore_counts, layer_table
 from .losses import main_output, training_loss
 from .optimizers import optimizer_named, update_op
-from .recorder import Recorder, dtype_name
+from .recorder import Recorder
 from .workload import Op, Workload
 
 Loss = Callable[[Any], torch.Tensor]

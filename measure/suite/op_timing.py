@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from ...estimator.trace.formulas import FREE, GATES
+from ...estimator.trace.formulas import GATES, op_name
 from ...estimator.trace.losses import training_loss
 from ...estimator.trace.recorder import Recorder
 from ...estimator.trace.workload import Op, Workload
@@ -134,10 +134,8 @@ class Stopwatch(Recorder):
             self._update(span, (*args, *kwargs.values()))
         elif (event := self._fused_event()) is not None:
             event.spans.append(span)
-        else:
-            namespace, _, name = func._schema.name.partition("::")
-            if namespace != "prim" and name not in FREE and not self._views(func):
-                self.events.append(Event((self.phase, name, layer), [span]))
+        elif not self.costs_nothing(func):
+            self.events.append(Event((self.phase, op_name(func), layer), [span]))
         return output
 
     def _fused_event(self) -> Event | None:

@@ -1,0 +1,186 @@
+"""How many of transformers' model types trace, with their default configs?
+
+    python benchmarks/breadth.py [TYPE ...] [--part 1/8] [--batch-size N] [--seconds 30] [--gigabytes 4] [--jsonl FILE]
+
+One row a model type: outcome, seconds, peak memory, and the error where there is one. Each type runs in a process of
+its own, forked from one that has the libraries loaded, and is stopped at the limits of time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process that started threads must not be forked
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of one model type. `outcome` is "traced", "error", "too slow" or "too large"."""
+
+    model_type: str
+    model_class: str
+    outcome: str
+    seconds: float
+    memory_gb: float
+    tracer: str = ""
+    forward_gmacs: float = 0.0
+    unsupported: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def model_classes() -> dict[str, str]:
+    """Model type -> its class: the bare model's, else the first that an Auto class has for it."""
+    from transformers.models.auto import configuration_auto, modeling_auto
+
+    tables = [modeling_auto.MODEL_MAPPING_NAMES]
+    tables += [
+        value
+        for name, value in vars(modeling_auto).items()
+        if name.startswith("MODEL_FOR_") and name.endswith("_MAPPING_NAMES")
+    ]
+    found: dict[str, str] = {}
+    for table in tables:
+        for model_type, names in table.items():
+            if model_type in configuration_auto.CONFIG_MAPPING_NAMES:
+                found.setdefault(model_type, names if isinstance(names, str) else names[0])
+    return dict(sorted(found.items()))
+
+
+def trace_one(class_name: str, batch_size: int) -> dict[str, Any]:
+    from joulecast.estimator.base.errors import JoulecastError
+    from joulecast.estimator.model.read_model import TraceOptions, read_model
+
+    options = TraceOptions(batch_size=batch_size, time_limit_s=600.0)
+    try:
+        work = read_model(f"transformers:{class_name}", options)
+    except JoulecastError as error:
+        return {"outcome": "error", "reason": str(error)}
+    except Exception:
+        return {"outcome": "traceback", "reason": traceback.format_exc().splitlines()[-1]}
+    return {
+        "outcome": "traced",
+        "tracer": work.tracer,
+        "forward_gmacs": work.forward_flops / batch_size / 1e9,
+        "unsupported": tuple(sorted(work.unsupported)),
+        "reason": "; ".join(work.warnings),
+    }
+
+
+def run(model_type: str, class_name: str, batch_size: int, limit_s: float, limit_gb: float) -> Row:
+    """Traces one type in a forked process, watched from this one."""
+    reading, writing = os.pipe()
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 1)
+        os.dup2(devnull, 2)
+        os.write(writing, json.dumps(trace_one(class_name, batch_size)).encode())
+        os._exit(0)
+    os.close(writing)
+    peak, stopped = 0.0, ""
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        peak = max(peak, resident_gb(child))
+        if time.monotonic() - start > limit_s:
+            stopped = "too slow"
+        elif peak > limit_gb:
+            stopped = "too large"
+        if stopped:
+            os.kill(child, signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    with os.fdopen(reading) as pipe:
+        answer = pipe.read()
+    os.waitpid(child, 0)
+    result = {"outcome": stopped} if stopped else json.loads(answer or '{"outcome": "crashed"}')
+    return Row(model_type, class_name, seconds=time.monotonic() - start, memory_gb=peak, **result)
+
+
+def resident_gb(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def show(row: Row) -> None:
+    tail = row.reason if row.outcome != "traced" else ", ".join(row.unsupported)
+    print(
+        f"| {row.model_type:28} | {row.model_class:36} | {row.outcome:9} | {row.seconds:6.1f} | {row.memory_gb:5.2f} "
+        f"| {row.tracer:4} | {row.forward_gmacs:12,.1f} | {tail[:160]} |",
+        flush=True,
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    traced = [row for row in rows if row.outcome == "traced"]
+    if not traced:
+        return f"0 of {len(rows)} traced"
+    seconds = sorted(row.seconds for row in traced)
+    return (
+        f"{len(traced)} of {len(rows)} types traced ({len(traced) / len(rows):.1%}); "
+        f"median {statistics.median(seconds):.1f} s, worst {seconds[-1]:.1f} s; "
+        f"largest {max(row.memory_gb for row in traced):.2f} GB"
+    )
+
+
+def chosen(types: Sequence[str], part: str) -> Iterator[tuple[str, str]]:
+    number, _, parts = part.partition("/")
+    for index, (model_type, class_name) in enumerate(model_classes().items()):
+        if (model_type in types) if types else index % int(parts) == int(number) - 1:
+            yield model_type, class_name
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("types", nargs="*", help="model types; all without one")
+    parser.add_argument("--part", default="1/1", help="K/N: every Nth type from the Kth on")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--jsonl", type=Path, help="rows are appended to this file, and types in it left out")
+    options = parser.parse_args()
+    rows = []
+    if options.jsonl and options.jsonl.exists():
+        rows = [Row(**json.loads(line)) for line in options.jsonl.read_text().splitlines()]
+    known = {row.model_type for row in rows}
+
+    import torch
+    import transformers
+
+    import joulecast.estimator.model.inputs
+    import joulecast.estimator.model.read_model
+    import joulecast.estimator.trace.trace  # noqa: F401
+
+    torch.set_num_threads(1)
+    _ = transformers.PreTrainedModel, transformers.GenerationMixin  # loaded once, here
+    for model_type, class_name in chosen(options.types, options.part):
+        if model_type in known:
+            continue
+        row = run(model_type, class_name, options.batch_size, options.seconds, options.gigabytes)
+        rows.append(row)
+        show(row)
+        if options.jsonl:
+            with options.jsonl.open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+    print(f"\n{summary(rows)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Formulas of ops whose cost is the data that they move; norms and resampling count as fvcore counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any
+
+from .products import Counted, Formula, is_tensor, numel
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def sizes(args: Sequence[Any], outputs: Sequence[Any]) -> dict[str, int]:
+    """Elements of the largest input and of the first output: enough for ops that only move data."""
+    return {
+        "elements_in": max((numel(arg) for arg in _flat(args)), default=0),
+        "elements_out": numel(outputs[0]) if outputs else 0,
+    }
+
+
+def moved(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    return 0, sizes(args, outputs)
+
+
+def norm(per_element: int) -> Formula:
+    """`per_element` for each element of the data, one less without a scale and shift."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        elements = numel(args[0])
+        affine = any(is_tensor(arg) for arg in args[1:3])
+        dims = {"elements": elements, "channels": args[0].shape[1] if len(args[0].shape) > 1 else 1}
+        return elements * (per_element if affine else per_element - 1), dims
+
+    return formula
+
+
+def batch_norm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+    no_statistics_kept = len(args) > 5 and args[3] is None and args[5] is True
+    return norm(5 if no_statistics_kept else 2)(args, outputs)  # in evaluation mode they are computed too
+
+
+def norm_backward(per_element: int) -> Formula:
+    """Twice the forward: the gradients of the data, and of the scale and shift."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        elements = numel(args[0])
+        channels = args[1].shape[1] if len(getattr(args[1], "shape", ())) > 1 else 1
+        return 2 * per_element * elements, {"elements": elements, "channels": channels}
+
+    return formula
+
+
+def resample(per_output: int) -> Formula:
+    return lambda args, outputs: (per_output * numel(outputs[0]), sizes(args, outputs))
+
+
+def embedding(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # embedding(weight, indices, ...); _embedding_bag(weight, indices, offsets, ...)
+    rows, width = args[0].shape[0], args[0].shape[-1]
+    return 0, {"tokens": numel(args[1]), "rows": rows, "width": width}
+
+
+def embedding_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # embedding_dense_backward(grad_output, indices, num_weights, ...) writes the whole table
+    return 0, {"tokens": numel(args[1]), "rows": args[2], "width": args[0].shape[-1]}
+
+
+def pool(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    window = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else (1,)
+    return 0, {**sizes(args, outputs), "k": prod(int(side) for side in window)}
+
+
+def adaptive_pool(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """The window follows from the sizes: each output looks at in / out elements, rounded up, of each dimension."""
+    rank = len(args[1]) if len(args) > 1 and isinstance(args[1], (list, tuple)) else 1
+    inside, outside = args[0].shape[-rank:], outputs[0].shape[-rank:]
+    window = prod(-(-i // max(o, 1)) for i, o in zip(inside, outside, strict=True))
+    return 0, {**sizes(args, outputs), "k": window}

@@ -1,0 +1,426 @@
+"""Multiply-adds of products: matrices, convolutions, attention, recurrent layers, experts, transforms, decompositions.
+
+Every formula takes the arguments and the outputs of one ATen call and returns (multiply-adds, dims).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import log2, prod
+from typing import Any
+
+Shape = Sequence[int]
+Counted = tuple[int, dict[str, int]]
+Formula = Callable[[Sequence[Any], Sequence[Any]], Counted]
+
+
+def numel(value: Any) -> int:
+    """Elements of a tensor; those stored where it is sparse; 0 for anything else."""
+    if getattr(value, "shape", None) is None:
+        return 0
+    return stored(value) if _is_sparse(value) else prod(value.shape)
+
+
+def is_tensor(value: Any) -> bool:
+    return getattr(value, "shape", None) is not None
+
+
+def _is_sparse(value: Any) -> bool:
+    return "strided" not in str(getattr(value, "layout", "strided")) and hasattr(value, "_nnz")
+
+
+def stored(tensor: Any) -> int:
+    """Values that a sparse tensor holds."""
+    values = tensor._values() if "coo" in str(tensor.layout) else tensor.values()
+    return int(prod(values.shape))
+
+
+def skip_first(formula: Formula) -> Formula:
+    """For addmm and the like, whose first argument is the matrix that is added."""
+    return lambda args, outputs: formula(args[1:], outputs)
+
+
+# -- matrix products -----------------------------------------------------------------------------
+
+
+def mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """(m, k) x (k, n). A sparse operand multiplies only the values that it holds."""
+    left, right = args[:2]
+    (m, k), n = left.shape[-2:], right.shape[-1]
+    dims = {"b": 1, "m": m, "k": k, "n": n}
+    if _is_sparse(left):
+        return stored(left) * n, dims
+    if _is_sparse(right):
+        return stored(right) * m, dims
+    return m * k * n, dims
+
+
+def bmm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    b, m, k = args[0].shape
+    n = args[1].shape[-1]
+    dims = {"b": b, "m": m, "k": k, "n": n}
+    return stored(args[0]) * n if _is_sparse(args[0]) else b * m * k * n, dims
+
+
+def vector_product(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    m = args[0].shape[0] if len(args[0].shape) == 2 else 1
+    k = args[0].shape[-1]
+    return m * k, {"b": 1, "m": m, "k": k, "n": 1}
+
+
+def linear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # linear(input, weight (n, k), ...)
+    n, k = args[1].shape[-2:] if len(args[1].shape) > 1 else (1, args[1].shape[0])
+    m = prod(args[0].shape[:-1])
+    return m * k * n, {"b": 1, "m": m, "k": k, "n": n}
+
+
+def linear_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # linear_backward(input, grad_output, weight, output_mask)
+    flops, dims = linear((args[0], args[2]), outputs)
+    wanted = sum(bool(flag) for flag in args[3][:2])
+    return flops * wanted, dims
+
+
+def sampled_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # sparse_sampled_addmm(self, mat1, mat2): mat1 @ mat2 only where self holds a value
+    (m, k), n = args[1].shape[-2:], args[2].shape[-1]
+    return stored(args[0]) * k, {"b": 1, "m": m, "k": k, "n": n}
+
+
+def sparse_sparse_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """Each value on the left meets the values of one row on the right, of average length."""
+    left, right = args[:2]
+    (m, k), n = left.shape, right.shape[-1]
+    return stored(left) * stored(right) // max(right.shape[0], 1), {"b": 1, "m": m, "k": k, "n": n}
+
+
+def foreach_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    return sum(mm(pair, ())[0] for pair in zip(args[0], args[1], strict=True)), {}
+
+
+def grouped_dims(left: Any, right: Any, groups: int) -> dict[str, int]:
+    """A product in `groups` parts: experts with the tokens that are sent to each.
+
+    (tokens, k) x (groups, k, n); (groups, m, k) x (k, columns), columns split; (m, k) x (k, n) with k split;
+    (groups, m, k) x (groups, k, n). Sizes that are split are given as their average.
+    """
+    m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
+    if len(left.shape) == 2 and len(right.shape) == 3:
+        m = max(m // groups, 1)
+    elif len(left.shape) == 3 and len(right.shape) == 2:
+        n = max(n // groups, 1)
+    elif len(left.shape) == 2:
+        k = max(k // groups, 1)
+    return {"b": groups, "m": m, "k": k, "n": n}
+
+
+def grouped_flops(left: Any, right: Any) -> int:
+    """Multiply-adds of all parts: each row (or column) is multiplied once, with its own group's matrix."""
+    both = len(left.shape) == len(right.shape) == 3
+    groups = left.shape[0] if both else 1
+    return int(groups * left.shape[-2] * left.shape[-1] * right.shape[-1])
+
+
+def grouped_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # _grouped_mm(self, mat2, offs, ...)
+    left, right = args[:2]
+    offsets = next((arg for arg in args[2:] if is_tensor(arg) and len(arg.shape) == 1), None)
+    batched = next((matrix.shape[0] for matrix in (left, right) if len(matrix.shape) == 3), None)
+    groups = batched or (offsets.shape[0] if offsets is not None else 1)
+    return grouped_flops(left, right), grouped_dims(left, right, groups)
+
+
+def grouped_fallback_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # transformers::grouped_mm_fallback_backward(input, weight, offs, grad): gradients of both
+    flops, dims = grouped_mm(args, outputs)
+    return 2 * flops, dims
+
+
+def trilinear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """_trilinear(i1, i2, i3, expand1, expand2, expand3, sumdim): the sum of i1 * i2 * i3 over `sumdim`.
+
+    Computed as two products: over the whole space, then over what the first sum has left.
+    """
+    ranks = [len(args[index].shape) + len(args[3 + index]) for index in range(3)]
+    sizes = [1] * max(ranks)
+    for index in range(3):
+        waiting = iter(args[index].shape)
+        for dim in range(len(sizes)):
+            if dim not in args[3 + index]:
+                sizes[dim] = max(sizes[dim], next(waiting, 1))
+    space = prod(sizes)
+    first = sizes[args[6][0]] if len(args[6]) > 1 else 1
+    return space + (space // first if first > 1 else 0), {"b": 1}
+
+
+def distances(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """_cdist_forward(x1, x2, p): one multiply-add for every pair of points and coordinate."""
+    (m, k), n = args[0].shape[-2:], args[1].shape[-2]
+    b = prod(outputs[0].shape[:-2]) if outputs else 1
+    return b * m * k * n, {"b": b, "m": m, "k": k, "n": n}
+
+
+def distances_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # _cdist_backward(grad, x1, x2, p, cdist)
+    (m, k), n = args[1].shape[-2:], args[2].shape[-2]
+    b = prod(args[0].shape[:-2])
+    return b * m * k * n, {"b": b, "m": m, "k": k, "n": n}
+
+
+def own_distances(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # _pdist_forward(self, p); _pdist_backward(grad, self, p, pdist)
+    points = next(arg for arg in args if is_tensor(arg) and len(arg.shape) == 2)
+    m, k = points.shape
+    return m * (m - 1) // 2 * k, {"b": 1, "m": m, "k": k, "n": m}
+
+
+# -- convolutions --------------------------------------------------------------------------------
+
+
+def conv_dims(
+    input_shape: Shape, weight_shape: Shape, output_shape: Shape, groups: int, transposed: bool
+) -> dict[str, int]:
+    """n samples, channels, groups, k kernel elements, in/out spatial elements of a convolution."""
+    c_in, c_out = input_shape[1], output_shape[1]
+    return {
+        "n": input_shape[0],
+        "c_in": c_in,
+        "c_out": c_out,
+        "groups": groups,
+        "k": prod(weight_shape[2:]),
+        "in": prod(input_shape[2:]),
+        "out": prod(output_shape[2:]),
+        "rank": len(input_shape) - 2,
+        "transposed": int(transposed),
+    }
+
+
+def conv_flops(dims: dict[str, int]) -> int:
+    """Multiply-adds of a forward convolution, without its bias."""
+    positions = dims["in"] if dims["transposed"] else dims["out"]
+    return dims["n"] * positions * dims["k"] * dims["c_in"] * dims["c_out"] // dims["groups"]
+
+
+def conv(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
+    transposed = bool(args[6]) if len(args) > 6 else False
+    groups = args[8] if len(args) > 8 else 1
+    dims = conv_dims(args[0].shape, args[1].shape, outputs[0].shape, groups, transposed)
+    dims["channels_last"] = int(channels_last(args[0]) or channels_last(args[1]))
+    return conv_flops(dims), dims
+
+
+def channels_last(tensor: Any) -> bool:
+    """Whether the channels of a pixel lie side by side in memory; a convolution's images or weights decide for it."""
+    return bool(tensor.stride()[1] == 1) and prod(tensor.shape[2:]) > 1
+
+
+def conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # convolution_backward(grad_output, input, weight, bias_sizes, stride, padding, dilation,
+    #                      transposed, output_padding, groups, output_mask)
+    # Each of the two gradients is a convolution of as many multiply-adds as the forward one,
+    # grouped ones too (torch.utils.flop_counter forgets the groups there).
+    dims = conv_dims(args[1].shape, args[2].shape, args[0].shape, args[9], bool(args[7]))
+    forward = conv_flops(dims)
+    dims["grad_input"], dims["grad_weight"] = int(args[10][0]), int(args[10][1])
+    dims["channels_last"] = int(channels_last(args[1]) or channels_last(args[2]))
+    return forward * (dims["grad_input"] + dims["grad_weight"]), dims
+
+
+def plain_conv(transposed: bool) -> Formula:
+    """For kernels of one device, whose arguments differ: (input, weight, ...) and the output decide."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        data, weight = args[:2]
+        per_group, groups = (weight.shape[1], data.shape[1] // max(weight.shape[1], 1))
+        if transposed:
+            groups = max(outputs[0].shape[1] // max(per_group, 1), 1)
+        dims = conv_dims(data.shape, weight.shape, outputs[0].shape, max(groups, 1), transposed)
+        return conv_flops(dims), dims
+
+    return formula
+
+
+def plain_conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """Two gradients; of the three leading arguments, the 4-dimensional ones are data, gradient and weight."""
+    tensors = [arg for arg in args if is_tensor(arg) and len(arg.shape) > 2][:3]
+    weight = tensors[2]
+    grad = min(tensors[:2], key=lambda tensor: abs(tensor.shape[1] - weight.shape[0]))
+    return 2 * numel(grad) * prod(weight.shape[1:]), {}
+
+
+def conv_tbc(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # conv_tbc(input (time, batch, in), weight (kernel, in, out), ...)
+    kernel, c_in, c_out = args[1].shape
+    return outputs[0].shape[0] * outputs[0].shape[1] * kernel * c_in * c_out, {}
+
+
+# -- attention -----------------------------------------------------------------------------------
+
+
+def attention_dims(query: Any, key: Any, value: Any, causal: bool, dropout: bool = False) -> dict[str, int]:
+    """b = all leading dimensions (batch x heads), q and s positions, d and dv widths.
+
+    `dropped` counts the scores that a dropout draws a number for.
+    """
+    batch, positions = prod(query.shape[:-2]), (query.shape[-2], key.shape[-2])
+    return {
+        "b": batch,
+        "q": positions[0],
+        "s": positions[1],
+        "d": query.shape[-1],
+        "dv": value.shape[-1],
+        "causal": int(causal),
+        "dropped": batch * prod(positions) if dropout else 0,
+    }
+
+
+def attention_flops(dims: dict[str, int]) -> int:
+    """Multiply-adds of Q K^T and of P V. A causal mask is not subtracted: the convention of papers."""
+    return dims["b"] * dims["q"] * dims["s"] * (dims["d"] + dims["dv"])
+
+
+def attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    dims = attention_dims(args[0], args[1], args[2], any(arg is True for arg in args[3:]))
+    return attention_flops(dims), dims
+
+
+def attention_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # (grad_out, query, key, value, ...)
+    dims = attention_dims(args[1], args[2], args[3], any(arg is True for arg in args[4:]))
+    return attention_backward_flops(dims), dims
+
+
+def attention_backward_flops(dims: dict[str, int]) -> int:
+    """Five products instead of the forward's two: the scores are computed again (FlashAttention)."""
+    return attention_flops(dims) * 5 // 2
+
+
+def packed_attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # _flash_attention_forward(query, key, value, ...): (batch, positions, heads, width), or packed (tokens, ...)
+    query, key, value = ([*tensor.shape[:-3], *tensor.shape[-3:]] for tensor in args[:3])
+    batch, q, s = prod(query[:-3]), query[-3], key[-3]
+    heads, d, dv = query[-2], query[-1], value[-1]
+    dims = {"b": batch * heads, "q": q, "s": s, "d": d, "dv": dv, "causal": 0, "dropped": 0}
+    return attention_flops(dims), dims
+
+
+def encoder_layer(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """_transformer_encoder_layer_fwd: the fused inference path of nn.TransformerEncoderLayer, norms included.
+
+    (src, embed_dim, heads, qkv w, b, proj w, b, gelu, norm_first, eps, norm1 w, b, norm2 w, b, ffn1 w, b, ffn2 w, ...)
+    """
+    tokens, width = prod(args[0].shape[:-1]), args[1]
+    positions = args[0].shape[-2]
+    hidden = args[14].shape[0]
+    products = tokens * width * (4 * width + 2 * hidden + 2 * positions)
+    return products + 2 * 5 * tokens * width, {"m": tokens, "k": width, "n": 4 * width + 2 * hidden}
+
+
+def multi_head_attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # _native_multi_head_attention(query, key, value, embed_dim, heads, qkv weight, ...)
+    width, (queries, keys) = args[3], (args[0].shape[-2], args[1].shape[-2])
+    batch = prod(args[0].shape[:-2])
+    projections = 2 * width * width * (queries + keys)
+    return batch * (projections + 2 * queries * keys * width), {"m": batch * queries, "k": width, "n": 4 * width}
+
+
+# -- recurrent layers ----------------------------------------------------------------------------
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+def rnn_flops(
+    cell: str, *, tokens: int, input_size: int, hidden: int, layers: int, directions: int, projection: int = 0
+) -> int:
+    """Multiply-adds of a stacked recurrent layer over `tokens` = batch x steps positions.
+
+    Each layer and direction multiplies by W_ih (gates*hidden x width) and W_hh (gates*hidden x state).
+    """
+    state = projection or hidden
+    gates = GATES[cell] * hidden
+    total = 0
+    for layer in range(layers):
+        width = input_size if layer == 0 else state * directions
+        total += directions * (gates * (width + state) + (projection * hidden if projection else 0))
+    return tokens * total
+
+
+def mkldnn_rnn(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # mkldnn_rnn_layer(input (steps, batch, width), w_ih, w_hh, ...): one layer, one direction
+    steps, batch, width = args[0].shape
+    gates_hidden, hidden = args[2].shape
+    dims = {"steps": steps, "n": batch, "input": width, "hidden": hidden, "layers": 1, "directions": 1}
+    return steps * batch * gates_hidden * (width + hidden), dims
+
+
+def mkldnn_rnn_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    flops, dims = mkldnn_rnn(args, outputs)
+    return 2 * flops, dims
+
+
+def weights_rnn(passes: int) -> Formula:
+    """Kernels that take a list of weights (_cudnn_rnn and the like): each matrix multiplies each position."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        weights = next(arg for arg in args if isinstance(arg, (list, tuple)) and arg and is_tensor(arg[0]))
+        positions = prod(args[0].shape[:-1])
+        return passes * positions * sum(numel(weight) for weight in weights if len(weight.shape) == 2), {}
+
+    return formula
+
+
+# -- transforms and decompositions ---------------------------------------------------------------
+
+
+def fft(per_point: float) -> Formula:
+    """A complex transform of N points takes 5 N log2 N operations (Cooley and Tukey, 1965), half for real data."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        # _fft_r2c(self, dim, ...), _fft_c2r(self, dim, normalization, last_dim_size), _fft_c2c(self, dim, ...)
+        full = max((args[0], outputs[0]), key=lambda tensor: prod(tensor.shape))
+        points = prod(full.shape[dim] for dim in args[1])
+        elements = prod(full.shape)
+        work = int(per_point * elements * log2(points)) if points > 1 else 0
+        return work, {"elements": elements, "points": points}
+
+    return formula
+
+
+def _matrices(tensor: Any) -> tuple[int, int, int]:
+    """How many matrices, and their rows and columns."""
+    return prod(tensor.shape[:-2]), tensor.shape[-2], tensor.shape[-1]
+
+
+def factor(numerator: int, denominator: int) -> Formula:
+    """`numerator / denominator` n^3 multiply-adds for each square matrix (Golub and Van Loan, Matrix Computations)."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        count, rows, columns = _matrices(args[0])
+        n = min(rows, columns)
+        return count * n**3 * numerator // denominator, {"b": count, "m": rows, "n": columns}
+
+    return formula
+
+
+def tall_factor(per_column_square: int) -> Formula:
+    """`per_column_square` m n^2 multiply-adds for each m x n matrix, m the longer side."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        count, rows, columns = _matrices(args[0])
+        long, short = max(rows, columns), min(rows, columns)
+        return per_column_square * count * long * short**2, {"b": count, "m": rows, "n": columns}
+
+    return formula
+
+
+def solve(passes: int, *, matrix: int, right: int, factored: bool) -> Formula:
+    """`passes` triangular solves of n^2 / 2 multiply-adds a column, after n^3 / 3 for the factors if not `factored`."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        count, n, _ = _matrices(args[matrix])
+        columns = max(numel(args[right]) // max(count * n, 1), 1)
+        return count * (passes * n * n * columns // 2 + (0 if factored else n**3 // 3)), {"b": count, "m": n}
+
+    return formula
