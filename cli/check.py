@@ -126,7 +126,7 @@ def _print(report: Report, as_json: bool) -> None:
     from rich.text import Text
 
     from ..check.wording import notes, verdict_line
-    from .table import make_console
+    from .layout import make_console
 
     console = make_console()
     console.print(_table(report))

@@ -62,6 +62,7 @@ _FILE = click.Path(path_type=Path)
     help="Judge budgets at the interval's upper end or at the expected figure.",
 )
 @click.option("--layers", is_flag=True, help="Show the layer table.")
+@click.option("--verbose", is_flag=True, help="Show every note, all sources and what each figure is compared with.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (a list for several models).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one CSV row per model (per layer with --layers).")
 @click.option(
@@ -95,7 +96,7 @@ def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str 
     report = read_report_output(models, options)
     answers = _answers(models, options)
     report.write(answers)
-    _print(output, answers, options["layers"])
+    _print(output, answers, options["layers"], options["verbose"])
     return BUDGET_EXCEEDED if any(answer.exceeded for answer in answers) else 0
 
 
@@ -117,7 +118,7 @@ def _output(as_json: bool, as_csv: bool, format_: str | None, options: dict[str,
     return output
 
 
-def _print(output: str, answers: list[Answer], layers: bool) -> None:
+def _print(output: str, answers: list[Answer], layers: bool, verbose: bool) -> None:
     if output == "json":
         _print_json(answers, layers)
     elif output == "csv":
@@ -127,7 +128,7 @@ def _print(output: str, answers: list[Answer], layers: bool) -> None:
     elif output == "table":
         from .table import print_answers
 
-        print_answers(answers, layers=layers)
+        print_answers(answers, layers=layers, verbose=verbose)
     else:
         from ..report.formats import render
 

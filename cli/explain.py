@@ -36,7 +36,7 @@ def _print(facts: tuple[Fact, ...]) -> None:
     from rich.text import Text
 
     from ..estimator.answer.figures import number
-    from .table import make_console
+    from .layout import make_console
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
     table.add_column(no_wrap=True, style="dim")

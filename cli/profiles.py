@@ -74,7 +74,7 @@ def _print(rows: list[dict[str, Any]], *, detailed: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from .table import make_console
+    from .layout import make_console
 
     console = make_console()
     table = Table(box=None, pad_edge=False, padding=(0, 2))

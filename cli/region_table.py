@@ -1,45 +1,55 @@
-"""The regions of --regions side by side, as a table made for reading."""
+"""The regions of --regions side by side, as a table to read on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
 from rich.text import Text
 
 from ..estimator.answer import figures
 from ..estimator.place.regions import Place
+from .layout import Column, table_lines, wrapped
 
 
-def region_table(places: Sequence[Place]) -> Table:
-    """One row a region, in the order given: the CO2e of the same energy, its ratio to the first region's."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2), show_edge=False)
-    table.add_column("", style="bold", overflow="fold")
-    for name in ("CO2e", "90 % interval", "g/kWh", "ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("counts", style="dim", overflow="fold")
-    for place in places:
-        region, (gas, bounds) = place.region, figures.carbon(place.co2e_kg)
-        table.add_row(
-            f"{region.name} ({region.code})" + (", cleanest" if place.cleanest else ""),
-            Text(gas, style="bold green" if place.cleanest else "bold cyan"),
-            bounds,
-            figures.number(region.carbon_g_per_kwh),
-            "-" if place.ratio is None else f"x {figures.number(place.ratio)}",
-            f"{region.basis}, {'this hour' if region.live else region.year}",
-        )
-    return table
+def region_table(places: Sequence[Place], width: int) -> list[Text]:
+    """One row per region, in the order given: the CO2e of the same energy, and its ratio to the first region's."""
+    regions = [place.region for place in places]
+    pairs = [figures.carbon(place.co2e_kg) for place in places]
+    styles = ["bold green" if place.cleanest else "bold cyan" for place in places]
+    ratios = ["-" if place.ratio is None else f"x {figures.number(place.ratio)}" for place in places]
+    columns = [
+        Column(
+            "region",
+            [
+                f"{region.name} ({region.code}){', cleanest' if place.cleanest else ''}"
+                for place, region in zip(places, regions, strict=True)
+            ],
+            style="bold",
+        ),
+        Column("CO2e", [Text(gas, style) for (gas, _), style in zip(pairs, styles, strict=True)], right=True),
+        Column("90 % interval", [bounds for _, bounds in pairs], right=True, keep=3),
+        Column("g/kWh", [figures.number(region.carbon_g_per_kwh) for region in regions], right=True, keep=2),
+        Column("ratio", ratios, right=True),
+        Column(
+            "basis",
+            [f"{region.basis}, {'this hour' if region.live else region.year}" for region in regions],
+            style="dim",
+            keep=1,
+        ),
+    ]
+    return table_lines(columns, width)
 
 
-def region_lines(places: Sequence[Place]) -> list[Text]:
-    """Below the table: whose figures these are, and the budgets on CO2e in each region."""
+def region_lines(places: Sequence[Place], width: int) -> list[Text]:
+    """Below the table: the sources, and the verdict of each CO2e budget in each region."""
     codes: dict[str, list[str]] = {}
     for place in places:
         codes.setdefault(place.region.source, []).append(place.region.code)
-    sources = [Text(f"  {', '.join(members)}: {source}", style="dim") for source, members in codes.items()]
-    verdicts = [
-        Text(f"  {place.region.code}: {verdict}", style="red" if verdict.exceeded else "green")
-        for place in places
-        for verdict in place.verdicts
-    ]
-    return [*sources, *verdicts]
+    lines = []
+    for source, members in codes.items():
+        lines += wrapped(f"{', '.join(members)}: {source}", width, indent=2, style="dim")
+    for place in places:
+        for verdict in place.verdicts:
+            style = "red" if verdict.exceeded else "green"
+            lines += wrapped(f"{place.region.code}: {verdict}", width, indent=2, style=style)
+    return lines

@@ -1,208 +1,236 @@
-"""The answer as a table made for reading. Colours and bars leave with NO_COLOR and pipes (rich sees to it)."""
+"""The answer as a table to read on a terminal, at any width. Colours and bars need a terminal and no NO_COLOR."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from ..estimator.answer import figures
 from ..estimator.answer.answer import Answer
 from ..estimator.cost.estimate import Share
-from ..estimator.place.comparisons import familiar
+from ..estimator.place.comparisons import Comparison, familiar
+from .layout import Column, as_many_as_fit, first_that_fits, make_console, show, table_lines, wrapped
+from .note_lines import note_lines
 from .region_table import region_lines, region_table
 
 _BAR_WIDTH = 28
-_PIPE_WIDTH = 110  # where nobody tells the width
 _PARTS = 8
+_UNITS_FROM = 80  # columns: narrower windows show the interval without its unit
+_LABELS = {  # what the figures of a profile are based on
+    "measured": ("profile measured on {}", "profile measured"),
+    "modelled": ("profile modelled for {}", "profile modelled"),
+    "datasheet": ("profile from the datasheet of {}", "profile from a datasheet"),
+}
 
 
-def print_answers(answers: Sequence[Answer], *, layers: bool) -> None:
+def print_answers(answers: Sequence[Answer], *, layers: bool, verbose: bool = False) -> None:
+    """One model in at most 15 lines and then its notes, or several side by side; `verbose` leaves nothing out."""
     console = make_console()
     if len(answers) == 1:
-        _print_one(console, answers[0])
+        _print_one(console, answers[0], verbose)
     else:
         _print_comparison(console, answers)
-    for answer in answers:
-        if layers:
+    _print_verdicts(console, answers)
+    show(console, note_lines(answers, console.width, verbose=verbose))
+    if layers:
+        for answer in answers:
             _print_layers(console, answer)
-
-
-def make_console() -> Console:
-    """Colours and the window's width on a terminal; plain text of a fixed width in a pipe or file."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
 # -- one model -----------------------------------------------------------------------------------
 
 
-def _print_one(console: Console, answer: Answer) -> None:
-    _print_head(console, answer)
-    console.print(_figures(answer))
-    if sayings := familiar(answer.facility_energy_kwh.value, answer.co2e_kg.value):
-        for saying in sayings:
-            console.print(
-                Text(
-                    f"  {saying} ({saying.yardstick.source.split(',')[0]}, {saying.yardstick.year})",
-                    style="dim",
-                )
-            )
-    console.print(Text("\nWhere the energy goes", style="bold"), Text("(expected)", style="dim"))
-    console.print(_bars(answer.estimate.breakdown))
+def _print_one(console: Console, answer: Answer, verbose: bool) -> None:
+    width = console.width
+    show(console, _head(answer, width, verbose))
+    console.print()
+    show(console, _figures(answer, width))
+    below = [f"about {_comparison(one, verbose)}" for one in familiar_to(answer)]
+    if verbose:
+        show(console, [Text(f"  {line}", style="dim") for line in below])
+        console.print()
+        console.print(Text("Energy by component (expected)", style="bold"))
+        show(console, _bars(answer.estimate.breakdown))
+    else:
+        if below:
+            console.print(Text(as_many_as_fit(below, ", ", width), style="dim"), soft_wrap=True)
+        parts = [f"{part.name} {figures.share(part.share)}" for part in _shown(answer.estimate.breakdown)]
+        console.print(as_many_as_fit([f"energy by component: {parts[0]}", *parts[1:]], ", ", width), soft_wrap=True)
     _print_regions(console, answer, "")
-    _print_tail(console, [answer])
 
 
-def _print_head(console: Console, answer: Answer) -> None:
+def familiar_to(answer: Answer) -> tuple[Comparison, ...]:
+    return familiar(answer.facility_energy_kwh.value, answer.co2e_kg.value)
+
+
+def _comparison(one: Comparison, verbose: bool) -> str:
+    text = str(one).removeprefix("about ")
+    return f"{text} ({one.yardstick.source.split(',')[0]}, {one.yardstick.year})" if verbose else text
+
+
+def _head(answer: Answer, width: int, verbose: bool) -> list[Text]:
     work, estimate = answer.work, answer.estimate
-    console.print(Text(work.name, style="bold"), Text(f"on {answer.profile.hardware}"))
-    what = "training" if work.train else "inference"
-    console.print(
-        f"  {figures.count(work.parameters)} parameters, {figures.count(work.forward_flops / work.batch_size)} "
-        f"multiply-adds a sample forward, {what} in {work.precision}"
+    title = Text(work.name, style="bold").append(
+        f" on {answer.profile.hardware}, predicted before training", style="not bold"
+    )
+    length = answer.length.split(", ")  # thousands have no space after their comma
+    facts = [
+        f"{figures.count(work.parameters)} parameters",
+        f"{figures.count(work.forward_flops / work.batch_size)} multiply-adds per sample",
+        f"{'training' if work.train else 'inference'} in {work.precision}"
         + (f" with {work.optimizer}" if work.optimizer else ""),
-    )
-    console.print(f"  {answer.length}")
-    console.print(
-        f"  profile {answer.profile.name}: time {estimate.time_source}, power {estimate.power_source}, "
-        f"mean {figures.number(estimate.power_w)} W\n"
-    )
-
-
-def _figures(answer: Answer) -> Table:
-    estimate, site = answer.estimate, answer.site
-    power, time = estimate.power_source, estimate.time_source
-    rows = [
-        ("Time", figures.seconds(estimate.seconds), time),
-        (
-            "Energy",
-            figures.energy(estimate.energy_kwh),
-            f"{power}; {answer.profile.provenance.boundary}".rstrip("; "),
-        ),
-        ("  with PUE", figures.energy(answer.facility_energy_kwh), f"x {figures.number(site.pue)}"),
-        (
-            "CO2e",
-            figures.carbon(answer.co2e_kg),
-            f"{figures.number(site.carbon_g_per_kwh)} g/kWh, {site.carbon_source}",
-        ),
-        (
-            "Cost",
-            figures.money(answer.cost, site.currency),
-            f"{figures.number(site.price_per_kwh)} {site.currency}/kWh, {site.price_source}",
-        ),
+        f"mean power {figures.power(estimate.power_w)}",
     ]
-    table = Table(box=None, pad_edge=False, padding=(0, 2), show_edge=False)
-    table.add_column("", style="bold", no_wrap=True)
-    table.add_column("expected", justify="right", no_wrap=True)
-    table.add_column("90 % interval", justify="right", no_wrap=True)
-    table.add_column("from", style="dim", overflow="fold")
-    for name, (value, bounds), source in rows:
-        table.add_row(name, Text(value, style="bold cyan"), bounds, source)
-    return table
+    if verbose:
+        return [title, *(line for parts in (length, facts) for line in wrapped(", ".join(parts), width))]
+    return [title, *(Text(as_many_as_fit(parts, ", ", width)) for parts in (length, facts))]
 
 
-def _bars(parts: Sequence[Share]) -> Table:
-    shown = [part for part in parts if part.share > 0][:_PARTS]
+def _figures(answer: Answer, width: int) -> list[Text]:
+    estimate, site = answer.estimate, answer.site
+    pairs = (
+        figures.seconds(estimate.seconds),
+        figures.energy(estimate.energy_kwh),
+        figures.energy(answer.facility_energy_kwh),
+        figures.carbon(answer.co2e_kg),
+        figures.money(answer.cost, site.currency),
+    )
+    bounds = [text for _, text in pairs]
+    if width < _UNITS_FROM:  # the unit is that of the expected figure beside it
+        bounds = [text.removesuffix(expected.partition(" ")[2]).rstrip() for expected, text in pairs]
+    columns = [
+        Column("", ("Time", "Energy", "with PUE", "CO2e", "Cost"), style="bold"),
+        Column("expected", [expected for expected, _ in pairs], right=True, style="bold cyan"),
+        Column("90 % interval", bounds, right=width >= _UNITS_FROM),
+    ]
+    room = width - sum(column.width + 2 for column in columns)
+    sources = [first_that_fits(choices, room) for choices in _sources(answer)]
+    return table_lines([*columns, Column("from", sources, style="dim")], width)
+
+
+def _sources(answer: Answer) -> list[list[str]]:
+    """Where each figure comes from: the long form first, then shorter ones for narrow windows."""
+    estimate, site, hardware = answer.estimate, answer.site, answer.profile.hardware
+    boundary = answer.profile.provenance.boundary.removesuffix(", without PUE")
+    carbon = f"{figures.number(site.carbon_g_per_kwh)} g/kWh"
+    price = f"{figures.number(site.price_per_kwh)} {site.currency}/kWh"
+    energy = _predicted(estimate.power_source, hardware)
+    return [
+        _predicted(estimate.time_source, hardware),
+        [*(f"{text}; {boundary}" for text in energy[:2] if boundary), *energy],
+        [f"machine's energy x {figures.number(site.pue)}", f"x {figures.number(site.pue)}"],
+        _shortened(f"{carbon}, {site.carbon_source}"),
+        _shortened(f"{price}, {site.price_source}"),
+    ]
+
+
+def _predicted(source: str, hardware: str) -> list[str]:
+    long, short = _LABELS.get(source, (f"profile {source}", f"profile {source}"))
+    return [f"predicted; {long.format(hardware)}", f"predicted; {short}", short, source]
+
+
+def _shortened(source: str) -> list[str]:
+    """The text, then what is before each of its commas and brackets from the right, brackets closed."""
+    ends = [match.start() for match in re.finditer(r", | \(", source)]
+    choices = [source, *(source[:end] for end in reversed(ends))]
+    return [choice for choice in choices if choice.count("(") == choice.count(")")]
+
+
+def _shown(parts: Sequence[Share]) -> list[Share]:
+    return [part for part in parts if part.share > 0][:_PARTS]
+
+
+def _bars(parts: Sequence[Share]) -> list[Text]:
+    shown = _shown(parts)
     rest = 1 - sum(part.share for part in shown)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    for part in shown:
-        bar = "█" * round(part.share * _BAR_WIDTH) or "▏"
-        table.add_row(f"  {part.name}", Text(bar, style="cyan"), figures.share(part.share))
-    if rest > 0.0005:
-        table.add_row("  other", "", figures.share(rest))
-    return table
+    names = [*(part.name for part in shown), *(["other"] if rest > 0.0005 else [])]
+    shares = [*(part.share for part in shown), rest][: len(names)]
+    columns = [
+        Column("", names),
+        Column("", ["█" * round(share * _BAR_WIDTH) or "▏" for share in shares], style="cyan"),
+        Column("", [figures.share(share) for share in shares], right=True),
+    ]
+    return table_lines(columns, _BAR_WIDTH + 60, headings=False, indent=2)
 
 
 def _print_regions(console: Console, answer: Answer, whose: str) -> None:
     if answer.places:
-        console.print(Text(f"\nThe same energy, by region{whose}", style="bold"))
-        console.print(region_table(answer.places), *region_lines(answer.places), sep="\n")
+        console.print(Text(f"\nThe same energy, by region{whose}", style="bold"), soft_wrap=True)
+        show(console, [*region_table(answer.places, console.width), *region_lines(answer.places, console.width)])
 
 
-def _print_tail(console: Console, answers: Sequence[Answer]) -> None:
+def _print_verdicts(console: Console, answers: Sequence[Answer]) -> None:
     if any(answer.verdicts for answer in answers):
         console.print()
     for answer in answers:
         before = f"{answer.model}: " if len(answers) > 1 else ""
         for verdict in answer.verdicts:
             style = "bold red" if verdict.exceeded else "bold green"
-            console.print(Text(f"{before}{verdict}", style=style))
+            show(console, wrapped(f"{before}{verdict}", console.width, style=style))
         for line in answer.fits:
-            console.print(Text(f"  {before}{line}"))
-    warnings = list(dict.fromkeys(note for answer in answers for note in answer.notes))
-    if warnings:
-        console.print(Text("\nNotes", style="bold"))
-        for note in warnings:
-            console.print(Padding(Text(f"- {note}", style="yellow"), (0, 2), expand=False))
-    sources = list(dict.fromkeys(source for answer in answers for source in answer.profile.provenance.sources))
-    console.print(Text("\nSources: " + "; ".join(sources), style="dim"))
+            show(console, wrapped(f"{before}{line}", console.width, indent=2))
 
 
 # -- several models ------------------------------------------------------------------------------
 
 
 def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
-    first = answers[0]
-    console.print(
-        Text(f"{len(answers)} models", style="bold"),
-        Text(f"on {first.profile.hardware} (profile {first.profile.name}), {first.length}\n"),
+    first, site = answers[0], answers[0].site
+    show(console, [Text(f"{len(answers)} models", style="bold").append(f" on {first.profile.hardware}", "not bold")])
+    show(console, wrapped(first.length, console.width))
+    console.print()
+    show(console, table_lines(_comparison_columns(answers), console.width))
+    console.print()
+    time, power = (
+        _predicted(source, first.profile.hardware)[0].removeprefix("predicted; ")
+        for source in (first.estimate.time_source, first.estimate.power_source)
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("model", style="bold", overflow="fold")
-    for name in ("parameters", "MACs/sample", "time", "energy", "90 % interval", "with PUE", "CO2e", "cost"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for answer in answers:
-        energy, bounds = figures.energy(answer.estimate.energy_kwh)
-        work = answer.work
-        table.add_row(
-            answer.model,
-            figures.count(work.parameters),
-            figures.count(work.forward_flops / work.batch_size),
-            figures.seconds(answer.estimate.seconds)[0],
-            Text(energy, style="bold cyan"),
-            bounds,
-            figures.energy(answer.facility_energy_kwh)[0],
-            figures.carbon(answer.co2e_kg)[0],
-            figures.money(answer.cost, answer.site.currency)[0],
-        )
-    console.print(table)
-    console.print(
-        Text(
-            f"\ntime {first.estimate.time_source}, power {first.estimate.power_source}; PUE "
-            f"{figures.number(first.site.pue)}; {figures.number(first.site.carbon_g_per_kwh)} g CO2e/kWh "
-            f"({first.site.carbon_source}); {figures.number(first.site.price_per_kwh)} "
-            f"{first.site.currency}/kWh ({first.site.price_source})",
-            style="dim",
-        )
+    text = (
+        f"predicted; time: {time}; power: {power}; PUE {figures.number(site.pue)}; "
+        f"{figures.number(site.carbon_g_per_kwh)} g CO2e/kWh ({site.carbon_source}); "
+        f"{figures.number(site.price_per_kwh)} {site.currency}/kWh ({site.price_source})"
     )
+    show(console, wrapped(text, console.width, style="dim"))
     for answer in answers:
         _print_regions(console, answer, f" for {answer.model}")
-    _print_tail(console, answers)
+
+
+def _comparison_columns(answers: Sequence[Answer]) -> list[Column]:
+    works = [answer.work for answer in answers]
+    energies = [figures.energy(answer.facility_energy_kwh) for answer in answers]
+    machine = [figures.energy(answer.estimate.energy_kwh)[0] for answer in answers]
+    multiply_adds = [figures.count(work.forward_flops / work.batch_size) for work in works]
+    costs = [figures.money(answer.cost, answer.site.currency)[0] for answer in answers]
+    return [
+        Column("model", [answer.model for answer in answers], style="bold"),
+        Column("parameters", [figures.count(work.parameters) for work in works], right=True, keep=2),
+        Column("MACs/sample", multiply_adds, right=True, keep=1),
+        Column("time", [figures.seconds(answer.estimate.seconds)[0] for answer in answers], right=True, keep=5),
+        Column("energy", machine, right=True, keep=3),
+        Column("with PUE", [value for value, _ in energies], right=True, style="bold cyan"),
+        Column("90 % interval", [bounds for _, bounds in energies], right=True, keep=6),
+        Column("CO2e", [figures.carbon(answer.co2e_kg)[0] for answer in answers], right=True),
+        Column("cost", costs, right=True, keep=4),
+    ]
 
 
 # -- layers --------------------------------------------------------------------------------------
 
 
 def _print_layers(console: Console, answer: Answer) -> None:
-    console.print(Text(f"\nLayers of {answer.work.name}", style="bold"), Text("(a step, forward)", style="dim"))
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("layer", overflow="fold")
-    table.add_column("kind", overflow="fold")
-    table.add_column("output")
-    for name in ("multiply-adds", "parameters", "from", "energy"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in answer.layer_rows():
-        table.add_row(
-            "  " * max(row["depth"] - 1, 0) + (row["path"].rpartition(".")[2] or "(all)"),
-            row["kind"],
-            "x".join(map(str, row["output_shape"])),
-            figures.count(row["forward_flops"]),
-            figures.count(row["parameters"]),
-            row["source"],
-            figures.share(row["energy_share"]),
-        )
-    console.print(table)
+    title = Text(f"\nLayers of {answer.work.name}", style="bold").append(" (one step, forward)", style="not bold dim")
+    rows = answer.layer_rows()
+    names = ["  " * max(row["depth"] - 1, 0) + (row["path"].rpartition(".")[2] or "(all)") for row in rows]
+    columns = [
+        Column("layer", names),
+        Column("kind", [row["kind"] for row in rows], keep=4),
+        Column("output", ["x".join(map(str, row["output_shape"])) for row in rows], keep=3),
+        Column("multiply-adds", [figures.count(row["forward_flops"]) for row in rows], right=True),
+        Column("parameters", [figures.count(row["parameters"]) for row in rows], right=True, keep=2),
+        Column("counted by", [row["source"] for row in rows], right=True, keep=1),
+        Column("energy", [figures.share(row["energy_share"]) for row in rows], right=True),
+    ]
+    show(console, [title, *table_lines(columns, console.width)])

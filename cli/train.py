@@ -153,7 +153,7 @@ def _print_epochs(record: Record) -> None:
     from rich.text import Text
 
     from ..measure.training.stretches import epochs_of
-    from .table import make_console
+    from .layout import make_console
 
     table = Table(title=f"{record.name}, run {record.id}: {record.status}", title_justify="left", box=None)
     for heading in ("epoch", "steps", "loss", "accuracy", "tested on", "seconds", "energy by domain"):
@@ -238,7 +238,7 @@ def _print_comparison(rows: list[Row], target: float, notes: list[str]) -> None:
     from rich.table import Table
 
     from ..measure.training.thesis import THESIS_ROWS
-    from .table import make_console
+    from .layout import make_console
 
     table = Table(title=f"Table 4.0.1: to {target:g} % accuracy on CIFAR-10", title_justify="left", box=None)
     for heading in ("model", "where", "power (W)", f"hours to {target:g} %", "kWh-PUE", "CO2 (lb)", "energy is"):

@@ -44,7 +44,7 @@
   function number(value) {
     const size = clean(value);
     if (size === 0) return "0";
-    if (size >= 1e7 || size < 1e-3) return general(size, 3);
+    if (size >= 1e7 || size < 1e-9) return general(size, 3);
     const power = Number(size.toExponential().split("e")[1]);
     if (size >= 100) return commas(placed(...digitsOf(size, power + 1)));
     const [digits, rounded] = digitsOf(size, 3);

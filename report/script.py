@@ -58,7 +58,7 @@ def _units(currency: str) -> dict[str, Any]:
         "energy_kwh": figures.ENERGIES,
         "facility_energy_kwh": figures.ENERGIES,
         "co2e_kg": [(factor, f"{unit} CO2e") for factor, unit in figures.MASSES],
-        "cost": [(1.0, currency)],
+        "cost": figures.money_units(currency),
         "power_w": figures.POWERS,
     }
 

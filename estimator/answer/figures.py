@@ -6,21 +6,22 @@ import math
 
 from ..base.interval import Interval
 
-TIMES = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
-ENERGIES = ((1e6, "GWh"), (1e3, "MWh"), (1.0, "kWh"), (1e-3, "Wh"), (1e-6, "mWh"))
-MASSES = ((1e3, "t"), (1.0, "kg"), (1e-3, "g"), (1e-6, "mg"))
-POWERS = ((1e6, "MW"), (1e3, "kW"), (1.0, "W"))
-_COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+TIMES = ((86_400.0, "days"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+ENERGIES = ((1e9, "TWh"), (1e6, "GWh"), (1e3, "MWh"), (1.0, "kWh"), (1e-3, "Wh"), (1e-6, "mWh"), (1e-9, "uWh"))
+MASSES = ((1e9, "Mt"), (1e6, "kt"), (1e3, "t"), (1.0, "kg"), (1e-3, "g"), (1e-6, "mg"), (1e-9, "ug"))
+POWERS = ((1e9, "GW"), (1e6, "MW"), (1e3, "kW"), (1.0, "W"), (1e-3, "mW"))
+_SUMS = ((1e9, "billion "), (1e6, "million "), (1.0, ""))
+_COUNTS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_BYTES = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
 def number(value: float) -> str:
-    """Three significant digits, thousands separated; never an exponent between 0.001 and 10 million."""
+    """Three significant digits, thousands separated; never an exponent between 1e-9 and 10 million."""
     value = _clean(value)
     if value == 0:
         return "0"
     size = abs(value)
-    if size >= 1e7 or size < 1e-3:
+    if size >= 1e7 or size < 1e-9:
         return f"{value:.3g}"
     if size >= 100:
         return f"{value:,.0f}"
@@ -69,7 +70,11 @@ def power(watts: float) -> str:
 
 
 def money(interval: Interval, currency: str) -> tuple[str, str]:
-    return _in_unit(interval, ((1.0, currency),))
+    return _in_unit(interval, money_units(currency))
+
+
+def money_units(currency: str) -> tuple[tuple[float, str], ...]:
+    return tuple((factor, f"{word}{currency}") for factor, word in _SUMS)
 
 
 def count(value: float) -> str:

@@ -128,8 +128,11 @@ def test_the_table_is_plain_in_a_pipe_and_says_where_figures_come_from(call: Run
     result = call("estimate", "--model", net, "--input", "16", "--epochs", "3", "--hardware", "t4")
     assert result.returncode == 0
     assert "\x1b[" not in result.stdout
-    for text in ("90 % interval", "datasheet", "x 1.58", "EPA 2018", "CIFAR-10's 50,000 samples", "Sources: NVIDIA"):
+    for text in ("90 % interval", "datasheet", "x 1.58", "EPA 2018", "CIFAR-10's 50,000 samples"):
         assert text in result.stdout
+    assert "NVIDIA T4" not in result.stdout
+    verbose = call("estimate", "--model", net, "--input", "16", "--epochs", "3", "--hardware", "t4", "--verbose")
+    assert "  sources\n  - NVIDIA" in verbose.stdout
 
 
 def test_no_color_on_a_terminal(run: Run, net: Path) -> None:
@@ -154,7 +157,7 @@ def test_a_reader_that_leaves_early_is_no_error(run: Run, net: Path) -> None:
         (["--budget", "1GWh"], 0, "within budget: "),
         (["--budget", "1J"], 3, "epochs would fit"),
         (["--budget", "1GWh", "--budget", "0.000001gCO2e"], 3, "over budget: "),
-        (["--budget", "0.0001s"], 3, "time"),
+        (["--budget", "0.0001s"], 3, "of 0.0001 s at"),
         (["--budget", "0.0000001USD"], 3, "cost"),
     ],
 )

@@ -148,8 +148,8 @@ def test_only_the_run_s_own_region_breaks_the_budget(call: Run, base: list[str])
     assert verdicts == [False, True]
     broken = call("estimate", *base, "--region", "PL", "--regions", "FR,PL", "--budget", limit)
     assert broken.returncode == 3
-    assert "FR: budget" in broken.stdout
-    assert "PL: budget" in broken.stdout
+    assert "FR: within budget" in broken.stdout
+    assert "PL: over budget" in broken.stdout
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,10 @@ def test_a_live_figure_and_its_label(call: Run, base: list[str], api: list[str],
     assert answer["site"]["carbon_source"].startswith("SE (Sweden), live, Electricity Maps, zone SE, 20")
     assert answer["site"]["carbon_source"].endswith("Z, estimated, life cycle")
     assert answer["co2e_kg"]["value"] == pytest.approx(answer["facility_energy_kwh"]["value"] * 0.01)
+    table = call("estimate", *base, "--region", "SE", "--live").stdout
+    assert "10.0 g/kWh, SE (Sweden), live, Electricity Maps" in table
     for format_ in ("table", "csv", "modelcard", "bibtex", "latex"):
-        result = call("estimate", *base, "--region", "SE", "--live", "--format", format_)
+        result = call("estimate", *base, "--region", "SE", "--live", "--verbose", "--format", format_)
         assert "live, Electricity Maps, zone SE" in " ".join(result.stdout.replace("-{}", "-").split()), format_
         assert TOKEN not in result.stdout + result.stderr
     assert api == ["SE"]  # the others from the cache

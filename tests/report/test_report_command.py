@@ -26,7 +26,7 @@ def test_both_files_are_written_beside_the_table(run: Run, tmp_path: Path, nets:
     result = run("estimate", "--model", nets["small"], *RUN_, "--report", "out/page.html", "--figure", "chart.svg")
     assert result.returncode == 0, result.stderr
     assert result.stderr.splitlines() == ["wrote out/page.html", "wrote chart.svg"]
-    assert "Where the energy goes" in result.stdout
+    assert "energy by component: " in result.stdout
     page = (tmp_path / "out" / "page.html").read_text()
     command = re.search(r"<code>(.*)</code>", page)
     assert command
