@@ -106,7 +106,7 @@ def test_the_summary_marks_measurements_outside_the_interval(on_a_gpu: ModuleTyp
 
 
 def test_every_held_network_exists(on_a_gpu: ModuleType) -> None:
-    pytest.importorskip("timm")
+    pytest.importorskip("transformers")
     assert {network.name for network, _ in on_a_gpu.held_networks()} == set(on_a_gpu.HELD)
 
 
