@@ -20,7 +20,7 @@ from this_machine import newest_profile
 
 from joulecast.measure.records.store import Store
 from joulecast.measure.suite.cases import Case, suite_cases
-from joulecast.measure.suite.rounds import Built, prepare
+from joulecast.measure.suite.rounds import BuiltCase, prepare
 
 LIMIT = 0.10
 NETWORKS = ("simplenet", "alexnet")
@@ -43,7 +43,7 @@ def _case(name: str) -> Case:
     return Case(name, network, build, optimizer)
 
 
-def round_s(ready: Built, least_s: float) -> float:
+def round_s(ready: BuiltCase, least_s: float) -> float:
     """Seconds of a step over one round of at least two."""
     count, began = 0, time.perf_counter()
     while count < 2 or time.perf_counter() - began < least_s:

@@ -36,7 +36,7 @@ from joulecast.measure.records.store import Store
 from joulecast.measure.suite.calibrate import chosen_records
 from joulecast.measure.suite.cases import Case
 from joulecast.measure.suite.op_timing import stopwatch_overhead_s
-from joulecast.measure.suite.rounds import Bench, Pace, measure_case, prepare
+from joulecast.measure.suite.rounds import Bench, CasePlan, measure_case, prepare
 
 MEAN_LIMIT, MEDIAN_LIMIT = 0.10, 0.06
 
@@ -354,8 +354,8 @@ def _judge_all(
     optimizers = ("sgd", "adamw", "momentum", "adam")
     with select_meter("none") as meter:
         host = describe_host(torch.get_num_threads(), "gpu" if torch.cuda.is_available() else "cpu")
-        pace = Pace(window_s=0.5, case_s=case_s, rounds=3)
-        bench = Bench(meter, SystemCounters(), host, pace, stopwatch_overhead_s(), "this-machine")
+        plan = CasePlan(window_s=0.5, case_s=case_s, rounds=3)
+        bench = Bench(meter, SystemCounters(), host, plan, stopwatch_overhead_s(), "this-machine")
         for index, (network, batch) in enumerate(wanted):
             record = judge(network, batch, optimizers[index % 4], bench)
             records.append(record)

@@ -14,8 +14,8 @@ from .finite import FiniteRange
 if TYPE_CHECKING:
     from ..measure.records.records import Record
     from ..measure.training.recipe import Recipe
-    from ..measure.training.thesis import Row
-    from ..measure.training.training import Plan
+    from ..measure.training.thesis import ThesisRow
+    from ..measure.training.training import TrainingPlan
 
 NETWORKS = ("simplenet", "alexnet")
 FRAMEWORKS = ("pytorch", "tensorflow")
@@ -120,12 +120,12 @@ def _checked_id(run_id: str) -> str:
     return run_id
 
 
-def _plan(network: str, framework: str, options: dict[str, Any], before: Mapping[str, Any]) -> Plan:
+def _plan(network: str, framework: str, options: dict[str, Any], before: Mapping[str, Any]) -> TrainingPlan:
     """The plan of the options; a run that goes on ends as it was going to (`before`) unless they say otherwise."""
-    from ..measure.training.training import Plan
+    from ..measure.training.training import TrainingPlan
 
     target = options["target"]
-    return Plan(
+    return TrainingPlan(
         network=network,
         framework=framework,
         recipe=_recipe(network, options),
@@ -234,7 +234,7 @@ def _passed_on(options: dict[str, Any]) -> list[str]:
     return [f"--{name}={value}" for name, value in pairs] + quiet
 
 
-def _print_comparison(rows: list[Row], target: float, notes: list[str]) -> None:
+def _print_comparison(rows: list[ThesisRow], target: float, notes: list[str]) -> None:
     from rich.table import Table
 
     from ..measure.training.thesis import THESIS_ROWS
@@ -254,7 +254,7 @@ def _print_comparison(rows: list[Row], target: float, notes: list[str]) -> None:
         console.print(f"  {line}", soft_wrap=True, markup=False)
 
 
-def _add_row(table: Any, row: Row, where: str) -> None:
+def _add_row(table: Any, row: ThesisRow, where: str) -> None:
     from ..estimator.answer.figures import number
 
     cells = ["-" if value is None else number(value) for value in (row.power_w, row.hours, row.kwh_pue, row.co2_lb)]

@@ -58,24 +58,24 @@ def watch(
     With COMMAND (`measure watch -- python train.py`) the table goes to standard error, and the
     command's exit status is passed on.
     """
-    from ..measure.command import CommandError, Pace
+    from ..measure.command import CommandError, Ticker
     from ..measure.meters.selection import select_meter
     from ..measure.watch import Watch
 
     if command and duration_s is not None:
         raise click.UsageError("--duration and COMMAND exclude each other: a command is watched to its end")
     lines = Lines(to_stderr=bool(command))
-    with Pace() as pace, select_meter(preference, sysfs=sysfs, procfs=procfs, hardware=hardware) as meter:
+    with Ticker() as ticker, select_meter(preference, sysfs=sysfs, procfs=procfs, hardware=hardware) as meter:
         view = Watch(meter, lines.say, lines.warn, procfs=procfs, trace=trace_path is not None)
         if csv_path is not None:
             view.log_to(csv_path)
         try:
-            child = pace.spawn(command) if command else None
+            child = ticker.spawn(command) if command else None
         except CommandError as error:
             lines.warn(str(error))
             context.exit(error.status)
         view.start()
-        status = pace.run(view.tick, interval_s=interval_s, duration_s=duration_s, child=child)
+        status = ticker.run(view.tick, interval_s=interval_s, duration_s=duration_s, child=child)
         view.tick(least_s=interval_s / 2)
         view.finish(histogram=histogram)
         written = trace_path is None or _write_trace(view, trace_path, lines)

@@ -22,7 +22,7 @@ _SENT_BY_KERNEL = 0x80  # si_code SI_KERNEL: the terminal's Ctrl-C, which the co
 COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE = 127, 126  # as in a shell
 
 
-class Pace:
+class Ticker:
     """Blocks the ending signals on entry; `run` waits for them, the ticks and the command."""
 
     def __enter__(self) -> Self:

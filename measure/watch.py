@@ -28,7 +28,7 @@ HISTOGRAM_WIDTH = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class WatchRow:
     """One interval: the CPU columns in the order of `CPU_COLUMNS` (percent, processes, per second),
     the total's watts and each domain's; None where the energy is not known.
     """
@@ -40,7 +40,7 @@ class Row:
     label: str
 
 
-def row_of(before: ProcStat, after: ProcStat, reading: Reading) -> Row:
+def row_of(before: ProcStat, after: ProcStat, reading: Reading) -> WatchRow:
     """The interval between two reads of /proc/stat, with what the meter says of it."""
     old, new = before.times, after.times
     ticks = max(1, new.total - old.total)
@@ -60,7 +60,7 @@ def row_of(before: ProcStat, after: ProcStat, reading: Reading) -> Row:
     )
     cpu = (*(100 * share / ticks for share in spent), *rates)
     watts = tuple(_watts(domain, reading.seconds) for domain in reading.domains)
-    return Row(reading.seconds, cpu, reading.power_w, watts, reading.label)
+    return WatchRow(reading.seconds, cpu, reading.power_w, watts, reading.label)
 
 
 def _watts(domain: DomainReading, seconds: float) -> float | None:
@@ -84,7 +84,7 @@ def short_name(domain: str, domains: Sequence[str]) -> str:
     return part if package and alone else short
 
 
-class Table:
+class WatchTable:
     """Plain lines of equal columns, the same on a terminal and in a pipe."""
 
     def __init__(self, domains: Sequence[str]) -> None:
@@ -98,10 +98,10 @@ class Table:
     def rule(self) -> str:
         return self._line(["-" * width for width in self._widths])
 
-    def row(self, clock: str, row: Row) -> str:
+    def row(self, clock: str, row: WatchRow) -> str:
         return f"{self._line([clock, *_cells(row.cpu, row.watts, row.domain_watts)])}  {row.label}"
 
-    def statistics(self, rows: Sequence[Row]) -> list[str]:
+    def statistics(self, rows: Sequence[WatchRow]) -> list[str]:
         """The five lines of statistics; watts are those of the intervals in which they are known."""
         columns = [_known(column) for column in zip(*map(_figures, rows), strict=True)]
         found = [statistics_of(column) if column else None for column in columns]
@@ -117,7 +117,7 @@ class Table:
         return " ".join(f"{cell:>{width}}" for cell, width in zip(cells, self._widths, strict=True))
 
 
-def _figures(row: Row) -> tuple[float | None, ...]:
+def _figures(row: WatchRow) -> tuple[float | None, ...]:
     return (*row.cpu, row.watts, *row.domain_watts)
 
 
@@ -147,7 +147,7 @@ def histogram_lines(watts: Sequence[float]) -> list[str]:
     return lines
 
 
-def closing_lines(rows: Sequence[Row], whole: Reading) -> list[str]:
+def closing_lines(rows: Sequence[WatchRow], whole: Reading) -> list[str]:
     """The summary in words: watts with their label, the energy, what was not known, and why."""
     known = _known([row.watts for row in rows])
     lines = ["Summary:"]
@@ -177,7 +177,7 @@ class CsvLog:
         header = ["time", "seconds", *CPU_FIELDS, "watts", *(f"{domain}_w" for domain in domains), "label"]
         self._write(header)
 
-    def add(self, clock: str, since_start_s: float, row: Row) -> None:
+    def add(self, clock: str, since_start_s: float, row: WatchRow) -> None:
         figures = ["" if value is None else f"{value:.3f}" for value in _figures(row)]
         self._write([clock, f"{since_start_s:.6f}", *figures, row.label])
 
@@ -216,8 +216,8 @@ class Watch:
     ) -> None:
         self._meter, self._say, self._warn, self._procfs = meter, say, warn, procfs
         self._names = [domain.name for domain in meter.domains]
-        self._table = Table(self._names)
-        self._rows: list[Row] = []
+        self._table = WatchTable(self._names)
+        self._rows: list[WatchRow] = []
         self._log: CsvLog | None = None
         self._complained = False
         self._elapsed_s = 0.0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported, and for the processes that tests start
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Set before torch is imported. Processes that tests start inherit it. More threads than cores only slow each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # `python -m pytest` puts this checkout on the path, where transformers would take our `datasets/` for a package.
 _TOP = Path(__file__).resolve().parents[1]
@@ -18,3 +21,11 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _TOP]
 # A busy machine is no defect of a test.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_arrive() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and the processes that tests start would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

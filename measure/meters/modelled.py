@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...estimator.base.errors import HardwareError, MeterError
 from .procstat import PROC, CpuInfo, ProcStat, read_cpu_info, read_proc_stat
-from .rapl import Clock, system_clock
+from .rapl import SystemClock, system_clock
 from .tally import Domain, Failure, Mirror, Sample
 
 # Share of full power drawn when idle, where the table has no figure: an assumption, said wherever it is used.
@@ -18,7 +18,7 @@ ASSUMED_IDLE_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
-class PowerModel:
+class UtilisationModel:
     """Power by utilisation u in [0, 1]: `idle_w + (full_w - idle_w) * u`; `basis` says where it is from."""
 
     idle_w: float
@@ -26,7 +26,9 @@ class PowerModel:
     basis: str
 
 
-def power_model(name: str, power_w: float, idle_w: float | None, part_cores: int | None, cores: int) -> PowerModel:
+def utilisation_model(
+    name: str, power_w: float, idle_w: float | None, part_cores: int | None, cores: int
+) -> UtilisationModel:
     """The model of `cores` cores of a part with `part_cores`, each assumption in `basis`. Pure."""
     share = 1.0 if part_cores is None else cores / part_cores
     basis = f"CPU utilisation x {name} ({power_w:g} W"
@@ -39,7 +41,7 @@ def power_model(name: str, power_w: float, idle_w: float | None, part_cores: int
         basis += ", taken as one whole part"
     elif share != 1:
         basis += f", {cores} of its {part_cores} cores assumed to draw their share"
-    return PowerModel(idle_w * share, power_w * share, basis)
+    return UtilisationModel(idle_w * share, power_w * share, basis)
 
 
 class ModelledSource:
@@ -50,7 +52,7 @@ class ModelledSource:
 
     name = "modelled"
 
-    def __init__(self, hardware: str | None = None, *, procfs: Path = PROC, clock: Clock = system_clock) -> None:
+    def __init__(self, hardware: str | None = None, *, procfs: Path = PROC, clock: SystemClock = system_clock) -> None:
         self._procfs, self._clock = procfs, clock
         start = read_proc_stat(procfs)
         self._model = _model_of(hardware, read_cpu_info(procfs), start)
@@ -86,7 +88,7 @@ class ModelledSource:
         return round(1e6 * (idle_j + (self._model.full_w - self._model.idle_w) * busy_s))
 
 
-def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> PowerModel:
+def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> UtilisationModel:
     from ...estimator.cost.hardware import find_hardware
 
     name = hardware or cpu.model
@@ -99,4 +101,4 @@ def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> PowerModel:
     if row.kind != "cpu":
         raise MeterError(f"{row.name} is a {row.kind}, and only a CPU's utilisation is known; name a CPU")
     cores = max(1, stat.cpus // cpu.threads_per_core)
-    return power_model(row.name, row.power_w, row.idle_w, row.cores, cores)
+    return utilisation_model(row.name, row.power_w, row.idle_w, row.cores, cores)

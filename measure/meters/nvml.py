@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...estimator.base.errors import MeterError
-from .rapl import Clock, system_clock
+from .rapl import SystemClock, system_clock
 from .tally import Domain, Failure, Mirror, Sample
 
 GPU_CEILING_W = 3000
@@ -62,7 +62,7 @@ class NvmlSource:
         pynvml: Any = None,
         *,
         environ: Mapping[str, str] = os.environ,
-        clock: Clock = system_clock,
+        clock: SystemClock = system_clock,
     ) -> None:
         self._nvml = _import_pynvml() if pynvml is None else pynvml
         self._clock = clock

@@ -18,7 +18,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from ...estimator.base.errors import MeterError
-from .rapl import CEILING_W, COUNTED, Clock, read_text, system_clock
+from .rapl import CEILING_W, COUNTED, SystemClock, read_text, system_clock
 from .tally import Domain, Failure, Mirror, Sample
 
 SYSFS = Path("/sys")
@@ -55,7 +55,7 @@ def open_counter(event_type: int, config: int, cpu: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class EnergyEvent:
     """One energy event on one CPU; `unit_uj` is what one count stands for."""
 
     domain: Domain
@@ -65,7 +65,7 @@ class Event:
     unit_uj: Fraction
 
 
-def find_events(sysfs: Path = SYSFS) -> list[Event]:
+def find_events(sysfs: Path = SYSFS) -> list[EnergyEvent]:
     """The energy events that the kernel offers. Raises MeterError where it offers none."""
     device = sysfs / "bus/event_source/devices/power"
     try:
@@ -106,7 +106,7 @@ def _package(sysfs: Path, cpu: int) -> int:
     return int(read_text(sysfs / f"devices/system/cpu/cpu{cpu}/topology/physical_package_id"))
 
 
-def _event(path: Path, event_type: int, cpu: int, package: int) -> Event:
+def _event(path: Path, event_type: int, cpu: int, package: int) -> EnergyEvent:
     matched = re.search(r"event=(0x[0-9a-fA-F]+|\d+)", read_text(path))
     if matched is None:
         raise ValueError(f"{path.name} has no event number")
@@ -119,7 +119,7 @@ def _event(path: Path, event_type: int, cpu: int, package: int) -> Event:
     if kind == "psys":
         name = "psys" if package == 0 else f"psys-{package}"
     domain = Domain(name, kind, kind in COUNTED, CEILING_W[kind])
-    return Event(domain, event_type, int(matched[1], 0), cpu, scale * 1_000_000)
+    return EnergyEvent(domain, event_type, int(matched[1], 0), cpu, scale * 1_000_000)
 
 
 class PerfSource:
@@ -133,7 +133,7 @@ class PerfSource:
         *,
         opener: Open = open_counter,
         read: ReadBytes = os.read,
-        clock: Clock = system_clock,
+        clock: SystemClock = system_clock,
     ) -> None:
         self._read, self._clock = read, clock
         self._events = find_events(sysfs)
@@ -164,7 +164,7 @@ class PerfSource:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def _value(self, event: Event, descriptor: int) -> int | Failure:
+    def _value(self, event: EnergyEvent, descriptor: int) -> int | Failure:
         try:
             content = self._read(descriptor, 8)
         except OSError as error:

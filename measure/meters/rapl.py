@@ -32,7 +32,7 @@ _PSYS = re.compile(r"psys(?:-\d+)?")
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR)
 
 Read = Callable[[Path], str]
-Clock = Callable[[], tuple[int, int]]
+SystemClock = Callable[[], tuple[int, int]]
 
 
 def read_text(path: Path) -> str:
@@ -169,7 +169,7 @@ def _explain(path: Path, error: OSError | ValueError) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ZonePlan:
     """What to read: `zones` and `domains` in step; `mirrorable` groups indices of one package's dies.
 
     `dropped` says which zones are left out and why.
@@ -181,7 +181,7 @@ class Plan:
     dropped: tuple[str, ...]
 
 
-def plan(zones: Sequence[Zone], vendor: str = "") -> Plan:
+def plan(zones: Sequence[Zone], vendor: str = "") -> ZonePlan:
     """From zones to domains: twins once, names unique, packages and dram counted. Pure.
 
     An unreadable package or dram stays in: its reading will be missing, and so will the total.
@@ -198,7 +198,7 @@ def plan(zones: Sequence[Zone], vendor: str = "") -> Plan:
         if zone.kind in COUNTED and (package := packages.get(zone.key)) is not None:
             groups.setdefault((zone.kind, _socket(package)), []).append(index)
     mirrorable = tuple(tuple(group) for group in groups.values() if len(group) > 1)
-    return Plan(tuple(kept), tuple(domains), mirrorable, tuple(dropped))
+    return ZonePlan(tuple(kept), tuple(domains), mirrorable, tuple(dropped))
 
 
 def _package_of(zone: Zone, zones: Sequence[Zone]) -> Zone | None:
@@ -261,7 +261,7 @@ class RaplSource:
         root: Path = POWERCAP,
         *,
         read: Read = read_text,
-        clock: Clock = system_clock,
+        clock: SystemClock = system_clock,
         vendor: str = "",
     ) -> None:
         self._read, self._clock = read, clock

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...estimator.base.errors import MeterError
-from .rapl import COUNTED, Clock, system_clock
+from .rapl import COUNTED, SystemClock, system_clock
 from .reading import COUNTED_COLUMN, UNCOUNTED_COLUMN, PowerTrace, TracePoint
 from .tally import Domain, Failure, Mirror, Sample
 
@@ -64,7 +64,7 @@ class ReplaySource:
 
     name = "replay"
 
-    def __init__(self, path: Path, *, clock: Clock = system_clock) -> None:
+    def __init__(self, path: Path, *, clock: SystemClock = system_clock) -> None:
         trace = read_trace(path)
         note = f"replayed from {path.name}"
         self.domains = tuple(_domain(name, name in trace.counted, note) for name in trace.domains)

@@ -15,7 +15,7 @@ from .modelled import ModelledSource
 from .nvml import NoGpuError, NvmlSource
 from .perf_event import PerfSource
 from .procstat import read_cpu_info
-from .rapl import Clock, RaplSource, system_clock
+from .rapl import RaplSource, SystemClock, system_clock
 from .replay import ReplaySource
 from .tally import Domain, Failure, Mirror, Sample
 
@@ -80,7 +80,9 @@ class JoinedSource:
 class NullSource:
     """Nothing measures here: every window is missing, for the reason given."""
 
-    def __init__(self, reason: str, *, name: str = "none", kind: str = "machine", clock: Clock = system_clock) -> None:
+    def __init__(
+        self, reason: str, *, name: str = "none", kind: str = "machine", clock: SystemClock = system_clock
+    ) -> None:
         self.name = name
         self.domains = (Domain(kind, kind, True, 1),)
         self.notes: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ PAUSED_NS = 2_000_000_000
 POWER_GAP_NS = 2_000_000_000
 _COUNTS = 1 << 32  # RAPL counters have 32 bits
 
-Verdict = tuple[Label, str]
+Finding = tuple[Label, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Tally:
         self._wraps = 0
         self._highest = 0
         self._failure: str | None = None  # of the latest sample
-        self._verdict: Verdict | None = None
+        self._finding: Finding | None = None
 
     def add(self, sample: Sample, value: int | Failure, first: bool) -> None:
         if isinstance(value, Failure):
@@ -153,8 +153,8 @@ class Tally:
         self._condemn("missing", reason)
 
     def _condemn(self, label: Label, reason: str) -> None:
-        if self._verdict is None or (label == "missing" and self._verdict[0] != "missing"):
-            self._verdict = (label, reason)
+        if self._finding is None or (label == "missing" and self._finding[0] != "missing"):
+            self._finding = (label, reason)
 
     def _step(self, before: int, now: int, elapsed_ns: int) -> None:
         domain = self._domain
@@ -197,21 +197,21 @@ class Tally:
 
     def reading(self) -> DomainReading:
         """The window as if it ended with the latest sample; more samples may follow."""
-        verdict = self._condemned() or _unread_end(self._failure)
-        if verdict is None and self._must_move and self.energy_uj() == 0:
-            verdict = ("ambiguous", "window too short for this counter: it did not move")
-        return _reading(self._domain, verdict, self.energy_uj())
+        finding = self._condemned() or _unread_end(self._failure)
+        if finding is None and self._must_move and self.energy_uj() == 0:
+            finding = ("ambiguous", "window too short for this counter: it did not move")
+        return _reading(self._domain, finding, self.energy_uj())
 
     @property
     def _must_move(self) -> bool:
         return self._domain.counted and self._domain.method == "counter"
 
-    def _condemned(self) -> Verdict | None:
+    def _condemned(self) -> Finding | None:
         """What no further sample mends. A counter that stood may have lost what was drawn meanwhile."""
-        lost = self._verdict is not None and self._verdict[0] == "missing"
+        lost = self._finding is not None and self._finding[0] == "missing"
         most_ns = STUCK_NS if self.energy_uj() == 0 else PAUSED_NS
         if lost or not self._must_move or self._longest_still_ns < most_ns:
-            return self._verdict
+            return self._finding
         return ("missing", f"the counter stood still for {self._longest_still_ns / 1e9:.1f} s")
 
 
@@ -223,7 +223,7 @@ class PowerTally:
         self._twice_fj = 0  # microwatts times nanoseconds, twice: the trapezoids stay integers
         self._last: tuple[int, int] | None = None
         self._failure: str | None = None
-        self._verdict: Verdict | None = None
+        self._finding: Finding | None = None
 
     def add(self, sample: Sample, value: int | Failure, first: bool) -> None:
         if isinstance(value, Failure):
@@ -236,32 +236,32 @@ class PowerTally:
             before_ns, before_uw = self._last
             gap_ns = sample.ended_ns - before_ns
             self._twice_fj += (value + before_uw) * gap_ns
-            if gap_ns > POWER_GAP_NS and self._verdict is None:
-                self._verdict = ("ambiguous", f"no power reading for {gap_ns / 1e9:.3f} s")
+            if gap_ns > POWER_GAP_NS and self._finding is None:
+                self._finding = ("ambiguous", f"no power reading for {gap_ns / 1e9:.3f} s")
         self._last = (sample.ended_ns, value)
 
     def condemn(self, reason: str) -> None:
-        if self._verdict is None or self._verdict[0] != "missing":
-            self._verdict = ("missing", reason)
+        if self._finding is None or self._finding[0] != "missing":
+            self._finding = ("missing", reason)
 
     def energy_uj(self) -> int:
         return self._twice_fj // 2_000_000_000
 
     def latest_uj(self) -> int | None:
-        return None if self._failure is not None or self._verdict is not None else self.energy_uj()
+        return None if self._failure is not None or self._finding is not None else self.energy_uj()
 
     def reading(self) -> DomainReading:
         """The window as if it ended with the latest sample; more samples may follow."""
-        return _reading(self._domain, self._verdict or _unread_end(self._failure), self.energy_uj())
+        return _reading(self._domain, self._finding or _unread_end(self._failure), self.energy_uj())
 
 
-def _unread_end(failure: str | None) -> Verdict | None:
+def _unread_end(failure: str | None) -> Finding | None:
     return None if failure is None else ("missing", f"not read at the end of the window: {failure}")
 
 
-def _reading(domain: Domain, verdict: Verdict | None, energy_uj: int) -> DomainReading:
-    label, reason = verdict or (domain.label, domain.note)
-    energy = None if verdict else energy_uj
+def _reading(domain: Domain, finding: Finding | None, energy_uj: int) -> DomainReading:
+    label, reason = finding or (domain.label, domain.note)
+    energy = None if finding else energy_uj
     return DomainReading(domain.name, domain.kind, label, energy, domain.counted, domain.method, reason)
 
 

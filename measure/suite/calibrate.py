@@ -15,7 +15,7 @@ from ...estimator.cost.hardware import BOUNDARIES, find_hardware
 from ...estimator.cost.profile import PowerModel, Profile
 from ...estimator.fit.fit import fit
 from ...estimator.fit.observation import Observation
-from ..meters.modelled import power_model
+from ..meters.modelled import utilisation_model
 from ..records.records import Record, hardware_name, now_utc
 
 COMPONENTS = ("compute", "memory", "launch")
@@ -59,7 +59,7 @@ def table_power(name: str, cores: int, device: str = "cpu") -> Power:
         raise HardwareError(
             f"{row.name} is a {row.kind.upper()} and this trains on the {device.upper()}: name that part"
         )
-    model = power_model(row.name, row.power_w, row.idle_w, row.cores if row.kind == "cpu" else None, cores)
+    model = utilisation_model(row.name, row.power_w, row.idle_w, row.cores if row.kind == "cpu" else None, cores)
     weights = dict.fromkeys(COMPONENTS, max(model.full_w - model.idle_w, 0.0))
     return Power(PowerModel(weights, model.idle_w), TDP_ERROR, f"{model.basis}; {row.source}", BOUNDARIES[row.kind])
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ...estimator.base.errors import JoulecastError
 from . import random_networks, random_sequences
-from .random_networks import Built
+from .random_networks import ModelAndInputs
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword, as `trace` takes them
 
@@ -38,7 +38,7 @@ class Case:
 
 
 # Kinds of random networks, the ones with most to vary first and more often.
-_KINDS: Mapping[str, Callable[[Random], Built]] = {
+_KINDS: Mapping[str, Callable[[Random], ModelAndInputs]] = {
     "convolutions": random_networks.convolutions,
     "transformers": random_sequences.transformers,
     "patches": random_sequences.patches,

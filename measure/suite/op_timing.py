@@ -35,7 +35,7 @@ Key = tuple[str, str, str]  # phase, name, layer
 _BETWEEN_OPS_S = 30e-6
 
 
-class Clock(Protocol):
+class OpClock(Protocol):
     """Stamps and the time between two of them: on a GPU, of the device and not of the queue."""
 
     def stamp(self) -> Any: ...
@@ -72,7 +72,7 @@ class CudaClock:
 
 
 @dataclass(slots=True)
-class Event:
+class TimedOp:
     """One op of the real run: what the trace calls it and how long it took."""
 
     key: Key
@@ -83,15 +83,15 @@ class Event:
 class Stopwatch(Recorder):
     """Times every op while it is entered, as `events` in the order and with the names of the trace."""
 
-    def __init__(self, module: nn.Module, clock: Clock) -> None:
+    def __init__(self, module: nn.Module, clock: OpClock) -> None:
         super().__init__(module)
         self.clock = clock
-        self.events: list[Event] = []
+        self.events: list[TimedOp] = []
         self._parameters: dict[int, int] = {}  # storage -> index, of what the optimizer touches
         self._touched: list[int] = []
-        self._updates: list[Event] = []
+        self._updates: list[TimedOp] = []
         self._fused: list[tuple[range, str, str]] = []  # autograd nodes of a fused call, name, layer
-        self._fused_events: dict[int, Event] = {}
+        self._fused_events: dict[int, TimedOp] = {}
 
     def restart(self) -> None:
         self.events, self.phase = [], "forward"
@@ -107,15 +107,15 @@ class Stopwatch(Recorder):
             owned = [tensor, tensor.grad, dict(state.get(tensor, {}))]
             for own in _tensors(owned):
                 self._parameters[own.untyped_storage().data_ptr()] = index
-            self._updates.append(Event(("optimizer", name, path.rpartition(".")[0]), []))
+            self._updates.append(TimedOp(("optimizer", name, path.rpartition(".")[0]), []))
         self.events.extend(self._updates)
 
     def fused(self, name: str, layer: str, span: tuple[Any, Any], nodes: range) -> None:
         """A call that the trace lists as one op has run, and made these autograd nodes."""
-        self.events.append(Event(("forward", name, layer), [span]))
+        self.events.append(TimedOp(("forward", name, layer), [span]))
         self._fused.append((nodes, name, layer))
 
-    def resolve(self) -> list[Event]:
+    def resolve(self) -> list[TimedOp]:
         """The events with their seconds; the device is waited for."""
         self.clock.wait()
         for event in self.events:
@@ -135,10 +135,10 @@ class Stopwatch(Recorder):
         elif (event := self._fused_event()) is not None:
             event.spans.append(span)
         elif not self.costs_nothing(func):
-            self.events.append(Event((self.phase, op_name(func), layer), [span]))
+            self.events.append(TimedOp((self.phase, op_name(func), layer), [span]))
         return output
 
-    def _fused_event(self) -> Event | None:
+    def _fused_event(self) -> TimedOp | None:
         """The fused call whose gradient is running, if one is."""
         if self.phase != "backward" or not self._fused:
             return None
@@ -147,7 +147,7 @@ class Stopwatch(Recorder):
         for index, (nodes, name, layer) in enumerate(self._fused):
             if number in nodes:
                 if index not in self._fused_events:
-                    event = Event(("backward", f"{name}_backward", layer), [])
+                    event = TimedOp(("backward", f"{name}_backward", layer), [])
                     self._fused_events[index] = event
                     self.events.append(event)
                 return self._fused_events[index]
@@ -222,7 +222,7 @@ class TrainingStep:
         named = [(path, tensor) for path, tensor in model.named_parameters() if tensor.requires_grad]
         self._optimizer = _OPTIMIZERS[optimizer]([tensor for _, tensor in named])
         self._named = named
-        self.clock: Clock = CudaClock() if named and named[0][1].is_cuda else CpuClock()
+        self.clock: OpClock = CudaClock() if named and named[0][1].is_cuda else CpuClock()
 
     def run(self) -> float:
         """Seconds of one step."""
@@ -234,7 +234,7 @@ class TrainingStep:
         self.clock.wait()
         return time.perf_counter() - began
 
-    def run_timed(self, watch: Stopwatch, fuse: bool = True) -> list[Event]:
+    def run_timed(self, watch: Stopwatch, fuse: bool = True) -> list[TimedOp]:
         """The ops of one step with their seconds."""
         watch.restart()
         with ExitStack() as forward:
@@ -305,7 +305,7 @@ class OpTimes:
     unmatched: int
 
 
-def op_times(work: Workload, runs: Sequence[Sequence[Event]], step_s: float, overhead_s: float) -> OpTimes:
+def op_times(work: Workload, runs: Sequence[Sequence[TimedOp]], step_s: float, overhead_s: float) -> OpTimes:
     """The median over `runs` (each the events of one timed step) for each op of `work`."""
     keys = [event.key for event in runs[-1]]
     runs = [run for run in runs if [event.key for event in run] == keys]

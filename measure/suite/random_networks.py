@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Built = tuple[nn.Module, Any]
+ModelAndInputs = tuple[nn.Module, Any]
 
 _ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
     lambda: nn.ReLU(inplace=True),
@@ -91,7 +91,7 @@ class _ChannelsLastNorm(nn.Module):
 # -- images ----------------------------------------------------------------------------------------
 
 
-def convolutions(random: Random) -> Built:
+def convolutions(random: Random) -> ModelAndInputs:
     """Stages of blocks of every sort that image classifiers use, from plain to depthwise."""
     size = random.choice((24, 32, 48, 64, 96, 128, 160))
     channels = random.choice((16, 24, 32, 48, 64))
@@ -235,13 +235,13 @@ class _UNet(nn.Module):
         return result
 
 
-def unet(random: Random) -> Built:
+def unet(random: Random) -> ModelAndInputs:
     base, depth, size = random.choice((8, 12, 16, 24, 32)), random.randint(2, 3), random.choice((32, 64, 96, 128))
     batch = batch_for(random, (depth + 2) * 40 * base**2 * size**2, (depth + 1) * 24 * base * size**2, 32)
     return _UNet(random, base, depth), torch.randn(batch, 3, size, size)
 
 
-def upscaler(random: Random) -> Built:
+def upscaler(random: Random) -> ModelAndInputs:
     """Convolutions at one resolution, pixel shuffle, and a loss on images."""
     c, size, factor = random.choice((16, 32, 48, 64)), random.choice((24, 32, 48)), random.choice((2, 3))
     layers: list[nn.Module] = [nn.Conv2d(3, c, 5, padding=2), nn.PReLU()]
@@ -258,7 +258,7 @@ def upscaler(random: Random) -> Built:
 # -- signals and volumes ---------------------------------------------------------------------------
 
 
-def signals(random: Random) -> Built:
+def signals(random: Random) -> ModelAndInputs:
     c, length = random.choice((16, 32, 64, 128)), random.choice((256, 1024, 4096, 8000))
     kernel = random.choice((3, 7, 15, 41))
     layers: list[nn.Module] = [
@@ -279,7 +279,7 @@ def signals(random: Random) -> Built:
     return nn.Sequential(*layers), torch.randn(batch, 1, length)
 
 
-def volumes(random: Random) -> Built:
+def volumes(random: Random) -> ModelAndInputs:
     c, frames, size = random.choice((8, 16, 24)), random.choice((4, 8, 16)), random.choice((16, 24, 32))
     layers: list[nn.Module] = [nn.Conv3d(3, c, 3, padding=1), nn.BatchNorm3d(c), nn.ReLU()]
     depth = random.randint(1, 3)

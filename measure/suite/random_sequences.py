@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .random_networks import MOST_ELEMENTS, MOST_MACS, Built, batch_for
+from .random_networks import MOST_ELEMENTS, MOST_MACS, ModelAndInputs, batch_for
 
 
 class _Attention(nn.Module):
@@ -120,7 +120,7 @@ class _Transformer(nn.Module):
         return result
 
 
-def transformers(random: Random) -> Built:
+def transformers(random: Random) -> ModelAndInputs:
     width = random.choice((64, 128, 192, 256, 384, 512, 768))
     vocabulary = random.choice((500, 2000, 8000, 16000, 32000, 50000))
     length, layers = random.choice((16, 32, 64, 128, 256, 512)), random.randint(1, 4)
@@ -175,7 +175,7 @@ class _Mixer(nn.Module):
         return result
 
 
-def patches(random: Random) -> Built:
+def patches(random: Random) -> ModelAndInputs:
     width, patch = random.choice((64, 128, 192, 256, 384)), random.choice((4, 8, 16))
     side, layers = random.choice((4, 7, 8, 14)), random.randint(2, 5)
     model = _Patches(random, width, patch, side, layers)
@@ -200,7 +200,7 @@ class _Recurrent(nn.Module):
         return result
 
 
-def recurrent(random: Random) -> Built:
+def recurrent(random: Random) -> ModelAndInputs:
     vocabulary, width = random.choice((100, 2000, 10000, 30000)), random.choice((32, 64, 128, 256))
     hidden, length = random.choice((32, 64, 128, 256, 512)), random.choice((8, 16, 32, 64, 128))
     model = _Recurrent(random, vocabulary, width, hidden)
@@ -212,7 +212,7 @@ def recurrent(random: Random) -> Built:
 # -- tables ----------------------------------------------------------------------------------------
 
 
-def perceptrons(random: Random) -> Built:
+def perceptrons(random: Random) -> ModelAndInputs:
     widths = [random.choice((64, 256, 784, 1024, 2048, 4096)) for _ in range(random.randint(3, 6))]
     layers: list[nn.Module] = []
     for c_in, c_out in itertools.pairwise(widths):
@@ -247,7 +247,7 @@ class _Tables(nn.Module):
         return result
 
 
-def tables(random: Random) -> Built:
+def tables(random: Random) -> ModelAndInputs:
     rows = [random.choice((1000, 10_000, 100_000)) for _ in range(random.randint(3, 8))]
     width = random.choice((16, 32, 64))
     batch = min(random.choice((64, 256, 1024, 4096)), MOST_ELEMENTS // (8 * len(rows) * width))

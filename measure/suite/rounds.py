@@ -18,14 +18,14 @@ from ..meters.meter import Meter
 from ..meters.reading import PowerTrace
 from ..records.records import MODELLED_FLAG, MeasuredWindow, Record, describe_meter, now_utc
 from .cases import Case
-from .op_timing import Event, Stopwatch, TrainingStep, op_times
+from .op_timing import Stopwatch, TimedOp, TrainingStep, op_times
 
 # A clean round this much slower than the middle one was disturbed by something that no counter shows.
 _OUTLIER = 1.25
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class CasePlan:
     """How long a case is measured: at least `rounds` clean rounds, or until `case_s` is over.
 
     `window_s` is the least length of a round's windows: long enough for counters that tick every
@@ -37,8 +37,8 @@ class Pace:
     rounds: int = 2
     patience: float = 2.5
 
-    def times(self, factor: int) -> Pace:
-        """The pace of a case that is measured so many times as long."""
+    def times(self, factor: int) -> CasePlan:
+        """The plan of a case that is measured so many times as long."""
         return replace(self, case_s=self.case_s * factor, rounds=self.rounds * factor)
 
 
@@ -48,20 +48,20 @@ _FIRST_STEP_S = {"cpu": 1.0, "gpu": 30.0}
 # The least window in which a counter that is renewed so often is right to about a percent.
 _COUNTER_WINDOW_S = {"nvml": 2.0, "rapl": 0.6, "perf_event": 0.6}
 
-QUICK = Pace()
-FULL = Pace(window_s=0.5, case_s=5.0, rounds=4)
+QUICK = CasePlan()
+FULL = CasePlan(window_s=0.5, case_s=5.0, rounds=4)
 
 
-def metered(pace: Pace, meter: str) -> Pace:
-    """The pace with windows long enough for the counters of that meter ("rapl+nvml", ...)."""
+def metered(plan: CasePlan, meter: str) -> CasePlan:
+    """The plan with windows long enough for the counters of that meter ("rapl+nvml", ...)."""
     window_s = max((_COUNTER_WINDOW_S.get(part, 0.0) for part in meter.split("+")), default=0.0)
-    return replace(pace, window_s=max(pace.window_s, window_s))
+    return replace(plan, window_s=max(plan.window_s, window_s))
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
     window: MeasuredWindow
-    timed: list[list[Event]]
+    timed: list[list[TimedOp]]
     timed_flags: tuple[str, ...]
 
     @property
@@ -76,14 +76,14 @@ class Bench:
     meter: Meter
     counters: SystemCounters
     host: Mapping[str, Any]
-    pace: Pace
+    plan: CasePlan
     overhead_s: float  # of the stopwatch, per op
     run: str  # id of this `measure`
     flags: tuple[str, ...] = ()  # what is wrong with all of it
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltCase:
     """A case built and traced."""
 
     case: Case
@@ -91,7 +91,7 @@ class Built:
     step: TrainingStep
 
 
-def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
+def build(case: Case, device: str = "cpu", seed: int = 0) -> BuiltCase:
     """Builds the case on `device` ("cpu" or "gpu") and traces it. Raises what these raise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -100,22 +100,22 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
         model = model.cuda()
         args, kwargs = tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
     work = trace(model, (args, kwargs), optimizer=case.optimizer, name=case.name, layers=False)
-    return Built(case, work, TrainingStep(model, args, kwargs, case.optimizer))
+    return BuiltCase(case, work, TrainingStep(model, args, kwargs, case.optimizer))
 
 
-def warm(built: Built, device: str = "cpu") -> Built:
+def warm(built: BuiltCase, device: str = "cpu") -> BuiltCase:
     """Runs the first steps, which allocate and tune. Raises what training the network raises."""
     if built.step.run() < _FIRST_STEP_S[device]:
         built.step.run()
     return built
 
 
-def prepare(case: Case, device: str = "cpu", seed: int = 0) -> Built:
+def prepare(case: Case, device: str = "cpu", seed: int = 0) -> BuiltCase:
     """`build` and `warm` in one."""
     return warm(build(case, device, seed), device)
 
 
-def measure_case(built: Built, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
+def measure_case(built: BuiltCase, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
     """The record of one case and its power trace.
 
     Windows that other work disturbed are measured again while there is time; where none is clean, the
@@ -146,7 +146,7 @@ def measure_case(built: Built, bench: Bench, record_id: str) -> tuple[Record, Po
         run=bench.run,
         family=built.case.family,
         meter=describe_meter(meter),
-        settings={"optimizer": built.case.optimizer, "window_s": bench.pace.window_s},
+        settings={"optimizer": built.case.optimizer, "window_s": bench.plan.window_s},
         workload=work,
         op_seconds=ops.seconds,
         figures={
@@ -161,23 +161,23 @@ def measure_case(built: Built, bench: Bench, record_id: str) -> tuple[Record, Po
     return record, whole.trace() if meter.name != "none" else None
 
 
-def _rounds(built: Built, bench: Bench, watch: Stopwatch) -> list[_Round]:
-    pace, began = bench.pace.times(built.case.rounds_factor), time.monotonic()
+def _rounds(built: BuiltCase, bench: Bench, watch: Stopwatch) -> list[_Round]:
+    plan, began = bench.plan.times(built.case.rounds_factor), time.monotonic()
     rounds: list[_Round] = []
     while True:
         rounds.append(_round(built, bench, watch, len(rounds)))
         spent = time.monotonic() - began
         clean = sum(not one.window.flags for one in rounds)
-        if clean >= pace.rounds or spent > pace.case_s * (1 if clean else pace.patience):
+        if clean >= plan.rounds or spent > plan.case_s * (1 if clean else plan.patience):
             return rounds
 
 
-def _round(built: Built, bench: Bench, watch: Stopwatch, number: int) -> _Round:
+def _round(built: BuiltCase, bench: Bench, watch: Stopwatch, number: int) -> _Round:
     steps, spent_s = 0, 0.0
     before = bench.counters.read()
     window = bench.meter.open()
     try:
-        while not steps or spent_s < bench.pace.window_s:
+        while not steps or spent_s < bench.plan.window_s:
             spent_s += built.step.run()
             steps += 1
     finally:
@@ -204,7 +204,7 @@ def kept_rounds(rounds: Sequence[_Round]) -> list[_Round]:
     return [one for one in clean if one.step_s <= limit]
 
 
-def _timed_runs(rounds: Sequence[_Round]) -> list[list[Event]]:
+def _timed_runs(rounds: Sequence[_Round]) -> list[list[TimedOp]]:
     """The undisturbed timed steps; where all were disturbed, the fastest; none where none was timed."""
     clean = [run for one in rounds if not one.timed_flags for run in one.timed]
     every = [run for one in rounds for run in one.timed]

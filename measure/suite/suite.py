@@ -21,7 +21,7 @@ _MOST_SHARE = 0.2
 IDLE_S = 5.0
 
 
-class Progress(Protocol):
+class SuiteListener(Protocol):
     """Is told how the suite stands."""
 
     def begin(self, name: str, done: int, total: int, left_s: float) -> None:
@@ -68,7 +68,7 @@ def run_suite(
     *,
     budget_s: float,
     earlier: Sequence[Record] = (),
-    progress: Progress,
+    progress: SuiteListener,
     must: Sequence[Case] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
@@ -109,7 +109,7 @@ def _eta(ends: float, now: float, budget_s: float, done: int, total: int) -> flo
     return min(left_s, (budget_s - left_s) / done * (total - done)) if done else left_s
 
 
-def _idle(store: Store, bench: Bench, progress: Progress) -> Record | None:
+def _idle(store: Store, bench: Bench, progress: SuiteListener) -> Record | None:
     if bench.meter.name == "none":
         return None
     progress.say(f"idle power, {IDLE_S:g} s")

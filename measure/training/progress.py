@@ -51,7 +51,7 @@ class Snapshot:
         return float(time_left(so_far / self.epochs_done, self.epochs, self.epochs_done))
 
 
-class Progress(Protocol):
+class TrainingListener(Protocol):
     """Is told of a training what there is to show."""
 
     def __enter__(self) -> Self: ...

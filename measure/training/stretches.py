@@ -15,12 +15,12 @@ from ..meters.reading import WORST_FIRST, DomainReading, Label, PowerTrace, Read
 from ..records.records import MeasuredWindow
 from ..signals import StopSignals
 from .cifar10 import ImageArray, Images, LabelArray
-from .progress import Progress, Snapshot
+from .progress import Snapshot, TrainingListener
 from .recipe import Order, augmented, drawn_test_images
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from .training import Plan
+    from .training import TrainingPlan
 
 _TEST_BATCH = 500
 
@@ -79,7 +79,7 @@ class Tested:
 class Stretches:
     """What a plan makes of the images, step by step. Holds no state of the run: its windows do."""
 
-    def __init__(self, plan: Plan, images: Images) -> None:
+    def __init__(self, plan: TrainingPlan, images: Images) -> None:
         self._plan, self._images = plan, images
         self._order = Order(len(images.train_labels), plan.recipe.batch_size, plan.seed)
         self._sample = drawn_test_images(images, plan.evaluate_images, plan.seed)
@@ -105,7 +105,7 @@ class Stretches:
         trainer: Trainer,
         meter: Meter,
         windows: Sequence[MeasuredWindow],
-        progress: Progress,
+        progress: TrainingListener,
         stop: StopSignals,
     ) -> Stretch:
         """Trains from where `windows` end, at least one step. A loss that is no number ends it too."""

@@ -32,7 +32,7 @@ NOT_REACHED = "not reached"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ThesisRow:
     """A row of Table 4.0.1. None where the energy is missing or the target was not reached.
 
     `power_w` is the mean while training, `kwh_pue` the building's energy (eq. 3.5.2) and `co2_lb` its
@@ -50,8 +50,8 @@ class Row:
 
 # Table 4.0.1. The text of chapter 4 gives SimpleNet 49.79 W (46.73 W package and 3.06 W DRAM).
 THESIS_ROWS = (
-    Row("SimpleNet", 49.49, 0.5, 0.039, 0.037, "measured"),
-    Row("AlexNet", 27.77, 6.0, 0.263, 0.25, "measured"),
+    ThesisRow("SimpleNet", 49.49, 0.5, 0.039, 0.037, "measured"),
+    ThesisRow("AlexNet", 27.77, 6.0, 0.263, 0.25, "measured"),
 )
 # Chapter 4: accuracy by hours, as far as the text gives it.
 THESIS_ACCURACIES = {
@@ -89,7 +89,7 @@ def curve(record: Record) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def row_of(record: Record, target: float) -> Row:
+def row_of(record: Record, target: float) -> ThesisRow:
     """What a training took to classify the whole test set with `target` accuracy (a share)."""
     title = TITLES.get(record.family, record.name)
     points = curve(record)
@@ -107,10 +107,10 @@ def row_of(record: Record, target: float) -> Row:
     if not reached:
         tested = [one.accuracy for one in points if one.accuracy is not None]
         best = f"best {max(tested):.1%}".replace("%", " %") if tested else "never tested"
-        return Row(title, power_w, None, None, None, label, f"{NOT_REACHED} after {until.hours:.3g} h, {best}")
+        return ThesisRow(title, power_w, None, None, None, label, f"{NOT_REACHED} after {until.hours:.3g} h, {best}")
     kwh_pue, co2_lb = (None, None) if energy_j is None else _facility(energy_j)
     found = f"{until.accuracy:.1%}".replace("%", " %")
-    return Row(title, power_w, until.hours, kwh_pue, co2_lb, label, f"{found} on {until.tested} test images")
+    return ThesisRow(title, power_w, until.hours, kwh_pue, co2_lb, label, f"{found} on {until.tested} test images")
 
 
 def _label(record: Record, at: int) -> Label:

@@ -25,7 +25,7 @@ from ..signals import StopSignals
 from .checkpoint import Checkpoints
 from .cifar10 import Images
 from .errors import TrainingError
-from .progress import Progress, Silent
+from .progress import Silent, TrainingListener
 from .recipe import Recipe
 from .stretches import Position, Stretches, joined_traces
 from .trainer import Trainer, make_trainer
@@ -35,7 +35,7 @@ DIVERGED = "diverged"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """What to train, how, and until when.
 
     The run ends after `epochs`, or once the whole test set is classified with `target` accuracy (a
@@ -72,13 +72,13 @@ class Plan:
 
 
 def train(
-    plan: Plan,
+    plan: TrainingPlan,
     images: Images,
     meter: Meter,
     store: Store,
     *,
     run_id: str | None = None,
-    progress: Progress | None = None,
+    progress: TrainingListener | None = None,
 ) -> Record:
     """Trains as planned and returns the record, which lies in the store from the first stretch on.
 
@@ -129,7 +129,7 @@ class _Run:
         self._earlier_trace = None if path is None else read_trace(path)
         self._whole = meter.open(trace=True)
 
-    def go(self, progress: Progress, stop: StopSignals) -> Record:
+    def go(self, progress: TrainingListener, stop: StopSignals) -> Record:
         self._write()
         self._checkpoints.keep_only(self.record.settings["checkpoint"])
         try:
@@ -163,7 +163,7 @@ class _Run:
     def _position(self) -> Position:
         return self._stretches.position(self.record.windows)
 
-    def _stretch(self, progress: Progress, stop: StopSignals) -> None:
+    def _stretch(self, progress: TrainingListener, stop: StopSignals) -> None:
         """Steps up to the next test, checkpoint or signal; then everything to disk."""
         counters = SystemCounters()
         conditions = counters.read()
@@ -220,7 +220,7 @@ def earlier_run(store: Store, run_id: str) -> Record | None:
     return store.read(run_id) if (store.records_folder / f"{run_id}.json").is_file() else None
 
 
-def _new_record(run_id: str, plan: Plan, images: Images, meter: Meter, trainer: Trainer) -> Record:
+def _new_record(run_id: str, plan: TrainingPlan, images: Images, meter: Meter, trainer: Trainer) -> Record:
     settings = {
         "plan": asdict(plan),
         "recipe": str(plan.recipe),
@@ -260,7 +260,7 @@ def _described(images: Images) -> dict[str, Any]:
     }
 
 
-def _workload(plan: Plan) -> Workload | None:
+def _workload(plan: TrainingPlan) -> Workload | None:
     """One step as the cost model sees it; None for TensorFlow, whose process has no torch to trace with."""
     if plan.framework != "pytorch":
         return None
@@ -274,7 +274,7 @@ def _workload(plan: Plan) -> Workload | None:
     return trace(build_network(plan.network, plan.width, plan.seed), inputs, train=True, optimizer=optimizer)
 
 
-def _check_same(record: Record, plan: Plan, images: Images, meter: Meter) -> None:
+def _check_same(record: Record, plan: TrainingPlan, images: Images, meter: Meter) -> None:
     """A run goes on only as what it was. Raises TrainingError, naming what differs."""
     if any(flag.startswith(DIVERGED) for flag in record.flags):
         raise TrainingError(f"run {record.id} {record.flags[-1]}")
@@ -301,7 +301,7 @@ def _short(value: Any, other: Any) -> str:
     return str(value)
 
 
-def _continued(record: Record, plan: Plan, host: Mapping[str, Any]) -> Record:
+def _continued(record: Record, plan: TrainingPlan, host: Mapping[str, Any]) -> Record:
     if record.status == "running":  # nobody was left to say so
         step = int(record.windows[-1].figures["step"]) if record.windows else 0
         record = _ended(record, "interrupted", f"killed after step {step}")

@@ -8,8 +8,8 @@ from joulecast.measure.meters.procstat import CpuTimes, ProcStat
 from joulecast.measure.meters.reading import DomainReading, Reading
 from joulecast.measure.watch import (
     CPU_COLUMNS,
-    Row,
-    Table,
+    WatchRow,
+    WatchTable,
     closing_lines,
     histogram_lines,
     row_of,
@@ -47,12 +47,12 @@ def test_statistics_of_the_listing():
     assert statistics_of([0.0, 4.0])["GeoMean"] == 0.0
 
 
-def _row(watts: float | None, label: str = "measured") -> Row:
-    return Row(1.0, (45.8, 0.0, 3.1, 51.1, 0.0, 0.0, 5.0, 541.7, 5053.1), watts, (watts, None), label)
+def _row(watts: float | None, label: str = "measured") -> WatchRow:
+    return WatchRow(1.0, (45.8, 0.0, 3.1, 51.1, 0.0, 0.0, 5.0, 541.7, 5053.1), watts, (watts, None), label)
 
 
 def test_the_table_looks_like_powerstat():
-    table = Table(["package-0", "package-0/dram"])
+    table = WatchTable(["package-0", "package-0/dram"])
     assert table.header().split() == ["Time", *CPU_COLUMNS, "Watts", "pkg-0", "dram", "Label"]
     cells = ["45.8", "0.0", "3.1", "51.1", "0.0", "0.0", "5", "541.7", "5053.1", "46.67", "46.67", "-"]
     assert table.row("02:01:02", _row(46.67)).split() == ["02:01:02", *cells, "measured"]
@@ -64,7 +64,7 @@ def test_the_table_looks_like_powerstat():
 
 def test_unknown_watts_are_a_dash_never_a_zero_and_stay_out_of_the_mean():
     rows = [_row(40.0), _row(None, "missing"), _row(50.0)]
-    table = Table(["package-0", "package-0/dram"])
+    table = WatchTable(["package-0", "package-0/dram"])
     assert table.row("t", rows[1]).split()[-4:] == ["-", "-", "-", "missing"]
     assert table.statistics(rows)[0].split()[-3] == "45.00"
     lines = closing_lines(rows, _reading(3.0, None))

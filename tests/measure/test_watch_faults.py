@@ -231,10 +231,10 @@ def test_csv_and_trace_hold_what_was_shown(tree: FakePowercap, sysfs: Path, tmp_
 
 
 def test_a_reader_that_goes_away_ends_the_watch_quietly(tree: FakePowercap, sysfs: Path):
-    process = subprocess.Popen(_arguments(sysfs), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
+    with subprocess.Popen(_arguments(sysfs), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+        assert process.stderr is not None
+        assert process.stderr.read() == ""

@@ -6,7 +6,7 @@ import pytest
 
 from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
-from joulecast.measure.meters.modelled import ModelledSource, power_model
+from joulecast.measure.meters.modelled import ModelledSource, utilisation_model
 from joulecast.measure.meters.selection import PREFERENCES, select_meter
 from joulecast.measure.meters.testing import FakeGpu, FakeNvml, FakePowercap, FakeZone, ManualClock
 
@@ -192,8 +192,8 @@ def test_modelled_energy_follows_utilisation(host: Path):
 
 
 def test_every_assumption_of_the_model_is_stated():
-    assert power_model("X", 100.0, 20.0, 8, 8).basis == "CPU utilisation x X (100 W, idle 20 W)"
-    assumed = power_model("X", 100.0, None, 8, 2)
+    assert utilisation_model("X", 100.0, 20.0, 8, 8).basis == "CPU utilisation x X (100 W, idle 20 W)"
+    assumed = utilisation_model("X", 100.0, None, 8, 2)
     assert assumed.basis == (
         "CPU utilisation x X (100 W, idle assumed 15% of it), 2 of its 8 cores assumed to draw their share"
     )

@@ -16,15 +16,15 @@ from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Op, Workload
 from joulecast.measure.suite.cases import Case, random_case
 from joulecast.measure.suite.op_timing import (
-    Event,
     Stopwatch,
+    TimedOp,
     TrainingStep,
     match,
     normalise,
     op_times,
     stopwatch_overhead_s,
 )
-from joulecast.measure.suite.rounds import Built, prepare
+from joulecast.measure.suite.rounds import BuiltCase, prepare
 
 KINDS = (
     *("convolutions", "transformers", "patches", "recurrent", "unet"),
@@ -32,7 +32,7 @@ KINDS = (
 )
 
 
-def _timed(ready: Built) -> list[Event]:
+def _timed(ready: BuiltCase) -> list[TimedOp]:
     watch = Stopwatch(ready.step.model, ready.step.clock)
     return ready.step.run_timed(watch, ready.work.tracer != "real")
 

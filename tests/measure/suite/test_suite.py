@@ -32,7 +32,7 @@ from joulecast.measure.suite.calibrate import (
     unknown_power,
 )
 from joulecast.measure.suite.cases import Case, suite_cases
-from joulecast.measure.suite.rounds import FULL, QUICK, Bench, Pace, _timed_steps, kept_rounds, metered
+from joulecast.measure.suite.rounds import FULL, QUICK, Bench, CasePlan, _timed_steps, kept_rounds, metered
 from joulecast.measure.suite.suite import run_suite, usable
 
 
@@ -64,7 +64,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     """A quiet machine: its counters lie in an empty tree."""
     with select_meter("none") as meter:
         host = describe_host(torch.get_num_threads())
-        yield Bench(meter, SystemCounters(tmp_path / "root"), host, Pace(0.0, 0.0, 1), 0.0, "run")
+        yield Bench(meter, SystemCounters(tmp_path / "root"), host, CasePlan(0.0, 0.0, 1), 0.0, "run")
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_one_lucky_round_does_not_turn_the_usual_ones_into_outliers():
 
 def test_a_case_with_a_factor_is_measured_so_much_longer(bench: Bench, store: Store):
     longer = replace(_case("long"), rounds_factor=3)
-    patient = replace(bench, pace=Pace(0.0, 60.0, 2))
+    patient = replace(bench, plan=CasePlan(0.0, 60.0, 2))
     usual, long = run_suite([_case("usual"), longer], store, patient, budget_s=60, progress=Heard()).measured
     assert (usual.figures["rounds"], long.figures["rounds"]) == (2, 6)
 
@@ -226,7 +226,7 @@ def test_op_times_come_from_rounds_left_out_where_the_kept_ones_were_not_timed(
     from joulecast.measure.suite import rounds
 
     monkeypatch.setattr(rounds, "kept_rounds", lambda all_rounds: all_rounds[1:])
-    two = replace(bench, pace=Pace(0.0, 60.0, 2))  # one step a round: the second is not timed op by op
+    two = replace(bench, plan=CasePlan(0.0, 60.0, 2))  # one step a round: the second is not timed op by op
     (record,) = run_suite([_case("a", 512)], store, two, budget_s=60, progress=Heard()).measured
     assert record.op_seconds is not None
     assert sum(second or 0.0 for second in record.op_seconds) == pytest.approx(record.seconds / record.steps)

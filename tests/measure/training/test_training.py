@@ -27,9 +27,9 @@ from joulecast.measure.training.cifar10 import Images, synthetic_images
 from joulecast.measure.training.errors import TrainingError
 from joulecast.measure.training.recipe import Recipe
 from joulecast.measure.training.stretches import epochs_of
-from joulecast.measure.training.training import Plan, train
+from joulecast.measure.training.training import TrainingPlan, train
 
-TINY = Plan("alexnet", "pytorch", Recipe("adam", 1e-3, batch_size=20), epochs=2, width=0.05)
+TINY = TrainingPlan("alexnet", "pytorch", Recipe("adam", 1e-3, batch_size=20), epochs=2, width=0.05)
 COMMAND = [sys.executable, "-m", "joulecast.cli.train", "train", "alexnet", "--framework", "pytorch"]
 TINY_OPTIONS = ["--width=0.05", "--batch-size=20", "--synthetic=1000", "--meter=none"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -45,7 +45,7 @@ def constant_power(path: Path, watts: dict[str, float], seconds: float = 600.0) 
     return f"replay:{path}"
 
 
-def run_here(plan: Plan, images: Images, store: Path, meter: str = "none", **options: Any) -> Record:
+def run_here(plan: TrainingPlan, images: Images, store: Path, meter: str = "none", **options: Any) -> Record:
     with select_meter(meter) as selected:
         return train(plan, images, selected, Store(store), **options)
 
@@ -406,12 +406,12 @@ from joulecast.measure.training.cifar10 import synthetic_images
 from joulecast.measure.training.recipe import Recipe
 from joulecast.measure.meters.selection import select_meter
 from joulecast.measure.records.store import Store
-from joulecast.measure.training.training import Plan, train
+from joulecast.measure.training.training import TrainingPlan, train
 assert "torch" not in sys.modules
 store, images = Store(Path(sys.argv[1])), synthetic_images(90, 30)
 for optimizer in ("adam", "sgd"):
     recipe = Recipe(optimizer, 1e-3, batch_size=20)
-    plan = Plan("alexnet", "tensorflow", recipe, epochs=3, width=0.05, seed=2)
+    plan = TrainingPlan("alexnet", "tensorflow", recipe, epochs=3, width=0.05, seed=2)
     with select_meter("none") as meter:
         train(plan, images, meter, store, run_id=f"whole-{optimizer}")
         train(replace(plan, epochs=1), images, meter, store, run_id=f"parts-{optimizer}")
