@@ -1,7 +1,7 @@
 """The configuration of a check: `joulecast.toml`, or `[tool.joulecast]` in `pyproject.toml`.
 
-Keys are the options of `estimate`, dashes as underscores; they are turned into its command line and read by
-the command's own parser, so that a check and an estimate cannot differ.
+Keys are the options of `estimate`, with underscores for dashes. Each model becomes a `Request`, as it does on the
+command line, so that a check and an estimate give the same figures.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
-from ..cli.estimate import estimate
-from ..estimator.answer.request import Question, read_question
+from ..estimator.answer.estimate import find_profile
+from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError, name_fields
 from ..estimator.base.suggest import near
-from ..estimator.cost.library import load_profile
 from ..estimator.cost.profile import Profile
 
 OWN_FILE, SHARED_FILE = "joulecast.toml", "pyproject.toml"
@@ -61,12 +58,9 @@ _MODEL = {"name": _TEXT, "model": _TEXT, **_OPTIONS}
 _DEFAULTS = {"models": "a list of tables", **_OPTIONS}
 # Where a model says one of these, the defaults' word on the others does not count.
 _EITHER = (("epochs", "steps", "tokens"), ("region", "carbon_intensity"))
-# Fields of a request by their keys.
-_SPELLINGS = {name: name for name in _MODEL} | {
-    "inputs": "input",
-    "model_args": "model_arg",
-    "time_limit_s": "time_limit",
-}
+# Keys whose field has another name.
+_FIELDS = {"input": "inputs", "model_arg": "model_args", "time_limit": "time_limit_s"}
+_KEYS = {name: name for name in _MODEL} | {field: key for key, field in _FIELDS.items()}
 
 
 class ConfigError(JoulecastError):
@@ -79,7 +73,7 @@ class Entry:
 
     name: str
     model: str
-    question: Question
+    request: Request
     profile: Profile
 
 
@@ -135,7 +129,7 @@ def read_config(path: Path, top: Path | None = None) -> Config:
     if not (isinstance(models, list) and models and all(isinstance(item, dict) for item in models)):
         raise ConfigError(f'{path.name} names no model; give at least one [[{table}]] with its model = "FILE.py"')
     defaults = {key: value for key, value in section.items() if key != "models"}
-    profiles: dict[str | None, Profile] = {}
+    profiles: dict[object, Profile] = {}
     entries = [
         _entry(item, defaults, _place(path, table, number, item), path.parent, profiles)
         for number, item in enumerate(models, start=1)
@@ -190,7 +184,7 @@ def _entry(
     defaults: Mapping[str, Any],
     place: str,
     root: Path,
-    profiles: dict[str | None, Profile],
+    profiles: dict[object, Profile],
 ) -> Entry:
     _check_keys(item, _MODEL, place)
     if "model" not in item:
@@ -203,15 +197,12 @@ def _entry(
     if "hardware" in values:
         values["hardware"] = _hardware(values["hardware"], root)
     try:
-        options = _parsed(values)
-        question = read_question(options)
-        hardware = options["hardware"]
-        if hardware not in profiles:
-            profiles[hardware] = load_profile(hardware)
-    except (JoulecastError, click.UsageError) as error:
-        said = error.format_message() if isinstance(error, click.UsageError) else str(error)
-        raise ConfigError(f"{place}: {with_keys(said)}") from error
-    return Entry(name, values["model"], question, profiles[hardware])
+        request = _request(values)
+        if request.hardware_key not in profiles:
+            profiles[request.hardware_key] = find_profile(request)
+    except JoulecastError as error:
+        raise ConfigError(f"{place}: {with_keys(str(error))}") from error
+    return Entry(name, values["model"], request, profiles[request.hardware_key])
 
 
 def _hardware(name: str, root: Path) -> str:
@@ -219,28 +210,19 @@ def _hardware(name: str, root: Path) -> str:
     return str(root / name) if "/" in name or name.endswith(".json") else name
 
 
-def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`estimate`'s options as its own parser reads them off its command line."""
-    with estimate.make_context("estimate", _command_line(values)) as context:
-        return dict(context.params)
-
-
-def _command_line(values: Mapping[str, Any]) -> list[str]:
-    arguments = []
-    for key, value in values.items():
-        option = f"--{key.replace('_', '-')}"
-        if value is True:
-            arguments.append(option)
-        elif isinstance(value, dict):
-            arguments += [f"{option}={name}={item!r}" for name, item in value.items()]
-        elif value is not False:
-            arguments += [f"{option}={item}" for item in (value if isinstance(value, list) else [value])]
-    return arguments
+def _request(values: Mapping[str, Any]) -> Request:
+    """The keys as fields of a request. A flag or table differs from its field; the others have its name."""
+    fields = {_FIELDS.get(key, key): value for key, value in values.items()}
+    if "inference" in fields:
+        fields["train"] = not fields.pop("inference")
+    if "model_args" in fields:
+        fields["model_args"] = {name: repr(value) for name, value in fields["model_args"].items()}
+    return Request(**fields)
 
 
 def with_keys(message: str) -> str:
     """A message of the core, which names fields, with the keys of the configuration in their place."""
-    return name_fields(message, _SPELLINGS)
+    return name_fields(message, _KEYS)
 
 
 # -- keys and values -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..estimator.answer.answer import Answer
+from ..estimator.answer.estimate import priced
 from ..estimator.base.errors import JoulecastError
 from .base import exported
 from .cache import Cache, trace_key
@@ -107,11 +108,11 @@ def check(
 def _outcomes(
     config: Config, entries: Sequence[Entry], cache: Cache, tracers: Tracers, checkout: Path | None = None
 ) -> list[Outcome]:
-    keys = {entry.name: trace_key(entry.model, entry.question.trace_options) for entry in entries}
+    keys = {entry.name: trace_key(entry.model, entry.request.trace_options) for entry in entries}
     kept = {key: cache.find(key, config.root) for key in dict.fromkeys(keys.values())}
     lacking = {keys[entry.name]: entry for entry in entries if kept[keys[entry.name]] is None}
     where = (config.root, config.top, checkout)
-    tasks = [Task(entry.model, entry.question.trace_options, *where) for entry in lacking.values()]
+    tasks = [Task(entry.model, entry.request.trace_options, *where) for entry in lacking.values()]
     found = dict(zip(lacking, tracers.trace(tasks), strict=True))
     for key, result in found.items():
         if isinstance(result, Traced):
@@ -123,7 +124,7 @@ def _outcomes(
 def _priced(entry: Entry, found: Traced | Failure) -> Outcome:
     if isinstance(found, Traced):
         try:
-            answer = entry.question.answer(entry.model, found.work, entry.profile)
+            answer = priced(entry.request, found.work, entry.profile)
             return Outcome(entry.name, entry.model, answer, None, found.seconds)
         except JoulecastError as error:
             found = Failure.of(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ..estimator.answer.answer import Answer
+    from ..estimator.answer.request import Request
 
 BUDGET_EXCEEDED = 3
 _PAPERS = ("modelcard", "bibtex", "latex", "codecarbon")
@@ -145,11 +147,53 @@ def _print_json(answers: list[Answer], layers: bool) -> None:
 
 
 def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
-    """One answer a model, in order; what is common to all is read first, so that mistakes show at once."""
-    from ..estimator.answer.request import read_question
-    from ..estimator.cost.library import load_profile
-    from ..estimator.model.read_model import read_model
+    """One answer per model, in order. All requests are built first, so that mistakes show at once."""
+    from ..estimator.answer.estimate import answers
 
-    question = read_question(options)
-    profile = load_profile(options["hardware"])
-    return [question.answer(model, read_model(model, question.trace_options), profile) for model in models]
+    return answers([read_request(model, options) for model in models])
+
+
+def read_request(model: str, options: Mapping[str, Any]) -> Request:
+    """What the options ask about `model`. Raises JoulecastError for values that cannot be used."""
+    from ..estimator.answer.request import Request
+
+    return Request(
+        model=model,
+        inputs=options["inputs"],
+        model_args=_model_args(options["model_args"]),
+        dataset=options["dataset"],
+        sequence_length=options["sequence_length"],
+        batch_size=options["batch_size"],
+        train=not options["inference"],
+        optimizer=options["optimizer"],
+        precision=options["precision"],
+        accumulate=options["accumulate"],
+        layers=options["layers"],
+        time_limit_s=options["time_limit"],
+        epochs=options["epochs"],
+        steps=options["steps"],
+        samples=options["samples"],
+        tokens=options["tokens"],
+        val_samples=options["val_samples"],
+        devices=options["devices"],
+        hardware=options["hardware"],
+        region=options["region"],
+        regions=() if options["regions"] is None else options["regions"],
+        live=options["live"],
+        carbon_intensity=options["carbon_intensity"],
+        pue=options["pue"],
+        price=options["price"],
+        currency=options["currency"],
+        budget=options["budgets"],
+        budget_at=options["budget_at"],
+    )
+
+
+def _model_args(texts: Sequence[str]) -> dict[str, str]:
+    arguments = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise click.UsageError(f"--model-arg {text!r} is not KEY=VALUE")
+        arguments[key.strip()] = value
+    return arguments

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.figures import number
-from ..estimator.place.budget import Verdict
+from ..estimator.place.budget import BudgetVerdict
 
 LIMITED = {"energy": "facility_energy_kwh", "co2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 """The figure that a limit of each quantity is held against."""
@@ -45,7 +45,7 @@ def fill(template: str, **values: str) -> str:
     return TEMPLATES[template].format(**values)
 
 
-def verdict_sentence(verdict: Verdict) -> str:
+def verdict_sentence(verdict: BudgetVerdict) -> str:
     """One limit, the figure held against it, and by how much it is kept or not."""
     limit = verdict.limit
     return fill(
@@ -75,7 +75,7 @@ def verdict_note(answer: Answer) -> str:
     return fill("short_exceeded" if worst.exceeded else "short_kept", percent=_percent(worst), text=worst.limit.text)
 
 
-def _percent(verdict: Verdict) -> str:
+def _percent(verdict: BudgetVerdict) -> str:
     return number(abs(verdict.excess_percent))
 
 

@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..estimator.place.budget import End, parse_limit
-from ..estimator.place.site import DEFAULT_PUE, make_site
-from .terms import OnExceed, Terms
+from ..estimator.answer.estimate import find_profile
+from ..estimator.answer.request import Request
+from ..estimator.place.budget import End
+from ..estimator.place.site import DEFAULT_PUE
+from .terms import OnExceed, Terms, check_choice
 
 if TYPE_CHECKING:
     from ..measure.meters.meter import Meter
@@ -85,27 +87,21 @@ class Budget:
         checkpoint: str | Path | None = None,
     ) -> None:
         self._options = {name: value for name, value in locals().items() if name not in ("self", "limits")}
-        self.terms = Terms(
-            limits=tuple(parse_limit(text) for text in limits),
-            site=make_site(
-                region=region,
-                carbon_g_per_kwh=carbon_intensity,
-                pue=pue,
-                price_per_kwh=price,
-                currency=currency,
-            ),
+        check_choice("at", at, End)
+        request = Request(
             hardware=hardware,
-            at=at,
-            on_exceed=on_exceed,
-            meter=meter,
-            log_every=log_every,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            region=region,
+            carbon_intensity=carbon_intensity,
+            pue=pue,
+            price=price,
+            currency=currency,
+            budget=limits,
+            budget_at=at,
         )
+        self.terms = Terms(request, on_exceed, meter, log_every, None if checkpoint is None else Path(checkpoint))
         self._callback: Any = None
         if hardware is not None:
-            from ..estimator.cost.library import load_profile
-
-            load_profile(hardware)  # a name that is not known shows here, not in the first step
+            find_profile(request)  # an unknown name shows here, not in the first step
 
     def __repr__(self) -> str:
         return f"Budget({', '.join(repr(limit.text) for limit in self.terms.limits)})"

@@ -31,7 +31,7 @@ _LEAST_BLOCKS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class MeasuredPace:
     """What one unit takes on average, and the relative standard error of that for the units to come."""
 
     mean: float
@@ -74,7 +74,7 @@ class Samples:
                 self._blocks = [(first + second) / 2 for first, second in pairs]
                 self._length *= 2
 
-    def pace(self) -> Pace | None:
+    def pace(self) -> MeasuredPace | None:
         """The mean of one unit, at first what the latest of the warm-up took; None before anything ran.
 
         The largest and the smallest block count as the one next to them: one stall is an accident, and
@@ -84,7 +84,7 @@ class Samples:
         if not blocks and self._open_units:
             blocks = [self._open / self._open_units]
         if not blocks:
-            return Pace(self._cold, WARM_UP_DOUBT) if self._cold > 0 else None
+            return MeasuredPace(self._cold, WARM_UP_DOUBT) if self._cold > 0 else None
         if len(blocks) > 2:
             ranked = sorted(blocks)
             blocks = [min(max(block, ranked[1]), ranked[-2]) for block in blocks]
@@ -92,7 +92,7 @@ class Samples:
         if mean <= 0:
             return None
         seen = standard_error(blocks) / mean
-        return Pace(mean, math.sqrt(seen**2 + UNIT_SPREAD**2 / max(self.settled, 1.0) + DRIFT**2))
+        return MeasuredPace(mean, math.sqrt(seen**2 + UNIT_SPREAD**2 / max(self.settled, 1.0) + DRIFT**2))
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -111,7 +111,7 @@ def standard_error(values: Sequence[float]) -> float:
     return error
 
 
-def corrected(predicted: Interval | None, measured: Pace | None) -> Interval | None:
+def corrected(predicted: Interval | None, measured: MeasuredPace | None) -> Interval | None:
     """The pace that the rest of a run is expected to keep; None where neither is known.
 
     A prediction that the measurement contradicts loses weight: by as much as the two differ beyond what

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..estimator.base.interval import Interval
 from ..estimator.base.units import JOULES_PER_KWH, joules_to_kwh
-from ..estimator.place.budget import Limit, Verdict, epochs_that_fit
+from ..estimator.place.budget import BudgetVerdict, Limit, epochs_that_fit
+from ..estimator.place.schedule import Schedule
 from .energy import Energy
 from .forecast import Forecast, Prediction, Samples, corrected, energy_j, from_now, seconds_to_come
-from .sayings import foretold, taken
+from .messages import prediction_line, result_line
 from .terms import BudgetExceeded, Terms
 
 if TYPE_CHECKING:
+    from ..estimator.answer.answer import Answer
     from ..estimator.cost.estimate import Estimate
     from ..estimator.trace.workload import Workload
 
@@ -81,7 +83,7 @@ class Run:
     ) -> None:
         self.terms, self.peers = terms, peers or Peers()
         self.stopping: BudgetExceeded | None = None
-        self.estimate: Estimate | None = None
+        self.answer: Answer | None = None
         self.prediction: Prediction | None = None
         self.forecast: Forecast | None = None
         self._log, self._clock = log, clock
@@ -98,6 +100,11 @@ class Run:
         self._log_every = terms.log_every or log_every or 1
         self._due, self._log_due = float(self._steps.warm_up), float(self._log_every)
         self._state = "new"  # then "running", then "over"
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """What was predicted before the first step; None before that, and if the prediction failed."""
+        return self.answer.estimate if self.answer else None
 
     def _asked(self, length: Callable[[], Length]) -> Length:
         try:
@@ -117,25 +124,24 @@ class Run:
             self._predict(read())
         except Exception as error:
             self.complain("the prediction", error)
-        if self.estimate is not None:
-            self._judge_prediction(self.estimate)
+        if self.answer is not None:
+            self._judge_prediction(self.answer)
 
     def _predict(self, work: Workload) -> None:
-        from ..estimator.answer.forecast import forecast
-        from ..estimator.cost.library import load_profile
-        from ..estimator.place.schedule import Schedule
+        from ..estimator.answer.estimate import find_profile, priced
 
-        profile, length = load_profile(self.terms.hardware), self.length
+        length, request = self.length, self.terms.request
+        profile = find_profile(request)
         running = replace(profile, startup_s=0.0)
         step = running.predict(work, devices=length.devices)
-        share = length.validation_batches / length.accumulation  # the workload holds all batches of a step
+        share = length.validation_batches / length.accumulation  # the workload contains all batches of a step
         self.prediction = Prediction(
             step_s=step.seconds,
             watts=step.energy_kwh * (JOULES_PER_KWH / step.seconds.value),
             validation_s=running.predict(work.forward_only()).seconds * share if share else None,
         )
         if length.steps is None:
-            self._say(f"{work.name}: nobody knows how many steps there are; only what is used counts for the budget")
+            self._say(f"{work.name}: the number of steps is unknown; the budget is compared with what is used")
             return
         schedule = Schedule(
             steps=length.steps,
@@ -143,17 +149,17 @@ class Run:
             devices=length.devices,
             validation_steps=math.ceil(length.validations * share),
         )
-        self.estimate = forecast(profile, work, schedule)
-        self._say(foretold(length.steps, work, profile, self.estimate, self.terms, self._energy))
-        if self.estimate.warnings:
-            self._warn(f"of this prediction: {'; '.join(self.estimate.warnings)}")
+        request = replace(request, model=work, steps=length.steps, devices=length.devices)
+        self.answer = priced(request, work, profile, schedule=schedule)
+        self._say(prediction_line(self.answer, self._energy))
+        if self.answer.warnings:
+            self._warn(f"notes on this prediction: {'; '.join(self.answer.warnings)}")
 
-    def _judge_prediction(self, estimate: Estimate) -> None:
-        verdicts = self.terms.verdicts(estimate.seconds, estimate.energy_kwh, self.terms.at)
-        broken = [verdict for verdict in verdicts if verdict.exceeded]
+    def _judge_prediction(self, answer: Answer) -> None:
+        broken = [verdict for verdict in answer.verdicts if verdict.exceeded]
         if not broken:
             return
-        worst, steps = max(broken, key=lambda verdict: verdict.excess_percent), self.length.steps or 0
+        worst, steps = max(broken, key=lambda verdict: verdict.excess_percent), answer.schedule.steps
         fitting = epochs_that_fit(worst, steps)
         error = BudgetExceeded(worst, f"predicted before the first of {steps:,} steps, {fitting:,} of which would fit")
         wanted = self.terms.on_exceed == "warn"
@@ -278,13 +284,13 @@ class Run:
             total = f" of {forecast.total_steps:,}" if forecast.total_steps else ""
             label = f", energy {forecast.energy_label}" if broken[0].limit.quantity != "time" else ""
             self.stopping = BudgetExceeded(broken[0], f"stopped after {forecast.steps:,}{total} steps{label}")
-        elif settled and self.terms.at == "high":
+        elif settled and self.terms.request.budget_at == "high":
             for verdict in self._verdicts(forecast.seconds, forecast.energy_j, high=True):
                 if verdict.exceeded and verdict.limit not in self._doubtful:
                     self._doubtful.add(verdict.limit)
                     self._warn(f"{verdict}; it may not fit, after {forecast.steps:,} steps")
 
-    def _verdicts(self, seconds: Interval | None, energy_j: Interval | None, high: bool = False) -> list[Verdict]:
+    def _verdicts(self, seconds: Interval | None, energy_j: Interval | None, high: bool = False) -> list[BudgetVerdict]:
         energy_kwh = None if energy_j is None else energy_j * (1 / JOULES_PER_KWH)
         verdicts = self.terms.verdicts(seconds, energy_kwh, "high" if high else "expected")
         return [verdict for verdict in verdicts if verdict.limit not in self._waived]
@@ -298,7 +304,7 @@ class Run:
                 self.forecast = self._forecast(self._clock(), 0, 0)
                 if log:
                     self._logged(self.forecast)
-                self._say(taken(self.forecast, self.estimate, self.terms))
+                self._say(result_line(self.forecast, self.estimate, self.terms))
             except Exception as error:
                 self.complain("the last forecast", error)
         if self._state != "over":

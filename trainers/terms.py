@@ -1,15 +1,16 @@
-"""What a budget demands of a run, and the error that says that it does not get it."""
+"""The terms of a budget, and the error of a run that exceeds it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError
 from ..estimator.base.interval import Interval
-from ..estimator.place.budget import End, Limit, Verdict, judge, judged_figure
-from ..estimator.place.site import Site, co2e_kg, cost, facility_energy_kwh
+from ..estimator.place.budget import BudgetVerdict, End, Limit, judge_run
+from ..estimator.place.site import Site
 
 if TYPE_CHECKING:
     from ..measure.meters.meter import Meter
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 OnExceed = Literal["raise", "warn", "ask"]
 
 
-class BudgetExceeded(JoulecastError):  # noqa: N818 - it says what happened, which is no mistake
-    """A run that does not fit its budget: `verdict` says by how much, `when` at which point.
+class BudgetExceeded(JoulecastError):  # noqa: N818 - the name says what happened, as StopIteration's does
+    """A run that exceeds its budget: `verdict` says by how much, `when` at which point.
 
-    `checkpoint` is what was saved before the run was stopped; None where nothing was.
+    `checkpoint` is what was saved before the run was stopped; None if nothing was.
     """
 
-    def __init__(self, verdict: Verdict, when: str, checkpoint: str | None = None) -> None:
+    def __init__(self, verdict: BudgetVerdict, when: str, checkpoint: str | None = None) -> None:
         super().__init__(f"{verdict}; {when}" + (f", saved as {checkpoint}" if checkpoint else ""))
         self.verdict, self.when, self.checkpoint = verdict, when, checkpoint
 
@@ -31,48 +32,40 @@ class BudgetExceeded(JoulecastError):  # noqa: N818 - it says what happened, whi
         return BudgetExceeded, (self.verdict, self.when, self.checkpoint)
 
 
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raises JoulecastError for a value that is not one of the Literal `choices`."""
+    if value not in get_args(choices):
+        raise JoulecastError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The limits, what turns a run's figures into theirs, and what happens when one is broken.
+    """The budget, place and hardware of a run, and what happens when a limit is exceeded.
 
-    Raises JoulecastError for no limit, an unknown choice and a limit in another currency than the price.
+    `request` is a template without a model: the adapters add the workload and the length of the run.
+    Raises JoulecastError for no limit and for an unknown choice.
     """
 
-    limits: tuple[Limit, ...]
-    site: Site
-    hardware: str | Path | None = None
-    at: End = "high"
+    request: Request
     on_exceed: OnExceed = "raise"
     meter: str | Meter = "auto"
     log_every: int | None = None
     checkpoint: Path | None = None
+    limits: tuple[Limit, ...] = field(init=False)
+    site: Site = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "limits", self.request.limits)  # read once: a run compares them at every forecast
+        object.__setattr__(self, "site", self.request.site)
         if not self.limits:
             raise JoulecastError('a budget without a limit: give one or more, as in Budget("2 kWh", "10 h")')
-        for name, value, choices in (("at", self.at, End), ("on_exceed", self.on_exceed, OnExceed)):
-            if value not in get_args(choices):
-                raise JoulecastError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
+        check_choice("on_exceed", self.on_exceed, OnExceed)
         if self.log_every is not None and self.log_every < 1:
             raise JoulecastError(f"log_every is {self.log_every}; give 1 or more steps")
-        nothing = Interval.exact(0.0)
-        self.verdicts(nothing, nothing, self.at)
 
-    def verdicts(self, seconds: Interval | None, energy_kwh: Interval | None, at: End) -> tuple[Verdict, ...]:
+    def verdicts(
+        self, seconds: Interval | None, energy_kwh: Interval | None, at: End | None = None
+    ) -> tuple[BudgetVerdict, ...]:
         """Each limit against a run of `seconds` and the machine's `energy_kwh`; none where its figure is unknown."""
-        facility = None if energy_kwh is None else facility_energy_kwh(energy_kwh, self.site)
-        unknown = Interval.exact(0.0)
-        found = []
-        for limit in self.limits:
-            if (seconds if limit.quantity == "time" else facility) is None:
-                continue
-            figure = judged_figure(
-                limit,
-                facility_energy_kwh=facility or unknown,
-                co2e_kg=co2e_kg(facility or unknown, self.site),
-                seconds=seconds or unknown,
-                cost=cost(facility or unknown, self.site),
-                currency=self.site.currency,
-            )
-            found.append(judge(limit, figure, at))
-        return tuple(found)
+        at = at or self.request.budget_at
+        return judge_run(self.limits, self.site, seconds=seconds, energy_kwh=energy_kwh, at=at)

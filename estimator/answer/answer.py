@@ -1,17 +1,19 @@
-"""Everything that one `--model` was answered with, and its JSON document (docs/formats.md)."""
+"""What a request is answered with: figures, verdicts and notes, as JSON (docs/formats.md) and as data frames."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..base.interval import Interval
 from ..place.site import Site, co2e_kg, cost, facility_energy_kwh
 
 if TYPE_CHECKING:
+    import pandas
+
     from ..cost.estimate import Estimate, Share
     from ..cost.profile import Profile
-    from ..place.budget import Verdict
+    from ..place.budget import BudgetVerdict
     from ..place.regions import Place
     from ..place.schedule import Schedule
     from ..trace.workload import Workload
@@ -21,17 +23,33 @@ SCHEMA = "joulecast.estimate/1"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A model's workload, where and how long it runs, and what that costs."""
+    """What a run costs: energy, CO2e, time and money, each with its 90 % interval, and how budgets compare.
+
+    `energy_kwh` is the machine's own; `facility_energy_kwh`, `co2e_kg` and `cost` include the building's share (PUE).
+    `fits` says what would fit, for budgets that are exceeded. `places` are the regions of the request, compared.
+    """
 
     model: str
-    work: Workload
+    workload: Workload
     profile: Profile
     schedule: Schedule
     estimate: Estimate
     site: Site
-    verdicts: tuple[Verdict, ...] = field(default=())
-    fits: tuple[str, ...] = ()  # what would fit, for the budgets that are exceeded
-    places: tuple[Place, ...] = ()  # the regions it was held beside
+    verdicts: tuple[BudgetVerdict, ...] = ()
+    fits: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
+
+    @property
+    def work(self) -> Workload:
+        return self.workload
+
+    @property
+    def seconds(self) -> Interval:
+        return self.estimate.seconds
+
+    @property
+    def energy_kwh(self) -> Interval:
+        return self.estimate.energy_kwh
 
     @property
     def facility_energy_kwh(self) -> Interval:
@@ -47,6 +65,7 @@ class Answer:
 
     @property
     def exceeded(self) -> bool:
+        """Whether some budget is exceeded."""
         return any(verdict.exceeded for verdict in self.verdicts)
 
     @property
@@ -63,8 +82,28 @@ class Answer:
         return ", ".join(parts)
 
     @property
+    def time_basis(self) -> str:
+        """What the time is based on, in words: "predicted; profile measured on NVIDIA T4"."""
+        return self._basis(self.estimate.time_source)
+
+    @property
+    def power_basis(self) -> str:
+        """What the power is based on, in words."""
+        return self._basis(self.estimate.power_source)
+
+    def _basis(self, source: str) -> str:
+        hardware = self.profile.hardware
+        if source == "measured":
+            return f"predicted; profile measured on {hardware}"
+        return f"predicted; {'datasheet' if source == 'datasheet' else f'{source} power'} of {hardware}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.estimate.warnings
+
+    @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be known beside the figures: of the estimate, the schedule and the profile."""
+        """All that the reader should know: the warnings, and notes on the schedule and the profile."""
         length = [self.schedule.note] if self.schedule.note else []
         return (*self.estimate.warnings, *length, *self.profile.provenance.notes)
 
@@ -93,18 +132,18 @@ class Answer:
                 "price_source": self.site.price_source,
             },
             "workload": {
-                "framework": self.work.framework,
-                "batch_size": self.work.batch_size,
-                "train": self.work.train,
-                "optimizer": self.work.optimizer,
-                "precision": self.work.precision,
-                "parameters": self.work.parameters,
-                "trainable_parameters": self.work.trainable_parameters,
-                "forward_flops_per_sample": self.work.forward_flops / self.work.batch_size,
-                "step_flops": self.work.flops,
-                "tracer": self.work.tracer,
-                "unsupported": dict(self.work.unsupported),
-                "unsupported_byte_share": self.work.unsupported_byte_share,
+                "framework": self.workload.framework,
+                "batch_size": self.workload.batch_size,
+                "train": self.workload.train,
+                "optimizer": self.workload.optimizer,
+                "precision": self.workload.precision,
+                "parameters": self.workload.parameters,
+                "trainable_parameters": self.workload.trainable_parameters,
+                "forward_flops_per_sample": self.workload.forward_flops / self.workload.batch_size,
+                "step_flops": self.workload.flops,
+                "tracer": self.workload.tracer,
+                "unsupported": dict(self.workload.unsupported),
+                "unsupported_byte_share": self.workload.unsupported_byte_share,
             },
             "devices": self.estimate.devices,
             "power_w": self.estimate.power_w,
@@ -124,6 +163,32 @@ class Answer:
         if layers:
             document["layers"] = self.layer_rows()
         return document
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row, or one for each compared region: the columns of `estimate --csv` (docs/formats.md)."""
+        return _frame(self.rows())
+
+    def layers_frame(self) -> pandas.DataFrame:
+        """The layer table: one row per module, with its share of the energy. Needs a request with `layers`."""
+        return _frame(self.layer_rows())
+
+    def breakdown_frame(self) -> pandas.DataFrame:
+        """Where the energy goes: one row per component, largest first."""
+        return _frame([_share(part) for part in self.estimate.breakdown])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Flat rows: intervals as three columns (`co2e_kg`, `co2e_kg_low`, `co2e_kg_high`)."""
+        document = self.to_json()
+        row: dict[str, Any] = {"model": document["model"]}
+        for name in ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost"):
+            row |= _ends(name, getattr(self, name))
+        for name in ("profile", "hardware", "time_source", "power_source", "steps", "devices", "currency"):
+            row[name] = document[name]
+        for name in ("batch_size", "optimizer", "precision", "parameters", "forward_flops_per_sample"):
+            row[name] = document["workload"][name]
+        row |= {name: document["site"][name] for name in ("carbon_g_per_kwh", "carbon_source")}
+        row["warnings"] = "; ".join(document["warnings"])
+        return [{**row, **_of_place(place)} for place in self.places] or [row]
 
     def layer_rows(self) -> list[dict[str, Any]]:
         """The layer table: each module, with the share of energy of itself and all below it."""
@@ -145,9 +210,31 @@ class Answer:
                 "source": layer.source,
                 "energy_share": shares.get(layer.path, 0.0) if layer.path else 1.0,
             }
-            for layer in self.work.layers
+            for layer in self.workload.layers
         ]
 
 
 def _share(part: Share) -> dict[str, Any]:
     return {"name": part.name, "seconds": part.seconds, "energy_kwh": part.energy_kwh, "share": part.share}
+
+
+def _ends(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _of_place(place: Place) -> dict[str, Any]:
+    """What a region changes in a row: the CO2e and its source."""
+    return {
+        **_ends("co2e_kg", place.co2e_kg),
+        "carbon_g_per_kwh": place.region.carbon_g_per_kwh,
+        "carbon_source": place.region.label,
+        "region": place.region.code,
+        "ratio_to_first": place.ratio,
+        "cleanest": place.cleanest,
+    }
+
+
+def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+    import pandas
+
+    return pandas.DataFrame(rows)

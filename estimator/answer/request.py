@@ -1,145 +1,243 @@
-"""What `estimate`'s options ask, read before any model is; and the answer, once a model has been read."""
+"""What is asked about a run: one request, which the command line, checks, trainers and Python build."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from ..base.errors import RequestError
+from ..base.errors import JoulecastError, RequestError
 from ..base.interval import Interval
+from ..base.suggest import near
 from ..model.inputs import parse_input
 from ..model.presets import DatasetPreset, dataset_preset
 from ..model.read_model import TraceOptions
-from ..place.budget import Limit, epochs_that_fit, judge, judged_figure, parse_limit, regions_that_fit
-from ..place.regions import compare_regions
-from ..place.schedule import Schedule, make_schedule, whole_number
-from ..place.site import Site, load_regions
-from .answer import Answer
-from .forecast import forecast
-from .where import Where, read_where
+from ..place.budget import End, Limit, judge_run, parse_limit
+from ..place.schedule import Number, Schedule, make_schedule, whole_number
+from ..place.site import Site
+from ..trace.optimizers import OPTIMIZERS
+from ..trace.workload import Workload
+from .where import read_where
 
 if TYPE_CHECKING:
-    from ..cost.profile import Profile
-    from ..trace.workload import Workload
+    from torch import nn
 
+    from ..cost.profile import Profile
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DEFAULT_BATCH_SIZE = 32
 _ASSUMED_DATASET = "cifar10"
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One set of options: `trace_options` say how a model is read, the others price what was read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A model and how one step of it is read, how long it trains, on what, where, and within which budgets.
 
-    options: Mapping[str, Any]
-    trace_options: TraceOptions
-    preset: DatasetPreset | None
-    where: Where
-    limits: tuple[Limit, ...]
+    None means "not given". A request without a `model` is a template: `dataclasses.replace` completes it.
 
-    def schedule(self, tokens_per_sample: int) -> Schedule:
-        """How long the run is. Raises JoulecastError for options that do not tell."""
-        preset, options = self.preset or self._assumed_preset(), self.options
-        return make_schedule(
-            batch_size=self.trace_options.batch_size,
-            epochs=options["epochs"],
-            steps=options["steps"],
-            samples=options["samples"],
-            tokens=options["tokens"],
-            val_samples=options["val_samples"],
-            dataset_samples=preset.train_samples if preset else None,
-            tokens_per_sample=tokens_per_sample,
-            accumulation=options["accumulate"],
-            devices=options["devices"],
+    `model` is the text that `--model` takes, a live `nn.Module`, or a `Workload`. With a text, `inputs` are shapes of
+    one sample ("3,224,224"); with a module they are one batch of tensors, which gives the batch size. A workload has
+    its inputs, batch size, optimizer and precision; giving others is an error.
+
+    Raises JoulecastError for a value that cannot be used, RequestError for fields that contradict each other. Both
+    name the field. Nothing is loaded, traced or downloaded.
+    """
+
+    # The model, and how one step of it is read.
+    model: str | Path | nn.Module | Workload | None = None
+    inputs: Any = None
+    model_args: Mapping[str, str] = field(default_factory=dict)
+    dataset: str | None = None
+    sequence_length: int | None = None
+    batch_size: Number | None = None
+    train: bool | None = None
+    optimizer: str | None = None
+    precision: str | None = None
+    accumulate: Number | None = None
+    loss: Callable[[Any], Any] | None = None
+    layers: bool = False
+    time_limit_s: float = 60.0
+    # How long it runs, and on what.
+    epochs: Number | None = None
+    steps: Number | None = None
+    samples: Number | None = None
+    tokens: Number | None = None
+    val_samples: Number | None = None
+    devices: Number = 1
+    hardware: str | Path | Profile | None = None
+    # Where it runs.
+    region: str | None = None
+    regions: str | Sequence[str] = ()
+    live: bool = False
+    carbon_intensity: float | None = None
+    pue: float | None = None
+    price: float | None = None
+    currency: str = "USD"
+    # What it may take.
+    budget: str | Sequence[str] = ()
+    budget_at: End = "high"
+
+    def __post_init__(self) -> None:
+        _check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
+        _check_choice("precision", self.precision, (*PRECISIONS, *PRECISIONS.values()))
+        _check_choice("budget_at", self.budget_at, get_args(End))
+        nothing = Interval.exact(0.0)
+        judge_run(self.limits, self.site, seconds=nothing, energy_kwh=nothing)
+        if self.model is not None:
+            self._check_model()
+            self.schedule()
+
+    # -- the parts, each read from the fields ------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The model as it was given: its text, or the name of the module or workload."""
+        if isinstance(self.model, str | Path):
+            return str(self.model)
+        return self.model.name if isinstance(self.model, Workload) else type(self.model).__name__
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return tuple(parse_limit(text) for text in _texts("budget", self.budget))
+
+    @property
+    def site(self) -> Site:
+        """Where it runs, with the yearly carbon intensity; `where` looks up that of this hour."""
+        return read_where(self, live=False).site
+
+    @property
+    def hardware_key(self) -> object:
+        """Equal for requests about the same hardware."""
+        return self.hardware if self.hardware is None or isinstance(self.hardware, str | Path) else id(self.hardware)
+
+    @property
+    def place_key(self) -> tuple[object, ...]:
+        """Equal for requests about the same place."""
+        regions = self.regions if isinstance(self.regions, str) else tuple(self.regions)
+        figures = (self.carbon_intensity, self.pue, self.price, self.currency)
+        return (self.region, regions, self.live, *figures)
+
+    @property
+    def preset(self) -> DatasetPreset | None:
+        return None if self.dataset is None else dataset_preset(self.dataset)
+
+    @property
+    def assumed_preset(self) -> DatasetPreset | None:
+        """CIFAR-10 where epochs are given without the size of the training set; the answer has a note then."""
+        unknown = self.epochs is not None and self.samples is None and self.dataset is None
+        return dataset_preset(_ASSUMED_DATASET) if unknown else None
+
+    @property
+    def trace_options(self) -> TraceOptions:
+        """How a model that is given as text is read."""
+        return TraceOptions(
+            args=self.model_args,
+            specs=tuple(parse_input(text) for text in _texts("inputs", self.inputs)),
+            preset=self.preset,
+            sequence_length=self.sequence_length,
+            batch_size=whole_number("batch_size", _given(self.batch_size, DEFAULT_BATCH_SIZE)),
+            train=_given(self.train, True),
+            optimizer=_given(self.optimizer, "sgd"),
+            precision=self.precision,
+            accumulate=self.passes,
+            layers=self.layers,
+            time_limit_s=self.time_limit_s,
         )
 
-    def answer(self, model: str, work: Workload, profile: Profile) -> Answer:
-        """What `work`, read from `model` with `trace_options`, costs on `profile`'s hardware."""
-        schedule = self.schedule(work.tokens_per_sample)
-        estimate = forecast(profile, work, schedule)
-        if assumed := self._assumed_preset():
-            note = (
-                f"the training set's size is not given: an epoch has {assumed.name}'s {assumed.train_samples:,} samples"
+    @property
+    def passes(self) -> int:
+        """Passes over a batch for each optimizer step."""
+        return whole_number("accumulate", _given(self.accumulate, 1))
+
+    def schedule(self, work: Workload | None = None) -> Schedule:
+        """How long `work`, read from the model, runs; without it, any model. Raises JoulecastError where unknown."""
+        preset = self.preset or self.assumed_preset
+        return make_schedule(
+            batch_size=self._batch_size(work),
+            epochs=self.epochs,
+            steps=self.steps,
+            samples=self.samples,
+            tokens=self.tokens,
+            val_samples=self.val_samples,
+            dataset_samples=preset.train_samples if preset else None,
+            tokens_per_sample=work.tokens_per_sample if work else 2,  # 2 stands for a sequence of any length
+            accumulation=self.passes,
+            devices=self.devices,
+        )
+
+    def _batch_size(self, work: Workload | None) -> Number:
+        """Samples of one pass on one device: as given, else those of a module's inputs, or the default of a text."""
+        if self.batch_size is not None:
+            return self.batch_size
+        if work is None or isinstance(self.model, str | Path):
+            return DEFAULT_BATCH_SIZE
+        return work.batch_size // self.passes
+
+    # -- which fields go together -----------------------------------------------------------------
+
+    def _check_model(self) -> None:
+        if isinstance(self.model, str | Path):
+            self._check_unused("a model given as text", "loss")
+            _ = self.trace_options
+        elif isinstance(self.model, Workload):
+            self._check_unused("a Workload", *_FIXED_BY_WORKLOAD)
+            self._check_same("train", self.model.train)
+            self._check_same("optimizer", self.model.optimizer)
+            self._check_same("batch_size", self.model.batch_size)
+            self._check_same("precision", self.model.precision)
+        elif _is_module(self.model):
+            self._check_unused("a module", "model_args", "sequence_length")
+            if self.inputs is None:
+                raise RequestError("`inputs` missing: give one batch of tensors for the module, batch dimension first")
+            if _is_texts(self.inputs):
+                raise RequestError(f"`inputs` {self.inputs!r} is a shape: give one batch of tensors for the module")
+        else:
+            raise JoulecastError(
+                f'`model` is a {type(self.model).__name__}: give a torch.nn.Module, a Workload or a text ("net.py:Net")'
             )
-            estimate = replace(estimate, warnings=(*estimate.warnings, note))
-        if notes := self.where.notes_on(estimate.seconds):
-            estimate = replace(estimate, warnings=(*estimate.warnings, *notes))
-        at = self.options["budget_at"]
-        answer = _judged(Answer(model, work, profile, schedule, estimate, self.where.site), self.limits, at)
-        places = compare_regions(answer.facility_energy_kwh, self.where.regions, self.limits, at)
-        return replace(answer, places=places)
 
-    def _assumed_preset(self) -> DatasetPreset | None:
-        """Epochs of nobody says what are taken to be of the thesis's dataset; `answer` adds a note."""
-        options = self.options
-        if options["epochs"] is not None and options["samples"] is None and options["dataset"] is None:
-            return dataset_preset(_ASSUMED_DATASET)
-        return None
+    def _check_unused(self, what: str, *names: str) -> None:
+        for name in names:
+            if (value := getattr(self, name)) is not None and value != {}:
+                raise RequestError(f"`{name}` has no use with {what}: leave it out")
+
+    def _check_same(self, name: str, own: object) -> None:
+        value = getattr(self, name)
+        if value is not None and PRECISIONS.get(str(value), value) != own:
+            raise RequestError(f"`{name}` {value} and the workload's {own} contradict: leave out `{name}`")
 
 
-def read_question(options: Mapping[str, Any]) -> Question:
-    """What `estimate`'s options ask, by their names. Mistakes show here, before a model is loaded.
-
-    Raises JoulecastError for values that cannot be used, RequestError for a model argument of no form.
-    """
-    limits = tuple(parse_limit(text) for text in options["budgets"])
-    where = read_where(options)
-    preset = dataset_preset(options["dataset"]) if options["dataset"] else None
-    _check_limits(limits, where.site)
-    question = Question(options, _trace_options(options, preset), preset, where, limits)
-    question.schedule(2)  # stands for any sequence length
-    return question
+# What a Workload was read with; its values cannot change.
+_FIXED_BY_WORKLOAD = ("inputs", "model_args", "sequence_length", "accumulate", "loss")
 
 
-def _check_limits(limits: tuple[Limit, ...], site: Site) -> None:
-    zero = Interval.exact(0.0)
-    for limit in limits:
-        judged_figure(limit, facility_energy_kwh=zero, co2e_kg=zero, seconds=zero, cost=zero, currency=site.currency)
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
-def _trace_options(options: Mapping[str, Any], preset: DatasetPreset | None) -> TraceOptions:
-    arguments = {}
-    for text in options["model_args"]:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise RequestError(f"`model_args` {text!r} is not KEY=VALUE")
-        arguments[key.strip()] = value
-    return TraceOptions(
-        args=arguments,
-        specs=tuple(parse_input(text) for text in options["inputs"]),
-        preset=preset,
-        sequence_length=options["sequence_length"],
-        batch_size=whole_number("batch_size", options["batch_size"]),
-        train=not options["inference"],
-        optimizer=options["optimizer"],
-        precision=options["precision"],
-        accumulate=whole_number("accumulate", options["accumulate"]),
-        layers=options["layers"],
-        time_limit_s=options["time_limit"],
+def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+    if value is not None and value not in choices:
+        raise JoulecastError(f"`{name}` {value!r} is not one of {', '.join(choices)}{near(str(value), choices)}")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, Sequence) and bool(value) and all(isinstance(item, str) for item in value)
     )
 
 
-def _judged(answer: Answer, limits: tuple[Limit, ...], at: Any) -> Answer:
-    verdicts, fits = [], []
-    for limit in limits:
-        figure = judged_figure(
-            limit,
-            facility_energy_kwh=answer.facility_energy_kwh,
-            co2e_kg=answer.co2e_kg,
-            seconds=answer.estimate.seconds,
-            cost=answer.cost,
-            currency=answer.site.currency,
-        )
-        verdict = judge(limit, figure, at)
-        verdicts.append(verdict)
-        if not verdict.exceeded:
-            continue
-        length, unit = answer.schedule.epochs, "epochs"
-        if length is None:
-            length, unit = float(answer.schedule.steps), "steps"
-        fits.append(f"{limit.text}: {epochs_that_fit(verdict, length):,} {unit} would fit")
-        own = answer.site.region
-        basis = "life cycle" if own is None else own.basis
-        if regions := regions_that_fit(verdict, answer.facility_energy_kwh, load_regions(), basis):
-            names = ", ".join(f"{region.name} ({region.code})" for region in regions[:3])
-            fits.append(f"{limit.text}: would fit in {len(regions)} regions ({basis} figures), the cleanest {names}")
-    return replace(answer, verdicts=tuple(verdicts), fits=tuple(fits))
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """One text or several; JoulecastError for anything else."""
+    if value is None or (isinstance(value, Sequence) and not value):
+        return ()
+    if not _is_texts(value):
+        raise JoulecastError(f"`{name}` is a {type(value).__name__}: give a text or a list of texts")
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _is_module(value: Any) -> bool:
+    """Without importing torch: a module exists only where torch has been imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)

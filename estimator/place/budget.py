@@ -1,4 +1,4 @@
-"""Budgets of energy, CO2e, time and money: reading them, judging a forecast, what would fit."""
+"""Budgets of energy, CO2e, time and money: reading them, comparing a run with them, and what would fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..base.errors import JoulecastError
 from ..base.interval import Interval
 from ..base.units import GRAMS_PER_KG, GRAMS_PER_LB, JOULES_PER_KWH, SECONDS_PER_HOUR
-from .site import Region
+from .site import Region, Site, co2e_kg, cost, facility_energy_kwh
 
 End = Literal["high", "expected"]
 JUDGED = {  # what a budget of each quantity is compared with
@@ -53,8 +53,7 @@ _UNITS = "kWh (J to GJ, Wh to GWh), kgCO2e (g, kg, t, lb), h (s, min, h, days, w
 class Limit:
     """A budget of one quantity, "energy" (kWh), "co2e" (kgCO2e), "time" (s) or "cost" (a currency), given as `text`.
 
-    `amount` is in `unit`, one of those in brackets; `given_unit` is the user's, `units_per_given` of
-    `unit` long.
+    `amount` is in `unit`, one of those in brackets. `given_unit` is the user's; one is `units_per_given` of `unit`.
     """
 
     quantity: str
@@ -66,7 +65,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class BudgetVerdict:
     """A limit compared with a prediction; `figure` and `excess` are in the limit's unit."""
 
     limit: Limit
@@ -87,9 +86,9 @@ class Verdict:
         return 100 * self.excess / self.limit.amount
 
     def __str__(self) -> str:
-        end = "at the interval's upper end" if self.at == "high" else "as expected"
+        end = "at the interval's upper end" if self.at == "high" else "at the expected value"
         unit, scale = _spelled(self.limit), self.limit.units_per_given
-        figure = f"{self.figure / scale:.3g} of {self.limit.amount / scale:.3g} {unit} {end}"
+        figure = f"{_number(self.figure / scale)} of {_number(self.limit.amount / scale)} {unit} {end}"
         if not self.exceeded:
             return f"within budget: {figure}"
         return f"over budget: {figure}, {abs(self.excess_percent):.3g} % too much"
@@ -107,6 +106,11 @@ class Verdict:
             "excess": self.excess,
             "excess_percent": self.excess_percent,
         }
+
+
+def _number(value: float) -> str:
+    """Three significant digits, without an exponent between 0.001 and 10 million."""
+    return f"{value:,.0f}" if 1e3 <= value < 1e7 else f"{value:.3g}"
 
 
 def _spelled(limit: Limit) -> str:
@@ -139,7 +143,7 @@ def parse_limit(text: str) -> Limit:
 def _unit(unit: str) -> tuple[str, str, float] | None:
     """The quantity, its base unit and the factor to it."""
     for name, factor in _ENERGY_KWH.items():
-        # "mWh" and "MWh" are a billion apart: a mega is only taken where it is written so.
+        # "mWh" and "MWh" differ by a factor of a billion: a mega must be written as such.
         if unit == name or (not name.startswith("M") and unit.casefold() == name.casefold()):
             return "energy", "kWh", factor
     mass, gas, rest = unit.casefold().partition("co2")
@@ -151,33 +155,41 @@ def _unit(unit: str) -> tuple[str, str, float] | None:
     return ("cost", unit.upper(), 1.0) if unit.upper() in CURRENCIES else None
 
 
-def judged_figure(
-    limit: Limit,
-    *,
-    facility_energy_kwh: Interval,
-    co2e_kg: Interval,
-    seconds: Interval,
-    cost: Interval,
-    currency: str,
-) -> Interval:
-    """The figure of a forecast that `limit` is held against. Raises JoulecastError for two currencies."""
-    if limit.quantity == "cost":
-        if limit.unit != currency:
-            raise JoulecastError(f"budget {limit.text!r} is in {limit.unit}, the price in {currency}: use one currency")
-        return cost
-    return {"energy": facility_energy_kwh, "co2e": co2e_kg, "time": seconds}[limit.quantity]
+def judge_run(
+    limits: Iterable[Limit], site: Site, *, seconds: Interval | None, energy_kwh: Interval | None, at: End = "high"
+) -> tuple[BudgetVerdict, ...]:
+    """Each limit compared with a run of `seconds` and the machine's own `energy_kwh` at `site`.
+
+    A limit whose figure is None has no verdict. Raises JoulecastError for a limit in another currency than the price.
+    """
+    facility = None if energy_kwh is None else facility_energy_kwh(energy_kwh, site)
+    figures = {
+        "energy": facility,
+        "co2e": None if facility is None else co2e_kg(facility, site),
+        "time": seconds,
+        "cost": None if facility is None else cost(facility, site),
+    }
+    verdicts = []
+    for limit in limits:
+        if limit.quantity == "cost" and limit.unit != site.currency:
+            raise JoulecastError(
+                f"budget {limit.text!r} is in {limit.unit}, the price in {site.currency}: use one currency"
+            )
+        if (figure := figures[limit.quantity]) is not None:
+            verdicts.append(judge(limit, figure, at))
+    return tuple(verdicts)
 
 
-def judge(limit: Limit, figure: Interval, at: End = "high") -> Verdict:
+def judge(limit: Limit, figure: Interval, at: End = "high") -> BudgetVerdict:
     """`limit` against `figure`, an interval in the limit's unit, at its upper end or its value."""
-    return Verdict(limit, _at(figure, at), at)
+    return BudgetVerdict(limit, _at(figure, at), at)
 
 
 def _at(figure: Interval, at: End) -> float:
     return figure.high if at == "high" else figure.value
 
 
-def epochs_that_fit(verdict: Verdict, epochs: float) -> int:
+def epochs_that_fit(verdict: BudgetVerdict, epochs: float) -> int:
     """The most whole epochs within the budget, 0 where not one is; every cost is proportional to epochs."""
     if verdict.figure <= 0:
         raise JoulecastError("a run that costs nothing fits any budget: give a longer run")
@@ -186,11 +198,11 @@ def epochs_that_fit(verdict: Verdict, epochs: float) -> int:
 
 
 def regions_that_fit(
-    verdict: Verdict, facility_energy_kwh: Interval, regions: Iterable[Region], basis: str = "life cycle"
+    verdict: BudgetVerdict, facility_energy_kwh: Interval, regions: Iterable[Region], basis: str = "life cycle"
 ) -> tuple[Region, ...]:
-    """The regions where the run would keep a CO2e budget, cleanest first; none for other budgets.
+    """The regions where the run would stay within a CO2e budget, cleanest first; none for other budgets.
 
-    Those of one `basis` alone, that of the run's own figure: "direct" intensities count less than a life cycle's.
+    Only regions of one `basis`, that of the run's own figure: "direct" intensities leave out what a life cycle counts.
     A region whose statistics say 0 g/kWh is left out: no grid's electricity is free of emissions.
     """
     if verdict.limit.quantity != "co2e":

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..base.errors import JoulecastError
 from ..base.interval import Interval
-from .budget import End, Limit, Verdict, judge
+from .budget import BudgetVerdict, End, Limit, judge
 from .site import Region, Site, co2e_kg
 
 
@@ -24,7 +24,7 @@ class Place:
     co2e_kg: Interval
     ratio: float | None
     cleanest: bool
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[BudgetVerdict, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -82,9 +82,11 @@ def mixed_basis(regions: Sequence[Region]) -> str | None:
     return f"the regions' figures do not count the same ({named}); direct ones leave out fuel supply and building"
 
 
-def region_list(text: str) -> tuple[str, ...]:
-    """The codes of a list such as "FR, SE, US-CA". Raises JoulecastError for a list of none."""
-    codes = tuple(code.strip() for code in text.split(",") if code.strip())
-    if not codes:
-        raise JoulecastError(f"`regions` {text!r} names no region: give codes such as FR,SE,US-CA")
-    return codes
+def region_list(codes: str | Sequence[str]) -> tuple[str, ...]:
+    """The codes of a list such as "FR, SE, US-CA" or ["FR", "SE"]. Raises JoulecastError for a text without any."""
+    if not isinstance(codes, str):
+        return tuple(codes)
+    found = tuple(code.strip() for code in codes.split(",") if code.strip())
+    if not found:
+        raise JoulecastError(f"`regions` {codes!r} names no region: give codes such as FR,SE,US-CA")
+    return found

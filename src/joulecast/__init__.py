@@ -2,9 +2,12 @@
 
 import joulecast as jc
 
-work = jc.trace(model, inputs, train=True, optimizer="sgd")
-estimate = jc.load_profile("quadro-rtx-6000").predict(work, steps=39_100)
-estimate.energy_kwh.value, estimate.energy_kwh.low, estimate.energy_kwh.high
+answer = jc.estimate(model, inputs, epochs=100, samples=50_000, hardware="rtx-4090", region="FR", budget="2 kWh")
+answer.energy_kwh.value, answer.co2e_kg.value, answer.exceeded, answer.to_frame()
+
+work = jc.trace(model, inputs, train=True, optimizer="sgd")  # the steps of `estimate`, one by one
+prediction = jc.load_profile("rtx-4090").predict(work, steps=39_100)
+prediction.energy_kwh.value, prediction.energy_kwh.low, prediction.energy_kwh.high
 """
 
 from __future__ import annotations
@@ -13,11 +16,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from joulecast.estimator.answer.answer import Answer as Answer
+    from joulecast.estimator.answer.estimate import estimate as estimate
+    from joulecast.estimator.answer.request import Request as Request
     from joulecast.estimator.base.errors import FitError as FitError
     from joulecast.estimator.base.errors import HardwareError as HardwareError
     from joulecast.estimator.base.errors import JoulecastError as JoulecastError
     from joulecast.estimator.base.errors import ModelError as ModelError
     from joulecast.estimator.base.errors import ProfileError as ProfileError
+    from joulecast.estimator.base.errors import RequestError as RequestError
     from joulecast.estimator.base.interval import Interval as Interval
     from joulecast.estimator.cost.estimate import Estimate as Estimate
     from joulecast.estimator.cost.estimate import Share as Share
@@ -36,6 +43,7 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `import joulecast` costs nothing and `estimate --help` loads no torch.
 _HOMES = {
+    "Answer": "estimator.answer.answer",
     "Budget": "trainers.budget",
     "BudgetExceeded": "trainers.terms",
     "Estimate": "estimator.cost.estimate",
@@ -49,8 +57,11 @@ _HOMES = {
     "Op": "estimator.trace.workload",
     "Profile": "estimator.cost.profile",
     "ProfileError": "estimator.base.errors",
+    "Request": "estimator.answer.request",
+    "RequestError": "estimator.base.errors",
     "Share": "estimator.cost.estimate",
     "Workload": "estimator.trace.workload",
+    "estimate": "estimator.answer.estimate",
     "fit": "estimator.fit.fit",
     "load_profile": "estimator.cost.library",
     "trace": "estimator.trace.trace",

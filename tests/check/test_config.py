@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from joulecast.check.config import Config, ConfigError, find_config, read_config
 
+from ..estimator.synthetic import network
+
+WORK = replace(network(depth=2, width=8), tokens_per_sample=10)
 MODEL = 'models = [{ model = "net.py", hardware = "t4", steps = 1 }]\n'
 
 
@@ -62,15 +66,15 @@ def test_a_model_has_the_defaults_and_its_own_options(tmp_path: Path) -> None:
         budget = ["2 kWh", "3 gCO2e"]
         """,
     )
-    first, second = (entry.question for entry in config.entries)
-    assert first.schedule(1).epochs == 3
+    first, second = (entry.request for entry in config.entries)
+    assert first.schedule().epochs == 3
     assert first.trace_options.batch_size == 64
     assert [limit.text for limit in first.limits] == ["1 kWh"]
-    assert first.where.site.region is not None
+    assert first.site.region is not None
     # Its own length and place stand instead of the defaults' epochs and region.
-    assert second.schedule(10).steps == -(-1_000_000 // (64 * 10))
-    assert second.where.site.carbon_g_per_kwh == 10
-    assert second.where.site.region is None
+    assert second.schedule(WORK).steps == -(-1_000_000 // (64 * 10))
+    assert second.site.carbon_g_per_kwh == 10
+    assert second.site.region is None
     assert not second.trace_options.train
     assert [limit.text for limit in second.limits] == ["2 kWh", "3 gCO2e"]
     assert [spec.shape for spec in second.trace_options.specs] == [(3, 8, 8), (4,)]
@@ -113,7 +117,7 @@ def test_a_profile_is_found_beside_the_configuration(tmp_path: Path, monkeypatch
         ('model_arg = "width=3"\n' + MODEL, "model_arg is 'width=3'; give a table"),
         ('budget = "0 kWh"\n' + MODEL, "budget '0 kWh' cannot be used"),
         ('budget = "2 parsecs"\n' + MODEL, "unknown unit 'parsecs'"),
-        ('optimizer = "lion"\n' + MODEL, "'lion' is not one of"),
+        ('optimizer = "lion"\n' + MODEL, "optimizer 'lion' is not one of sgd, momentum"),
         ('region = "Atlantis"\n' + MODEL, "unknown region 'Atlantis'"),
         ("pue = 0.5\n" + MODEL, "PUE 0.5"),
         ("batch_size = 0\n" + MODEL, "batch_size 0 cannot be used"),

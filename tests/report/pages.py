@@ -7,12 +7,11 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from joulecast.cli.estimate import estimate
+from joulecast.cli.estimate import estimate, read_request
 from joulecast.estimator.answer.answer import Answer
-from joulecast.estimator.answer.request import read_question
+from joulecast.estimator.answer.estimate import find_profile, priced
 from joulecast.estimator.cost.bounds import ErrorModel
 from joulecast.estimator.cost.curves import Curves, Term
-from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
 from joulecast.estimator.model.read_model import TraceOptions, read_model
 from joulecast.estimator.trace.workload import Layer, Op, Workload
@@ -45,9 +44,10 @@ def write_nets(folder: Path, **widths: int) -> dict[str, str]:
 def answers(*arguments: str) -> tuple[Answer, ...]:
     """What `estimate` with these arguments answers, without printing it."""
     options = dict(estimate.make_context("estimate", list(arguments)).params)
-    question = read_question(options)
-    profile = load_profile(options["hardware"])
-    return tuple(question.answer(model, _work(model, question.trace_options), profile) for model in options["models"])
+    requests = [read_request(model, options) for model in options["models"]]
+    return tuple(
+        priced(request, _work(request.name, request.trace_options), find_profile(request)) for request in requests
+    )
 
 
 _READ: dict[str, Workload] = {}
@@ -119,4 +119,4 @@ def made_up(*arguments: str, work: Workload | None = None, startup_s: float = 0.
     """An answer from the made-up profile. `LENGTH` and `PLACE` make it 1000 steps of 1 s and 150 J."""
     options = dict(estimate.make_context("estimate", ["--model", "made-up", *arguments]).params)
     work = work or workload()
-    return read_question(options).answer(work.name, work, profile(startup_s=startup_s))
+    return priced(read_request(work.name, options), work, profile(startup_s=startup_s))

@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulecast import __version__
-from joulecast.cli.estimate import estimate
+from joulecast.cli.estimate import estimate, read_request
 from joulecast.estimator.answer.answer import Answer
-from joulecast.estimator.answer.request import read_question
+from joulecast.estimator.answer.estimate import find_profile, priced
 from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.model.read_model import read_model
 from joulecast.estimator.place.site import find_region, make_site
@@ -55,8 +55,8 @@ def answered(folder: Path, *arguments: str) -> Answer:
         "estimate", ["--model", str(path), "--input", "16", "--steps", "1000", *arguments]
     ) as asked:
         options = dict(asked.params)
-    question = read_question(options)
-    return question.answer("net.py", read_model(str(path), question.trace_options), load_profile(options["hardware"]))
+    request = read_request("net.py", options)
+    return priced(request, read_model(str(path), request.trace_options), find_profile(request))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_a_model_card_guesses_nothing(answer: Answer) -> None:
     assert "geographical_location" not in nowhere
     assert "geographical_location" not in card([in_region(answer, "WORLD")])
     assert "training_type" not in nowhere
-    frozen = replace(answer, work=replace(answer.work, trainable_parameters=answer.work.parameters - 1))
+    frozen = replace(answer, workload=replace(answer.workload, trainable_parameters=answer.work.parameters - 1))
     assert card([frozen])["training_type"] == "fine-tuning"
 
 

@@ -17,7 +17,7 @@ from joulecast.trainers.forecast import (
     UNIT_SPREAD,
     WARM_UP_DOUBT,
     Z90,
-    Pace,
+    MeasuredPace,
     Prediction,
     Samples,
     corrected,
@@ -56,7 +56,7 @@ def test_the_warm_up_counts_towards_the_total_alone() -> None:
 
 def test_before_there_is_more_the_warm_up_says_a_little() -> None:
     assert Samples().pace() is None
-    assert measured(90.0, 3.0, warm_up=2).pace() == Pace(3.0, WARM_UP_DOUBT)
+    assert measured(90.0, 3.0, warm_up=2).pace() == MeasuredPace(3.0, WARM_UP_DOUBT)
     surer = measured(90.0, 3.0, 2.0, warm_up=2).pace()
     assert surer is not None
     assert surer.mean == 2.0
@@ -132,7 +132,7 @@ def test_the_error_of_a_mean_counts_neighbours_that_are_alike_once(values: list[
 def test_the_mix_by_hand() -> None:
     # Standard deviations of the logarithm: 0.2 predicted, 0.1 measured, so weights of 25 and 100.
     prior = Interval(1.0, math.exp(-Z90 * 0.2), math.exp(Z90 * 0.2))
-    mixed = corrected(prior, Pace(1.1, 0.1))
+    mixed = corrected(prior, MeasuredPace(1.1, 0.1))
     assert mixed is not None
     assert math.log(mixed.value) == pytest.approx(math.log(1.1) * 100 / 125)
     assert math.log(mixed.high / mixed.value) == pytest.approx(Z90 / math.sqrt(125))
@@ -143,7 +143,7 @@ def test_a_contradicted_prediction_loses_its_weight() -> None:
     # A factor of e apart, where 0.06 and 0.08 make a doubt of 0.1: a hundred times too far, so the
     # prediction's weight of 278 is a hundredth of that, beside 156 measured.
     prior = Interval(1.0, math.exp(-Z90 * 0.06), math.exp(Z90 * 0.06))
-    mixed = corrected(prior, Pace(math.e, 0.08))
+    mixed = corrected(prior, MeasuredPace(math.e, 0.08))
     assert mixed is not None
     assert math.log(mixed.value) == pytest.approx(156.25 / (156.25 + 2.7778), rel=1e-4)
 
@@ -152,17 +152,17 @@ def test_either_alone_stands_for_itself() -> None:
     prior = Interval(1.0, 0.5, 3.0)
     assert corrected(prior, None) is prior
     assert corrected(None, None) is None
-    alone = corrected(None, Pace(2.0, 0.1))
+    alone = corrected(None, MeasuredPace(2.0, 0.1))
     assert alone is not None
     assert (alone.value, alone.high) == (pytest.approx(2.0), pytest.approx(2 * math.exp(Z90 * 0.1)))
-    assert corrected(Interval.exact(0.0), Pace(2.0, 0.1)) == alone  # a prediction of nothing says nothing
+    assert corrected(Interval.exact(0.0), MeasuredPace(2.0, 0.1)) == alone  # a prediction of nothing says nothing
 
 
 @given(st.floats(0.01, 100), st.floats(1.01, 5), st.floats(0.01, 100), st.floats(0.02, 0.5))
 def test_the_mix_lies_between_and_is_surer_than_the_measurement(
     value: float, spread: float, mean: float, error: float
 ) -> None:
-    mixed = corrected(Interval(value, value / spread, value * spread), Pace(mean, error))
+    mixed = corrected(Interval(value, value / spread, value * spread), MeasuredPace(mean, error))
     assert mixed is not None
     assert min(value, mean) * (1 - 1e-9) <= mixed.value <= max(value, mean) * (1 + 1e-9)
     assert mixed.high / mixed.value <= math.exp(Z90 * error) * (1 + 1e-9)

@@ -231,7 +231,7 @@ def test_validation_is_set_apart(budget: Callable[..., Budget]) -> None:
 
 @pytest.mark.parametrize(
     ("model", "steps", "message"),
-    [("net", 10, r"the model to watch is a str; give a torch.nn.Module"), (nn.Linear(1, 1), 0, r"steps 0 cannot be")],
+    [("net", 10, r"the model to watch is a str; give a torch.nn.Module"), (nn.Linear(1, 1), 0, r"`steps` 0 cannot be")],
 )
 def test_what_cannot_be_watched(model: Any, steps: int, message: str) -> None:
     with pytest.raises(JoulecastError, match=message):

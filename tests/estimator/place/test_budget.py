@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.base.interval import Interval
-from joulecast.estimator.place.budget import epochs_that_fit, judge, judged_figure, parse_limit, regions_that_fit
-from joulecast.estimator.place.site import load_regions
+from joulecast.estimator.place.budget import epochs_that_fit, judge, judge_run, parse_limit, regions_that_fit
+from joulecast.estimator.place.site import Site, load_regions
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_upper_end_decides_unless_expected_is_asked_for() -> None:
     assert strict.excess == pytest.approx(0.5)
     assert strict.excess_percent == pytest.approx(25)
     assert str(strict) == "over budget: 2.5 of 2 kWh with PUE at the interval's upper end, 25 % too much"
-    assert str(lenient) == "within budget: 1.8 of 2 kWh with PUE as expected"
+    assert str(lenient) == "within budget: 1.8 of 2 kWh with PUE at the expected value"
 
 
 def test_verdict_speaks_the_users_unit() -> None:
@@ -93,24 +93,32 @@ def test_exactly_the_limit_is_kept() -> None:
     assert not judge(parse_limit("2kWh"), Interval.exact(2.0)).exceeded
 
 
-FORECAST = {
-    "facility_energy_kwh": Interval(10, 8, 15),
-    "co2e_kg": Interval(4, 3, 6),
-    "seconds": Interval(100, 90, 120),
-    "cost": Interval(3, 2, 5),
-    "currency": "EUR",
-}
+# A run of 100 s and 8 kWh: 10 kWh of the building, 4 kg of CO2e and 3 EUR.
+SITE = Site(pue=1.25, carbon_g_per_kwh=400, price_per_kwh=0.3, currency="EUR")
+RUN = {"seconds": Interval(100, 90, 120), "energy_kwh": Interval(8, 6, 12)}
 
 
-@pytest.mark.parametrize(("text", "value"), [("1kWh", 10), ("1kgCO2e", 4), ("1h", 100), ("1EUR", 3)])
-def test_each_budget_meets_its_own_figure(text: str, value: float) -> None:
-    figure = judged_figure(parse_limit(text), **FORECAST)  # type: ignore[arg-type]
-    assert figure.value == value
+@pytest.mark.parametrize(
+    ("text", "expected", "high"), [("1kWh", 10, 15), ("1kgCO2e", 4, 6), ("1h", 100, 120), ("1EUR", 3, 4.5)]
+)
+def test_each_budget_limits_its_own_figure(text: str, expected: float, high: float) -> None:
+    limits = [parse_limit(text)]
+    (strict,) = judge_run(limits, SITE, **RUN)
+    (lenient,) = judge_run(limits, SITE, **RUN, at="expected")
+    assert (strict.figure, lenient.figure) == (pytest.approx(high), pytest.approx(expected))
+
+
+def test_a_budget_whose_figure_is_unknown_has_no_verdict() -> None:
+    limits = [parse_limit(text) for text in ("1kWh", "1kgCO2e", "1h", "1EUR")]
+    (time,) = judge_run(limits, SITE, seconds=Interval.exact(10), energy_kwh=None)
+    assert time.limit.quantity == "time"
+    others = judge_run(limits, SITE, seconds=None, energy_kwh=Interval.exact(1))
+    assert [verdict.limit.quantity for verdict in others] == ["energy", "co2e", "cost"]
 
 
 def test_money_is_judged_in_one_currency() -> None:
     with pytest.raises(JoulecastError, match=r"'\$3' is in USD, the price in EUR"):
-        judged_figure(parse_limit("$3"), **FORECAST)  # type: ignore[arg-type]
+        judge_run([parse_limit("$3")], SITE, **RUN)
 
 
 def test_epochs_that_fit_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""What a watched run says in the log: one line before its first step, one at its end."""
+"""The log lines of a watched run: one before its first step, one at its end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from .forecast import Forecast
 from .terms import Terms
 
 if TYPE_CHECKING:
-    from ..estimator.cost.profile import Profile
-    from ..estimator.trace.workload import Workload
+    from ..estimator.answer.answer import Answer
 
 _METERS = {
     "measured": "energy is measured by {}",
@@ -25,31 +24,30 @@ _METERS = {
 }
 
 
-def foretold(steps: int, work: Workload, profile: Profile, estimate: Estimate, terms: Terms, energy: Energy) -> str:
-    """The prediction, its verdicts, and how it will be metered."""
-    carbon = co2e_kg(facility_energy_kwh(estimate.energy_kwh, terms.site), terms.site)
+def prediction_line(answer: Answer, energy: Energy) -> str:
+    """The prediction, its verdicts, and how the run is metered."""
+    work = answer.workload
     parts = [
-        f"{steps:,} steps of {work.name} (batch {work.batch_size}, {work.optimizer}, {work.precision}) on "
-        f"{profile.name} will take {_spread(figures.energy(estimate.energy_kwh))}, "
-        f"{_spread(figures.seconds(estimate.seconds))}, {_spread(figures.carbon(carbon))}",
-        *map(str, terms.verdicts(estimate.seconds, estimate.energy_kwh, terms.at)),
+        f"{answer.schedule.steps:,} steps of {work.name} (batch {work.batch_size}, {work.optimizer}, {work.precision}) "
+        f"on {answer.profile.name} will take {_spread(figures.energy(answer.energy_kwh))}, "
+        f"{_spread(figures.seconds(answer.seconds))}, {_spread(figures.carbon(answer.co2e_kg))}",
+        *map(str, answer.verdicts),
         _METERS[energy.label].format(energy.name if energy.label == "measured" else energy.note),
     ]
     return "; ".join(parts)
 
 
-def taken(forecast: Forecast, estimate: Estimate | None, terms: Terms) -> str:
-    """What was used, beside what was predicted where the run went to its end."""
+def result_line(forecast: Forecast, estimate: Estimate | None, terms: Terms) -> str:
+    """What the run used; if it was completed, also what was predicted."""
     whole = estimate if forecast.steps == forecast.total_steps else None
     time = _beside(figures.seconds, Interval.exact(forecast.so_far_s), whole.seconds if whole else None)
     if forecast.energy_so_far_j is None:
-        return f"{forecast.steps:,} steps took {time}; their energy is not known"
+        return f"{forecast.steps:,} steps took {time}; their energy is unknown"
     energy_kwh = Interval.exact(forecast.energy_so_far_j / JOULES_PER_KWH)
     carbon = co2e_kg(facility_energy_kwh(energy_kwh, terms.site), terms.site)
     energy = _beside(figures.energy, energy_kwh, whole.energy_kwh if whole else None)
     return (
-        f"{forecast.steps:,} steps took {time}; {energy}, {forecast.energy_label}; "
-        f"{figures.carbon(carbon)[0]} with the building's share"
+        f"{forecast.steps:,} steps took {time}; {energy}, {forecast.energy_label}; {figures.carbon(carbon)[0]} with PUE"
     )
 
 

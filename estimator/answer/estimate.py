@@ -1,0 +1,214 @@
+"""From requests to answers: read the model, predict, apply the site, compare with budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import RequestError
+from ..base.notes import Note, Topic, Weight
+from ..cost.library import load_profile
+from ..cost.profile import Profile
+from ..model.read_model import read_model
+from ..place.budget import BudgetVerdict, End, epochs_that_fit, judge_run, regions_that_fit
+from ..place.regions import compare_regions
+from ..place.schedule import Number, Schedule
+from ..place.site import load_regions
+from ..trace.workload import Workload
+from .answer import Answer
+from .forecast import forecast
+from .request import Request
+from .where import Where, read_where
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def estimate(
+    model: str | Path | nn.Module | Workload,
+    inputs: Any = None,
+    *,
+    epochs: Number | None = None,
+    steps: Number | None = None,
+    samples: Number | None = None,
+    tokens: Number | None = None,
+    val_samples: Number | None = None,
+    batch_size: Number | None = None,
+    devices: Number = 1,
+    hardware: str | Path | Profile | None = None,
+    region: str | None = None,
+    regions: str | Sequence[str] = (),
+    live: bool = False,
+    carbon_intensity: float | None = None,
+    pue: float | None = None,
+    price: float | None = None,
+    currency: str = "USD",
+    budget: str | Sequence[str] = (),
+    budget_at: End = "high",
+    train: bool | None = None,
+    optimizer: str | None = None,
+    precision: str | None = None,
+    accumulate: Number | None = None,
+    loss: Callable[[Any], Any] | None = None,
+    dataset: str | None = None,
+    sequence_length: int | None = None,
+    model_args: Mapping[str, str] | None = None,
+    layers: bool = True,
+    time_limit_s: float = 60.0,
+) -> Answer:
+    """What a training run will cost, before its first step: energy, CO2e, time and money, and how budgets compare.
+
+    >>> answer = jc.estimate(model, torch.zeros(32, 3, 32, 32), epochs=100, samples=50_000,
+    ...                      hardware="rtx-4090", region="FR", budget="2 kWh")
+    >>> answer.co2e_kg.value, answer.exceeded, answer.to_frame()
+
+    Every option is that of the command `estimate`, as a field: `--val-samples` is `val_samples`.
+
+    Parameters
+    ----------
+    model:
+        A `torch.nn.Module`, a `Workload`, or the text that `--model` takes ("net.py:Net").
+    inputs:
+        For a module: one batch of tensors (a tensor, a tuple or a dict), batch dimension first. For a text: shapes of
+        one sample, "3,224,224" or a list of such texts.
+    epochs, steps, samples, tokens:
+        The length of the run: one of `epochs`, `steps` and `tokens`; `samples` is the size of the training set.
+    val_samples:
+        Samples of the validation after each epoch.
+    batch_size:
+        Samples per pass and device. For a text, 32 by default; a module's inputs give it.
+    devices:
+        Accelerators that train together, data parallel.
+    hardware:
+        Hardware, a profile's name or file, or a `Profile`. None: this machine.
+    region, regions, live, carbon_intensity, pue, price, currency:
+        Where it runs: a region ("FR"), others to compare with it, this hour's carbon intensity, or figures of your own.
+    budget, budget_at:
+        One budget or several ("2 kWh", "5 kgCO2e", "10 h", "3 USD"), compared with the interval's upper end ("high")
+        or the "expected" value.
+    train, optimizer, precision, accumulate, loss:
+        How a step runs; see `trace`. `train=False` is inference.
+    dataset, sequence_length, model_args:
+        A dataset's shape and size ("cifar10"); for a text, the length of a language model's input, and arguments of
+        the model.
+    layers:
+        False leaves out the pass over one sample that checks the FLOPs of each layer.
+    time_limit_s:
+        Seconds that the code of a model given as text may take.
+
+    Raises
+    ------
+    JoulecastError
+        A value that cannot be used, or fields that contradict each other (RequestError).
+    ModelError
+        The model's own code failed.
+    """
+    given = dict(locals())
+    return answer(Request(**{**given, "model_args": model_args or {}}))
+
+
+def answer(request: Request) -> Answer:
+    """The answer to one request."""
+    return answers([request])[0]
+
+
+def answers(requests: Sequence[Request]) -> list[Answer]:
+    """One answer a request, in order. Profiles and places are looked up first, so that mistakes show at once.
+
+    What requests have in common is looked up once.
+    """
+    profiles: dict[Any, Profile] = {}
+    places: dict[Any, Where] = {}
+    for request in requests:
+        if request.hardware_key not in profiles:
+            profiles[request.hardware_key] = find_profile(request)
+        if request.place_key not in places:
+            places[request.place_key] = read_where(request)
+    return [
+        priced(request, read(request), profiles[request.hardware_key], where=places[request.place_key])
+        for request in requests
+    ]
+
+
+def find_profile(request: Request) -> Profile:
+    """The profile of the request's hardware. Raises JoulecastError for unknown hardware."""
+    return request.hardware if isinstance(request.hardware, Profile) else load_profile(request.hardware)
+
+
+def read(request: Request) -> Workload:
+    """One step of the request's model. Raises what `load_model` and `trace` raise."""
+    model = request.model
+    if isinstance(model, Workload):
+        return model
+    if isinstance(model, str | Path):
+        return read_model(str(model), request.trace_options)
+    if model is None:
+        raise RequestError("`model` missing: give a torch.nn.Module, a Workload or a text")
+    return _traced(model, request)
+
+
+def priced(
+    request: Request, work: Workload, profile: Profile, *, where: Where | None = None, schedule: Schedule | None = None
+) -> Answer:
+    """What `work`, read from the request's model, costs on the profile's hardware.
+
+    `where` is the request's own place by default, `schedule` its own length. Nothing is traced.
+    """
+    where, schedule = where or read_where(request), schedule or request.schedule(work)
+    predicted = forecast(profile, work, schedule)
+    warnings = [*predicted.warnings, *_assumptions(request), *where.notes_on(predicted.seconds)]
+    predicted = replace(predicted, warnings=tuple(warnings))
+    answer = Answer(request.name, work, profile, schedule, predicted, where.site)
+    verdicts = judge_run(
+        request.limits, where.site, seconds=answer.seconds, energy_kwh=answer.energy_kwh, at=request.budget_at
+    )
+    return replace(
+        answer,
+        verdicts=verdicts,
+        fits=tuple(line for verdict in verdicts if verdict.exceeded for line in _what_fits(answer, verdict)),
+        places=compare_regions(answer.facility_energy_kwh, where.regions, request.limits, request.budget_at),
+    )
+
+
+def _assumptions(request: Request) -> list[str]:
+    preset = request.assumed_preset
+    if preset is None:
+        return []
+    text = f"the size of the training set is not given: an epoch has {preset.name}'s {preset.train_samples:,} samples"
+    return [Note(text, Topic.SCHEDULE, Weight.ACT)]
+
+
+def _what_fits(answer: Answer, verdict: BudgetVerdict) -> list[str]:
+    """What would stay within the budget of `verdict`: a shorter run, or other regions."""
+    text, length, unit = verdict.limit.text, answer.schedule.epochs, "epochs"
+    if length is None:
+        length, unit = float(answer.schedule.steps), "steps"
+    lines = [f"{text}: {epochs_that_fit(verdict, length):,} {unit} would fit"]
+    own = answer.site.region
+    basis = "life cycle" if own is None else own.basis
+    if regions := regions_that_fit(verdict, answer.facility_energy_kwh, load_regions(), basis):
+        names = ", ".join(f"{region.name} ({region.code})" for region in regions[:3])
+        lines.append(f"{text}: would fit in {len(regions)} regions ({basis} figures), the cleanest {names}")
+    return lines
+
+
+def _traced(model: nn.Module, request: Request) -> Workload:
+    """A live module's step, from one batch of its inputs."""
+    from ..trace.trace import trace
+
+    work = trace(
+        model,
+        request.inputs,
+        train=request.train is not False,
+        optimizer=request.optimizer or "sgd",
+        precision=request.precision,
+        loss=request.loss,
+        accumulate=request.passes,
+        layers=request.layers,
+    )
+    own = work.batch_size // request.passes
+    if request.batch_size is not None and float(request.batch_size) != own:
+        raise RequestError(f"`batch_size` {request.batch_size} and `inputs` of {own} samples contradict: give one")
+    return work
