@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +72,7 @@ def read_report_output(models: Sequence[str], options: Mapping[str, Any]) -> Rep
 
 
 def _check(option: str, path: Path) -> None:
-    """That `path` can be written, as far as its folder tells, and that the charts can be drawn."""
-    if find_spec("matplotlib") is None:
-        raise JoulecastError(f"{option} {path} needs matplotlib: install joulecast[plots]")
+    """Raises JoulecastError when `path` cannot be written, as far as its folder shows."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Figures 4.0.1 and 4.0.2 of the thesis, drawn by matplotlib (an optional extra)."""
+"""Figures 4.0.1 and 4.0.2 of the thesis, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ _COLOURS = {"SimpleNet": "tab:blue", "AlexNet": "tab:orange"}
 
 
 def draw_figures(runs: Mapping[str, Record], target: float, out: Path) -> tuple[Path, Path]:
-    """Writes accuracy by time and energy by time as SVG into `out`. Raises TrainingError without matplotlib."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TrainingError("drawing the figures needs matplotlib: pip install 'joulecast[plots]'") from error
+    """Writes accuracy by time and energy by time as SVG into `out`. Raises TrainingError when it cannot."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     paths = out / "figure-4.0.1.svg", out / "figure-4.0.2.svg"
     for path, draw in zip(paths, (_accuracy, _energy), strict=True):
         figure = Figure(figsize=(7, 4.5), layout="constrained")

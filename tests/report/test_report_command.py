@@ -6,7 +6,6 @@ import json
 import os
 import re
 import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -108,17 +107,3 @@ def test_every_model_needs_its_accuracy(call: Run, nets: dict[str, str]) -> None
     result = call("estimate", *models, *RUN_, "--accuracy", "small=1", "--report", "page.html")
     assert result.returncode == 1
     assert f"--accuracy lacks {nets['large']}" in result.stderr
-
-
-def test_without_matplotlib_it_says_what_to_install(
-    call: Run,  # noqa: F811
-    tmp_path: Path,
-    nets: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    result = call("estimate", "--model", nets["small"], *RUN_, "--report", "page.html")
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert "install joulecast[plots]" in result.stderr
-    assert not (tmp_path / "page.html").exists()
-    assert call("estimate", "--model", nets["small"], *RUN_).returncode == 0

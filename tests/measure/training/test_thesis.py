@@ -16,7 +16,6 @@ import pytest
 from joulecast.measure.meters.reading import DomainReading, Reading
 from joulecast.measure.records.records import MeasuredWindow, Record
 from joulecast.measure.records.store import Store
-from joulecast.measure.training.errors import TrainingError
 from joulecast.measure.training.thesis import (
     THESIS_ROWS,
     curve,
@@ -111,7 +110,6 @@ def test_notes_say_what_both_share_once() -> None:
 
 
 def test_the_outcome_and_the_figures_are_labelled(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     runs = {
         "simplenet": record("simplenet", window(0.5, 40.0, 0.4, 2000), window(0.5, 40.0, 0.6, 10_000)),
         "alexnet": record("alexnet", window(1, None, 0.5, 10_000)),
@@ -128,12 +126,6 @@ def test_the_outcome_and_the_figures_are_labelled(tmp_path: Path) -> None:
     assert "AlexNet, thesis: 27.77 W measured" in energy
 
 
-def test_without_matplotlib_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(TrainingError, match=r"needs matplotlib: pip install 'joulecast\[plots\]'"):
-        draw_figures({}, 0.6, tmp_path)
-
-
 @pytest.mark.parametrize(("signals", "status", "trained"), [(":", 0, 2), ("kill -INT $PPID; sleep 1", 130, 1)])
 def test_ctrl_c_in_the_last_test_begins_no_other_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: str, status: int, trained: int
@@ -148,7 +140,6 @@ def test_ctrl_c_in_the_last_test_begins_no_other_training(
 
 
 def test_the_command_trains_once_and_compares(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     command = [*COMMAND, "--synthetic=200", "--meter=none", "--target=1", "--max-epochs=2", f"--out={tmp_path}"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,27 @@
+"""The programs: `python -m joulecast`, and how fast they answer when nothing is computed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_python_dash_m_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "joulecast", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("joulecast ")
+
+
+def test_shell_completion_is_there() -> None:
+    """What docs/completion.md tells people to install is a script that asks the program itself."""
+    for shell in ("bash", "zsh", "fish"):
+        for program in ("joulecast", "estimate", "measure"):
+            code = f"from joulecast.cli.main import {'main' if program == 'joulecast' else program} as run; run()"
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                capture_output=True,
+                text=True,
+                env={"PATH": "/usr/bin:/bin", f"_{program.upper()}_COMPLETE": f"{shell}_source"},
+            )
+            assert done.returncode == 0, done.stderr
+            assert f"_{program.upper()}_COMPLETE={shell}_complete" in done.stdout
