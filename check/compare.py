@@ -167,17 +167,22 @@ def _settings(base: Answer, head: Answer) -> Iterator[str]:
     """Every setting that differs, as "steps 200, was 100"."""
     old, new = base.schedule, head.schedule
     same_length = math.isclose(_length(base, head), 1.0, rel_tol=0.01)
-    resized = base.work.batch_size != head.work.batch_size or old.devices != new.devices
+    resized = base.workload.batch_size != head.workload.batch_size or old.devices != new.devices
     for name, before, after, told in (
         ("hardware", base.profile.name, head.profile.name, True),
         ("steps", old.steps, new.steps, not (resized and same_length)),
         ("validation passes", old.validation_steps, new.validation_steps, same_length and not resized),
-        ("batch size", base.work.batch_size, head.work.batch_size, True),
+        ("batch size", base.workload.batch_size, head.workload.batch_size, True),
         ("devices", old.devices, new.devices, True),
-        ("tokens a sample", base.work.tokens_per_sample, head.work.tokens_per_sample, True),
-        ("input of a sample", _input(base), _input(head), base.work.tokens_per_sample == head.work.tokens_per_sample),
+        ("tokens a sample", base.workload.tokens_per_sample, head.workload.tokens_per_sample, True),
+        (
+            "input of a sample",
+            _input(base),
+            _input(head),
+            base.workload.tokens_per_sample == head.workload.tokens_per_sample,
+        ),
         ("run", _run(base), _run(head), True),
-        ("precision", base.work.precision, head.work.precision, True),
+        ("precision", base.workload.precision, head.workload.precision, True),
         ("PUE", base.site.pue, head.site.pue, True),
         ("g CO2e/kWh", base.site.carbon_g_per_kwh, head.site.carbon_g_per_kwh, True),
         ("price", _price(base), _price(head), True),
@@ -189,11 +194,11 @@ def _settings(base: Answer, head: Answer) -> Iterator[str]:
 
 
 def _run(answer: Answer) -> str:
-    return f"training with {answer.work.optimizer}" if answer.work.train else "inference"
+    return f"training with {answer.workload.optimizer}" if answer.workload.train else "inference"
 
 
 def _input(answer: Answer) -> str:
-    return figures.size(answer.work.input_bytes / answer.work.batch_size)
+    return figures.size(answer.workload.input_bytes / answer.workload.batch_size)
 
 
 def _price(answer: Answer) -> str:
@@ -268,7 +273,7 @@ def _length(base: Answer, head: Answer) -> float:
 def _charged(answer: Answer, times: float) -> list[_Charged]:
     energy = {part.name: part.energy_kwh * answer.site.pue * times for part in answer.estimate.layers}
     samples = answer.schedule.batch_size  # a layer's FLOPs are of one pass, a workload's of all that make a step
-    return [_Charged(layer, energy[layer.path], samples) for layer in answer.work.layers if layer.path in energy]
+    return [_Charged(layer, energy[layer.path], samples) for layer in answer.workload.layers if layer.path in energy]
 
 
 def _change(path: str, old: _Charged | None, new: _Charged | None) -> LayerChange:

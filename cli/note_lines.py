@@ -29,7 +29,7 @@ def notes_of(answers: Sequence[Answer]) -> list[Note]:
 
 def _notes(answer: Answer) -> list[Note]:
     """The notes of one answer; those that do not name their topic have that of where they come from."""
-    provenance, site, model = answer.profile.provenance, answer.site, set(answer.work.warnings)
+    provenance, site, model = answer.profile.provenance, answer.site, set(answer.workload.warnings)
     notes = [Note.of(note, Topic.MODEL if note in model else Topic.SCHEDULE) for note in answer.estimate.warnings]
     if answer.schedule.note:
         notes.append(Note(answer.schedule.note, Topic.SCHEDULE))

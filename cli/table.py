@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..estimator.answer import figures
-from ..estimator.answer.answer import Answer
+from ..estimator.answer.answer import Answer, profile_basis
 from ..estimator.cost.estimate import Share
 from ..estimator.place.comparisons import Comparison, familiar
 from .layout import Column, as_many_as_fit, first_that_fits, make_console, show, table_lines, wrapped
@@ -19,11 +19,6 @@ from .region_table import region_lines, region_table
 _BAR_WIDTH = 28
 _PARTS = 8
 _UNITS_FROM = 80  # columns: narrower windows show the interval without its unit
-_LABELS = {  # what the figures of a profile are based on
-    "measured": ("profile measured on {}", "profile measured"),
-    "modelled": ("profile modelled for {}", "profile modelled"),
-    "datasheet": ("profile from the datasheet of {}", "profile from a datasheet"),
-}
 
 
 def print_answers(answers: Sequence[Answer], *, layers: bool, verbose: bool = False) -> None:
@@ -72,7 +67,7 @@ def _comparison(one: Comparison, verbose: bool) -> str:
 
 
 def _head(answer: Answer, width: int, verbose: bool) -> list[Text]:
-    work, estimate = answer.work, answer.estimate
+    work, estimate = answer.workload, answer.estimate
     title = Text(work.name, style="bold").append(
         f" on {answer.profile.hardware}, predicted before training", style="not bold"
     )
@@ -128,7 +123,7 @@ def _sources(answer: Answer) -> list[list[str]]:
 
 
 def _predicted(source: str, hardware: str) -> list[str]:
-    long, short = _LABELS.get(source, (f"profile {source}", f"profile {source}"))
+    long, short = profile_basis(source)
     return [f"predicted; {long.format(hardware)}", f"predicted; {short}", short, source]
 
 
@@ -199,7 +194,7 @@ def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
 
 
 def _comparison_columns(answers: Sequence[Answer]) -> list[Column]:
-    works = [answer.work for answer in answers]
+    works = [answer.workload for answer in answers]
     energies = [figures.energy(answer.facility_energy_kwh) for answer in answers]
     machine = [figures.energy(answer.estimate.energy_kwh)[0] for answer in answers]
     multiply_adds = [figures.count(work.forward_flops / work.batch_size) for work in works]
@@ -221,7 +216,9 @@ def _comparison_columns(answers: Sequence[Answer]) -> list[Column]:
 
 
 def _print_layers(console: Console, answer: Answer) -> None:
-    title = Text(f"\nLayers of {answer.work.name}", style="bold").append(" (one step, forward)", style="not bold dim")
+    title = Text(f"\nLayers of {answer.workload.name}", style="bold").append(
+        " (one step, forward)", style="not bold dim"
+    )
     rows = answer.layer_rows()
     names = ["  " * max(row["depth"] - 1, 0) + (row["path"].rpartition(".")[2] or "(all)") for row in rows]
     columns = [

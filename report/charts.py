@@ -81,7 +81,7 @@ class Merit:
 
 def merits(report: Report) -> tuple[Merit, ...]:
     """Accuracy where it is given, and two measures of size."""
-    works = [answer.work for answer in report.answers]
+    works = [answer.workload for answer in report.answers]
     given = (Merit("accuracy, as given", report.accuracies),) if report.accuracies else ()
     return (
         *given,

@@ -34,7 +34,7 @@ class Report:
     @property
     def names(self) -> tuple[str, ...]:
         """One name an answer: short where that tells them apart, else as they were given."""
-        short = tuple(answer.work.name for answer in self.answers)
+        short = tuple(answer.workload.name for answer in self.answers)
         return short if len(set(short)) == len(short) else tuple(answer.model for answer in self.answers)
 
     @property

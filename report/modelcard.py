@@ -24,7 +24,7 @@ def model_card(answers: Sequence[Answer]) -> str:
 
 
 def _document(answer: Answer) -> str:
-    where, frozen = place(answer), answer.work.trainable_parameters < answer.work.parameters
+    where, frozen = place(answer), answer.workload.trainable_parameters < answer.workload.parameters
     low, high = (figures.number(end * GRAMS_PER_KG) for end in (answer.co2e_kg.low, answer.co2e_kg.high))
     lines = [
         f"# {one_line(answer.model)}",

@@ -65,12 +65,12 @@ def _json(document: dict[str, Any]) -> str:
 def _title(report: Report) -> str:
     first = report.answers[0]
     what = report.names[0] if len(report.answers) == 1 else f"{len(report.answers)} models"
-    return f"{'Training' if first.work.train else 'Running'} {what} on {first.profile.hardware}"
+    return f"{'Training' if first.workload.train else 'Running'} {what} on {first.profile.hardware}"
 
 
 def _mast(report: Report) -> Markup:
     first = report.answers[0]
-    work = first.work
+    work = first.workload
     facts = [first.length, f"{work.precision}{f' with {work.optimizer}' if work.optimizer else ''}"]
     if len(report.answers) == 1:
         size = (
@@ -233,7 +233,7 @@ def _model_row(report: Report, index: int) -> Markup:
 
 
 def _size(answer: Answer) -> str:
-    work = answer.work
+    work = answer.workload
     return f"{count(work.parameters)} parameters, {count(work.forward_flops / work.batch_size)} multiply-adds a sample"
 
 

@@ -50,7 +50,7 @@ def layer_parts(answer: Answer) -> tuple[Part, ...]:
     The blocks of a long list count together (`encoder.*.attention`); what finds no place is added
     up in the last line. Their shares add up to 1.
     """
-    layers = {layer.path: layer for layer in answer.work.layers}
+    layers = {layer.path: layer for layer in answer.workload.layers}
     stars = _starred([*layers, *(share.name for share in answer.estimate.layers)])
     kinds = {stars[path]: layer.kind for path, layer in reversed(layers.items()) if path}
     parts = [group.total() for group in _grouped(_ordered_leaves(answer, stars))]
@@ -64,7 +64,9 @@ def _ordered_leaves(answer: Answer, stars: Mapping[str, str]) -> list[Part]:
         path = stars[share.name]
         part = Part(path, "", share.energy_kwh, share.share)
         own[path] = own[path] + part if path in own else part
-    order = {stars[layer.path]: index for index, layer in reversed(list(enumerate(answer.work.layers))) if layer.path}
+    order = {
+        stars[layer.path]: index for index, layer in reversed(list(enumerate(answer.workload.layers))) if layer.path
+    }
     return sorted(own.values(), key=lambda part: order.get(part.name, len(order)))
 
 

@@ -99,7 +99,7 @@ def growth(answer: Answer) -> dict[str, dict[str, list[float]]]:
     steps, passes = answer.schedule.steps, max(answer.schedule.validation_steps, 1)
     training = replace(answer.schedule, validation_steps=0)
     runs = [
-        forecast(answer.profile, answer.work, schedule)
+        forecast(answer.profile, answer.workload, schedule)
         for schedule in (
             training,
             replace(training, steps=2 * steps),

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from ..trace.workload import Workload
 
 SCHEMA = "joulecast.estimate/1"
+_PROFILE_BASES = {
+    "measured": ("profile measured on {}", "profile measured"),
+    "modelled": ("profile modelled for {}", "profile modelled"),
+    "datasheet": ("profile from the datasheet of {}", "profile from a datasheet"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,6 @@ class Answer:
     verdicts: tuple[BudgetVerdict, ...] = ()
     fits: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
-
-    @property
-    def work(self) -> Workload:
-        return self.workload
 
     @property
     def seconds(self) -> Interval:
@@ -92,10 +93,7 @@ class Answer:
         return self._basis(self.estimate.power_source)
 
     def _basis(self, source: str) -> str:
-        hardware = self.profile.hardware
-        if source == "measured":
-            return f"predicted; profile measured on {hardware}"
-        return f"predicted; {'datasheet' if source == 'datasheet' else f'{source} power'} of {hardware}"
+        return f"predicted; {profile_basis(source)[0].format(self.profile.hardware)}"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -212,6 +210,11 @@ class Answer:
             }
             for layer in self.workload.layers
         ]
+
+
+def profile_basis(source: str) -> tuple[str, str]:
+    """What a profile's figures of that source are based on: in full, with a place for the hardware, and in short."""
+    return _PROFILE_BASES.get(source, (f"profile {source}", f"profile {source}"))
 
 
 def _share(part: Share) -> dict[str, Any]:

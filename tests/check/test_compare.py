@@ -108,7 +108,7 @@ def test_nothing_changed() -> None:
 def test_larger_images_are_told_before_the_layers() -> None:
     small, large = (trace(network(), torch.zeros(8, 3, size, size), layers=False) for size in (8, 16))
     base = answer(network())
-    assert base.work == small
+    assert base.workload == small
     change = compare(base, replace(base, workload=large, estimate=forecast(base.profile, large, base.schedule)))
     assert str(change).endswith(" energy: input of a sample 3.07 kB, was 768 B")
     assert change.layers[0].macs_per_sample[1] == 4 * change.layers[0].macs_per_sample[0]

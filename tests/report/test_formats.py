@@ -134,7 +134,7 @@ def test_a_model_card_guesses_nothing(answer: Answer) -> None:
     assert "geographical_location" not in nowhere
     assert "geographical_location" not in card([in_region(answer, "WORLD")])
     assert "training_type" not in nowhere
-    frozen = replace(answer, workload=replace(answer.workload, trainable_parameters=answer.work.parameters - 1))
+    frozen = replace(answer, workload=replace(answer.workload, trainable_parameters=answer.workload.parameters - 1))
     assert card([frozen])["training_type"] == "fine-tuning"
 
 

@@ -134,7 +134,7 @@ def test_several_models_are_held_side_by_side() -> None:
     assert "small takes the least energy, 62.5 Wh; large takes 4.00 times as much" in shown.text
     assert "76.5" in shown.text
     assert sum("Scatter plot" in str(one.get("aria-label")) for one in shown.all("svg")) == 3
-    limited = [made_up(*LENGTH, *PLACE, "--budget", "200Wh", work=one.work) for one in (small, large)]
+    limited = [made_up(*LENGTH, *PLACE, "--budget", "200Wh", work=one.workload) for one in (small, large)]
     text = Page(render(report(limited))).text
     assert "1 of 2 models fit 200Wh: small" in text
     assert "150 % over 200Wh" in text
@@ -233,7 +233,7 @@ def test_two_runs_tell_every_other(steps: int, passes: int) -> None:
     answer = made_up(*LENGTH, *PLACE, "--val-samples", "64", startup_s=12.0)
     for name, lines in growth(answer).items():
         schedule = replace(answer.schedule, steps=steps, validation_steps=passes)
-        whole = getattr(forecast(profile(startup_s=12.0), answer.work, schedule), name)
+        whole = getattr(forecast(profile(startup_s=12.0), answer.workload, schedule), name)
         for bound, (start, per_step, validation_start, per_pass) in lines.items():
             grown = start + per_step * steps + (validation_start + per_pass * passes if passes else 0)
             assert grown == pytest.approx(getattr(whole, bound), rel=1e-9)

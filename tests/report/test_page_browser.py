@@ -96,7 +96,7 @@ def test_models_of_different_lengths_keep_them(browser: Any, tmp_path: Path) -> 
     tab.set(pue="1.2", price="0.2")
     place = ("--pue", "1.2", "--carbon-intensity", "400", "--price", "0.2")
     for model, (answer, steps) in enumerate(zip(pair, ("10", "99"), strict=True)):
-        _check_figures(tab, model, made_up("--steps", steps, *place, work=answer.work))
+        _check_figures(tab, model, made_up("--steps", steps, *place, work=answer.workload))
     tab.close()
 
 
