@@ -86,18 +86,13 @@ def _report(
     from ..check.cache import Cache
     from ..check.config import find_config, read_config
     from ..check.run import check as check_
+    from ..estimator.base.folders import cache_folder
 
     config = read_config(path.absolute() if path else find_config(Path.cwd()))
     if not no_cache:
-        return check_(config, Cache(folder or _cache_folder()), names=names, base=base, jobs=jobs)
+        return check_(config, Cache(folder or cache_folder() / "check"), names=names, base=base, jobs=jobs)
     with tempfile.TemporaryDirectory(prefix="joulecast-cache-") as kept:  # the base may still share what is unchanged
         return check_(config, Cache(Path(kept)), names=names, base=base, jobs=jobs)
-
-
-def _cache_folder() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("joulecast", appauthor=False) / "check"
 
 
 # -- output --------------------------------------------------------------------------------------

@@ -18,16 +18,9 @@ _COMMANDS = {
     ),
     "check": ("joulecast.cli.check", "check", "Verify the budgets of a project's models, in CI or before a commit."),
     "measure": ("joulecast.cli.measure", "measure", "Measure training runs and calibrate this machine."),
-    "profiles": (
-        "joulecast.cli.profiles",
-        "profiles",
-        "List the profiles and hardware there are, and their sources.",
-    ),
-    "explain": (
-        "joulecast.cli.explain",
-        "explain",
-        "Show what a profile charges for what, and how well it is known.",
-    ),
+    "profiles": ("joulecast.cli.profiles", "profiles", "List profiles and known hardware, with their sources."),
+    "explain": ("joulecast.cli.explain", "explain", "Show the weights, prices, evidence and errors of a profile."),
+    "doctor": ("joulecast.cli.doctor", "doctor", "Check this machine, and how to get what is missing."),
 }
 
 
