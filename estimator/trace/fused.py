@@ -1,39 +1,55 @@
-"""Attention and recurrent layers as one op each, whatever kernels a device would split them into.
+"""Attention, recurrent layers, experts and scans as one op each, whatever kernels a device would split them into.
 
-On meta and fake tensors, `scaled_dot_product_attention` falls apart into matrix products and an LSTM
-into thousands of steps, while real devices run them fused. Here each call is recorded as one op and
-answered with an empty tensor of the right shape, so that the listing does not depend on the device
-and a sequence of any length costs the tracer nothing.
+On meta and fake tensors, `scaled_dot_product_attention` is split into matrix products and an LSTM into thousands of
+steps, while real devices run them fused; a grouped product accepts only some number formats. Here each call is
+recorded as one op and returns an empty tensor of the right shape, so that the listing does not depend on the device
+and the length of a sequence does not slow the trace down.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from . import autocast
 from .formulas import (
     attention_backward_flops,
     attention_dims,
     attention_flops,
     dtype_name,
+    grouped_dims,
+    grouped_flops,
     rnn_flops,
     tensor_bytes,
 )
 from .recorder import Recorder
+from .scans import fused_scans
 from .workload import Op
 
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
 class FusedLayers(TorchFunctionMode):
-    """While entered, attention and recurrent calls go to `recorder` as single ops."""
+    """While entered, such calls go to `recorder` as single ops, and autocast acts on the stand-ins."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
+        self._patches = ExitStack()
+
+    def __enter__(self) -> FusedLayers:
+        self._patches.enter_context(autocast.any_device())
+        self._patches.enter_context(fused_scans(self.recorder, self.recorder.module))
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._patches.close()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -42,6 +58,8 @@ class FusedLayers(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if name == "_grouped_mm":
+            return self._grouped(*args, **kwargs)
         if name in _RECURRENT and len(args) == 9 and isinstance(args[0], torch.Tensor):
             return self._recurrent(name, *args)
         return func(*args, **kwargs)
@@ -62,6 +80,14 @@ class FusedLayers(TorchFunctionMode):
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         result: torch.Tensor = _Attention.apply(self.recorder, is_causal, dropout_p > 0, query, key, value)
         return result
+
+    def _grouped(
+        self, left: torch.Tensor, right: torch.Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
+    ) -> torch.Tensor:
+        batched = next((matrix.shape[0] for matrix in (left, right) if matrix.dim() == 3), None)
+        groups = batched or (offs.shape[0] if offs is not None else 1)
+        result: torch.Tensor = _Grouped.apply(self.recorder, groups, out_dtype or left.dtype, left, right)
+        return result if bias is None else result + bias
 
     def _recurrent(self, cell: str, *args: Any) -> tuple[torch.Tensor, ...]:
         packed = isinstance(args[3], (list, tuple))  # (data, batch_sizes, hx, weights, ...)
@@ -95,6 +121,38 @@ class _Attention(torch.autograd.Function):
         flops = attention_backward_flops(dims)
         reads = (q, k, v, output, grads[0])
         _add(ctx.recorder, "attention_backward", "attention", ctx.layer, flops, reads, results, dims)
+        return None, None, None, *results
+
+
+class _Grouped(torch.autograd.Function):
+    """The products of each expert's tokens with its weights; a token is multiplied only with its own expert's."""
+
+    @staticmethod
+    def forward(ctx: Any, recorder: Recorder, groups: int, dtype: torch.dtype, left: Any, right: Any) -> torch.Tensor:
+        ctx.recorder, ctx.groups, ctx.layer = recorder, groups, recorder.layer
+        ctx.save_for_backward(left, right)
+        flops, dims = grouped_flops(left, right), grouped_dims(left, right, groups)
+        stacked = left.dim() == right.dim()
+        shape = (*([groups] if stacked else []), left.shape[-2], right.shape[-1])
+        output: torch.Tensor = left.new_empty(shape, dtype=dtype)
+        _add(recorder, "_grouped_mm", "matmul", ctx.layer, flops, (left, right), (output,), dims)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        left, right = ctx.saved_tensors
+        flops, dims = grouped_flops(left, right), grouped_dims(left, right, ctx.groups)
+        # As many multiply-adds for each gradient: grad x right^T, and left^T x grad.
+        turned = (
+            {**dims, "k": dims["n"], "n": dims["k"]},
+            {**dims, "m": dims["k"], "k": dims["m"]},
+        )
+        results: list[torch.Tensor | None] = [None, None]
+        for index, (tensor, other) in enumerate(((left, right), (right, left))):
+            if ctx.needs_input_grad[3 + index]:
+                results[index] = result = torch.empty_like(tensor)
+                reads = (grad, other)
+                _add(ctx.recorder, "_grouped_mm", "matmul", ctx.layer, flops, reads, (result,), turned[index])
         return None, None, None, *results
 
 

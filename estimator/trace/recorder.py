@@ -34,6 +34,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
+        self.module = module
         self.ops: list[Op] = []
         self.output_shapes: dict[str, tuple[int, ...]] = {}
         self.unsupported: dict[str, int] = {}
