@@ -23,6 +23,8 @@ ANY, EVERY_DENSE, EVERY_MOVING = "*", "dense", "moving"
 OTHERS = "others"
 """The role of a term that prices what no term of its kind names."""
 DENSE = ("conv1", "conv", "conv_grouped", "conv_depthwise", "matmul", "attention", "rnn")
+PRICED_AS = {"scan": "attention", "fft": "attention", "linalg": "attention"}
+"""Kinds that no profile has been fitted on: a fused kernel of products, like attention, prices them."""
 COMPUTE, MEMORY, LAUNCH = "compute", "memory", "launch"
 
 
@@ -211,6 +213,8 @@ def _pieces(op: Op) -> Iterator[_Piece]:
     elif op.kind in DENSE:
         dropped = float(op.dims.get("dropped", 0))
         yield _Piece(op.kind, op.phase, op.flops, op.bytes_moved, fresh=_fresh_of(op), dropped=dropped)
+    elif op.kind in PRICED_AS:
+        yield _Piece(PRICED_AS[op.kind], op.phase, op.flops, op.bytes_moved, fresh=_fresh_of(op))
     else:
         yield _Piece(op.kind, op.name, 0.0, op.bytes_moved, fresh=_fresh_of(op))
 

@@ -12,10 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..trace.workload import Op
+from .features import PRICED_AS
 from .profile import Array
 
 COMPUTE, MEMORY, LAUNCH = "compute", "memory", "launch"
-_DENSE = frozenset({"conv", "matmul", "attention", "rnn"})
+_DENSE = frozenset({"conv", "matmul", "attention", "rnn", *PRICED_AS})
+_HALF = ("bfloat16", "float16")
+_SLOWER = {"float8": _HALF, "int8": _HALF}  # the next formats to look for where a datasheet has no rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,9 @@ class Roofline:
 
     def _rate(self, op: Op) -> float:
         """Multiply-adds per second that ops of this kind and dtype reach."""
-        key = f"{op.dtype}.conv" if op.kind == "conv" else op.dtype
-        while key not in self.macs_per_s:
-            key = op.dtype if key.endswith(".conv") else "float32"
+        dtype = op.dtype.partition("_")[0]  # float8_e4m3fn and the like have one rate
+        keys = (*([f"{dtype}.conv"] if op.kind == "conv" else []), dtype, *_SLOWER.get(dtype, ()), "float32")
+        key = next(key for key in keys if key in self.macs_per_s)
         return self.macs_per_s[key] * self.compute_efficiency[key]
 
     def to_json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..base.errors import FitError
 from ..cost.bounds import Range
 from ..cost.curves import Curves, Term
-from ..cost.features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, Array
+from ..cost.features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, PRICED_AS, Array
 from ..cost.profile import PowerModel, Profile, Provenance, features
 from ..trace.formulas import KINDS
 from .design import STARTUP, TIMED, Design, Form, Key
@@ -236,7 +236,8 @@ def _stand_ins(table: Design, form: Form, solution: _Solution) -> list[Term]:
         seconds = sum(
             value for key, value in spent.items() if key[0] in priced and FEATURES[key[2]].component == component
         )
-        others = [kind for kind in dict.fromkeys((*DENSE, *KINDS)) if _class(kind) == cls and kind not in priced]
+        kinds_of_pieces = dict.fromkeys(kind for kind in (*DENSE, *KINDS) if kind not in PRICED_AS)
+        others = [kind for kind in kinds_of_pieces if _class(kind) == cls and kind not in priced]
         result += [Term(kind, ANY, feature, seconds / amount) for kind in others if amount and seconds]
     return result
 
