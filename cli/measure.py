@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 QUICK_BUDGET_S = 240.0  # with loading and fitting, five minutes
 FULL_BUDGET_S = 1140.0
+_ANYWHERE = ("list", "show", "export")  # the commands that need no POSIX system
 _SIGNAL_STATUS = {"SIGINT": 130, "SIGTERM": 143}
 
 # Subcommands that live elsewhere are imported when they are asked for.
@@ -90,10 +91,23 @@ def measure(ctx: click.Context, /, **options: Any) -> int:
     Without a command, the calibration suite runs within its budget of time, each case is written as
     it is done, and the profile that `estimate` then uses is fitted. Run it again to go on.
     """
+    if ctx.invoked_subcommand not in _ANYWHERE:
+        _check_system()
     if ctx.invoked_subcommand is not None:
         _hand_on(ctx, ctx.invoked_subcommand)
         return 0
     return _profile_this_machine(options)
+
+
+def _check_system() -> None:
+    """Signals, process groups and the energy counters are those of a POSIX system."""
+    if sys.platform == "win32":
+        from ..estimator.base.errors import JoulecastError
+
+        raise JoulecastError(
+            "measuring needs a POSIX system (Linux; macOS without energy counters) and this is Windows:"
+            " run it in WSL 2 or on Linux; `measure list`, `show` and `export` work here too"
+        )
 
 
 def _hand_on(ctx: click.Context, name: str) -> None:
@@ -311,26 +325,29 @@ def show(ctx: click.Context, record_id: str, folder: Path | None) -> None:
 
 @measure.command()
 @click.argument("record_ids", nargs=-1)
-@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Else standard output.")
+@click.option("--format", "form", type=click.Choice(["csv", "json", "parquet"]), default="csv", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Default: standard output. Required for Parquet.")  # fmt: skip
 @_store_option
 @click.pass_context
 def export(
     ctx: click.Context, record_ids: tuple[str, ...], form: str, output: Path | None, folder: Path | None
 ) -> None:
-    """Write records, all or those named, as CSV (a row per window) or JSON (all there is)."""
+    """Write records, all or those named: CSV and Parquet have a row for each window, JSON has everything."""
     from ..estimator.base.errors import JoulecastError
-    from ..estimator.base.files import write_text
-    from ..measure.records.records import export_csv, export_json
+    from ..estimator.base.files import write_bytes
+    from ..measure.records.export import exported
     from ..measure.records.store import Store
 
+    if form == "parquet" and output is None:
+        raise click.UsageError("--format parquet writes a binary file: give --output FILE")
     store = Store(folder or ctx.meta.get("store"))
     records = [store.read(name) for name in record_ids] if record_ids else list(store.records(_warn))
-    text = export_csv(records) if form == "csv" else export_json(records)
+    content = exported(records, form)
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(content.decode())
         return
     try:
-        write_text(output, text)
+        write_bytes(output, content)
     except OSError as error:
         raise JoulecastError(f"cannot write {output} ({error.strerror}); name another --output") from error

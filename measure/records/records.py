@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -230,52 +227,6 @@ def hardware_name(host: Mapping[str, Any]) -> str:
 
 def now_utc() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def export_json(records: Sequence[Record]) -> str:
-    return json.dumps([record.to_json() for record in records], indent=1, allow_nan=False) + "\n"
-
-
-def export_csv(records: Sequence[Record]) -> str:
-    """One row per window."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_row(record, window) for record in records for window in record.windows)
-    return text.getvalue()
-
-
-_COLUMNS = (
-    *("record", "run", "kind", "name", "family", "created", "status", "hardware", "window", "steps", "seconds"),
-    *("energy_j", "energy_label", "meter", "batch_size", "optimizer", "parameters", "flops_per_step"),
-    *("bytes_per_step", "flags"),
-)
-
-
-def _row(record: Record, window: MeasuredWindow) -> dict[str, Any]:
-    work, reading = record.workload, window.reading
-    return {
-        "record": record.id,
-        "run": record.run,
-        "kind": record.kind,
-        "name": record.name,
-        "family": record.family,
-        "created": record.created,
-        "status": record.status,
-        "hardware": hardware_name(record.host),
-        "window": window.name,
-        "steps": window.steps,
-        "seconds": window.seconds,
-        "energy_j": None if reading is None else reading.energy_j,
-        "energy_label": "missing" if reading is None else reading.label,
-        "meter": record.meter.get("name", ""),
-        "batch_size": None if work is None else work.batch_size,
-        "optimizer": None if work is None else work.optimizer,
-        "parameters": None if work is None else work.parameters,
-        "flops_per_step": None if work is None else work.flops,
-        "bytes_per_step": None if work is None else work.bytes_moved,
-        "flags": "; ".join(dict.fromkeys((*record.flags, *window.flags))),
-    }
 
 
 def describe_meter(meter: Any) -> dict[str, Any]:

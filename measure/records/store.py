@@ -9,7 +9,6 @@ runs at once never write the same file: their ids differ.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -17,7 +16,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from ...estimator.base.files import write_text
 from ...estimator.base.folders import profiles_folder, store_folder
 from ...estimator.cost.profile import Profile
 from ..meters.reading import PowerTrace
+from .lock import locked
 from .records import Record
 
 # A temporary file this old belongs to a writer that was killed.
@@ -98,26 +98,20 @@ class Store:
     def measuring(self, on_wait: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """One suite at a time on a store, since two would disturb each other: the second waits.
 
-        The kernel lets go of the lock when its holder ends, however it ends. Raises JoulecastError where
-        the folder cannot be written or locked.
+        `on_wait` gets the process id of the first. Raises JoulecastError where the folder cannot be written or locked.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "measuring.lock").open("a+")
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
-        with lock:
+        holder = self.folder / "measuring.pid"
+
+        def wait() -> None:
+            on_wait(holder.read_text().strip() if holder.is_file() else "unknown")
+
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                on_wait(lock.read().strip() or "unknown")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                stack.enter_context(locked(self.folder / "measuring.lock", wait))
             except OSError as error:
-                raise unlockable(self.folder, error) from error
-            with suppress(OSError):  # a full disk: the number only informs
-                os.ftruncate(lock.fileno(), 0)
-                os.write(lock.fileno(), f"{os.getpid()}\n".encode())
+                raise _unwritable(self.folder, error) from error
+            with suppress(OSError):  # a full disk: the process id is only information
+                holder.write_text(f"{os.getpid()}\n")
             self.sweep()
             yield
 
@@ -143,12 +137,6 @@ def _read(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise JoulecastError(f"record {path} cannot be read ({error}); delete it and measure again") from error
     return Record.from_json(document, origin=f"record {path}")
-
-
-def unlockable(path: Path, error: OSError) -> JoulecastError:
-    """For file systems that know no locks, as some that are mounted over a network."""
-    why = error.strerror or str(error)
-    return JoulecastError(f"cannot lock {path} ({why}); give --store DIR on a local disk")
 
 
 def _unwritable(path: Path, error: OSError) -> JoulecastError:

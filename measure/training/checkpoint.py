@@ -8,14 +8,13 @@ The record names the checkpoint that belongs to it; any other file is what a kil
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..records.store import unlockable
+from ..records.lock import locked
 from .errors import TrainingError
 
 _SUFFIX = ".state"
@@ -29,26 +28,23 @@ class Checkpoints:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for this process; the kernel lets go when it ends, however it ends.
+        """Holds the run for this process.
 
-        Raises TrainingError when another process trains this run already, JoulecastError where nothing
-        can be locked.
+        Raises TrainingError when another process trains this run already or the folder cannot be written,
+        JoulecastError where the file system has no locks.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "lock").open("a+")
-        except OSError as error:
-            raise _unwritable(self.folder, error) from error
-        with file:
+
+        def refuse() -> None:
+            raise TrainingError(
+                f"run {self.folder.name} is being trained by another process;"
+                " wait until it ends, or start a run with another --run ID"
+            )
+
+        with ExitStack() as stack:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TrainingError(
-                    f"run {self.folder.name} is being trained by another process;"
-                    " wait for it, or start a run of your own"
-                ) from None
+                stack.enter_context(locked(self.folder / "lock", refuse))
             except OSError as error:
-                raise unlockable(self.folder, error) from error
+                raise _unwritable(self.folder, error) from error
             yield
 
     def write(self, step: int, state: bytes) -> str:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from joulecast.estimator.trace.workload import Layer as Layer
     from joulecast.estimator.trace.workload import Op as Op
     from joulecast.estimator.trace.workload import Workload as Workload
+    from joulecast.measure.records.export import records as records
     from joulecast.trainers.budget import Budget as Budget
     from joulecast.trainers.terms import BudgetExceeded as BudgetExceeded
 
@@ -64,6 +65,7 @@ _HOMES = {
     "estimate": "estimator.answer.estimate",
     "fit": "estimator.fit.fit",
     "load_profile": "estimator.cost.library",
+    "records": "measure.records.export",
     "trace": "estimator.trace.trace",
 }
 

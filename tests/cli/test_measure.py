@@ -177,3 +177,27 @@ def test_square_brackets_in_flags_and_domains_are_no_markup(capfd: pytest.Captur
     printed = capfd.readouterr().out
     assert "failed: index [3] of [bold]x" in printed
     assert "SimpleNet: [red] and [0, 1]" in printed
+
+
+# -- other systems -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command_line", [("measure", "--quick"), ("measure", "train", "simplenet"), ("measure", "watch")]
+)
+def test_measuring_elsewhere_than_on_posix_is_one_line(
+    call: Run, monkeypatch: pytest.MonkeyPatch, command_line: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    done = call(*command_line)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "needs a POSIX system" in done.stderr
+    assert "WSL 2" in done.stderr
+
+
+def test_records_are_read_on_any_system(call: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    done = call("measure", "list", "--store", str(tmp_path))
+    assert done.returncode == 0
+    assert "no records" in done.stderr

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import replace
 from importlib import metadata
@@ -22,8 +20,6 @@ from joulecast.measure.records.records import (
     MeasuredWindow,
     Record,
     describe_host,
-    export_csv,
-    export_json,
     hardware_name,
     same_machine,
 )
@@ -149,18 +145,3 @@ def test_this_host_is_described_with_its_libraries():
     assert host["threads"] == 3
     assert host["libraries"]["torch"] == metadata.version("torch")
     assert json.loads(json.dumps(host)) == host
-
-
-def test_csv_has_a_row_per_window_and_keeps_the_labels():
-    modelled = record(windows=(MeasuredWindow("training steps", 5, 1.0, reading(20.0, "modelled"), ("noise",)),))
-    rows = list(csv.DictReader(io.StringIO(export_csv([record(), modelled]))))
-    assert len(rows) == 3
-    assert [row["energy_label"] for row in rows] == ["measured", "measured", "modelled"]
-    assert float(rows[0]["energy_j"]) == pytest.approx(84.0)
-    assert rows[2]["flags"] == "noise"
-    assert int(rows[0]["flops_per_step"]) == WORK.flops
-
-
-def test_json_export_reads_back():
-    documents = json.loads(export_json([record(), record(id="other")]))
-    assert [Record.from_json(document).id for document in documents] == [record().id, "other"]
