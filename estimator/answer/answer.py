@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.interval import Interval
 from ..place.site import Site, co2e_kg, cost, facility_energy_kwh
+from . import figures
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +27,7 @@ _PROFILE_BASES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """What a run costs: energy, CO2e, time and money, each with its 90 % interval, and how budgets compare.
 
@@ -43,6 +44,16 @@ class Answer:
     verdicts: tuple[BudgetVerdict, ...] = ()
     fits: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
+
+    def __repr__(self) -> str:
+        """The figures in one line: a workload alone has thousands of operations."""
+        energy, carbon, time = (
+            figures.energy(self.energy_kwh),
+            figures.carbon(self.co2e_kg),
+            figures.seconds(self.seconds),
+        )
+        shown = ", ".join(f"{value} ({bounds})" for value, bounds in (energy, carbon, time))
+        return f"<Answer: {self.model} on {self.profile.name}, {shown}>"
 
     @property
     def seconds(self) -> Interval:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from joulecast.estimator.answer.answer import Answer as Answer
+    from joulecast.estimator.answer.estimate import answer as answer
     from joulecast.estimator.answer.estimate import estimate as estimate
     from joulecast.estimator.answer.request import Request as Request
     from joulecast.estimator.base.errors import FitError as FitError
@@ -62,6 +63,7 @@ _HOMES = {
     "RequestError": "estimator.base.errors",
     "Share": "estimator.cost.estimate",
     "Workload": "estimator.trace.workload",
+    "answer": "estimator.answer.estimate",
     "estimate": "estimator.answer.estimate",
     "fit": "estimator.fit.fit",
     "load_profile": "estimator.cost.library",
