@@ -80,7 +80,7 @@ def test_every_figure_by_hand(ask: Callable[..., jc.Answer]) -> None:
         assert isinstance(figure, jc.Interval)
         assert (figure.value, figure.low, figure.high) == pytest.approx((value, value * 0.8, value * 1.25))
     assert (answer.schedule.steps, answer.workload.batch_size, answer.site.currency) == (30, 8, "EUR")
-    assert repr(answer).startswith("<Answer: Linear on made-up, 1.07 mWh (0.853 to 1.33 mWh), 640 ug") is False
+    assert repr(answer).startswith("<Answer: Linear on made-up, 1.07 Wh (0.853 to 1.33 Wh), 640 mg CO2e")
     assert answer.model == answer.workload.name == "Linear"
     assert (answer.time_basis, answer.power_basis) == (
         "predicted; profile measured on A Machine",
