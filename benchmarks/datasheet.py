@@ -20,7 +20,7 @@ from datasheet_runs import PublishedRun, del_rey, ec_nas, fischer_cpu, fischer_t
 from joulecast.estimator.base.interval import Interval
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.estimate import Estimate
-from joulecast.estimator.cost.hardware import find_hardware
+from joulecast.estimator.cost.names import find_hardware
 
 JOULES_PER_KWH = 3_600_000
 MIN_COVERAGE = 0.85

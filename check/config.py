@@ -15,6 +15,7 @@ from typing import Any
 from ..estimator.answer.estimate import find_profile
 from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError, name_fields
+from ..estimator.base.files import read_text
 from ..estimator.base.suggest import near
 from ..estimator.cost.profile import Profile
 
@@ -146,9 +147,11 @@ def project_top(folder: Path) -> Path:
 def _section(path: Path) -> dict[str, Any] | None:
     """The file's own table, or None for a pyproject.toml without one."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); name another with --config FILE") from None
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror or error}); name another with --config FILE"
+        ) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} is no TOML ({error}); mend it") from None
     if path.name != SHARED_FILE:

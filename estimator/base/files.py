@@ -1,13 +1,42 @@
-"""Writing files whole or not at all."""
+"""Reading files that users name, within limits; writing files whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+SIZE_LIMIT_BYTES = 64 * 2**20  # far above any profile, table or configuration
+
+
+def read_bytes(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> bytes:
+    """The content of a regular file of at most `limit_bytes`.
+
+    Raises OSError at once for a directory, device, pipe or socket, and for a larger file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as stream:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(f"{path} is a directory")
+        if not stat.S_ISREG(mode):
+            raise OSError(f"{path} is not a regular file")
+        content = stream.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise OSError(f"{path} is larger than {limit_bytes / 2**20:g} MiB")
+    return content
+
+
+def read_text(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> str:
+    """The UTF-8 text of a regular file of at most `limit_bytes`, without a byte order mark.
+
+    Raises OSError as `read_bytes` does, and UnicodeDecodeError.
+    """
+    return read_bytes(path, limit_bytes).decode("utf-8-sig")
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> Path:

@@ -7,16 +7,16 @@ multiply-adds per second is half of the figures here.
 from __future__ import annotations
 
 import csv
-import difflib
+import io
 import math
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ..base.errors import HardwareError
+from ..base.files import read_text
 from ..base.tables import read_table
 
 USER_FILE_VARIABLE = "JOULECAST_HARDWARE"
@@ -31,7 +31,8 @@ class Hardware:
 
     Tensor rates are with FP32 accumulation and without sparsity. `power_w` is the board's power or
     the TDP, `idle_w` its power at rest. Link rates count both directions. `verified` is false where
-    a figure was not read in a source. `origin` is "joulecast", or the path of the user's file.
+    a figure was not read in a source. `label` says how the figures were found, and `power_spread` by
+    which factor `power_w` may be off either way. `origin` is "joulecast", or the path of the user's file.
     """
 
     key: str
@@ -59,6 +60,8 @@ class Hardware:
     link_gb_per_s: float | None = None  # NVLink, Infinity Fabric or ICI of one device
     pcie_gb_per_s: float | None = None
     verified: bool = True
+    power_spread: float = 1.0
+    label: str = "datasheet"  # "datasheet", "probed", "assumed" or "given"
     origin: str = SHIPPED
 
     @property
@@ -66,8 +69,8 @@ class Hardware:
         return self.origin != SHIPPED
 
 
-COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name != "origin")
-OPTIONAL_COLUMNS = COLUMNS[COLUMNS.index("fp8_tflops") :]  # a user's own table may lack these
+COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name not in ("power_spread", "label", "origin"))
+_NEEDED = COLUMNS[: COLUMNS.index("fp8_tflops")]  # a user's own table may leave out the others
 
 
 def load_hardware() -> tuple[Hardware, ...]:
@@ -91,58 +94,6 @@ def default_user_file() -> Path:
     return platformdirs.user_config_path("joulecast") / "hardware.csv"
 
 
-def find_hardware(name: str, *, memory_gb: float | None = None) -> Hardware:
-    """The part of that key, name or alias; case, punctuation and vendors' filling words do not count.
-
-    `memory_gb`, where the device reports it, tells apart boards sold under one name. Raises
-    HardwareError rather than taking one part for another.
-    """
-    table = load_hardware()
-    found = _by_name(table).get(normalise(name))
-    if found is None:
-        raise HardwareError(
-            f"unknown hardware {name!r}: near names are {', '.join(_near(name, table)) or 'none'}; "
-            f"add its row to {user_file() or default_user_file()} (columns as in datasets/hardware.csv), "
-            "or calibrate this machine with `measure`"
-        )
-    # Drivers keep up to 7 % of the memory back for error correction.
-    if memory_gb and found.memory_gb and not math.isclose(memory_gb, found.memory_gb, rel_tol=0.1):
-        raise HardwareError(
-            f"{name!r} reports {memory_gb:.3g} GB of memory, but {found.key} has {found.memory_gb:g} GB: "
-            f"another board under the same name; add its row to {user_file() or default_user_file()}, "
-            "or calibrate this machine with `measure`"
-        )
-    return found
-
-
-_MARKS = re.compile(r"\((?:r|tm|c)\)|[®™]|@.*$|\b\d+-core processor\b|\b\d+(?:st|nd|rd|th) gen\b")
-_FILLING = frozenset(
-    {"nvidia", "geforce", "tesla", "intel", "core", "cpu", "processor", "amd", "instinct", "apple", "gpu"}
-)
-
-
-def normalise(name: str) -> str:
-    """The name without what vendors add around the part's own: "i74770" for the i7-4770's long form."""
-    # A trailing "+" tells parts apart (Xeon 8480+ and 8480).
-    bare = _MARKS.sub(" ", name.casefold()).replace("+", "plus")
-    return "".join(word for word in re.findall(r"[a-z0-9]+", bare) if word not in _FILLING)
-
-
-def _by_name(table: Iterable[Hardware]) -> dict[str, Hardware]:
-    names: dict[str, Hardware] = {}
-    for part in table:  # the user's rows come first and win
-        for name in (part.key, part.name, *part.aliases):
-            names.setdefault(normalise(name), part)
-    names.pop("", None)
-    return names
-
-
-def _near(name: str, table: Iterable[Hardware]) -> list[str]:
-    names = _by_name(table)
-    close = difflib.get_close_matches(normalise(name), names, n=6, cutoff=0.5)
-    return list(dict.fromkeys(names[match].key for match in close))[:4]
-
-
 @cache
 def _shipped() -> tuple[Hardware, ...]:
     return tuple(_row(row, SHIPPED) for row in read_table("hardware.csv"))
@@ -150,20 +101,16 @@ def _shipped() -> tuple[Hardware, ...]:
 
 def _read_user_file(path: Path) -> tuple[Hardware, ...]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            needed = COLUMNS[: -len(OPTIONAL_COLUMNS)]
-            missing = [column for column in needed if column not in (reader.fieldnames or ())]
-            if missing:
-                raise HardwareError(
-                    f"{path} lacks the column {missing[0]!r}: its first line must have {','.join(needed)}"
-                )
-            parts = []
-            for row in reader:
-                try:
-                    parts.append(_row(row, str(path)))
-                except ValueError as error:
-                    raise HardwareError(f"{path}, line {reader.line_num}: {error}") from error
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        missing = [column for column in _NEEDED if column not in (reader.fieldnames or ())]
+        if missing:
+            raise HardwareError(f"{path} lacks the column {missing[0]!r}: its first line must have {','.join(_NEEDED)}")
+        parts = []
+        for row in reader:
+            try:
+                parts.append(_row(row, str(path)))
+            except ValueError as error:
+                raise HardwareError(f"{path}, line {reader.line_num}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HardwareError(f"cannot read the hardware table {path} ({error}): correct or remove it") from error
     keys = [part.key for part in parts]

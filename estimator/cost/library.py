@@ -13,8 +13,8 @@ from typing import Any
 
 from ..base.errors import HardwareError, ProfileError
 from .datasheet import datasheet_profile
-from .hardware import find_hardware
 from .host import Host, detect_host
+from .names import look_up
 from .profile import Profile, read_profile
 
 LOGGER = logging.getLogger("joulecast")
@@ -57,10 +57,10 @@ def _named(name: str) -> Profile:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if slug in shipped:
         return read_profile(shipped[slug])
-    hardware = find_hardware(name)
-    if hardware.key in shipped:
-        return read_profile(shipped[hardware.key])
-    return datasheet_profile(hardware)
+    match = look_up(name)
+    key = match.part.key
+    profile = read_profile(shipped[key]) if key in shipped else datasheet_profile(match.part)
+    return _noting(profile, match.note) if match.note else profile
 
 
 def _this_machine(framework: str) -> Profile:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..base.errors import JoulecastError, ProfileError
-from ..base.files import write_json
+from ..base.files import read_text, write_json
 from ..base.notes import Note, Topic, Weight
 from ..base.units import JOULES_PER_KWH
 from ..trace.workload import Op, Workload
@@ -372,11 +372,13 @@ def read_profile(path: str | Path) -> Profile:
     """The profile in a JSON file. Raises ProfileError when it is missing, corrupt or newer."""
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
     except FileNotFoundError:
-        raise ProfileError(f"profile file {path} does not exist; `joulecast profiles` lists those there are") from None
+        raise ProfileError(
+            f"profile file {path} does not exist; `joulecast profiles` lists the available ones"
+        ) from None
     except IsADirectoryError:
         raise ProfileError(f"profile {path} is a directory; name the JSON file in it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ProfileError(f"profile {path} cannot be read ({error}); calibrate again with `measure`") from error
     return Profile.from_json(document, origin=f"profile {path}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
+from ..base.files import read_text
 from ..base.suggest import near
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def from_config_file(path: Path, args: Mapping[str, Any], num_classes: int | Non
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise JoulecastError(f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json") from None
     if not isinstance(document, dict) or not isinstance(document.get("model_type"), str):

@@ -89,7 +89,7 @@ class ModelledSource:
 
 
 def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> UtilisationModel:
-    from ...estimator.cost.hardware import find_hardware
+    from ...estimator.cost.names import find_hardware
 
     name = hardware or cpu.model
     if not name:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bisect
 import csv
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ...estimator.base.errors import MeterError
+from ...estimator.base.files import read_text
 from .rapl import COUNTED, SystemClock, system_clock
 from .reading import COUNTED_COLUMN, UNCOUNTED_COLUMN, PowerTrace, TracePoint
 from .tally import Domain, Failure, Mirror, Sample
@@ -26,8 +28,7 @@ def kind_of(name: str) -> str:
 def read_trace(path: Path) -> PowerTrace:
     """A trace that `PowerTrace.write_csv` wrote. Raises MeterError when it is not one."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
         columns = rows[0][2:]
         names = tuple(column.removesuffix(UNCOUNTED_COLUMN).removesuffix(COUNTED_COLUMN) for column in columns)
         points = tuple(

@@ -11,7 +11,8 @@ from typing import Any
 
 from ...estimator.base.errors import FitError, HardwareError, JoulecastError
 from ...estimator.cost.bounds import ErrorModel
-from ...estimator.cost.hardware import BOUNDARIES, find_hardware
+from ...estimator.cost.hardware import BOUNDARIES
+from ...estimator.cost.names import find_hardware
 from ...estimator.cost.profile import PowerModel, Profile
 from ...estimator.fit.fit import fit
 from ...estimator.fit.observation import Observation

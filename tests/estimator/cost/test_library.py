@@ -12,9 +12,9 @@ import pytest
 from joulecast.estimator.base.errors import HardwareError
 from joulecast.estimator.base.folders import profiles_folder
 from joulecast.estimator.cost import library
-from joulecast.estimator.cost.hardware import find_hardware
 from joulecast.estimator.cost.host import Gpu, Host
 from joulecast.estimator.cost.library import calibrations, load_profile, newest_calibration
+from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.profile import Profile
 
 HERE = Host("AMD EPYC", 4, (), "Linux 6", "x86_64", True)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from joulecast.estimator.base.errors import HardwareError, JoulecastError, ProfileError
 from joulecast.estimator.cost.bounds import ErrorModel, Range
 from joulecast.estimator.cost.datasheet import datasheet_profile
-from joulecast.estimator.cost.hardware import find_hardware, load_hardware
+from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.profile import (
     LEFT_OUT_DECADES,
     PowerModel,

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from joulecast.estimator.cost.hardware import find_hardware
 from joulecast.estimator.cost.library import load_profile, shipped_profiles
+from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.profile import read_profile
 
 

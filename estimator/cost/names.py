@@ -1,0 +1,183 @@
+"""From what a user or a driver calls a device to its row: names, families, cloud instances, CPU models."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from ..base.errors import HardwareError
+from ..base.tables import read_table
+from .hardware import Hardware, default_user_file, load_hardware, user_file
+
+FIGURES_EXAMPLE = "--hardware 'tflops=35,bandwidth=448,watts=150'"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The part that a name means. `note` says what was assumed; empty where the name is exact."""
+
+    part: Hardware
+    note: str = ""
+
+
+def find_hardware(name: str, *, memory_gb: float | None = None) -> Hardware:
+    """The part that `look_up` finds, without its note."""
+    return look_up(name, memory_gb=memory_gb).part
+
+
+def look_up(name: str, *, memory_gb: float | None = None) -> Match:
+    """The part of that key, name or alias, on that cloud instance, or of that CPU model.
+
+    Case, punctuation and vendors' filling words do not count. A name that several parts share means
+    the first of them, and the note lists the others; `memory_gb`, where the device reports it, tells
+    them apart. Raises HardwareError for a name that none of the tables holds.
+    """
+    table = load_hardware()
+    parts = _by_name(table).get(normalise(name), ())
+    if parts:
+        return _choose(name, parts, memory_gb)
+    if memory_gb is None and (found := _with_a_count(name) or _on_instance(name)):
+        return found
+    if cpu := _cpu_models().get(normalise(name)):
+        return Match(cpu)
+    raise HardwareError(
+        f"unknown hardware {name!r}: near names are {', '.join(_near(name, table)) or 'none'}; "
+        f"give its figures ({FIGURES_EXAMPLE}), add its row to {user_file() or default_user_file()} "
+        "(columns as in datasets/hardware.csv), or calibrate this machine with `measure`"
+    )
+
+
+def _choose(name: str, parts: tuple[Hardware, ...], memory_gb: float | None) -> Match:
+    if memory_gb:
+        # Drivers keep up to 7 % of the memory back for error correction.
+        fits = [part for part in parts if not part.memory_gb or math.isclose(memory_gb, part.memory_gb, rel_tol=0.1)]
+        if not fits:
+            raise HardwareError(
+                f"{name!r} reports {memory_gb:.3g} GB of memory, but {parts[0].key} has {parts[0].memory_gb:g} GB: "
+                f"another board under the same name; add its row to {user_file() or default_user_file()}, "
+                "or calibrate this machine with `measure`"
+            )
+        return Match(fits[0])
+    first, *others = parts
+    if first.is_users or not others:
+        return Match(first)
+    listed = ", ".join(part.key for part in others)
+    return Match(first, f"{name} names several parts; this is {first.name} ({first.key}), the others are {listed}")
+
+
+_TIMES = r"\s*[x*\N{MULTIPLICATION SIGN}]\s*"
+_COUNTED = re.compile(rf"(?P<before>\d{{1,4}}){_TIMES}(?P<part>.+)|(?P<name>.+?){_TIMES}(?P<after>\d{{1,4}})", re.I)
+
+
+def _with_a_count(name: str) -> Match | None:
+    """Names such as "8x A100", "A100 x 8", and GCP's "n1-standard-8 + T4"."""
+    text = name.rpartition("+")[2].strip() if re.match(r"\s*[a-z]\d[a-z]?-", name, re.I) else name.strip()
+    counted = _COUNTED.fullmatch(text)
+    inner = text if counted is None else (counted["part"] or counted["name"]).strip()
+    parts = _by_name(load_hardware()).get(normalise(inner), ())
+    if inner == name.strip() or not parts:
+        return None
+    match = _choose(inner, parts, None)
+    count = 1.0 if counted is None else float(counted["before"] or counted["after"])
+    return Match(match.part, "; ".join(filter(None, (match.note, _count_note(name, count, match.part)))))
+
+
+def _count_note(name: str, count: float, part: Hardware) -> str:
+    if count == 1:
+        return f"{name} has one {part.name}"
+    if count < 1:
+        return f"{name} has a share ({count:g}) of one {part.name}; the figures are those of the whole"
+    return f"{name} has {count:g} x {part.name}; the figures are those of --devices, 1 if not given (all: {count:g})"
+
+
+def _on_instance(name: str) -> Match | None:
+    row = _instances().get(_instance_name(name))
+    if row is None:
+        return None
+    key, count = row
+    part = next(part for part in load_hardware() if part.key == key)
+    return Match(part, _count_note(name, count, part))
+
+
+@cache
+def _instances() -> dict[str, tuple[str, float]]:
+    return {_instance_name(row["instance"]): (row["part"], float(row["count"])) for row in read_table("instances.csv")}
+
+
+def _instance_name(name: str) -> str:
+    bare = re.sub(r"[^a-z0-9]+", "", name.casefold().strip())
+    return re.sub(r"^(?:ml(?=[a-z]+\d+[a-z]*(?:\d*x?large|metal)$)|standard|cloudtpu|tpu)", "", bare)
+
+
+_MARKS = re.compile(r"\((?:r|tm|c)\)|[®™]|@.*$|\b\d+-core processor\b|\b\d+(?:st|nd|rd|th) gen\b")
+_FILLING = frozenset(
+    re.findall(
+        r"\w+",
+        """nvidia geforce tesla intel core cpu processor amd instinct radeon apple gpu google cloud aws habana
+        generation design with platinum gold silver bronze graphics""",
+    )
+)
+
+
+def normalise(name: str) -> str:
+    """The name without what vendors add around the part's own: "i74770" for the i7-4770's long form."""
+    # A trailing "+" tells parts apart (Xeon 8480+ and 8480).
+    bare = _MARKS.sub(" ", name.casefold()).replace("+", "plus")
+    words = [word for word in re.findall(r"[a-z0-9]+", bare) if word not in _FILLING]
+    return "".join(words).replace("mobile", "laptop")
+
+
+_SERIES = re.compile(r"(?:rtx|gtx|rx)(\d{4}.*)|(?:i[3579]|ryzen[3579]?|epyc|rtx)(\d{4,5}[a-z].*|a\d{4})")
+
+
+def _by_name(table: Iterable[Hardware]) -> dict[str, tuple[Hardware, ...]]:
+    """The parts of each normalised name, in the table's order; the user's rows come first."""
+    exact: dict[str, list[Hardware]] = {}
+    for part in table:
+        for name in dict.fromkeys(normalise(text) for text in (part.key, part.name, *part.aliases)):
+            exact.setdefault(name, []).append(part)
+    exact.pop("", None)
+    names = {name: tuple(parts) for name, parts in exact.items()}
+    for name, parts in exact.items():  # "4090", "7900 XTX", "A6000", "13900K"
+        if (short := _SERIES.fullmatch(name)) and (alone := short[1] or short[2]):
+            names.setdefault(alone, tuple(parts))
+    return names
+
+
+def _near(name: str, table: Iterable[Hardware]) -> list[str]:
+    """Keys of parts whose names contain the wanted one, then of those spelt alike."""
+    names, wanted = _by_name(table), normalise(name)
+    family = [known for known in names if wanted and (known.startswith(wanted) or wanted in known)]
+    close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
+    return list(dict.fromkeys(names[known][0].key for known in (*family, *close)))[:4]
+
+
+@cache
+def _cpu_models() -> dict[str, Hardware]:
+    """The CPUs of `cpus.csv`, by normalised name."""
+    models = {}
+    for row in read_table("cpus.csv"):
+        models[normalise(row["name"])] = Hardware(
+            key=re.sub(r"[^a-z0-9]+", "-", row["name"].casefold()).strip("-"),
+            name=row["name"],
+            vendor=row["vendor"],
+            kind="cpu",
+            year=int(row["year"]),
+            fp32_tflops=int(row["cores"]) * float(row["base_ghz"]) * float(row["flop_per_cycle"]) / 1000,
+            tf32_tflops=None,
+            fp16_tflops=None,
+            bf16_tflops=None,
+            memory_gb=None,
+            bandwidth_gb_per_s=float(row["bandwidth_gb_per_s"]),
+            power_w=float(row["power_w"]),
+            idle_w=None,
+            cores=int(row["cores"]),
+            aliases=(),
+            source=f"{row['source']}; FP32 computed from cores, base clock and FLOP per cycle of its generation, "
+            "bandwidth that of its generation's memory",
+        )
+    return models
