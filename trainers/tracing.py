@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,23 +48,9 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def read_step(model: nn.Module, inputs: Any, **options: Any) -> Workload:
-    """`trace`'s workload of one training step, with nothing compiled; random states stay what they were."""
-    with undisturbed(), torch.compiler.set_stance("force_eager"):
+    """`trace`'s workload of one training step, with nothing compiled."""
+    with torch.compiler.set_stance("force_eager"):
         return trace(model, inputs, train=True, layers=False, **options)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Python's, NumPy's and torch's random numbers go on after the block as if it had not been."""
-    numpy = sys.modules.get("numpy")
-    before = random.getstate(), torch.get_rng_state(), numpy.random.get_state() if numpy else None
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        torch.set_rng_state(before[1])
-        if numpy:
-            numpy.random.set_state(before[2])
 
 
 def autocast_precision(model: nn.Module) -> str | None:

@@ -38,7 +38,7 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     `options.batch_size` is that of one micro-batch. Raises what `load_model`, `model_inputs` and
     `trace` raise, and a ModelError when the model's code outlives `options.time_limit_s`.
     """
-    from ..trace.trace import MAX_REAL_PARAMETERS
+    from ..trace.step import MAX_REAL_PARAMETERS
     from .load import load_model
 
     classes = options.preset.classes if options.preset else None

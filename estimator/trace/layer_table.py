@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,29 +10,38 @@ import torch
 from torch import nn
 
 from .fvcore_flops import first_sample, fvcore_forward_flops
-from .recorder import Recorder
+from .step import Listing, StandIns
+from .untouched import Reached
 from .workload import Layer
 
+LOGGER = logging.getLogger("joulecast.trace")
+
 # fvcore runs the model for real on one sample: beyond these it would cost more than it tells.
-_FVCORE_MAX_PARAMETERS = 200_000_000
+FVCORE_MAX_PARAMETERS = 200_000_000
 _FVCORE_MAX_FLOPS = 20_000_000_000
 
 
 def fvcore_counts(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], batch_size: int, forward_flops: int
+    model: nn.Module,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    batch_size: int,
+    forward_flops: int,
+    reached: Reached,
 ) -> tuple[dict[str, int] | None, list[str]]:
-    """fvcore's count per module of one sample, or None where it cannot or should not run."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    if parameters > _FVCORE_MAX_PARAMETERS or forward_flops / batch_size > _FVCORE_MAX_FLOPS:
-        return None, []
-    on_meta = any(tensor.is_meta for tensor in model.state_dict().values())
-    real = _materialised(model) if on_meta else model
-    if real is None:
+    """fvcore's count per module of one sample, or None where it cannot or should not run.
+
+    It runs the model for real, with zeros for its parameters: what `reached` recorded is put back.
+    """
+    if forward_flops / batch_size > _FVCORE_MAX_FLOPS:
         return None, []
     sample_args, sample_kwargs = first_sample((args, dict(kwargs)), batch_size)
     try:
-        counts = fvcore_forward_flops(real, sample_args, sample_kwargs)
-    except Exception:  # TorchScript cannot trace everything; the trace's own count stands
+        with reached.attempt(), torch.no_grad():
+            StandIns("zeros").swapped_in(model, reached)
+            counts = fvcore_forward_flops(model, sample_args, sample_kwargs)
+    except Exception as error:  # TorchScript cannot trace everything; the trace's own count stands
+        LOGGER.debug("%s: fvcore cannot count it: %s: %s", type(model).__name__, type(error).__name__, error)
         return None, []
     ours, theirs = forward_flops / batch_size, counts[""]
     if theirs and abs(ours / theirs - 1) > 0.01:
@@ -41,23 +50,12 @@ def fvcore_counts(
     return counts, []
 
 
-def _materialised(model: nn.Module) -> nn.Module | None:
-    """A copy of a meta model with zeros for weights, or None where it cannot be copied."""
-    try:
-        real = copy.deepcopy(model).to_empty(device="cpu")
-    except Exception:
-        return None
-    with torch.no_grad():
-        for tensor in (*real.parameters(), *real.buffers()):
-            tensor.zero_()
-    return real
-
-
 def layer_table(
-    model: nn.Module, recorder: Recorder, counts: Mapping[str, int] | None, batch_size: int
+    model: nn.Module, listing: Listing, counts: Mapping[str, int] | None, batch_size: int
 ) -> tuple[Layer, ...]:
     """Every module that ran, with the FLOPs of itself and all below it."""
     own: dict[str, int] = {}
+    recorder = listing.recorder
     for op in recorder.ops:
         if op.phase == "forward":
             own[op.layer] = own.get(op.layer, 0) + op.flops
@@ -80,7 +78,7 @@ def layer_table(
                 kind=type(module).__name__,
                 output_shape=recorder.output_shapes[path],
                 flops=flops,
-                parameters=sum(parameter.numel() for parameter in module.parameters()),
+                parameters=sum(listing.elements[id(parameter)] for parameter in module.parameters()),
                 depth=path.count(".") + 1 if path else 0,
                 source=source,
                 leaf=not any(True for _ in module.children()),

@@ -1,0 +1,282 @@
+"""Runs one step of a model on stand-ins for its tensors and lists the ops.
+
+The stand-ins are *meta* tensors, which have shapes but no values; where a model needs more, *fake* tensors
+on the CPU; else real ones. They take the place of parameters, buffers and every other tensor that the model
+reaches, in forward and backward alike, so that code which runs again in backward (activation checkpointing)
+sees the same tensors as the forward. `untouched` puts the originals back.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings as python_warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.utils._pytree import tree_map
+
+from ..base.errors import JoulecastError
+from .formulas import dtype_name
+from .fused import FusedLayers
+from .losses import main_output, training_loss
+from .recorder import Recorder
+from .untouched import Reached
+
+Loss = Callable[[Any], torch.Tensor]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# A model that only a real run can read is run for real up to this size.
+MAX_REAL_PARAMETERS = 1_000_000_000
+# Tensors beside parameters and buffers are copied for a real run up to this size, else used as they are.
+_MAX_COPIED_BYTES = 256 * 2**20
+
+LOGGER = logging.getLogger("joulecast.trace")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to run: the model, its inputs, and how a step treats them."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    train: bool
+    precision: str | None  # None: as the parameters are
+    loss: Loss | None
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A parameter that got a gradient: what its update costs."""
+
+    path: str
+    elements: int
+    element_size: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a recorded step left behind: figures, and none of its tensors."""
+
+    recorder: Recorder
+    trained: tuple[Trained, ...]
+    elements: Mapping[int, int]  # of each parameter of the model, by its id
+    saved_bytes: int
+    tracer: str
+    has_output: bool
+
+
+def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
+    """The step on meta tensors; where the model needs more, on fake ones; else for real.
+
+    Meta tensors know no values and no autocast, fake ones know constants, real ones everything. When
+    even the real run fails, the model's own code is at fault and its error is the one to show.
+    """
+    if step.precision not in ("bfloat16", "float16"):
+        try:
+            return _run(step, "meta", reached)
+        except Exception as error:
+            _log_retry(step, "meta", error)
+    try:
+        return _run(step, "fake", reached)
+    except Exception as error:
+        if not _can_run_for_real(step.model):
+            raise _model_error(step, error) from error
+        _log_retry(step, "fake", error)
+    try:
+        if batch_size > 2:  # a mistake in shapes shows on two samples as well as on a thousand
+            _run(_with_batch(step, batch_size, 2), "real", reached)
+        return _run(step, "real", reached)
+    except Exception as error:
+        raise _model_error(step, error) from error
+
+
+def _log_retry(step: Step, tracer: str, error: Exception) -> None:
+    reason = str(error).strip().partition("\n")[0]
+    LOGGER.debug("%s: not on %s tensors: %s: %s", type(step.model).__name__, tracer, type(error).__name__, reason)
+
+
+def _can_run_for_real(model: nn.Module) -> bool:
+    """Small enough, and with values: zeros in place of what a model computed at birth would mislead."""
+    state = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
+    return sum(tensor.numel() for tensor in state) <= MAX_REAL_PARAMETERS and not any(t.is_meta for t in state)
+
+
+def _with_batch(step: Step, batch_size: int, new: int) -> Step:
+    def cut(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == batch_size:
+            return value[:new]
+        return value
+
+    args, kwargs = tree_map(cut, (step.args, dict(step.kwargs)))
+    return replace(step, args=args, kwargs=kwargs)
+
+
+def _model_error(step: Step, error: Exception) -> JoulecastError:
+    if isinstance(error, JoulecastError):
+        return error
+    from ..sandbox.user_code import model_error
+
+    if "Expected more than 1 value per channel when training" in str(error):
+        fix = "BatchNorm cannot train on one value per channel: give a batch size of 2 or more"
+    else:
+        fix = step.fix
+    return model_error(error, what=type(step.model).__name__, fix=fix)
+
+
+# -- one run -------------------------------------------------------------------------------------
+
+
+def _run(step: Step, tracer: str, reached: Reached) -> Listing:
+    recorder = Recorder(step.model)
+    sizes = _SavedBytes()
+    with ExitStack() as stack:
+        stack.enter_context(reached.attempt())
+        stack.enter_context(_quiet(tracer))
+        step.model.train(step.train)
+        if tracer == "fake":
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stand_ins = StandIns(tracer)
+        state = stand_ins.swapped_in(step.model, reached)
+        args, kwargs = tree_map(stand_ins.of, (step.args, dict(step.kwargs)))
+        stack.enter_context(torch.device("meta" if tracer == "meta" else "cpu"))
+        stack.enter_context(recorder.watching_modules())
+        stack.enter_context(torch.set_grad_enabled(step.train))
+        if tracer != "real":
+            stack.enter_context(FusedLayers(recorder))
+        with ExitStack() as forward:
+            forward.enter_context(recorder)
+            if step.precision in ("bfloat16", "float16"):
+                forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
+            if step.train:
+                forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, lambda tensor: tensor))
+            output = step.model(*args, **kwargs)
+            loss = training_loss(step.loss, output, (args, kwargs)) if step.train else None
+        if loss is not None:
+            recorder.phase = "backward"
+            with recorder:
+                loss.backward()
+        activations = sizes.total_besides(state.values())
+        has_output = main_output(output) is not None
+    elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
+    return Listing(recorder, _trained(state), elements, activations, tracer, has_output)
+
+
+@contextmanager
+def _quiet(tracer: str) -> Iterator[None]:
+    """No warnings, and nothing in a log about what fails on fake tensors and is tried again with real ones."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        if tracer == "fake":
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _trained(state: Mapping[str, torch.Tensor]) -> tuple[Trained, ...]:
+    first_names: dict[int, tuple[str, torch.Tensor]] = {}
+    for path, tensor in state.items():
+        first_names.setdefault(id(tensor), (path, tensor))  # tied ones by their first name
+    return tuple(
+        Trained(path, tensor.numel(), tensor.element_size(), dtype_name(tensor.dtype))
+        for path, tensor in first_names.values()
+        if tensor.requires_grad and tensor.grad is not None
+    )
+
+
+def is_lazy(tensor: torch.Tensor) -> bool:
+    """True for a parameter that has no shape before the model's first call."""
+    return isinstance(tensor, (UninitializedParameter, UninitializedBuffer))
+
+
+class StandIns:
+    """From a tensor to what stands for it; the same one each time it is asked.
+
+    `tracer` is "meta", "fake" or "real", or "zeros": real, with zeros for parameters, which costs no memory.
+    """
+
+    def __init__(self, tracer: str) -> None:
+        self._tracer, self._device = tracer, "meta" if tracer == "meta" else "cpu"
+        self._made: dict[int, torch.Tensor] = {}
+        self._originals: list[torch.Tensor] = []  # alive as long as their ids are used
+
+    def of(self, value: Any) -> Any:
+        """A stand-in for a tensor; everything else is returned as it is."""
+        if not isinstance(value, torch.Tensor):
+            return value
+        if id(value) not in self._made:
+            self._originals.append(value)
+            self._made[id(value)] = self._make(value)
+        return self._made[id(value)]
+
+    def swapped_in(self, model: nn.Module, reached: Reached) -> dict[str, torch.Tensor]:
+        """Parameters and buffers of `model` by path, all of them replaced by stand-ins, with what else is reached."""
+        state: dict[str, torch.Tensor] = {}
+        for prefix, module in model.named_modules():
+            at = f"{prefix}." if prefix else ""
+            for own in (module._parameters, module._buffers):
+                for name, tensor in list(own.items()):
+                    if tensor is None:
+                        continue
+                    state[at + name] = own[name] = self.of(tensor)
+                    if not isinstance(own, dict):  # of a scripted module: a view, which no record holds
+                        reached.undo(functools.partial(own.__setitem__, name, tensor))
+        for tensor in reached.tensors.values():
+            self.of(tensor)
+        reached.swap(self._made)
+        return state
+
+    def _make(self, tensor: torch.Tensor) -> torch.Tensor:
+        if is_lazy(tensor):
+            lazy: Any = type(tensor)
+            options = {"requires_grad": tensor.requires_grad} if lazy is UninitializedParameter else {}
+            return lazy(device=self._device, dtype=tensor.dtype, **options)  # type: ignore[no-any-return]
+        stand_in = self._real(tensor) if self._tracer in ("real", "zeros") else self._empty(tensor)
+        if isinstance(tensor, nn.Parameter):
+            stand_in = nn.Parameter(stand_in, requires_grad=tensor.requires_grad)
+            stand_in.__dict__.update(tensor.__dict__)
+        elif tensor.is_leaf and tensor.requires_grad:
+            stand_in.requires_grad_()
+        return stand_in
+
+    def _empty(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.layout is not torch.strided:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self._device)
+
+    def _real(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy on the CPU; what is on the meta device may have any value, and so may parameters on "zeros"."""
+        if tensor.is_meta or (self._tracer == "zeros" and isinstance(tensor, nn.Parameter)):
+            return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
+        there = tensor.detach().to("cpu")
+        return there.clone() if isinstance(tensor, nn.Parameter) or tensor.nbytes <= _MAX_COPIED_BYTES else there
+
+
+class _SavedBytes:
+    """Bytes of the tensors that autograd keeps for backward, each storage once."""
+
+    def __init__(self) -> None:
+        self._storages: dict[int, int] = {}
+
+    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self._storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    def total_besides(self, state: Any) -> int:
+        own = {tensor.untyped_storage()._cdata for tensor in state}
+        return sum(size for key, size in self._storages.items() if key not in own)

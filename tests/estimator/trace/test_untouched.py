@@ -1,0 +1,394 @@
+"""Whatever a model keeps between calls is the same after a trace, and training goes on as without one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import random
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import joulecast as jc
+from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.trace.trace import trace
+
+TABLES: dict[Any, Any] = {}
+LATEST: Any = None
+LOCAL = threading.local()
+
+
+@functools.lru_cache(maxsize=8)
+def cached_table(size: int, device: torch.device) -> tuple[torch.Tensor, int]:
+    return torch.ones(size, device=device), size
+
+
+class Base(nn.Module):
+    """Two layers with something between them that a subclass keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.between(self.first(x)))
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class KeepsAttribute(Base):
+    table = None  # of the class, until the first call
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        if self.table is None:
+            self.table = torch.ones(8, device=x.device)
+        return x * self.table
+
+
+class KeepsInContainers(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, Any] = {"old": torch.ones(3), "inner": {"deep": [1, 2]}}
+        self.items: list[Any] = [torch.ones(2)]
+        self.recent: deque[Any] = deque([1, 2, 3], maxlen=3)
+        self.sizes: set[int] = set()
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        self.names.setdefault("mask", torch.ones(8, device=x.device))
+        self.names["inner"]["deep"].append(x.detach())
+        self.names.pop("old", None)
+        self.items.append(x)
+        self.recent.append(x)
+        self.sizes.add(len(x))
+        return x * self.names["mask"]
+
+
+class Notes:
+    __slots__ = ("calls", "table")
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class KeepsInObject(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes = Notes()
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        self.notes.calls += 1
+        if not hasattr(self.notes, "table"):
+            self.notes.table = torch.ones(8, device=x.device)
+        return x * self.notes.table
+
+
+class KeepsInClass(Base):
+    shared: Any = None
+    by_size: ClassVar[dict[int, Any]] = {}
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        cls = type(self)
+        if cls.shared is None:
+            cls.shared = torch.ones(8, device=x.device)
+        return x * cls.shared * cls.by_size.setdefault(8, torch.ones(8, device=x.device))
+
+
+class KeepsInGlobal(Base):
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        global LATEST
+        if LATEST is None:
+            LATEST = torch.ones(8, device=x.device)
+        return x * LATEST * TABLES.setdefault("scale", torch.ones(8, device=x.device))
+
+
+class KeepsInLruCache(Base):
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x * cached_table(8, x.device if x.is_meta else torch.device("cpu"))[0] * unkeyed_table(8)
+
+
+@functools.cache
+def unkeyed_table(size: int) -> torch.Tensor:
+    return torch.ones(size)
+
+
+class KeepsInDefault(Base):
+    def between(self, x: torch.Tensor, kept: dict[str, Any] = {}) -> torch.Tensor:  # noqa: B006
+        return x * kept.setdefault("table", torch.ones(8, device=x.device))
+
+
+class KeepsInThread(Base):
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(LOCAL, "table"):
+            LOCAL.table = torch.ones(8, device=x.device)
+        return x * LOCAL.table
+
+
+class KeepsWeakly(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: Any = weakref.WeakKeyDictionary()
+
+    def __deepcopy__(self, memo: Any) -> KeepsWeakly:
+        twin = KeepsWeakly()
+        twin.load_state_dict(self.state_dict())
+        return twin
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.of.setdefault(self.first, torch.ones(8, device=x.device))
+
+
+class KeepsInClosure(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        table, seen = None, []
+
+        def scaled(x: torch.Tensor) -> torch.Tensor:
+            nonlocal table
+            if table is None:
+                table = torch.ones(8, device=x.device)
+            seen.append(x)
+            return x * table
+
+        self.scaled = scaled
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scaled(x)
+
+
+class WritesTensor(Base):
+    """A queue and a counter that are tensors but no buffers, and an array."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue, self.calls, self.counts = torch.zeros(4, 8), torch.zeros(()), np.zeros(3)
+        self.leaf = torch.ones(8, requires_grad=True)
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        self.queue[:2] = x[:2].detach()
+        self.calls += 1
+        self.counts[0] += 1
+        return x * self.leaf
+
+
+class WritesParameters(Base):
+    """Weights are clipped in the forward, as critics of Wasserstein GANs do."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        self.second.weight.data.clamp_(-0.01, 0.01)
+        with torch.no_grad():
+            self.second.bias.mul_(0.5)
+        return x
+
+
+class Draws(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(3)
+        self.numbers, self.arrays = random.Random(4), np.random.default_rng(5)
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        scale = random.random() + np.random.rand() + self.numbers.random() + self.arrays.random()
+        noise = torch.rand(8, generator=self.generator)
+        return F.dropout(x, 0.5) * scale * noise.to(x.device)
+
+
+class Toggles(Base):
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        self.second.eval()
+        self.first.bias.requires_grad_(False)
+        self.second.register_forward_hook(lambda module, args, output: None)
+        torch.set_default_dtype(torch.float64)
+        return x
+
+
+class Changes(Base):
+    """Replaces its own parts, as code that fuses layers in the first call does."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.second, nn.Linear):
+            self.second = nn.Sequential(nn.Linear(8, 3, device=x.device))
+            self.extra = nn.Parameter(torch.ones(1, device=x.device))
+            self.register_buffer("late", torch.ones(1, device=x.device))
+        return x
+
+
+class Lazy(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LazyLinear(8)
+
+
+class Norms(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+        self.norm = nn.BatchNorm1d(8)
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x)
+
+
+class Recomputes(Base):
+    def __init__(self, reentrant: bool = True) -> None:
+        super().__init__()
+        self.body, self.reentrant = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), reentrant
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(self.body, x, use_reentrant=self.reentrant)
+
+
+class Fails(KeepsAttribute):
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        self.later = torch.ones(3, device=x.device)
+        random.random()
+        if not x.isfinite().all() or x.device.type == "meta" or type(x) is not torch.Tensor:
+            raise RuntimeError("this model cannot be traced")
+        return super().between(x)
+
+
+KINDS: list[Callable[[], nn.Module]] = [
+    *(Base, KeepsAttribute, KeepsInContainers, KeepsInObject, KeepsInClass, KeepsInGlobal, KeepsInLruCache),
+    *(KeepsInDefault, KeepsInThread, KeepsWeakly, KeepsInClosure, WritesTensor, WritesParameters, Draws, Toggles),
+    *(Changes, Lazy, Norms, Recomputes, functools.partial(Recomputes, False), Fails),
+]
+
+
+def named(kind: Any) -> str:
+    return getattr(kind, "__name__", "RecomputesNew")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    nothing_kept()
+
+
+def nothing_kept() -> None:
+    global LATEST
+    LATEST = None
+    TABLES.clear()
+    cached_table.cache_clear()
+    unkeyed_table.cache_clear()
+    LOCAL.__dict__.clear()
+    KeepsInClass.shared = None
+    KeepsInClass.by_size.clear()
+    KeepsInDefault.between.__defaults__[0].clear()
+
+
+def picture(value: Any, seen: set[int] | None = None) -> Any:
+    """Everything in an object: identities of what it holds, and the values of tensors, arrays and numbers."""
+    seen = set() if seen is None else seen
+    if isinstance(value, torch.Tensor):
+        content = None if isinstance(value, nn.UninitializedParameter) else value.detach().clone().numpy().tobytes()
+        return id(value), type(value), value.requires_grad, content, id(value.grad) if value.is_leaf else None
+    if isinstance(value, np.ndarray):
+        return id(value), value.tobytes()
+    if isinstance(value, torch.Generator):
+        return bytes(value.get_state().numpy())
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, (int, float, str, type(None), bytes)):
+        return value
+    if id(value) in seen:
+        return id(value)
+    seen.add(id(value))
+    parts: list[Any] = [id(value), type(value)]
+    if isinstance(value, dict):
+        parts += [(str(key), picture(item, seen)) for key, item in value.items()]
+    elif isinstance(value, (list, tuple, deque, set)):
+        parts += [picture(item, seen) for item in value]
+    if hasattr(value, "__closure__"):
+        parts += [picture(cell.cell_contents, seen) for cell in value.__closure__ or ()]
+    for name in getattr(type(value), "__slots__", ()):
+        parts.append((name, picture(getattr(value, name, "missing"), seen)))
+    if isinstance(getattr(value, "__dict__", None), dict):
+        parts.append(picture(value.__dict__, seen))
+    return tuple(parts)
+
+
+def meta_tensors() -> list[torch.Tensor]:
+    return [value for value in gc.get_objects() if issubclass(type(value), torch.Tensor) and value.is_meta]
+
+
+def surroundings() -> Any:
+    generators = (random.getstate(), torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()))
+    kept = picture(TABLES), picture(LATEST), picture(LOCAL.__dict__), picture(KeepsInClass.shared)
+    defaults = picture(KeepsInDefault.between.__defaults__), picture(KeepsInClass.by_size), KeepsAttribute.table
+    caches = cached_table.cache_info().currsize, unkeyed_table.cache_info().currsize
+    return generators, kept, defaults, caches, torch.get_default_dtype(), torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("layers", [False, True])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("kind", KINDS, ids=named)
+def test_a_trace_leaves_everything_as_it_was(kind: Callable[[], nn.Module], train: bool, layers: bool) -> None:
+    model = kind()
+    if kind is not Lazy:
+        model.first.weight.grad = torch.ones_like(model.first.weight)
+    inputs = torch.randn(4, 8)
+    known = {id(tensor) for tensor in meta_tensors()}
+    before, around = picture(model), surroundings()
+    try:
+        trace(model, inputs, train=train, layers=layers)
+    except JoulecastError:
+        assert kind is Fails
+    assert surroundings() == around
+    assert picture(model) == before
+    gc.collect()
+    assert {id(tensor) for tensor in meta_tensors()} <= known
+
+
+@pytest.mark.parametrize("how", ["trace", "budget", "budget on the first batch"])
+@pytest.mark.parametrize("kind", KINDS, ids=named)
+def test_training_ends_bit_for_bit_as_without_joulecast(kind: Callable[[], nn.Module], how: str) -> None:
+    torch.manual_seed(0)
+    alone = kind()
+    alone.first(torch.zeros(2, 8))  # lazy layers get their shape
+    watched = copy.deepcopy(alone)
+    nothing_kept()
+    without = trained(alone, None)
+    nothing_kept()
+    assert trained(watched, how) == without
+
+
+def trained(model: nn.Module, how: str | None) -> list[bytes]:
+    """Weights, buffers and gradients after three steps; gradients are cleared after a step, not before it."""
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(7)
+    data = [torch.randn(4, 8) for _ in range(3)]
+    optimizer = torch.optim.SGD((p for p in model.parameters()), 0.1)
+    if how == "trace":
+        try:
+            trace(model, data[0], layers=True)
+        except JoulecastError:
+            assert isinstance(model, Fails)
+
+    def steps(done: Callable[[], None]) -> None:
+        for batch in data:
+            model(batch).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            done()
+
+    if how in (None, "trace"):
+        steps(lambda: None)
+    else:
+        inputs = (data[0],) if how == "budget" else None
+        budget = jc.Budget("1 kWh", hardware="i7-4770", meter="none")
+        with budget.watch(model, inputs, steps=3, optimizer=optimizer) as run:
+            steps(run.step)
+    torch.set_default_dtype(torch.float32)
+    state = [*model.state_dict().values(), *(p.grad for p in model.parameters() if p.grad is not None)]
+    return [tensor.numpy().tobytes() for tensor in state]
