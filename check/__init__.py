@@ -1,1 +1,1 @@
-"""`joulecast check`: the budgets of a repository's models, in CI or before a commit."""
+"""`joulecast check`: compares every model of a repository with its budget, in CI or before a commit."""

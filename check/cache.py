@@ -1,10 +1,10 @@
-"""Traced workloads, kept for as long as what they were read from stays as it is.
+"""A cache of traced workloads, each valid until a file that it was read from changes.
 
-An entry is found by what was asked (the model's spec, the options of its trace, joulecast, Python and the installed
-packages) and counts only while every file that the model was read from has the digest it had. Nothing that prices a
-workload is part of it: budgets, regions and profiles may change without a new trace.
+The key is what was asked: the model's text, the options of its trace, joulecast, Python and the installed packages.
+An entry is used only while every file that the model was read from still has the same digest. The key does not
+include what prices a workload: budgets, regions and profiles may change without a new trace.
 
-An entry is two lines of JSON: what it was read from, and the workload. What cannot be read is no entry.
+An entry is two lines of JSON: the files it was read from, and the workload. Unreadable entries are ignored.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _MOST_ENTRIES = 500
 
 
 class Cache:
-    """Workloads in `folder`, which need not exist. `problem` says why the last one could not be kept."""
+    """Workloads in `folder`, which need not exist. `problem` says why the last one could not be stored."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.problem: str | None = None
 
     def find(self, key: str, root: Path) -> Workload | None:
-        """The workload of that key, if the files under `root` are those that it was read from."""
+        """The workload of that key, if the files under `root` are unchanged since it was stored."""
         digests: dict[str, str | None] = {}
         for path in (self.folder / key).glob("*.json"):
             with contextlib.suppress(OSError, ValueError, TypeError, LookupError, JoulecastError):
@@ -50,12 +50,12 @@ class Cache:
                     body = stream.read()
                 if _digest(body.encode()) == head["workload"]:
                     work = Workload.from_json(json.loads(body))
-                    os.utime(path)  # the least recently used go first
+                    os.utime(path)  # the least recently used entries are deleted first
                     return work
         return None
 
     def store(self, key: str, root: Path, work: Workload, sources: Iterable[str]) -> None:
-        """Keeps `work`, read from the files `sources`. A folder that cannot be written is no failure."""
+        """Stores `work`, read from the files `sources`. If the folder cannot be written, `problem` says so."""
         read = {os.path.relpath(path, os.path.realpath(root)): file_digest(Path(path)) for path in sources}
         body = json.dumps(work.to_json(), allow_nan=False)
         head = {"schema": SCHEMA, "sources": read, "workload": _digest(body.encode())}
@@ -63,24 +63,24 @@ class Cache:
         try:
             write_text(self.folder / key / f"{name[:32]}.json", f"{json.dumps(head)}\n{body}")
         except OSError as error:
-            self.problem = f"nothing is kept in {self.folder} ({error.strerror}): the next check traces again"
+            self.problem = f"the cache {self.folder} cannot be written ({error.strerror}): the next check traces again"
 
     def prune(self) -> None:
-        """Drops the entries used longest ago, beyond the number that is kept."""
-        with contextlib.suppress(OSError):  # another check may be at it
+        """Deletes the entries used longest ago, beyond the maximum number."""
+        with contextlib.suppress(OSError):  # another check may delete them at the same time
             entries = sorted(self.folder.glob("*/*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
             for path in entries[_MOST_ENTRIES:]:
                 path.unlink()
 
 
 def trace_key(model: str, options: TraceOptions) -> str:
-    """What was asked, in 32 characters: equal for equal traces, as far as the model's own files do not decide."""
+    """A digest of what was asked, 32 characters; the model's own files are not part of it."""
     asked = {name: value for name, value in asdict(options).items() if name != "time_limit_s"}
     return _digest(json.dumps([SCHEMA, model, asked, *_tracer()], sort_keys=True).encode())[:32]
 
 
 def file_digest(path: Path) -> str | None:
-    """SHA-256 of the file, or None where there is none to read."""
+    """SHA-256 of the file, or None if it cannot be read."""
     try:
         return _digest(path.read_bytes())
     except OSError:
@@ -102,9 +102,10 @@ def _digest(data: bytes) -> str:
 
 @cache
 def _tracer() -> tuple[str, ...]:
-    """What reads models: joulecast, down to its own sources (a checkout keeps its version), and all that is installed.
+    """The software that reads models: joulecast with the digest of its sources, Python and the installed packages.
 
-    The list of packages is that of their metadata folders, `torch-2.13.0.dist-info`: reading it takes a millisecond.
+    The digest is needed because the sources of a checkout change without a new version. Packages are listed by their
+    metadata folders, such as `torch-2.13.0.dist-info`, which takes a millisecond.
     """
     own = sorted(Path(workload.__file__).parents[1].rglob("*.py"))
     code = _digest(b"".join(path.read_bytes() for path in own))

@@ -1,4 +1,4 @@
-"""What became of a model between two answers: by how much, which settings, which layers."""
+"""The change between two answers about a model: by how much, which settings, which layers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..estimator.answer import figures
 from ..estimator.answer.answer import Answer
 from ..estimator.trace.workload import Layer
 
-_NOTICEABLE = 5e-4  # of the energy: less is the same to all digits shown
-_NAMED_SHARE = 0.8  # layers are named until they make up this much of what all layers changed
+_NOTICEABLE = 5e-4  # of the energy: a smaller change is not visible in the digits shown
+_NAMED_SHARE = 0.8  # layers are named until they make up this share of the change of all layers
 _MOST_NAMED = 3
 ROOT = "the model itself"  # a layer without a path
-_MORE, _LESS = "has more to do", "has less to do"  # the layer is as it was, and what reaches it is not
+_MORE, _LESS = "costs more", "costs less"  # the layer itself is unchanged
 _FACTORS = {2.0: "doubled", 3.0: "tripled", 0.5: "halved"}
 
 
 @dataclass(frozen=True, slots=True)
 class LayerChange:
-    """A layer that is new, gone or of another size. Sizes are (base, head); None where there is no such layer.
+    """A layer that is new, removed or of another size. Sizes are (base, head); None if there is no such layer.
 
-    `energy_kwh` is what it adds to the building's energy over the run, at the head's length of run.
+    `energy_kwh` is the energy with PUE that the change adds over a run as long as the head's.
     """
 
     path: str
@@ -36,7 +36,7 @@ class LayerChange:
 
     @property
     def sizes(self) -> tuple[str, str]:
-        """Parameters and multiply-adds a sample: "36.9 k → 73.9 k", or the one figure there is."""
+        """Parameters and multiply-adds per sample: "36.9 k → 73.9 k", or one figure if they are equal."""
         return _from_to(*self.parameters), _from_to(*self.macs_per_sample)
 
     @property
@@ -45,12 +45,12 @@ class LayerChange:
 
     @property
     def is_cause(self) -> bool:
-        """Whether the layer was changed itself; others only take in or put out what it left them."""
+        """Whether the layer itself was changed; for other layers, only the input or output is different."""
         return self.kinds[0] != self.kinds[1] or self.parameters[0] != self.parameters[1]
 
     def __str__(self) -> str:
         parameters, macs = self.sizes
-        return f"{self.path or ROOT} ({self.kind}): parameters {parameters}, multiply-adds a sample {macs}"
+        return f"{self.path or ROOT} ({self.kind}): parameters {parameters}, multiply-adds per sample {macs}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -65,7 +65,7 @@ class LayerChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From the base's answer to the head's: the building's energy, CO2e, settings, and layers by what they add."""
+    """From the base's answer to the head's: energy with PUE, CO2e, settings, and layers by the energy they add."""
 
     energy_kwh: tuple[float, float]
     co2e_kg: tuple[float, float]
@@ -78,7 +78,7 @@ class Change:
 
     @property
     def named(self) -> tuple[LayerChange, ...]:
-        """The few layers that make up most of what changed; none where settings alone say why they all did."""
+        """The few layers that make up most of the change; none if settings explain the change of all layers."""
         layers = [layer for layer in self.layers if layer.is_cause] or ([] if self.settings else self.layers)
         whole, sum_ = sum(abs(layer.energy_kwh) for layer in layers), 0.0
         chosen: list[LayerChange] = []
@@ -91,7 +91,7 @@ class Change:
 
     @property
     def headline(self) -> str:
-        """As in "+38 % energy"; with the CO2e where that went another way."""
+        """As in "+38 % energy"; with the CO2e if it changed differently."""
         energy, co2e = _percent(*self.energy_kwh), _percent(*self.co2e_kg)
         if energy == co2e:
             return "unchanged" if energy is None else f"{energy} energy"
@@ -128,7 +128,7 @@ class Change:
 
 
 def compare(base: Answer, head: Answer) -> Change:
-    """What changed from `base` to `head`, two answers about what goes by the same name."""
+    """What changed from `base` to `head`, two answers about a model of the same name."""
     settings = tuple(_settings(base, head))
     layers = [layer for layer in _layers(base, head) if not (settings and layer.what in (_MORE, _LESS))]
     return Change(
@@ -140,7 +140,7 @@ def compare(base: Answer, head: Answer) -> Change:
 
 
 def signed_energies(values_kwh: Sequence[float]) -> list[str]:
-    """["+0.40 kWh", "+0.41 kWh"]: all in the unit that fits the largest."""
+    """["+0.40 kWh", "+0.41 kWh"]: all in the unit of the largest."""
     factor, unit = figures.scale(max(map(abs, values_kwh)), figures.ENERGIES)
     return [f"{'-' if value < 0 else '+'}{figures.number(abs(value) / factor)} {unit}" for value in values_kwh]
 
@@ -151,7 +151,7 @@ def _from_to(old: float | None, new: float | None) -> str:
 
 
 def _percent(base: float, head: float) -> str | None:
-    """None where nothing noticeable changed."""
+    """None if the change is too small to show."""
     if abs(head - base) <= _NOTICEABLE * abs(base):
         return None
     if not base:
@@ -174,9 +174,9 @@ def _settings(base: Answer, head: Answer) -> Iterator[str]:
         ("validation passes", old.validation_steps, new.validation_steps, same_length and not resized),
         ("batch size", base.workload.batch_size, head.workload.batch_size, True),
         ("devices", old.devices, new.devices, True),
-        ("tokens a sample", base.workload.tokens_per_sample, head.workload.tokens_per_sample, True),
+        ("tokens per sample", base.workload.tokens_per_sample, head.workload.tokens_per_sample, True),
         (
-            "input of a sample",
+            "input per sample",
             _input(base),
             _input(head),
             base.workload.tokens_per_sample == head.workload.tokens_per_sample,
@@ -216,7 +216,7 @@ def _shown(value: float | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Charged:
-    """A module that energy is charged to. Its sizes are its own: one that holds others has only an output."""
+    """A module that energy is attributed to. Its sizes are its own: one that contains others has only an output."""
 
     layer: Layer
     energy_kwh: float
@@ -232,11 +232,11 @@ class _Charged:
 
     @property
     def size(self) -> tuple[float, float, float]:
-        """Multiply-adds a sample, parameters, output values a sample."""
+        """Multiply-adds per sample, parameters, output values per sample."""
         return self.macs, self.parameters, math.prod(self.layer.output_shape[1:])
 
     def differs_from(self, other: _Charged) -> bool:
-        """In energy alone: what a module computes outside of its layers shows in no size of its own."""
+        """Whether the energy differs: work that a module does outside its layers changes no size of its own."""
         return abs(other.energy_kwh - self.energy_kwh) > _NOTICEABLE * self.energy_kwh
 
     @property
@@ -247,8 +247,8 @@ class _Charged:
 def _layers(base: Answer, head: Answer) -> Iterator[LayerChange]:
     """The layers that differ.
 
-    They are matched by their path. Where some were put in between or taken out, those that follow may have moved
-    (an `nn.Sequential` counts them), so equal ones are first aligned as the lines of a diff are.
+    Layers are matched by path. An `nn.Sequential` numbers its layers, so the paths after an inserted or removed layer
+    shift. Equal layers are therefore aligned first, as a diff aligns lines.
     """
     before, after = _charged(base, _length(base, head)), _charged(head, 1.0)
     matcher = difflib.SequenceMatcher(
@@ -265,14 +265,14 @@ def _layers(base: Answer, head: Answer) -> Iterator[LayerChange]:
 
 
 def _length(base: Answer, head: Answer) -> float:
-    """How many times the samples of the base's run the head's has."""
+    """The samples of the head's run divided by those of the base's."""
     old, new = (one.schedule.steps * one.schedule.samples_per_step for one in (base, head))
     return new / old
 
 
 def _charged(answer: Answer, times: float) -> list[_Charged]:
     energy = {part.name: part.energy_kwh * answer.site.pue * times for part in answer.estimate.layers}
-    samples = answer.schedule.batch_size  # a layer's FLOPs are of one pass, a workload's of all that make a step
+    samples = answer.schedule.batch_size  # a layer's FLOPs are of one pass, a workload's of a whole step
     return [_Charged(layer, energy[layer.path], samples) for layer in answer.workload.layers if layer.path in energy]
 
 

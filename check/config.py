@@ -14,13 +14,13 @@ from typing import Any
 
 from ..estimator.answer.estimate import find_profile
 from ..estimator.answer.request import Request
-from ..estimator.base.errors import JoulecastError, name_fields
+from ..estimator.base.errors import JoulecastError, RequestError, name_fields
 from ..estimator.base.files import read_text
 from ..estimator.base.suggest import near
 from ..estimator.cost.profile import Profile
 
 OWN_FILE, SHARED_FILE = "joulecast.toml", "pyproject.toml"
-# What a value may be, in words; `_check_value` holds values to it.
+# What a value may be, in words; `_fits` checks it.
 _TEXT, _TEXTS, _NUMBER, _WHOLE, _FLAG, _TABLE = (
     "a text",
     "a text or a list of texts",
@@ -57,14 +57,14 @@ _OPTIONS = {
 }
 _MODEL = {"name": _TEXT, "model": _TEXT, **_OPTIONS}
 _DEFAULTS = {"models": "a list of tables", **_OPTIONS}
-# Where a model says one of these, the defaults' word on the others does not count.
+# If a model gives one of these, the defaults of the others do not apply.
 _EITHER = (("epochs", "steps", "tokens"), ("region", "carbon_intensity"))
 # Keys whose field has another name.
 _FIELDS = {"input": "inputs", "model_arg": "model_args", "time_limit": "time_limit_s"}
 _KEYS = {name: name for name in _MODEL} | {field: key for key, field in _FIELDS.items()}
 
 
-class ConfigError(JoulecastError):
+class ConfigError(RequestError):
     """A configuration that cannot be used; the command line exits with 2."""
 
 
@@ -80,7 +80,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What is to be checked. `root` is the folder of the file, `top` that of the project around it."""
+    """The models to check. `root` is the folder of the file, `top` that of the project around it."""
 
     path: Path
     top: Path
@@ -91,7 +91,7 @@ class Config:
         return self.path.parent
 
     def named(self, names: Sequence[str]) -> tuple[Entry, ...]:
-        """The entries of these names, all for none. Raises ConfigError for an unknown name."""
+        """The entries of these names, or all if there are none. Raises ConfigError for an unknown name."""
         known = {entry.name: entry for entry in self.entries}
         for name in names:
             if name not in known:
@@ -101,13 +101,12 @@ class Config:
 
 
 def find_config(start: Path) -> Path:
-    """The configuration in `start`, else in the nearest folder above it. Raises ConfigError where there is none."""
+    """The configuration in `start`, else in the nearest folder above it. Raises ConfigError if there is none."""
     for folder in (start, *start.parents):
         if (found := config_in(folder)) is not None:
             return found
     raise ConfigError(
-        f"no {OWN_FILE} and no {SHARED_FILE} with [tool.joulecast] in {start} or above it; "
-        "write one, or name it with --config FILE"
+        f"no {OWN_FILE} and no {SHARED_FILE} with [tool.joulecast] in {start} or above it; write one, or give `config`"
     )
 
 
@@ -128,7 +127,7 @@ def read_config(path: Path, top: Path | None = None) -> Config:
     _check_keys(section, _DEFAULTS, path.name)
     models = section.get("models", [])
     if not (isinstance(models, list) and models and all(isinstance(item, dict) for item in models)):
-        raise ConfigError(f'{path.name} names no model; give at least one [[{table}]] with its model = "FILE.py"')
+        raise ConfigError(f'{path.name} has no models; give at least one [[{table}]] with its model = "FILE.py"')
     defaults = {key: value for key, value in section.items() if key != "models"}
     profiles: dict[object, Profile] = {}
     entries = [
@@ -149,11 +148,9 @@ def _section(path: Path) -> dict[str, Any] | None:
     try:
         document = tomllib.loads(read_text(path))
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror or error}); name another with --config FILE"
-        ) from None
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error}); give another `config`") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML ({error}); mend it") from None
+        raise ConfigError(f"{path} is not valid TOML ({error}); correct it") from None
     if path.name != SHARED_FILE:
         return document
     tool = document.get("tool", {})
@@ -174,7 +171,7 @@ def _check_names(path: Path, entries: Iterable[Entry]) -> None:
         if entry.name in seen:
             raise ConfigError(
                 f"{path.name}: models {seen[entry.name]} and {number} are both named {entry.name!r}; "
-                "give each a name of its own"
+                "give each its own name"
             )
         seen[entry.name] = number
 
@@ -191,7 +188,9 @@ def _entry(
 ) -> Entry:
     _check_keys(item, _MODEL, place)
     if "model" not in item:
-        raise ConfigError(f'{place} has no model; give model = "FILE.py", or what else --model of estimate takes')
+        raise ConfigError(
+            f'{place} has no model; give model = "FILE.py", or another text that `estimate` takes as a model'
+        )
     for group in _EITHER:
         if any(key in item for key in group):
             defaults = {key: value for key, value in defaults.items() if key not in group}
@@ -209,7 +208,7 @@ def _entry(
 
 
 def _hardware(name: str, root: Path) -> str:
-    """A profile's file is relative to the configuration, as a model's is."""
+    """The path of a profile is relative to the configuration, like that of a model."""
     return str(root / name) if "/" in name or name.endswith(".json") else name
 
 

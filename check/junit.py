@@ -1,19 +1,19 @@
-"""A check as JUnit XML, which CI services show: a breach is a failure, a model that fails an error."""
+"""A check as JUnit XML for CI services: an exceeded budget is a failure, a model that cannot be read an error."""
 
 from __future__ import annotations
 
 import re
 from xml.etree import ElementTree
 
-from .run import Outcome, Report
+from .run import CheckReport, Outcome
 from .wording import reasons
 
-# What XML 1.0 cannot hold, not even escaped: tracebacks may carry terminal colours.
+# Characters that XML 1.0 does not allow, even escaped: tracebacks may contain terminal colours.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(report: Report) -> str:
-    """One test case a model; one without a budget is skipped, as it has nothing to keep."""
+def junit(report: CheckReport) -> str:
+    """One test case per model; a model without a budget is skipped."""
     suites = ElementTree.Element("testsuites")
     suite = ElementTree.SubElement(
         suites,

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from .compare import ROOT, Change, signed_energies
-from .run import Outcome, Report
+from .run import CheckReport, Outcome
 from .wording import notes, reasons, row_figures, verdict_line
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#])")
-_VERDICTS = {"exceeded": "**exceeded**", "kept": "kept", "failed": "**failed**", "none": "no budget"}
+_VERDICTS = {"exceeded": "**exceeded**", "kept": "within", "failed": "**failed**", "none": "no budget"}
 _MOST_LAYERS = 10
 
 
-def markdown(report: Report) -> str:
-    """The verdict, one row a model, and below what is broken, what failed and which layers changed."""
+def markdown(report: CheckReport) -> str:
+    """The verdict, one row per model, then exceeded budgets, failures and changed layers."""
     head = ["## Training cost", "", f"**{verdict_line(report)}**", ""]
     return "\n".join([*head, *_table(report), *_broken(report), *_changes(report), *_notes(report)]) + "\n"
 
 
-def _table(report: Report) -> Iterator[str]:
+def _table(report: CheckReport) -> Iterator[str]:
     against = [f"against {_plain(report.base)}"] if report.base else []
     yield _row(["model", "energy with PUE", "90 % interval", "CO2e", "time", "cost", "budget", *against])
     yield _row(["---", *["--:"] * 5, "---", *["---" for _ in against]])
@@ -38,12 +38,12 @@ def _since(outcome: Outcome) -> str:
     return str(outcome.change) if outcome.change else ""
 
 
-def _broken(report: Report) -> list[str]:
+def _broken(report: CheckReport) -> list[str]:
     lines = [f"- {_plain(f'{outcome.name}: {line}')}" for outcome in report.outcomes for line in reasons(outcome)]
     return ["", *lines] if lines else []
 
 
-def _changes(report: Report) -> Iterator[str]:
+def _changes(report: CheckReport) -> Iterator[str]:
     for outcome in report.outcomes:
         if outcome.change and outcome.change.layers:
             title = f"{outcome.name}: {outcome.change.headline}, by layer"
@@ -51,30 +51,30 @@ def _changes(report: Report) -> Iterator[str]:
 
 
 def _layers(change: Change) -> Iterator[str]:
-    yield _row(["layer", "what", "energy over the run", "parameters", "multiply-adds a sample"])
+    yield _row(["layer", "what", "energy over the run", "parameters", "multiply-adds per sample"])
     yield _row(["---", "---", "--:", "--:", "--:"])
     shown = change.layers[:_MOST_LAYERS]
     energies = signed_energies([layer.energy_kwh for layer in shown])
     for layer, energy in zip(shown, energies, strict=True):
         yield _row([_plain(layer.path or ROOT), _plain(layer.what), energy, *layer.sizes])
     if rest := len(change.layers) - len(shown):
-        yield from ("", f"{rest} more changed less.")
+        yield from ("", f"{rest} more layers with smaller changes.")
 
 
-def _notes(report: Report) -> Iterator[str]:
+def _notes(report: CheckReport) -> Iterator[str]:
     if lines := notes(report):
         yield from _folded("Notes", (f"- {_plain(line)}" for line in lines))
 
 
 def _folded(title: str, lines: Iterator[str]) -> Iterator[str]:
-    """The blank lines end the HTML, so that what is between them is Markdown again."""
+    """Blank lines end the HTML, so that the text between them is Markdown."""
     yield from ("", f"<details><summary>{escape(title)}</summary>", "")
     yield from lines
     yield from ("", "</details>")
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes as it is."""
+    """Text with Markdown's special characters escaped."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 

@@ -1,7 +1,7 @@
-"""Packages of the project, when its models are read as they were at another commit.
+"""The project's own packages when its models are read at another commit.
 
-A project that is installed in editable mode is found through `sys.path` in the checkout, whichever commit a model is
-read at: the checkout's figures would stand for the base's.
+If the project is installed in editable mode, `sys.path` leads to the checkout. Without this module, models of the
+base commit would import the checkout's code and get the checkout's figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..estimator.sandbox.opened_files import is_project_file
 
 @contextlib.contextmanager
 def packages_of(top: Path, checkout: Path | None) -> Iterator[None]:
-    """What is imported from folders of `checkout` comes from the same folders of `top` meanwhile."""
+    """While active, imports from folders of `checkout` come from the same folders of `top`."""
     if checkout is None:
         yield
         return
@@ -36,14 +36,16 @@ def packages_of(top: Path, checkout: Path | None) -> Iterator[None]:
 
 
 def check_origin(model: str, files: Iterable[str], checkout: Path | None) -> None:
-    """Raises JoulecastError where one of `files` is the checkout's after all: an import hook has led there."""
+    """Raises JoulecastError if one of `files` belongs to the checkout, because an import hook led there."""
     if checkout is None:
         return
     own = {os.path.dirname(os.path.realpath(file)) for name, file in _files() if _is_ours(name)}
     for file in files:
         if is_project_file(file, [checkout]) and os.path.dirname(file) not in own:
             name = os.path.relpath(file, os.path.realpath(checkout))
-            raise JoulecastError(f"{model} imports the checkout's {name}, which is installed; name a file as the model")
+            raise JoulecastError(
+                f"{model} imports {name} from the checkout, where it is installed; give a file as the model"
+            )
 
 
 def _moved(entry: str, checkout: Path, top: Path) -> str:
@@ -53,7 +55,7 @@ def _moved(entry: str, checkout: Path, top: Path) -> str:
 
 
 def _modules_in(folder: Path) -> dict[str, ModuleType]:
-    """Joulecast's own are left out: they read the models."""
+    """Joulecast's own modules are left out: they are needed to read the models."""
     files = [(name, file) for name, file in _files() if not _is_ours(name)]
     return {name: sys.modules[name] for name, file in files if is_project_file(file, [folder])}
 

@@ -1,4 +1,4 @@
-"""A check: every model of the configuration traced, priced, held against its budgets and against the base."""
+"""A check: every model of the configuration is traced, priced and compared with its budgets and the base."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .config import OWN_FILE, SHARED_FILE, Config, ConfigError, Entry, config_in
 from .tracing import Failure, Task, Traced, Tracers
 
 SCHEMA = "joulecast.check/1"
-FITS, FAILED, EXCEEDED = 0, 1, 3  # the exit status of a check: a breach says more than a failure
+FITS, FAILED, EXCEEDED = 0, 1, 3  # exit status: an exceeded budget takes precedence over a failure
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One model: its answer, or why there is none; and with a base, what changed since."""
+    """One model: its answer, or why there is none; with a base, also what changed."""
 
     name: str
     model: str
     answer: Answer | None
     failure: Failure | None
-    seconds: float = 0.0  # that tracing it took; 0 where its workload was kept from before
+    seconds: float = 0.0  # spent on tracing; 0 if the workload came from the cache
     change: Change | None = None
     is_new: bool = False  # the base has no model of this name
 
@@ -56,13 +56,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a check found. `notes` say what it could not do, one line each."""
+class CheckReport:
+    """The result of a check. `notes` say what it could not do, one line each."""
 
     config: Path
     outcomes: tuple[Outcome, ...]
     base: str | None = None
-    removed: tuple[str, ...] = ()  # models that only the base has
+    removed: tuple[str, ...] = ()  # models that only the base contains
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,18 +87,17 @@ class Report:
 
 def check(
     config: Config, cache: Cache, *, names: Sequence[str] = (), base: str | None = None, jobs: int | None = None
-) -> Report:
+) -> CheckReport:
     """Checks the models of `config` (those in `names`, all for none), against the git ref `base` if one is given.
 
-    Models whose workload is not in `cache` are traced in `jobs` processes (None: one a core; 0: in this one).
-    Raises ConfigError for names that are not there and for a base that cannot be read; what goes wrong with a model
-    is in its outcome.
+    Models whose workload is not in `cache` are traced in `jobs` processes (None: one per core; 0: in this one).
+    Raises ConfigError for unknown names and for a base that cannot be read. The outcome of a model records its failure.
     """
     entries = config.named(names)
     with contextlib.ExitStack() as stack:
         folders = stack.enter_context(exported(base, config.root)) if base else None
         tracers = stack.enter_context(Tracers(jobs))
-        report = Report(config.path, tuple(_outcomes(config, entries, cache, tracers)), base)
+        report = CheckReport(config.path, tuple(_outcomes(config, entries, cache, tracers)), base)
         if base and folders:
             report = _compared(report, base, folders, config.top, names, cache, tracers)
     cache.prune()
@@ -136,15 +135,15 @@ def _priced(entry: Entry, found: Traced | Failure) -> Outcome:
 
 
 def _compared(
-    report: Report,
+    report: CheckReport,
     base: str,
     folders: tuple[Path, Path],
     checkout: Path,
     names: Sequence[str],
     cache: Cache,
     tracers: Tracers,
-) -> Report:
-    """`report` with what changed since `base`, whose files lie in `folders` (the configuration's, and the top)."""
+) -> CheckReport:
+    """`report` with what changed since `base`, whose files are in `folders` (the configuration's and the top)."""
     try:
         config = _base_config(report.config.name, folders)
     except ConfigError as error:
@@ -163,13 +162,13 @@ def _compared(
 
 
 def _base_config(name: str, folders: tuple[Path, Path]) -> Config:
-    """The configuration of the base: of the same name, or where both are found by themselves, the one found there."""
+    """The configuration of the base: the file of the same name, or if it was searched for, the one found there."""
     root, top = folders
     path: Path | None = root / name
     if name in (OWN_FILE, SHARED_FILE):
         path = config_in(root)
     if path is None or not path.is_file():
-        raise ConfigError("it has no configuration there")
+        raise ConfigError("it has no configuration")
     return read_config(path, top)
 
 

@@ -1,4 +1,4 @@
-"""Tracing models side by side, in processes of their own, so that none takes another along when it ends badly."""
+"""Tracing models in parallel, each in its own process, so that one crash does not affect the others."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ..estimator.sandbox.user_code import one_line
 from ..estimator.trace.workload import Workload
 from .origin import check_origin, packages_of
 
-_START_S = 240.0  # for Python and the framework to start, on a busy machine too
-_ATTEMPTS = 4  # a model may be built and traced on the meta device, then both again with real tensors
-_GRACE_S = 5.0  # what the time limit's own watchdog takes, and some
+_START_S = 240.0  # for Python and the framework to start, even on a busy machine
+_ATTEMPTS = 4  # a model may be built and traced on the meta device, then built and traced again with real tensors
+_GRACE_S = 5.0  # the delay of the time limit's own watchdog, with a margin
 _LAST_WORDS = re.compile(r"^(?:Error|Fatal Python error): (.*)$", re.MULTILINE)
 _EXIT_CODE = re.compile(r"exit codes of the workers are \{(.*)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A model to read as `estimate` would, run in the folder `root` of the project in `top`.
+    """A model to read as `estimate` does when it runs in the folder `root` of the project in `top`.
 
-    Where `top` is another commit, `checkout` is the project that its packages may be installed from.
+    If `top` is another commit, `checkout` is the project that its packages may be installed from.
     """
 
     model: str
@@ -44,12 +44,12 @@ class Task:
 
     @property
     def patience_s(self) -> float:
-        """After which its process is taken to hang in code that cannot be interrupted."""
+        """The time after which its process is assumed to hang in code that cannot be interrupted."""
         return _START_S + _ATTEMPTS * (self.options.time_limit_s + _GRACE_S)
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where the model's own files lie: in the project, or beside the file that it names."""
+        """The folders of the model's own files: the project, or the folder of the file that it names."""
         named = self.root / re.sub(r"\.py:.*", ".py", self.model)
         beside = named if named.is_dir() else named.parent if named.exists() else self.root
         return self.top, self.root, beside
@@ -61,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A model's workload, the files of its project that it was read from, and how long that took."""
+    """A model's workload, the project files that it was read from, and how long that took."""
 
     work: Workload
     sources: tuple[str, ...]
@@ -70,7 +70,7 @@ class Traced:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why there is no figure: one line, the kind of the error, and the frames of the user's own code."""
+    """Why there is no answer: one line, the kind of error, and the frames of the user's own code."""
 
     message: str
     kind: str = "ModelError"
@@ -82,7 +82,7 @@ class Failure:
 
 
 def trace_model(task: Task) -> Traced | Failure:
-    """Reads one model in this process. Whatever goes wrong is a Failure."""
+    """Reads one model in this process. Any error becomes a Failure."""
     start = time.perf_counter()
     try:
         with contextlib.chdir(task.root), packages_of(task.top, task.checkout), recording(task.watched) as read:
@@ -90,17 +90,17 @@ def trace_model(task: Task) -> Traced | Failure:
         check_origin(task.model, read.files(), task.checkout)
     except JoulecastError as error:
         return Failure.of(error)
-    except Exception as error:  # a mistake of joulecast's own: the other models are not to suffer for it
+    except Exception as error:  # a bug of joulecast: the other models are still checked
         frames = "".join(traceback.format_tb(error.__traceback__))
         return Failure(f"joulecast failed: {type(error).__name__}: {one_line(str(error))}", "InternalError", frames)
     return Traced(work, read.files(), time.perf_counter() - start)
 
 
 class Tracers:
-    """`jobs` processes at most (None: as many as cores), each for one model after the other; with 0, this process.
+    """At most `jobs` processes (None: one per core), each for one model after the other; with 0, this process.
 
-    A pool as a whole breaks when one of its processes dies. So each process is a pool of its own (loky's, with one
-    worker), driven by one of joblib's threads: the model that ended it is known, and a new one takes its place.
+    A pool breaks as a whole when one of its processes dies. Each process is therefore its own pool (loky's, with one
+    worker), driven by one of joblib's threads: the model that ended it is known, and a new process replaces it.
     """
 
     def __init__(self, jobs: int | None) -> None:
@@ -141,7 +141,7 @@ class Tracers:
 
 
 class _Process:
-    """A process that traces one model at a time, started when it is needed, and again where it has died."""
+    """A process that traces one model at a time; it is started when needed, and again after it has died."""
 
     def __init__(self, threads: int) -> None:
         self._environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
@@ -153,7 +153,7 @@ class _Process:
     def trace(self, task: Task) -> Traced | Failure:
         from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
-        if self._closed:  # by Ctrl-C, with tasks still waiting
+        if self._closed:  # by Ctrl-C, while tasks were waiting
             return Failure("interrupted", "Interrupted")
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
@@ -166,7 +166,7 @@ class _Process:
         except TimeoutError:
             self._end()
             return Failure(
-                f"{task.model} held its process for {task.patience_s:g} s and was ended; raise `time_limit_s`"
+                f"{task.model} blocked its process for {task.patience_s:g} s and was ended; raise `time_limit_s`"
             )
         except BrokenProcessPool as error:
             self._end()
@@ -177,7 +177,7 @@ class _Process:
         codes = _EXIT_CODE.findall(said)
         if words and codes in ([], ["EXIT(1)"]):  # the time limit's watchdog
             return str(words[0])
-        why = ", ".join([*codes, *words]) or "for no known reason"
+        why = ", ".join([*codes, *words]) or "reason unknown"
         return f"{task.model} ended its process: {why}; `estimate --model {task.model}` runs it alone"
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class _Process:
 
 
 def _write_to(path: str) -> None:
-    """What models and their libraries print goes to a file: it is wanted only where a process ends badly."""
+    """Sends what models and their libraries print to a file: it is needed only when a process crashes."""
     output = os.open(path, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -1,14 +1,14 @@
-"""What a check says the same way on a terminal and in Markdown."""
+"""Texts of a check that the terminal and Markdown share."""
 
 from __future__ import annotations
 
 from ..estimator.answer import figures
-from .run import Outcome, Report
+from .run import CheckReport, Outcome
 
 _COUNTED = {"exceeded": "over budget", "failed": "failed", "kept": "within budget", "none": "without a budget"}
 
 
-def verdict_line(report: Report) -> str:
+def verdict_line(report: CheckReport) -> str:
     """The check in one sentence: "3 models: 1 over budget, 2 within budget"."""
     said = [f"{report.count(verdict)} {words}" for verdict, words in _COUNTED.items() if report.count(verdict)]
     models = len(report.outcomes)
@@ -16,7 +16,7 @@ def verdict_line(report: Report) -> str:
 
 
 def row_figures(outcome: Outcome) -> list[str]:
-    """Energy with PUE and its interval, CO2e, time, cost; empty where there is no answer."""
+    """Energy with PUE and its interval, CO2e, time, cost; empty if there is no answer."""
     answer = outcome.answer
     if answer is None:
         return [""] * 5
@@ -30,7 +30,7 @@ def row_figures(outcome: Outcome) -> list[str]:
 
 
 def reasons(outcome: Outcome) -> list[str]:
-    """Why a model does not pass, and what would; empty where it does."""
+    """Why a model does not pass, and what would; empty if it passes."""
     if outcome.failure:
         return [outcome.failure.message]
     if outcome.answer is None:
@@ -38,8 +38,8 @@ def reasons(outcome: Outcome) -> list[str]:
     return [*(str(verdict) for verdict in outcome.answer.verdicts if verdict.exceeded), *outcome.answer.fits]
 
 
-def notes(report: Report) -> list[str]:
-    """What the check could not do, and the estimates' notes, each with the models that it is about unless it is all."""
+def notes(report: CheckReport) -> list[str]:
+    """What the check could not do, and the estimates' notes, each with its models unless it concerns all."""
     about: dict[str, dict[str, None]] = {}
     answers = [(outcome.name, outcome.answer) for outcome in report.outcomes if outcome.answer]
     for name, answer in answers:

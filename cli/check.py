@@ -1,4 +1,4 @@
-"""`joulecast check`: the budgets of a project's models, held where a change is made."""
+"""`joulecast check`: compares a project's models with their budgets, in CI or before a commit."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ..check.run import Outcome, Report
+    from ..check.run import CheckReport, Outcome
 
 _STYLES = {"exceeded": "bold red", "kept": "bold green", "failed": "bold red", "none": "dim"}
-_WORDS = {"exceeded": "exceeded", "kept": "kept", "failed": "failed", "none": "no budget"}
+_WORDS = {"exceeded": "exceeded", "kept": "within", "failed": "failed", "none": "no budget"}
 
 
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 all within budget, 1 some model failed, 2 wrong options or configuration, 3 a budget is "
-    "exceeded (whatever else failed).",
+    epilog="Exit status: 0 all within budget, 1 a model failed, 2 wrong options or configuration, 3 a budget is "
+    "exceeded (even if a model failed too).",
 )
 @click.argument("names", nargs=-1)
 @click.option(
@@ -37,11 +37,13 @@ _WORDS = {"exceeded": "exceeded", "kept": "kept", "failed": "failed", "none": "n
     "--jobs",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Processes that trace models (default: one a core; 0: this one, for a debugger).",
+    help="Processes that trace models (default: one per core; 0: this one, for a debugger).",
 )
-@click.option("--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where traced models are kept.")
-@click.option("--no-cache", is_flag=True, help="Trace every model, and keep nothing.")
-@click.option("--traceback", is_flag=True, help="Show the frames of models' own code where they fail.")
+@click.option(
+    "--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the cache of traced models."
+)
+@click.option("--no-cache", is_flag=True, help="Trace every model, and store nothing.")
+@click.option("--traceback", is_flag=True, help="Show the frames of the models' own code if they fail.")
 def check(
     names: tuple[str, ...],
     config: Path | None,
@@ -54,23 +56,18 @@ def check(
     no_cache: bool,
     traceback: bool,
 ) -> int:
-    """Verify the budgets of all models of the project, or of those in NAMES.
+    """Compare all models of the project, or those in NAMES, with their budgets.
 
     \b
     joulecast check
     joulecast check classifier --base main --junit energy.xml --markdown energy.md
     """
-    from ..check.config import ConfigError
-
     if no_cache and cache_dir:
         raise click.UsageError(f"--no-cache and --cache-dir {cache_dir} contradict: give one of them")
     for path in (junit, markdown):
         if path is not None and path.is_dir():
             raise click.UsageError(f"{path} is a folder: give the name of a file in it")
-    try:
-        report = _report(names, config, base, jobs, cache_dir, no_cache)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
+    report = _report(names, config, base, jobs, cache_dir, no_cache)
     _print(report, as_json)
     if traceback:
         _print_frames(report)
@@ -80,7 +77,7 @@ def check(
 
 def _report(
     names: tuple[str, ...], path: Path | None, base: str | None, jobs: int | None, folder: Path | None, no_cache: bool
-) -> Report:
+) -> CheckReport:
     import tempfile
 
     from ..check.cache import Cache
@@ -91,14 +88,14 @@ def _report(
     config = read_config(path.absolute() if path else find_config(Path.cwd()))
     if not no_cache:
         return check_(config, Cache(folder or cache_folder() / "check"), names=names, base=base, jobs=jobs)
-    with tempfile.TemporaryDirectory(prefix="joulecast-cache-") as kept:  # the base may still share what is unchanged
+    with tempfile.TemporaryDirectory(prefix="joulecast-cache-") as kept:  # the base may still share unchanged models
         return check_(config, Cache(Path(kept)), names=names, base=base, jobs=jobs)
 
 
 # -- output --------------------------------------------------------------------------------------
 
 
-def _write(report: Report, junit: Path | None, markdown: Path | None) -> None:
+def _write(report: CheckReport, junit: Path | None, markdown: Path | None) -> None:
     from ..check.junit import junit as as_junit
     from ..check.markdown import markdown as as_markdown
     from ..estimator.base.errors import JoulecastError
@@ -112,7 +109,7 @@ def _write(report: Report, junit: Path | None, markdown: Path | None) -> None:
                 raise JoulecastError(f"{path} cannot be written ({error.strerror}): name another file") from error
 
 
-def _print(report: Report, as_json: bool) -> None:
+def _print(report: CheckReport, as_json: bool) -> None:
     if as_json:
         import json
 
@@ -137,11 +134,11 @@ def _print(report: Report, as_json: bool) -> None:
         console.print(Text(f"- {note}", style="yellow"))
 
 
-def _worst(report: Report) -> str:
+def _worst(report: CheckReport) -> str:
     return next(verdict for verdict in ("exceeded", "failed", "kept", "none") if report.count(verdict))
 
 
-def _table(report: Report) -> Table:
+def _table(report: CheckReport) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -162,7 +159,7 @@ def _table(report: Report) -> Table:
 
 
 def _print_outcome(console: Console, outcome: Outcome) -> None:
-    """Why it does not pass, and what changed: nothing for a model that is as it was and keeps its budgets."""
+    """Why the model does not pass, and what changed; nothing for an unchanged model within its budgets."""
     from rich.text import Text
 
     from ..check.wording import reasons
@@ -175,7 +172,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
             console.print(Text(f"  {layer}", style="dim"))
 
 
-def _print_frames(report: Report) -> None:
+def _print_frames(report: CheckReport) -> None:
     for outcome in report.outcomes:
         if outcome.failure and outcome.failure.frames:
             click.echo(f"{outcome.name}:\n{outcome.failure.frames.rstrip()}", err=True)

@@ -16,8 +16,18 @@ def forecast(profile: Profile, work: Workload, schedule: Schedule) -> Estimate:
     if not schedule.validation_steps:
         return training
     running = replace(profile, startup_s=0.0)  # validation runs within the training that has started
-    validation = running.predict(work.forward_only(), steps=schedule.validation_steps, devices=schedule.devices)
+    one_pass = _one_pass(work, schedule.accumulation)
+    validation = running.predict(one_pass, steps=schedule.validation_steps, devices=schedule.devices)
     return training + _as_sure_as(training, validation)
+
+
+def _one_pass(work: Workload, accumulation: int) -> Workload:
+    """A forward pass over one of the `accumulation` batches of a step."""
+    whole = work.forward_only()
+    if accumulation == 1:
+        return whole
+    ops = tuple(replace(op, count=op.count // accumulation) for op in whole.ops)
+    return replace(whole, batch_size=whole.batch_size // accumulation, ops=ops)
 
 
 def _as_sure_as(training: Estimate, validation: Estimate) -> Estimate:

@@ -52,7 +52,7 @@ class LiveError(JoulecastError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LiveIntensity:
     """What the API says of a zone."""
 
     zone: str
@@ -127,7 +127,7 @@ def live_regions(
 ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
     """The locations' regions with this hour's figures, and a note for each that had to stay yearly."""
     zones = tuple(dict.fromkeys(location.zone for location in locations if location.zone))
-    answers: dict[str, Reading | LiveError]
+    answers: dict[str, LiveIntensity | LiveError]
     try:
         answers = latest(zones, service_of(os.environ if environment is None else environment)) if zones else {}
     except LiveError as error:
@@ -135,7 +135,7 @@ def live_regions(
     regions, notes = [], []
     for location in locations:
         answer = answers[location.zone] if location.zone else _no_zone(location.region)
-        if isinstance(answer, Reading):
+        if isinstance(answer, LiveIntensity):
             regions.append(_with_reading(location.region, answer))
         else:
             regions.append(location.region)
@@ -147,7 +147,7 @@ def _no_zone(region: Region) -> LiveError:
     return LiveError(f"no zone of Electricity Maps surely stands for it; give one, such as {ZONE_PREFIX}US-CAL-CISO")
 
 
-def _with_reading(region: Region, reading: Reading) -> Region:
+def _with_reading(region: Region, reading: LiveIntensity) -> Region:
     own = reading.zone in (region.code, _ZONES.get(region.code))
     return replace(
         region,
@@ -193,19 +193,19 @@ def _check_url(url: str) -> None:
         raise LiveError(f"{URL_VARIABLE} would send the token in the clear: give an https address")
 
 
-def latest(zones: Sequence[str], service: Service, now: datetime | None = None) -> dict[str, Reading | LiveError]:
+def latest(zones: Sequence[str], service: Service, now: datetime | None = None) -> dict[str, LiveIntensity | LiveError]:
     """The newest reading of each zone, or why there is none; cached ones up to 15 minutes old.
 
     All zones are asked at once and share `service.timeout_s`, to the second.
     """
     now = datetime.now(UTC) if now is None else now
-    answers: dict[str, Reading | LiveError] = {}
+    answers: dict[str, LiveIntensity | LiveError] = {}
     for zone in zones:
         if (kept := _cached(zone, service, now)) is not None:
             answers[zone] = kept
     asked = _ask_all([zone for zone in zones if zone not in answers], service, now)
     for answer in asked.values():
-        if isinstance(answer, Reading):
+        if isinstance(answer, LiveIntensity):
             _keep(answer, service, now)
     return {zone: (answers | asked)[zone] for zone in zones}
 
@@ -213,10 +213,10 @@ def latest(zones: Sequence[str], service: Service, now: datetime | None = None) 
 # -- the network ---------------------------------------------------------------------------------
 
 
-def _ask_all(zones: Sequence[str], service: Service, now: datetime) -> dict[str, Reading | LiveError]:
+def _ask_all(zones: Sequence[str], service: Service, now: datetime) -> dict[str, LiveIntensity | LiveError]:
     """Threads, for a socket's time-out bounds neither the name's resolution nor a body that drips."""
     deadline = time.monotonic() + service.timeout_s
-    answers: dict[str, Reading | LiveError] = {}
+    answers: dict[str, LiveIntensity | LiveError] = {}
 
     def ask(zone: str) -> None:
         try:
@@ -292,7 +292,7 @@ def _refused(status: int, zone: str) -> LiveError:
     return LiveError(f"HTTP {status}: {meanings[status]}" if status in meanings else f"HTTP {status}")
 
 
-def parse_reading(body: bytes | str, zone: str, now: datetime) -> Reading:
+def parse_reading(body: bytes | str, zone: str, now: datetime) -> LiveIntensity:
     """The reading of `zone` that an answer's body holds. Raises LiveError for anything else."""
     try:
         document = json.loads(body)
@@ -310,7 +310,7 @@ def parse_reading(body: bytes | str, zone: str, now: datetime) -> Reading:
         raise LiveError(f"the answer's carbonIntensity is not within 0 to {_LARGEST_G_PER_KWH:,.0f} g/kWh")
     if not isinstance(basis, str) or basis not in _BASES:
         raise LiveError("the answer does not say whether it counts the life cycle")
-    return Reading(
+    return LiveIntensity(
         zone, float(intensity), _hour(document.get("datetime"), now), _BASES[basis], bool(document.get("isEstimated"))
     )
 
@@ -330,7 +330,7 @@ def _hour(text: object, now: datetime) -> datetime:
 # -- the cache -----------------------------------------------------------------------------------
 
 
-def _cached(zone: str, service: Service, now: datetime) -> Reading | None:
+def _cached(zone: str, service: Service, now: datetime) -> LiveIntensity | None:
     """What was answered in the last 15 minutes; a file that cannot be used is as good as none."""
     if service.cache is None:
         return None
@@ -350,7 +350,7 @@ def _cached(zone: str, service: Service, now: datetime) -> Reading | None:
         return None
 
 
-def _keep(reading: Reading, service: Service, now: datetime) -> None:
+def _keep(reading: LiveIntensity, service: Service, now: datetime) -> None:
     if service.cache is None:
         return
     document = {"schema": SCHEMA, "url": service.url, "asked_at": now.isoformat(), "answer": reading.to_json()}

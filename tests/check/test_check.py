@@ -220,7 +220,7 @@ def test_a_base_without_a_configuration_or_with_a_broken_one(project: Path, call
     git(project, "checkout", "--quiet", "--force", "main")
     found = document(call, "--base", "empty")
     assert found["status"] == 0
-    assert found["notes"] == ["no comparison with empty: it has no configuration there"]
+    assert found["notes"] == ["no comparison with empty: it has no configuration"]
     edit(project / "pyproject.toml", "epochs = 10", "epohcs = 10")
     commit(project, "a typo")
     edit(project / "pyproject.toml", "epohcs = 10", "epochs = 10")
@@ -273,7 +273,7 @@ def test_an_installed_package_of_the_project_is_never_taken_for_the_bases(
             assert sys.modules["shop.nets"].__file__ == str(package / "nets.py")
         else:
             assert found["models"][0]["change"] is None
-            assert "imports the checkout's src/shop/__init__.py" in found["notes"][0]
+            assert "imports src/shop/__init__.py from the checkout" in found["notes"][0]
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
             del sys.modules[name]
@@ -298,7 +298,7 @@ def test_a_configuration_in_a_folder_of_the_repository(project: Path, call: Call
     [
         (["clasifier"], "has no model 'clasifier'; did you mean classifier"),
         (["--config", "none.toml"], "none.toml cannot be read"),
-        (["--base", "mian"], "--base mian names no commit here"),
+        (["--base", "mian"], "--base mian is not a commit of this repository"),
         (["--base", "--help"], "is not a git ref"),
         (["--no-cache", "--cache-dir", "x"], "contradict"),
         (["--junit", "models"], "models is a folder"),

@@ -94,7 +94,7 @@ class Functional(nn.Module):
 def test_what_a_module_computes_beside_its_layers_is_charged_to_it_and_is_no_cause() -> None:
     base, head = answer(Functional(64)), answer(Functional(128))
     change = compare(base, head)
-    assert {layer.path: layer.what for layer in change.layers} == {"conv": "doubled", "": "has more to do"}
+    assert {layer.path: layer.what for layer in change.layers} == {"conv": "doubled", "": "costs more"}
     assert [layer.path for layer in change.named] == ["conv"]
     assert sum(layer.energy_kwh for layer in change.layers) == pytest.approx(change.energy_added_kwh)
 
@@ -110,7 +110,7 @@ def test_larger_images_are_told_before_the_layers() -> None:
     base = answer(network())
     assert base.workload == small
     change = compare(base, replace(base, workload=large, estimate=forecast(base.profile, large, base.schedule)))
-    assert str(change).endswith(" energy: input of a sample 3.07 kB, was 768 B")
+    assert str(change).endswith(" energy: input per sample 3.07 kB, was 768 B")
     assert change.layers[0].macs_per_sample[1] == 4 * change.layers[0].macs_per_sample[0]
 
 

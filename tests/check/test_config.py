@@ -104,9 +104,9 @@ def test_a_profile_is_found_beside_the_configuration(tmp_path: Path, monkeypatch
             "joulecast.toml, [[models]] 1 (x): unknown key 'bugdet'; did you mean budget",
         ),
         ('[[models]]\nname = "x"\n', "[[models]] 1 (x) has no model"),
-        ("", "names no model; give at least one [[models]]"),
-        ("models = []\n", "names no model"),
-        ('models = "net.py"\n', "names no model"),
+        ("", "has no models; give at least one [[models]]"),
+        ("models = []\n", "has no models"),
+        ('models = "net.py"\n', "has no models"),
         ("epochs = true\n" + MODEL, "epochs is True; give a number"),
         ('epochs = "many"\n' + MODEL, "epochs is 'many'; give a number"),
         ("budget = []\n" + MODEL, "budget is []; give a text or a list of texts"),
@@ -131,7 +131,7 @@ def test_a_profile_is_found_beside_the_configuration(tmp_path: Path, monkeypatch
             'hardware = "t4"\nsteps = 1\nmodels = [{ model = "a" }, { name = "a", model = "b" }]\n',
             "models 1 and 2 are both named 'a'",
         ),
-        ("models = [", "is no TOML"),
+        ("models = [", "is not valid TOML"),
     ],
 )
 def test_mistakes_are_one_line_with_their_place(tmp_path: Path, text: str, words: str) -> None:

@@ -62,7 +62,7 @@ def test_a_process_that_hangs_beyond_all_patience_is_ended(tmp_path: Path, monke
     with Tracers(1) as tracers:
         (found,) = tracers.trace([task(tmp_path, "hangs", source)])
     assert isinstance(found, Failure)
-    assert found.message == "hangs.py held its process for 3 s and was ended; raise `time_limit_s`"
+    assert found.message == "hangs.py blocked its process for 3 s and was ended; raise `time_limit_s`"
 
 
 @pytest.mark.parametrize(

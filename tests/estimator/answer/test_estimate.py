@@ -104,6 +104,15 @@ def test_inference_is_the_forward_pass(ask: Callable[..., jc.Answer]) -> None:
     assert ask(train=False).seconds.value == pytest.approx(SECONDS / 2)
 
 
+def test_a_validation_pass_is_one_batch_however_many_make_a_step(ask: Callable[..., jc.Answer]) -> None:
+    # Twice 40 samples are 2 x 5 passes of 1280 multiply-adds.
+    for passes in (1, 5):
+        whole = ask(accumulate=passes, epochs=2, val_samples=40)
+        training = ask(accumulate=passes, epochs=2)
+        assert whole.seconds.value - training.seconds.value == pytest.approx(10 * 1280 * 1e-3)
+        assert whole.schedule.validation_steps == 10
+
+
 def test_a_workload_gives_the_same_answer_as_its_module(
     ask: Callable[..., jc.Answer], machine: jc.Profile, tmp_path: Path
 ) -> None:

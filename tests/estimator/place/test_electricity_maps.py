@@ -20,7 +20,7 @@ from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.place import electricity_maps
 from joulecast.estimator.place.electricity_maps import (
     LiveError,
-    Reading,
+    LiveIntensity,
     Service,
     latest,
     live_regions,
@@ -115,7 +115,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     server.close()
 
 
-def one(api: Api, *, cache: Path | None = None, timeout_s: float = 30.0, now: datetime = NOW) -> Reading | LiveError:
+def one(
+    api: Api, *, cache: Path | None = None, timeout_s: float = 30.0, now: datetime = NOW
+) -> LiveIntensity | LiveError:
     return latest(["FR"], Service(api.url, TOKEN, cache, timeout_s), now)["FR"]
 
 
@@ -132,7 +134,7 @@ def failure(api: Api, **options: Any) -> str:
 
 def test_a_good_answer(api: Api) -> None:
     reading = one(api)
-    assert reading == Reading("FR", 53.0, datetime(2026, 11, 23, 14, tzinfo=UTC), "life cycle", False)
+    assert reading == LiveIntensity("FR", 53.0, datetime(2026, 11, 23, 14, tzinfo=UTC), "life cycle", False)
     assert reading.source == "live, Electricity Maps, zone FR, 2026-11-23T14:00Z"
     [(path, headers)] = api.requests
     assert urlsplit(path).path == "/v3/carbon-intensity/latest"
@@ -160,7 +162,7 @@ def test_zones_are_asked_side_by_side(api: Api) -> None:
     api.reply = in_turn
     answers = latest(["FR", "SE", "NO"], Service(api.url, TOKEN, timeout_s=60.0), NOW)
     assert list(answers) == ["FR", "SE", "NO"]
-    assert all(isinstance(answer, Reading) and answer.zone == zone for zone, answer in answers.items())
+    assert all(isinstance(answer, LiveIntensity) and answer.zone == zone for zone, answer in answers.items())
 
 
 # -- the cache -----------------------------------------------------------------------------------
@@ -223,7 +225,7 @@ def test_failures_are_not_kept(api: Api, tmp_path: Path) -> None:
 
 def test_no_place_for_a_cache_costs_nothing_but_it(api: Api, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert isinstance(one(api, cache=tmp_path / "file"), Reading)
+    assert isinstance(one(api, cache=tmp_path / "file"), LiveIntensity)
 
 
 # -- slowly and not at all -----------------------------------------------------------------------
@@ -254,7 +256,7 @@ def test_a_dripping_answer_is_not_waited_for(api: Api) -> None:
 def test_a_slow_zone_does_not_hold_up_the_others(api: Api) -> None:
     api.reply = lambda handler, zone: (held(api) if zone == "SE" else well)(handler, zone)
     answers = latest(["SE", "FR"], Service(api.url, TOKEN, timeout_s=1.0), NOW)
-    assert isinstance(answers["FR"], Reading)
+    assert isinstance(answers["FR"], LiveIntensity)
     assert str(answers["SE"]) == "no answer within 1 s"
 
 
@@ -289,7 +291,7 @@ def test_a_fault_of_the_server_is_tried_twice(api: Api) -> None:
 
 def test_the_second_try_counts(api: Api) -> None:
     api.reply = lambda handler, zone: (well if len(api.requests) == 2 else status(500))(handler, zone)
-    assert isinstance(one(api), Reading)
+    assert isinstance(one(api), LiveIntensity)
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
