@@ -72,7 +72,7 @@ def _place(answer: Answer) -> dict[str, object]:
     if region is None:
         return {}
     known: dict[str, object] = {"country_iso_code": region.iso3, "country_name": country_name(region) or ""}
-    if region.kind == "state":
+    if region.kind in ("state", "province"):
         known["region"] = region.name.lower()  # as CodeCarbon writes them
     if region.kind == "cloud region":
         provider, _, name = region.code.partition(":")

@@ -45,7 +45,7 @@ def place(answer: Answer) -> str | None:
         return None
     if region.kind == "cloud region":
         return f"{region.name}, {country_name(region)} ({region.code})"
-    if region.kind == "state":
+    if region.kind in ("state", "province"):
         return f"{region.name}, {country_name(region)}"
     return region.name if region.live else country_name(region)
 

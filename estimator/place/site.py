@@ -18,6 +18,7 @@ from ..base.errors import JoulecastError
 from ..base.interval import Interval
 from ..base.tables import read_table
 from ..base.units import GRAMS_PER_KG, pounds_to_grams
+from .region_names import named_otherwise
 
 DEFAULT_PUE = 1.58  # eq. 3.5.2: the world's average data centre, Uptime Institute 2018
 DEFAULT_CARBON_G_PER_KWH = pounds_to_grams(0.954)  # eq. 3.5.3
@@ -32,7 +33,7 @@ class Region:
 
     code: str
     name: str
-    kind: str  # "country", "state", "cloud region" or "world"
+    kind: str  # "country", "state", "province", "cloud region" or "world"
     iso3: str  # ISO 3166-1 alpha-3 of its country; empty for the world
     carbon_g_per_kwh: float
     basis: str  # "life cycle", or "direct": the power stations alone
@@ -149,8 +150,9 @@ def _country_names() -> dict[str, str]:
 def find_region(code_or_name: str) -> Region:
     """The region of that code ("FR", "US-CA", "gcp:europe-west9") or name, in any case.
 
-    A cloud region is also found without its prefix. A code wins over a name. Raises JoulecastError
-    for an unknown region, and for a name that several regions share.
+    A cloud region is also found without its prefix. A code wins over a name, and both win over other
+    spellings and places (`region_names`). Raises JoulecastError for an unknown region, and for a name
+    that several regions share.
     """
     wanted = code_or_name.strip().casefold()
     regions = load_regions()
@@ -158,15 +160,19 @@ def find_region(code_or_name: str) -> Region:
     found = found or [
         region for region in regions if wanted in (region.name.casefold(), region.code.casefold().partition(":")[2])
     ]
+    if len(found) > 1:  # Hong Kong is a country's code and a cloud region's place
+        found = [region for region in found if region.kind != "cloud region"] or found
     if wanted and len(found) == 1:
         return found[0]
     if wanted and found:
         codes = " or ".join(region.code for region in found)
         raise JoulecastError(f"region {code_or_name!r} names several regions: give {codes}")
+    if wanted and (other := named_otherwise(wanted, regions)):
+        return other
     near = ", ".join(_near(wanted)) or "none"
     raise JoulecastError(
         f"unknown region {code_or_name!r}: near names are {near}; give a code of the table "
-        "such as FR, US-CA or gcp:europe-west9, or the carbon intensity in g/kWh"
+        "such as FR, US-CA, aws:us-east-1 or gcp:europe-west9, or the carbon intensity in g/kWh"
     )
 
 
