@@ -196,14 +196,15 @@ def _bench(meter: Any, host: dict[str, Any], *, quick: bool) -> Any:
 
 def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
     from ..measure.records.records import hardware_name
+    from ..measure.training.progress import duration
 
     lines = [
-        f"measuring {hardware_name(bench.host)}: up to {cases} cases in {budget_s / 60:.3g} min",
+        f"measuring {hardware_name(bench.host)}: up to {cases} cases in {duration(budget_s)}",
         f"records and profile go to {store.folder}",
         f"meter: {bench.meter.name}" + "".join(f"\n  {note}" for note in bench.meter.notes),
     ]
     for flag in bench.flags:
-        lines.append(f"warning: {flag}: they will hinder each other; set OMP_NUM_THREADS")
+        lines.append(f"warning: {flag}: they slow each other down; set OMP_NUM_THREADS")
     return "\n".join(lines)
 
 
@@ -212,14 +213,17 @@ def _report(summary: Summary) -> None:
     if summary.kept:
         parts.append(f"{len(summary.kept)} kept from before")
     if summary.skipped:
-        parts.append(f"{len(summary.skipped)} not measured for lack of time ({summary.skipped[0]}, ...)")
+        parts.append(f"{len(summary.skipped)} not measured within the time ({summary.skipped[0]}, ...)")
     click.echo("; ".join(parts))
     for name, reason in summary.failed.items():
         click.echo(f"failed: {name}: {reason}", err=True)
     disturbed = [record for record in summary.measured if record.disturbed]
     if disturbed:
         flags = ", ".join(disturbed[0].flags)
-        _warn(f"{len(disturbed)} cases were disturbed ({disturbed[0].name}: {flags}); run again when it is quiet")
+        _warn(
+            f"{len(disturbed)} cases were disturbed ({disturbed[0].name}: {flags}); "
+            "run `measure` again on a quiet machine"
+        )
 
 
 def _fit_and_tell(store: Store, records: list[Record], options: dict[str, Any]) -> int:

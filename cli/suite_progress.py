@@ -1,15 +1,14 @@
-"""How far the calibration suite is: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of the calibration suite: one bar on a terminal, and at most a line per quarter in a pipe or file."""
 
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ..measure.records.records import Record
 
-_LINE_EVERY_S = 20.0
+_LINES = 4  # of a whole suite, where there is no terminal
 
 
 class SuiteProgress:
@@ -19,15 +18,17 @@ class SuiteProgress:
         self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
-        self._last_line_s = float("-inf")
+        self._budget_s: float | None = None
+        self._lines = 0
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+            from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]} left  {task.description}"))
+            columns = (BarColumn(), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=1.0)
             self._bar.start()
         return self
 
@@ -36,21 +37,22 @@ class SuiteProgress:
             self._bar.stop()
 
     def begin(self, name: str, done: int, total: int, left_s: float) -> None:
-        left = _duration(left_s)
+        """The suite ends with its last case or with its time, whichever is first."""
+        self._budget_s = self._budget_s or left_s
+        share = max(done / total, 1 - left_s / self._budget_s if self._budget_s > 0 else 0.0)
+        text = f"{done} of up to {total} cases measured, {_duration(left_s)} left"
         if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task("", total=total, left=left)
-            self._bar.update(self._task, completed=done, total=total, description=name, left=left)
-        elif not self._quiet and time.monotonic() - self._last_line_s > _LINE_EVERY_S:
-            self._last_line_s = time.monotonic()
-            self.say(f"case {done + 1} of up to {total}, {left} left: {name}")
+            self._bar.update(self._task, completed=share, description=f"{text}: {name}")
+        elif share * _LINES >= self._lines + 1:
+            self._lines = int(share * _LINES)
+            self.say(text)
 
     def end(self, record: Record) -> None:
-        """The bar moves on when the next case begins."""
+        """The bar moves when the next case begins."""
 
     def say(self, line: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
         elif not self._quiet:
             print(line, file=sys.stderr, flush=True)
 
