@@ -8,7 +8,9 @@ and the length of a sequence does not slow the trace down.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from .recorder import Recorder
 from .scans import fused_scans
 from .workload import Op
 
+_ATTENTION = F.scaled_dot_product_attention
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
@@ -42,6 +45,7 @@ class FusedLayers(TorchFunctionMode):
         self._patches = ExitStack()
 
     def __enter__(self) -> FusedLayers:
+        self._patches.enter_context(self._attention_by_name())
         self._patches.enter_context(autocast.any_device())
         self._patches.enter_context(fused_scans(self.recorder, self.recorder.module))
         super().__enter__()
@@ -55,7 +59,7 @@ class FusedLayers(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if func is _ATTENTION:
             return self._attention(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "_grouped_mm":
@@ -63,6 +67,21 @@ class FusedLayers(TorchFunctionMode):
         if name in _RECURRENT and len(args) == 9 and isinstance(args[0], torch.Tensor):
             return self._recurrent(name, *args)
         return func(*args, **kwargs)
+
+    @contextmanager
+    def _attention_by_name(self) -> Iterator[None]:
+        """Catches the calls that torch's own layers make while a mode handles them, which no mode sees."""
+        thread = threading.get_ident()
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            here = threading.get_ident() == thread
+            return (self._attention if here else _ATTENTION)(*args, **kwargs)
+
+        F.scaled_dot_product_attention = called
+        try:
+            yield
+        finally:
+            F.scaled_dot_product_attention = _ATTENTION
 
     def _attention(
         self,

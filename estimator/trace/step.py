@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import warnings as python_warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils._pytree import tree_map
 
 from ..base.errors import JoulecastError
@@ -154,6 +156,7 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
         stack.enter_context(torch.set_grad_enabled(step.train))
         if tracer != "real":
             stack.enter_context(FusedLayers(recorder))
+        stack.enter_context(_modes_in_backward())
         with ExitStack() as forward:
             forward.enter_context(recorder)
             if step.precision in ("bfloat16", "float16"):
@@ -170,6 +173,33 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
         has_output = main_output(output) is not None
     elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
     return Listing(recorder, _trained(state), elements, activations, tracer, has_output)
+
+
+@contextmanager
+def _modes_in_backward() -> Iterator[None]:
+    """Code that runs again in backward sees the function modes of the forward.
+
+    torch switches a mode off while the mode handles a call, and the whole of `backward` is one such call.
+    """
+    autograd: Any = torch.autograd
+    run, thread = autograd._engine_run_backward, threading.get_ident()
+    modes = _get_current_function_mode_stack()
+
+    def run_with_modes(*args: Any, **kwargs: Any) -> Any:
+        missing = modes[len(_get_current_function_mode_stack()) :] if threading.get_ident() == thread else []
+        for mode in missing:
+            _push_mode(mode)
+        try:
+            return run(*args, **kwargs)
+        finally:
+            for _ in missing:
+                _pop_mode()
+
+    autograd._engine_run_backward = run_with_modes
+    try:
+        yield
+    finally:
+        autograd._engine_run_backward = run
 
 
 @contextmanager
