@@ -1,4 +1,4 @@
-"""`measure`: profile this machine, and look at what was measured."""
+"""`measure`: profiles this machine, and shows what was measured."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from .fields import with_options
 from .finite import FiniteRange
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _MeasureGroup(click.Group):
 def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--store", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-        help="Where records and profiles lie; else $JOULECAST_STORE or the user's data folder.",
+        help="Folder of records and profiles. Default: $JOULECAST_STORE or the user's data folder.",
     )(command)  # fmt: skip
 
 
@@ -62,34 +63,33 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     cls=_MeasureGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (run it again to go on).",
+    epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (run it again to continue).",
 )
 @click.option("--quick", is_flag=True, help="At most 5 minutes instead of 20.")
 @click.option("--budget-s", type=FiniteRange(min=1), metavar="SECONDS", help="Measure for this long.")
-@click.option("--only", metavar="PATTERN", help="Only cases whose name or family has this in it (or matches, alex*).")
+@click.option("--only", metavar="PATTERN", help="Only cases whose name or family contains this, or matches it (alex*).")
 @click.option("--model", "models", multiple=True, metavar="FILE.py[:NAME]",
-              help="Measure this network first; the suite follows with --only, or where a profile needs more than"
-              " there is.")  # fmt: skip
+              help="Measure this network first, then the part of the suite that the profile needs.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="For --model.")
 @click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd",
               show_default=True, help="For --model.")  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Measure again what was measured before, and forget it for the profile.")
-@click.option("--no-fit", is_flag=True, help="Measure and write records; leave the profile as it is.")
+@click.option("--fresh", is_flag=True, help="Measure everything again, and fit the profile without earlier records.")
+@click.option("--no-fit", is_flag=True, help="Measure and write records, and do not change the profile.")
 @click.option("--power-w", type=FiniteRange(min=0, min_open=True), metavar="WATTS",
-              help="The machine's power while it trains, where nothing measures it.")  # fmt: skip
-@click.option("--hardware", metavar="NAME", help="The CPU whose power to model where nothing measures it.")
+              help="The machine's power while it trains, if no meter measures it.")  # fmt: skip
+@click.option("--hardware", metavar="NAME", help="The CPU whose power to model if no meter measures it.")
 @click.option("--meter", "preference", default="auto", show_default=True,
               help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE.")  # fmt: skip
 @click.option("--sysfs", type=click.Path(file_okay=False, path_type=Path), default="/sys", show_default=True,
-              help="Where sysfs is, as in a container that has the host's elsewhere.")  # fmt: skip
-@click.option("--quiet", is_flag=True, help="No progress.")
+              help="Path of sysfs, for a container that has the host's sysfs elsewhere.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 @_store_option
 @click.pass_context
 def measure(ctx: click.Context, /, **options: Any) -> int:
-    """Profile this machine: time every kind of op inside small networks as they train.
+    """Profile this machine: time every kind of op while small networks train.
 
-    Without a command, the calibration suite runs within its budget of time, each case is written as
-    it is done, and the profile that `estimate` then uses is fitted. Run it again to go on.
+    Without a command, the calibration suite runs within its time budget, each case is written when it is
+    done, and the profile that `estimate` uses is fitted. Run it again to continue.
     """
     if ctx.invoked_subcommand not in _ANYWHERE:
         _check_system()
@@ -111,7 +111,7 @@ def _check_system() -> None:
 
 
 def _hand_on(ctx: click.Context, name: str) -> None:
-    """The group's --store holds for a command that has one; its other options hold for no command."""
+    """Passes the group's --store to a command that has this option; other options of the group are an error."""
     group: Any = ctx.command
     command = group.get_command(ctx, name)
     has_store = any("--store" in parameter.opts for parameter in command.params)
@@ -119,9 +119,7 @@ def _hand_on(ctx: click.Context, name: str) -> None:
         source = ctx.get_parameter_source(parameter.name)
         if source is ParameterSource.COMMANDLINE and not (has_store and "--store" in parameter.opts):
             option = parameter.opts[0]
-            raise click.UsageError(
-                f"{option} before `{name}` would be ignored: give `{name}` its options behind its name"
-            )
+            raise click.UsageError(f"{option} before `{name}` would be ignored: put options after `{name}`")
     ctx.meta["store"] = ctx.params["folder"]
 
 
@@ -134,7 +132,7 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
     from .suite_progress import SuiteProgress
 
     store, host = Store(options["folder"]), _host()
-    if options["power_w"] is not None or options["hardware"] is not None:  # a mistake shows before the suite runs
+    if options["power_w"] is not None or options["hardware"] is not None:  # find mistakes before the suite runs
         modelled_power(host, power_w=options["power_w"], hardware=options["hardware"])
     must = [user_case(spec, options["batch_size"], options["optimizer"]) for spec in options["models"]]
     cases = suite_cases(options["only"])
@@ -152,7 +150,7 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
             summary = run_suite(cases, store, bench, budget_s=budget_s, earlier=before, progress=progress, must=must)
     _report(summary)
     if summary.interrupted is not None:
-        click.echo(f"measure: interrupted by {summary.interrupted}; run it again to go on", err=True)
+        click.echo(f"measure: interrupted by {summary.interrupted}; run it again to continue", err=True)
         return _SIGNAL_STATUS[summary.interrupted]
     if options["no_fit"]:
         return 0
@@ -205,7 +203,7 @@ def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
     ]
     for flag in bench.flags:
         lines.append(f"warning: {flag}: they slow each other down; set OMP_NUM_THREADS")
-    return "\n".join(lines)
+    return with_options("\n".join(lines), measure)
 
 
 def _report(summary: Summary) -> None:
@@ -238,18 +236,20 @@ def _fit_and_tell(store: Store, records: list[Record], options: dict[str, Any]) 
     error = profile.scores.get("time_mean_error")
     if error is not None:
         click.echo(
-            f"time of a step, measured: off by {error:.1%} on average and "
-            f"{profile.scores['time_median_error']:.1%} in the median, on networks left out of the fit"
+            f"error of predicted step times on networks left out of the fit: mean {error:.1%}, "
+            f"median {profile.scores['time_median_error']:.1%}"
         )
-    click.echo(f"power, {profile.provenance.power}: {profile.provenance.sources[-1]}")
-    for note in profile.provenance.notes:
-        click.echo(f"note: {note}")
+    for line in (
+        f"power, {profile.provenance.power}: {profile.provenance.sources[-1]}",
+        *(f"note: {note}" for note in profile.provenance.notes),
+    ):
+        click.echo(with_options(line, measure))
     click.echo(_what_estimate_says(profile, path))
     return 0
 
 
 def _what_estimate_says(profile: Profile, path: Path) -> str:
-    """The thesis's training, SimpleNet for 100 epochs of CIFAR-10; `path` is where the profile lies."""
+    """The estimate for SimpleNet, 100 epochs of CIFAR-10 as in the thesis; `path` is the profile's file."""
     import torch
 
     from ..estimator.answer import figures
@@ -266,7 +266,7 @@ def _what_estimate_says(profile: Profile, path: Path) -> str:
     if path.parent.resolve() != profiles_folder().resolve():
         asked = f"`estimate --hardware {shlex.quote(str(path.absolute()))}`"
     return (
-        f"{asked} now answers for SimpleNet, {epochs} epochs of CIFAR-10 at batch {batch}: "
+        f"{asked} now predicts for SimpleNet, {epochs} epochs of CIFAR-10 at batch {batch}: "
         f"{seconds[0]} ({seconds[1]}; {answer.time_source}), {energy[0]} ({energy[1]}; power {answer.power_source})"
     )
 
@@ -279,11 +279,11 @@ def _warn(line: str) -> None:
 
 
 @measure.command("list")
-@click.option("--all", "every", is_flag=True, help="Each case of the suite on a line of its own.")
+@click.option("--all", "every", is_flag=True, help="Show each case of the suite on its own line.")
 @_store_option
 @click.pass_context
 def list_records(ctx: click.Context, every: bool, folder: Path | None) -> None:
-    """List the runs there are, oldest first."""
+    """List the runs, oldest first."""
     from ..measure.records.store import Store
 
     store = Store(folder or ctx.meta.get("store"))
@@ -293,7 +293,7 @@ def list_records(ctx: click.Context, every: bool, folder: Path | None) -> None:
     for run, records in runs.items():
         click.echo(_run_line(run, records))
     if not runs:
-        click.echo(f"no records in {store.records_folder}; `measure` makes them", err=True)
+        click.echo(f"no records in {store.records_folder}; run `measure` to make some", err=True)
 
 
 def _run_line(run: str, records: list[Record]) -> str:
@@ -317,7 +317,7 @@ def _run_line(run: str, records: list[Record]) -> str:
 @_store_option
 @click.pass_context
 def show(ctx: click.Context, record_id: str, folder: Path | None) -> None:
-    """Show one record: where it ran, its windows, its slowest ops. RECORD_ID may be its beginning."""
+    """Show one record: where it ran, its windows, its slowest ops. RECORD_ID may be shortened."""
     from ..measure.records.store import Store
     from .record_text import record_lines
 

@@ -1,4 +1,4 @@
-"""`measure train` and `measure thesis`: training under a meter, and the thesis's comparison with it."""
+"""`measure train` and `measure thesis`: training under a meter, and the comparison with the thesis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .fields import with_options
 from .finite import FiniteRange
 
 if TYPE_CHECKING:
@@ -29,45 +30,45 @@ def _shared_options(command: Command) -> Command:
     """The options that `train` and `thesis` have in common."""
     options = (
         click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
-                     help="cifar-10-batches-py or cifar-10-python.tar.gz; else it is downloaded and checked."),
+                     help="cifar-10-batches-py or cifar-10-python.tar.gz. Default: download it and verify its digest."),
         click.option("--synthetic", type=click.IntRange(min=1), metavar="N",
-                     help="N random images instead: times are real, accuracy means nothing."),
+                     help="Use N random images instead: times are real, accuracy has no meaning."),
         click.option("--width", type=FiniteRange(min=0, min_open=True), default=1.0, show_default=True,
                      metavar="X", help="Scales the channels of every layer."),
         click.option("--evaluate-every", type=click.IntRange(min=1), metavar="N",
-                     help="Also test after every N steps of an epoch, on 2,000 images drawn once."),
+                     help="Also test after every N steps of an epoch, on the same 2,000 test images."),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
-                     help="Of weights, order and crops."),
+                     help="Seed of weights, order and crops."),
         click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True),
         click.option("--meter", "preference", default="auto", show_default=True,
                      help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE."),
         click.option("--hardware", metavar="NAME",
-                     help="The CPU to model where nothing measures; else /proc/cpuinfo's."),
-        click.option("--quiet", is_flag=True, help="No progress."),
+                     help="The CPU to model if no meter measures. Default: the one in /proc/cpuinfo."),
+        click.option("--quiet", is_flag=True, help="Show no progress."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
 
 
-@click.command(epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (it can go on).")
+@click.command(epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (it can continue).")
 @click.argument("network", type=click.Choice(NETWORKS))
 @click.option("--framework", type=click.Choice(FRAMEWORKS), help="Default, as in the thesis: simplenet in pytorch,"
               " alexnet in tensorflow.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N",
               help="Passes over the training set, at most (default 1).")  # fmt: skip
 @click.option("--target", type=FiniteRange(0, 100, min_open=True), metavar="PERCENT",
-              help="End once the test set is classified this well.")  # fmt: skip
+              help="Stop when the test set is classified with this accuracy.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Default: the network's recipe.")
 @click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), metavar="X",
               help="Default: the network's recipe.")  # fmt: skip
 @click.option("--optimizer", type=click.Choice(["sgd", "adam"]), help="Default: the network's recipe.")
 @click.option("--augment/--no-augment", default=None, help="Shift and flip images. Default: the recipe.")
 @click.option("--checkpoint-minutes", type=FiniteRange(min=0, min_open=True), default=5.0,
-              show_default=True, metavar="X", help="The most that a kill can lose.")  # fmt: skip
-@click.option("--run", "run_id", metavar="ID", help="Go on with this run, or begin it under this name.")
+              show_default=True, metavar="X", help="The most training time that a kill can lose.")  # fmt: skip
+@click.option("--run", "run_id", metavar="ID", help="Continue this run, or start it under this name.")
 @click.option("--store", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-              help="Where records and checkpoints lie; else $JOULECAST_STORE or the user's data folder.")  # fmt: skip
+              help="Folder of records and checkpoints. Default: $JOULECAST_STORE, or the user's.")  # fmt: skip
 @_shared_options
 @click.pass_context
 def train(
@@ -86,7 +87,7 @@ def train(
 ) -> None:
     """Train SimpleNet or AlexNet on CIFAR-10 under a meter, and keep the record.
 
-    After Ctrl-C, a kill or a failure, the same command with --run ID goes on where it was.
+    After Ctrl-C, a kill or a failure, the same command with --run ID continues the run.
     """
     from ..measure.meters.selection import select_meter
     from ..measure.records.store import Store
@@ -106,11 +107,11 @@ def train(
         if not quiet:
             click.echo(f"run {run_id}: {network} in {framework}, {plan.recipe}; {images.source}", err=True)
             for note in meter.notes:
-                click.echo(f"meter {meter.name}: {note}", err=True)
+                click.echo(with_options(f"meter {meter.name}: {note}", context.command), err=True)
         record = train_under_meter(plan, images, meter, place, run_id=run_id, progress=bar)
     _print_epochs(record)
     if record.status == "interrupted":
-        click.echo(f"{record.flags[-1]}; go on with the same command and --run {run_id}", err=True)
+        click.echo(f"{record.flags[-1]}; continue with the same command and --run {run_id}", err=True)
         context.exit(next(status for name, status in _SIGNAL_STATUS.items() if name in record.flags[-1]))
 
 
@@ -121,7 +122,7 @@ def _checked_id(run_id: str) -> str:
 
 
 def _plan(network: str, framework: str, options: dict[str, Any], before: Mapping[str, Any]) -> TrainingPlan:
-    """The plan of the options; a run that goes on ends as it was going to (`before`) unless they say otherwise."""
+    """The plan from the options; a continued run keeps its earlier end (`before`) unless they change it."""
     from ..measure.training.training import TrainingPlan
 
     target = options["target"]
@@ -187,14 +188,14 @@ def _domains(reading: Any) -> str:
     return ", ".join(parts) or "missing"
 
 
-@click.command(epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (it can go on).")
+@click.command(epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (it can continue).")
 @click.option("--target", type=FiniteRange(0, 100, min_open=True), default=60.0, show_default=True,
               metavar="PERCENT", help="Test accuracy to train to.")  # fmt: skip
 @click.option("--max-epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N",
-              help="Give up after so many passes.")  # fmt: skip
-@click.option("--only", type=click.Choice(NETWORKS), help="Train this one; the other's run is shown if there is one.")
+              help="Stop after this many passes over the training set.")  # fmt: skip
+@click.option("--only", type=click.Choice(NETWORKS), help="Train only this one; the other is shown if it was trained.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="thesis", show_default=True,
-              metavar="DIR", help="For outcome.json, the figures, records and checkpoints.")  # fmt: skip
+              metavar="DIR", help="Folder for outcome.json, the figures, records and checkpoints.")  # fmt: skip
 @_shared_options
 @click.pass_context
 def thesis(
@@ -202,8 +203,8 @@ def thesis(
 ) -> None:
     """Train SimpleNet (PyTorch) and AlexNet (TensorFlow) to 60 % as the thesis did, and compare.
 
-    Prints its Table 4.0.1 with this machine's figures beside it, and draws Figures 4.0.1 and 4.0.2. The
-    same command goes on with trainings that were interrupted and repeats none that is done.
+    Prints Table 4.0.1 of the thesis with this machine's figures, and draws Figures 4.0.1 and 4.0.2. The same
+    command continues trainings that were interrupted, and repeats none that is done.
     """
     from ..estimator.base.errors import JoulecastError
     from ..measure.training.thesis import notes_of, read_runs, row_of, run_trainings, write_outcome
@@ -221,7 +222,7 @@ def thesis(
             click.echo(f"measure thesis: {error}", err=True)
         click.echo("written: " + ", ".join(map(str, written)), err=True)
     if status:
-        click.echo(f"measure thesis: a training ended with status {status}; the same command goes on", err=True)
+        click.echo(f"measure thesis: a training ended with status {status}; run the same command to continue", err=True)
         context.exit(status)
 
 

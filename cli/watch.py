@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .fields import with_options
 from .finite import FiniteRange
 
 if TYPE_CHECKING:
@@ -25,19 +26,21 @@ if TYPE_CHECKING:
 @click.option("--interval", "interval_s", type=FiniteRange(min=0.05), default=1.0, show_default=True,
               metavar="SECONDS", help="Time between rows.")  # fmt: skip
 @click.option("--duration", "duration_s", type=FiniteRange(min=0, min_open=True), metavar="SECONDS",
-              help="Stop after this time; else at Ctrl-C.")  # fmt: skip
+              help="Stop after this time. Default: stop at Ctrl-C.")  # fmt: skip
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Also write the rows to FILE.")  # fmt: skip
 @click.option("--trace", "trace_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write every sample of every domain to FILE, to be played by --meter replay:FILE.")  # fmt: skip
-@click.option("--histogram", is_flag=True, help="Show how often which power was drawn.")
+              help="Write every sample of every domain to FILE, which --meter replay:FILE can replay.")  # fmt: skip
+@click.option("--histogram", is_flag=True, help="Show a histogram of the power.")
 @click.option("--meter", "preference", default="auto", show_default=True,
               help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE.")  # fmt: skip
-@click.option("--hardware", metavar="NAME", help="The CPU to model where nothing measures; else /proc/cpuinfo's.")
+@click.option(
+    "--hardware", metavar="NAME", help="The CPU to model if no meter measures. Default: the one in /proc/cpuinfo."
+)
 @click.option("--sysfs", type=click.Path(file_okay=False, path_type=Path), default="/sys", show_default=True,
-              help="Where sysfs is, as in a container that has the host's elsewhere.")  # fmt: skip
+              help="Path of sysfs, for a container that has the host's sysfs elsewhere.")  # fmt: skip
 @click.option("--procfs", type=click.Path(file_okay=False, path_type=Path), default="/proc", show_default=True,
-              help="Where procfs is.")  # fmt: skip
+              help="Path of procfs.")  # fmt: skip
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def watch(
@@ -53,18 +56,18 @@ def watch(
     procfs: Path,
     command: tuple[str, ...],
 ) -> None:
-    """Show CPU load and watts per domain, second by second, then their statistics.
+    """Show CPU load and watts per domain every second, then their statistics.
 
-    With COMMAND (`measure watch -- python train.py`) the table goes to standard error, and the
-    command's exit status is passed on.
+    With COMMAND (`measure watch -- python train.py`) the table goes to standard error, and the exit
+    status is the command's.
     """
     from ..measure.command import CommandError, Ticker
     from ..measure.meters.selection import select_meter
     from ..measure.watch import Watch
 
     if command and duration_s is not None:
-        raise click.UsageError("--duration and COMMAND exclude each other: a command is watched to its end")
-    lines = Lines(to_stderr=bool(command))
+        raise click.UsageError("--duration and COMMAND cannot be combined: a command is watched until it ends")
+    lines = Lines(context.command, to_stderr=bool(command))
     with Ticker() as ticker, select_meter(preference, sysfs=sysfs, procfs=procfs, hardware=hardware) as meter:
         view = Watch(meter, lines.say, lines.warn, procfs=procfs, trace=trace_path is not None)
         if csv_path is not None:
@@ -84,25 +87,26 @@ def watch(
 
 
 class Lines:
-    """The table on standard output, or on standard error beside a command that has the output."""
+    """Prints the table to standard output, or to standard error if a command uses the output."""
 
-    def __init__(self, *, to_stderr: bool) -> None:
+    def __init__(self, command: click.Command, *, to_stderr: bool) -> None:
+        self._command = command
         self._to_stderr = to_stderr
 
     def say(self, line: str) -> None:
-        """Ends the program quietly when nobody reads its output any more (`| head`)."""
+        """Ends the program quietly if the output is closed (`| head`)."""
         if self._to_stderr:
             self.warn(line)
             return
         try:
-            print(line, flush=True)
+            print(with_options(line, self._command), flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
             raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
 
     def warn(self, line: str) -> None:
-        with suppress(OSError):  # a command goes on being metered when its terminal has gone
-            print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):  # a command is metered to its end, even without a terminal
+            print(with_options(line, self._command), file=sys.stderr, flush=True)
 
 
 def _write_trace(view: Watch, path: Path, lines: Lines) -> bool:
@@ -110,6 +114,6 @@ def _write_trace(view: Watch, path: Path, lines: Lines) -> bool:
         with path.open("w", encoding="utf-8", newline="") as file:
             view.trace().write_csv(file)
     except OSError as error:
-        lines.warn(f"{path}: {error.strerror}; the trace is not whole")
+        lines.warn(f"{path}: {error.strerror}; the trace is incomplete")
         return False
     return True

@@ -1,7 +1,7 @@
-"""Ticks at a steady pace while a command runs or until a signal, with no signal handler to race with.
+"""Ticks at a steady rate while a command runs or until a signal arrives.
 
-Signals are blocked and waited for, so that a Ctrl-C ends the wait and nothing else: the summary is
-always printed. Call before any other thread is started, so that those inherit the mask.
+Signals are blocked and waited for instead of handled, so Ctrl-C only ends the wait and the summary is always printed.
+Start it before any other thread, so that other threads inherit the signal mask.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..estimator.base.errors import MeterError
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WAITED = {*_ENDING, signal.SIGCHLD}
-_SENT_BY_KERNEL = 0x80  # si_code SI_KERNEL: the terminal's Ctrl-C, which the command gets by itself
+_SENT_BY_KERNEL = 0x80  # si_code SI_KERNEL: Ctrl-C on the terminal, which the command receives too
 COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE = 127, 126  # as in a shell
 
 
@@ -35,7 +35,7 @@ class Ticker:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
     def spawn(self, command: Sequence[str]) -> int:
-        """Starts the command, signals as they were. Raises MeterError with a shell's exit status."""
+        """Starts the command with the original signal mask. Raises CommandError with a shell's exit status."""
         try:
             return os.posix_spawnp(
                 command[0],
@@ -48,10 +48,10 @@ class Ticker:
             raise CommandError(command[0], error) from error
 
     def run(self, tick: Callable[[], None], *, interval_s: float, duration_s: float | None, child: int | None) -> int:
-        """Ticks until the command ends, the duration is over or a signal comes. The exit status.
+        """Ticks until the command ends, the duration is over or a signal arrives. Returns the exit status.
 
-        The command's own, 128 + n if signal n ended it. Without a command: 0, also after Ctrl-C, the
-        ordinary end of an endless watch; 128 + n after another signal.
+        With a command: its own status, or 128 + n if signal n ended it. Without one: 0, also after Ctrl-C, which is
+        how an endless watch ends; 128 + n after another signal.
         """
         start_s = time.monotonic()
         end_s = float("inf") if duration_s is None else start_s + duration_s
@@ -60,7 +60,7 @@ class Ticker:
             caught = signal.sigtimedwait(_WAITED, max(0.0, min(next_s, end_s) - time.monotonic()))
             if caught is None:
                 tick()
-                # A tick that came late does not bring the following ones closer together.
+                # After a late tick the following ones keep their distance.
                 now_s = time.monotonic()
                 next_s += interval_s * max(1, -(-(now_s - next_s) // interval_s))
                 if now_s >= end_s:

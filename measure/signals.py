@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop at the next good moment."""
+"""SIGINT and SIGTERM as a request to stop at the next safe point."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While entered, notes the first SIGINT or SIGTERM: its name in `received`, and its `number`.
+    """While entered, records the first SIGINT or SIGTERM: its name in `received`, and its `number`.
 
-    A second one raises KeyboardInterrupt at once.
-
-    Outside the main thread, where Python delivers no signals, nothing is ever received.
+    A second one raises KeyboardInterrupt at once. Outside the main thread Python delivers no signals, so nothing is
+    received there.
     """
 
     def __init__(self) -> None:

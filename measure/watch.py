@@ -1,7 +1,7 @@
-"""The machine second by second: CPU columns and watts per domain, then their statistics.
+"""CPU load and watts per domain at regular intervals, then their statistics.
 
-The columns are those of `powerstat -RDH` (thesis, Listing 3.4), with the stolen time beside them.
-Everything here but `Watch` is pure.
+The columns are those of `powerstat -RDH` (thesis, Listing 3.4) and the stolen time. Everything but `Watch` and `CsvLog`
+is pure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HISTOGRAM_WIDTH = 40
 @dataclass(frozen=True, slots=True)
 class WatchRow:
     """One interval: the CPU columns in the order of `CPU_COLUMNS` (percent, processes, per second),
-    the total's watts and each domain's; None where the energy is not known.
+    the total's watts and each domain's; None where the energy is unknown.
     """
 
     seconds: float
@@ -41,7 +41,7 @@ class WatchRow:
 
 
 def row_of(before: ProcStat, after: ProcStat, reading: Reading) -> WatchRow:
-    """The interval between two reads of /proc/stat, with what the meter says of it."""
+    """The interval between two reads of /proc/stat, with the meter's reading of it."""
     old, new = before.times, after.times
     ticks = max(1, new.total - old.total)
     spent = (
@@ -68,7 +68,7 @@ def _watts(domain: DomainReading, seconds: float) -> float | None:
 
 
 def statistics_of(values: Sequence[float]) -> dict[str, float]:
-    """`STATISTICS` of one column; the deviation is the population's, as powerstat's. Values >= 0."""
+    """`STATISTICS` of one column, for values >= 0. The deviation is the population's, as in powerstat."""
     geometric = 0.0
     if min(values) > 0:
         geometric = math.exp(statistics.fmean(math.log(value) for value in values))
@@ -77,7 +77,7 @@ def statistics_of(values: Sequence[float]) -> dict[str, float]:
 
 
 def short_name(domain: str, domains: Sequence[str]) -> str:
-    """A heading as powerstat's: "pkg-0", "dram"; the package stays where there are several."""
+    """A heading as in powerstat: "pkg-0", "dram"; with the package's number where several have the same part."""
     package, _, part = domain.rpartition("/")
     short = f"{part}-{package.removeprefix('package-')}" if package else part.replace("package", "pkg")
     alone = sum(other.rpartition("/")[2] == part for other in domains) == 1
@@ -85,7 +85,7 @@ def short_name(domain: str, domains: Sequence[str]) -> str:
 
 
 class WatchTable:
-    """Plain lines of equal columns, the same on a terminal and in a pipe."""
+    """Plain text in fixed columns, the same on a terminal and in a pipe."""
 
     def __init__(self, domains: Sequence[str]) -> None:
         names = [short_name(domain, domains) for domain in domains]
@@ -102,7 +102,7 @@ class WatchTable:
         return f"{self._line([clock, *_cells(row.cpu, row.watts, row.domain_watts)])}  {row.label}"
 
     def statistics(self, rows: Sequence[WatchRow]) -> list[str]:
-        """The five lines of statistics; watts are those of the intervals in which they are known."""
+        """The five lines of statistics; watts cover only the intervals in which they are known."""
         columns = [_known(column) for column in zip(*map(_figures, rows), strict=True)]
         found = [statistics_of(column) if column else None for column in columns]
         lines = []
@@ -134,7 +134,7 @@ def _cells(
 
 
 def histogram_lines(watts: Sequence[float]) -> list[str]:
-    """Watts in bins of equal width from the lowest to the highest, one line each."""
+    """A histogram of watts in bins of equal width, one line for each bin."""
     low, high = min(watts), max(watts)
     width = (high - low) / HISTOGRAM_BINS or 1.0
     counts = [0] * HISTOGRAM_BINS
@@ -148,7 +148,7 @@ def histogram_lines(watts: Sequence[float]) -> list[str]:
 
 
 def closing_lines(rows: Sequence[WatchRow], whole: Reading) -> list[str]:
-    """The summary in words: watts with their label, the energy, what was not known, and why."""
+    """The summary in words: watts with their label, the energy, what is unknown, and why."""
     known = _known([row.watts for row in rows])
     lines = ["Summary:"]
     if known:
@@ -158,16 +158,16 @@ def closing_lines(rows: Sequence[WatchRow], whole: Reading) -> list[str]:
     if len(known) < len(rows):
         lines.append(f"Watts are unknown in {len(rows) - len(known)} of {len(rows)} intervals")
     energy = "unknown" if whole.energy_j is None else f"{whole.energy_j:.3f} J"
-    holds = f" = {whole.boundary}" if whole.boundary and whole.energy_j is not None else ""
-    lines.append(f"Energy: {energy}{holds} in {whole.seconds:.3f} s, {whole.label}, read by {whole.meter}")
+    boundary = f" = {whole.boundary}" if whole.boundary and whole.energy_j is not None else ""
+    lines.append(f"Energy: {energy}{boundary} in {whole.seconds:.3f} s, {whole.label}, read by {whole.meter}")
     return [*lines, *(f"Note: {reason}" for reason in whole.reasons)]
 
 
 class CsvLog:
-    """Rows into a CSV file as they come. A file that cannot be written ends the log, not the watch."""
+    """Writes rows to a CSV file as they come. If the file cannot be written, the log ends and the watch continues."""
 
     def __init__(self, path: Path, domains: Sequence[str]) -> None:
-        """Raises MeterError when the file cannot be made."""
+        """Raises MeterError when the file cannot be created."""
         self.failure: OSError | None = None
         self._path = path
         try:
@@ -182,7 +182,7 @@ class CsvLog:
         self._write([clock, f"{since_start_s:.6f}", *figures, row.label])
 
     def close(self) -> None:
-        with suppress(OSError):  # what a full disk still owes has been reported already
+        with suppress(OSError):  # a full disk has been reported already
             self._file.close()
 
     def _write(self, cells: Sequence[str]) -> None:
@@ -196,14 +196,14 @@ class CsvLog:
 
     @property
     def complaint(self) -> str:
-        """One line on why the file is not whole; "" while it is."""
+        """One line on why the file is incomplete; "" while it is complete."""
         if self.failure is None:
             return ""
-        return f"{self._path}: {self.failure.strerror}; its rows end there, the watch goes on"
+        return f"{self._path}: {self.failure.strerror}; the file ends there and the watch continues"
 
 
 class Watch:
-    """Rows from a running meter, one per `tick`. `say` takes the table's lines, `warn` what went wrong."""
+    """Rows from a running meter, one per `tick`. `say` prints the table's lines, `warn` prints problems."""
 
     def __init__(
         self,
@@ -226,21 +226,21 @@ class Watch:
         self._interval: Window = meter.open()
 
     def log_to(self, path: Path) -> None:
-        """Raises MeterError when the file cannot be made."""
+        """Raises MeterError when the file cannot be created."""
         self._log = CsvLog(path, self._names)
 
     def start(self) -> None:
         counted = [domain.name for domain in self._meter.domains if domain.counted]
         reported = [domain.name for domain in self._meter.domains if not domain.counted]
-        beside = f" (beside it: {', '.join(reported)})" if reported else ""
-        self._say(f"Meter: {self._meter.name}; Watts = {' + '.join(counted)}{beside}")
+        uncounted = f" (also shown: {', '.join(reported)})" if reported else ""
+        self._say(f"Meter: {self._meter.name}; Watts = {' + '.join(counted)}{uncounted}")
         for note in self._meter.notes:
             self._say(f"Note: {note}")
         self._say(self._table.header())
         self._complain()
 
     def tick(self, *, least_s: float = 0.0) -> None:
-        """Closes an interval and shows it, unless it is shorter than `least_s` and not the only one."""
+        """Closes an interval and shows it. One shorter than `least_s` is dropped unless it is the only one."""
         after, reading = read_proc_stat(self._procfs), self._interval.lap()
         self._elapsed_s += reading.seconds
         if self._rows and reading.seconds < least_s:

@@ -1,7 +1,7 @@
-"""What disturbed a window: other processes on the cores, steal time, throttling, a changed clock.
+"""What disturbed a window: other processes on the cores, steal time, throttling, a changed clock rate.
 
-Two reads of the system's own counters, one at each end of a window, and a pure comparison of the two.
-A counter that is not there (a virtual machine has no thermal sensors) says nothing and is not an error.
+The system's counters are read at both ends of a window and compared. A counter that does not exist (a virtual machine
+has no thermal sensors) is skipped and is not an error.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from ...estimator.base.errors import MeterError
 from .procstat import read_proc_stat
 
-# Shares of the window's wall time. A kernel tick is 10 ms and each CPU's count is off by up to one, so a few
-# of them are no proof.
+# Shares of the window's wall time. A kernel tick is 10 ms and each CPU's count is off by up to one, so a few ticks are
+# not significant.
 OTHERS_SHARE = 0.05
 STEAL_SHARE = 0.03
 FREQUENCY_SHARE = 0.10
@@ -26,7 +26,7 @@ TICKS_OF_DOUBT = 3
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The machine's counters at one moment. None: this machine does not say."""
+    """The machine's counters at one moment. None: this machine has no such counter."""
 
     at_s: float
     own_cpu_s: float
@@ -60,7 +60,7 @@ class SystemCounters:
         )
 
     def _cpu_seconds(self) -> tuple[float | None, float | None, int]:
-        """Busy and stolen seconds, and of how many CPUs."""
+        """Busy and stolen seconds, and the number of CPUs."""
         try:
             found = read_proc_stat(self.root / "proc")
         except MeterError:
@@ -81,7 +81,7 @@ class SystemCounters:
         return 1e3 * sum(known) / len(known) if known else None
 
     def _quota_throttled_s(self) -> float | None:
-        """Of this process's own cgroup (version 2)."""
+        """From this process's own cgroup (version 2)."""
         try:
             lines = (self.root / "proc/self/cgroup").read_text().splitlines()
             group = next(line[3:].lstrip("/") for line in lines if line.startswith("0::"))
@@ -93,7 +93,7 @@ class SystemCounters:
 
 
 def disturbances(before: Conditions, after: Conditions) -> tuple[str, ...]:
-    """What disturbed the window between two reads, one phrase each; empty for a clean one. Pure."""
+    """What disturbed the window between two reads, one phrase each; empty for a clean window. Pure."""
     wall_s = after.at_s - before.at_s
     doubt_s = max(TICKS_OF_DOUBT, after.cpus) / os.sysconf("SC_CLK_TCK")
     found = []
@@ -120,7 +120,7 @@ def disturbances(before: Conditions, after: Conditions) -> tuple[str, ...]:
 
 
 def oversubscription(threads: int, cores: int) -> tuple[str, ...]:
-    """A flag where more threads compute than there are cores to run them. Pure."""
+    """A flag if there are more computing threads than cores. Pure."""
     return (f"{threads} threads on {cores} cores",) if threads > cores else ()
 
 

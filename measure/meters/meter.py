@@ -1,4 +1,4 @@
-"""Meters: windows of time over one background reader.
+"""Meters: windows of time that share one background reader.
 
 >>> from joulecast.measure.meters.selection import select_meter
 >>> with select_meter("none") as meter, meter.window() as window:
@@ -20,13 +20,13 @@ from .reading import PowerTrace, Reading, TracePoint
 from .tally import Domain, Failure, Ledger, Mirror, Sample
 
 DEFAULT_INTERVAL_S = 0.1
-# Well inside half the shortest wrap time, so that some late samples and failed reads do no harm.
+# Far below half of the shortest wrap time, so that some late samples and failed reads do no harm.
 WRAP_FRACTION = 1 / 8
 _BOUNDARY_TRIES = 3
 
 
 class Source(Protocol):
-    """The edge that reads the hardware. `sample` never raises: what fails is a `Failure` in its place."""
+    """Reads the hardware. `sample` never raises: a read that fails is a `Failure` in place of a value."""
 
     @property
     def name(self) -> str: ...
@@ -45,11 +45,11 @@ class Window(Protocol):
     reading: Reading | None
 
     def so_far(self) -> Reading:
-        """The window as it stands now; it stays open."""
+        """The reading up to now; the window stays open."""
         ...
 
     def lap(self) -> Reading:
-        """Close the window and open the next at the very same sample: laps add up to the whole."""
+        """Closes the window and opens the next at the same sample, so that laps add up to the whole."""
         ...
 
     def close(self) -> Reading: ...
@@ -58,7 +58,7 @@ class Window(Protocol):
 
 @runtime_checkable
 class Meter(Protocol):
-    """What a training is metered with. Windows may overlap and nest; `start` and `stop` are idempotent."""
+    """Meters a training. Windows may overlap and nest; `start` and `stop` are idempotent."""
 
     @property
     def name(self) -> str: ...
@@ -66,7 +66,7 @@ class Meter(Protocol):
     def domains(self) -> tuple[Domain, ...]: ...
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the figures must know, one line each."""
+        """Remarks on the figures, one line each."""
         ...
 
     def start(self) -> None: ...
@@ -79,9 +79,9 @@ class Meter(Protocol):
 
 
 class SampledMeter:
-    """A meter over any source: one daemon thread samples it, and every window's ends are samples too.
+    """A meter for any source: a daemon thread samples it, and opening or closing a window takes a sample too.
 
-    `interval_s` is shortened where counters wrap faster; None starts no thread (call `poll`).
+    `interval_s` is shortened if counters wrap faster; None starts no thread (call `poll`).
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class SampledMeter:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the background reader; windows still open can be closed but may come out ambiguous."""
+        """Ends the background reader. Open windows can still be closed but may be ambiguous."""
         if self._thread is not None:
             self._stopping.set()
             self._thread.join()
@@ -155,7 +155,7 @@ class SampledMeter:
 
     @contextmanager
     def window(self, *, trace: bool = False) -> Iterator[SampledWindow]:
-        """A window that closes at the end of the block, also when the block raises."""
+        """A window that closes at the end of the block, also if the block raises."""
         window = self.open(trace=trace)
         try:
             yield window
@@ -167,7 +167,7 @@ class SampledMeter:
             self.poll()
 
     def _boundary(self) -> Sample:
-        """The ends of a window decide over all of it: a read that fails there is tried again."""
+        """A sample for the start or end of a window, where a failed read would lose the window: it is repeated."""
         sample = self._source.sample()
         for _ in range(_BOUNDARY_TRIES - 1):
             if not any(isinstance(value, Failure) and not value.fatal for value in sample.values):
@@ -220,7 +220,7 @@ class SampledWindow:
     def trace(self) -> PowerTrace:
         """Every sample since the window opened. Raises MeterError unless it was opened with `trace`.
 
-        What may be a mirror has no energy, as in the reading, and so there are no watts.
+        A domain that may be a mirror has no energy, as in the reading, and so there are no watts.
         """
         if self._points is None:
             raise MeterError("window keeps no trace; open it with trace=True")
@@ -232,7 +232,7 @@ class SampledWindow:
         points = tuple(_without(doubtful, point) for point in self._points)
         return PowerTrace(tuple(one.name for one in domains), counted, points)
 
-    # The three below are the meter's, which calls them under its lock.
+    # The meter calls the next three under its lock.
 
     def add(self, sample: Sample) -> None:
         self._ledger.add(sample)

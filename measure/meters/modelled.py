@@ -1,4 +1,4 @@
-"""Power from CPU utilisation and the hardware table, for machines without a counter: always "modelled"."""
+"""Power from CPU utilisation and the hardware table, for machines without a counter. Its label is "modelled"."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .procstat import PROC, CpuInfo, ProcStat, read_cpu_info, read_proc_stat
 from .rapl import SystemClock, system_clock
 from .tally import Domain, Failure, Mirror, Sample
 
-# Share of full power drawn when idle, where the table has no figure: an assumption, said wherever it is used.
-# Cloud Carbon Footprint's watts from SPECpower lie at 16 % (Skylake) to 32 % (Haswell) for whole servers.
+# Share of full power drawn when idle, for parts whose table row has no figure. This is an assumption, and every use
+# states it. Cloud Carbon Footprint's watts from SPECpower are 16 % (Skylake) to 32 % (Haswell) for whole servers.
 ASSUMED_IDLE_SHARE = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class UtilisationModel:
-    """Power by utilisation u in [0, 1]: `idle_w + (full_w - idle_w) * u`; `basis` says where it is from."""
+    """Power by utilisation u in [0, 1]: `idle_w + (full_w - idle_w) * u`; `basis` states the source."""
 
     idle_w: float
     full_w: float
@@ -29,7 +29,7 @@ class UtilisationModel:
 def utilisation_model(
     name: str, power_w: float, idle_w: float | None, part_cores: int | None, cores: int
 ) -> UtilisationModel:
-    """The model of `cores` cores of a part with `part_cores`, each assumption in `basis`. Pure."""
+    """The model of `cores` cores of a part with `part_cores`; `basis` states each assumption. Pure."""
     share = 1.0 if part_cores is None else cores / part_cores
     basis = f"CPU utilisation x {name} ({power_w:g} W"
     if idle_w is None:
@@ -45,9 +45,9 @@ def utilisation_model(
 
 
 class ModelledSource:
-    """The machine as one domain, "modelled". Raises MeterError where the CPU is not in the table.
+    """The machine as one domain, "modelled". Raises MeterError if the CPU is not in the table.
 
-    `hardware`: the name to look up, None for what /proc/cpuinfo says.
+    `hardware`: the name to look up; None takes the name in /proc/cpuinfo.
     """
 
     name = "modelled"
@@ -56,7 +56,7 @@ class ModelledSource:
         self._procfs, self._clock = procfs, clock
         start = read_proc_stat(procfs)
         self._model = _model_of(hardware, read_cpu_info(procfs), start)
-        ceiling_w = 4 * int(self._model.full_w) + 4  # ticks are coarse: a burst may lie in one read
+        ceiling_w = 4 * int(self._model.full_w) + 4  # ticks are coarse, so one read can contain a burst
         note = f"modelled: {self._model.basis}"
         self.domains = (Domain("machine", "machine", True, ceiling_w, None, "modelled", "utilisation model", note),)
         self.notes: tuple[str, ...] = (note,)
@@ -81,7 +81,7 @@ class ModelledSource:
         """Nothing is kept open."""
 
     def _energy_uj(self, stat: ProcStat, now_ns: int) -> int:
-        """Since the start: idle power all the time, the rest of it while CPUs were busy."""
+        """Since the start: idle power all the time, and the rest while CPUs were busy."""
         ticks_per_s = os.sysconf("SC_CLK_TCK")
         busy_s = (stat.times.busy - self._start_busy) / ticks_per_s / max(1, stat.cpus)
         idle_j = self._model.idle_w * (now_ns - self._start_ns) / 1e9
@@ -93,7 +93,7 @@ def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> Utilisation
 
     name = hardware or cpu.model
     if not name:
-        raise MeterError("/proc/cpuinfo names no processor; name it with --hardware")
+        raise MeterError("/proc/cpuinfo names no processor; give its name as `hardware`")
     try:
         row = find_hardware(name)
     except HardwareError as error:

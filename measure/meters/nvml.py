@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through NVML: the total-energy counter, else power integrated and labelled so.
+"""NVIDIA GPUs through NVML: the total-energy counter, or integrated power samples, which are labelled so.
 
 (nvmlDeviceGetTotalEnergyConsumption: millijoules since the driver was loaded, Volta and newer;
 nvmlDeviceGetPowerUsage: milliwatts)
@@ -15,7 +15,7 @@ from .rapl import SystemClock, system_clock
 from .tally import Domain, Failure, Mirror, Sample
 
 GPU_CEILING_W = 3000
-# Drivers refresh it every 20 to 100 ms; twice that, so that no honest step looks like a reset.
+# Drivers refresh it every 20 to 100 ms. This is twice as long, so that no regular step looks like a reset.
 REFRESH_NS = 200_000_000
 
 
@@ -45,13 +45,13 @@ def visible_indices(variable: str | None, uuids: Sequence[str]) -> list[int]:
 
 
 class NoGpuError(MeterError):
-    """Nothing to read: no driver, no library, no GPU visible. Any other MeterError hides a GPU at work."""
+    """Nothing to read: no driver, no library or no visible GPU. With any other MeterError a GPU may be in use."""
 
 
 class NvmlSource:
     """The visible GPUs, one domain each, named by their NVML index.
 
-    Raises NoGpuError where there is none, MeterError where NVML or CUDA's variables do not tell which.
+    Raises NoGpuError if there is none, MeterError if NVML fails or CUDA's variables are ambiguous.
     `pynvml`: the module of nvidia-ml-py, or a fake of it (`testing.FakeNvml`).
     """
 
@@ -70,7 +70,7 @@ class NvmlSource:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
             if error.value in (self._nvml.NVML_ERROR_DRIVER_NOT_LOADED, self._nvml.NVML_ERROR_LIBRARY_NOT_FOUND):
-                raise NoGpuError(f"NVML answers {error}: no NVIDIA driver that runs") from error
+                raise NoGpuError(f"NVML answers {error}: no NVIDIA driver is running") from error
             raise MeterError(f"NVML answers {error}; check that nvidia-smi lists the GPU") from error
         try:
             self._open(environ)
@@ -99,7 +99,7 @@ class NvmlSource:
         )
 
     def _check_order(self, environ: Mapping[str, str], variable: str | None, handles: list[Any]) -> None:
-        """CUDA numbers the fastest GPU first unless told; NVML by PCI bus: the same only among equals."""
+        """CUDA by default numbers the fastest GPU first, NVML numbers by PCI bus: only equal GPUs are unambiguous."""
         by_index = variable is not None and any(part.strip().isdecimal() for part in variable.split(","))
         models = {_text(self._nvml.nvmlDeviceGetName(handle)) for handle in handles}
         if by_index and len(models) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
@@ -112,7 +112,7 @@ class NvmlSource:
         try:
             return bool(self._nvml.nvmlDeviceGetMigMode(handle)[0])
         except self._nvml.NVMLError:
-            return False  # GPUs that cannot do MIG do not answer
+            return False  # GPUs without MIG raise an error
 
     def _domain(self, index: int, handle: Any) -> Domain:
         name = _text(self._nvml.nvmlDeviceGetName(handle))

@@ -56,7 +56,7 @@ def open_counter(event_type: int, config: int, cpu: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EnergyEvent:
-    """One energy event on one CPU; `unit_uj` is what one count stands for."""
+    """One energy event on one CPU; `unit_uj` is the energy of one count."""
 
     domain: Domain
     event_type: int
@@ -66,7 +66,7 @@ class EnergyEvent:
 
 
 def find_events(sysfs: Path = SYSFS) -> list[EnergyEvent]:
-    """The energy events that the kernel offers. Raises MeterError where it offers none."""
+    """The energy events of the kernel. Raises MeterError if there are none."""
     device = sysfs / "bus/event_source/devices/power"
     try:
         event_type = int(read_text(device / "type"))

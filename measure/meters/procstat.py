@@ -1,4 +1,4 @@
-"""What the kernel counts about the CPUs: /proc/stat and /proc/cpuinfo as values."""
+"""/proc/stat and /proc/cpuinfo as values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CpuTimes:
 
     @property
     def busy(self) -> int:
-        """Ticks that this machine's CPUs worked; stolen ones went to other guests of the host."""
+        """Ticks that this machine's CPUs worked; stolen ticks went to other guests of the host."""
         return self.user + self.nice + self.system + self.irq + self.softirq
 
 
@@ -46,7 +46,7 @@ class ProcStat:
 
 
 def read_proc_stat(procfs: Path = PROC) -> ProcStat:
-    """Raises MeterError when the file is not there or not the kernel's."""
+    """Raises MeterError if the file does not exist or is not the kernel's."""
     path = procfs / "stat"
     try:
         return parse_proc_stat(path.read_text())
@@ -60,7 +60,7 @@ def parse_proc_stat(text: str) -> ProcStat:
     ticks = [int(value) for value in rows["cpu"][:8]]
     if len(ticks) < 4:
         raise ValueError(f"the cpu line has {len(ticks)} figures, at least 4 are needed")
-    ticks += [0] * (8 - len(ticks))  # kernels before 2.6.11 know no steal
+    ticks += [0] * (8 - len(ticks))  # kernels before 2.6.11 have no steal time
     return ProcStat(
         times=CpuTimes(*ticks),
         cpus=sum(1 for name in rows if re.fullmatch(r"cpu\d+", name)),
@@ -72,7 +72,7 @@ def parse_proc_stat(text: str) -> ProcStat:
 
 @dataclass(frozen=True, slots=True)
 class CpuInfo:
-    """The processor by its own account; `threads_per_core` is 1 where it does not say."""
+    """The processor as /proc/cpuinfo describes it; `threads_per_core` is 1 if it is unknown."""
 
     model: str
     vendor: str
@@ -80,7 +80,7 @@ class CpuInfo:
 
 
 def read_cpu_info(procfs: Path = PROC) -> CpuInfo:
-    """Empty strings where /proc/cpuinfo does not say."""
+    """Empty strings for what /proc/cpuinfo does not contain."""
     try:
         text = (procfs / "cpuinfo").read_text()
     except OSError:

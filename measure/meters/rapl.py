@@ -1,6 +1,6 @@
 """RAPL over the powercap tree of sysfs: zones to domains (pure), and the reader around it.
 
-Zones are told apart by their `name` file; folder numbers say nothing but who is whose parent.
+The `name` file identifies a zone; folder numbers only say which zone is the parent of which.
 (Documentation/power/powercap/powercap.rst; drivers/powercap/intel_rapl_common.c, intel_rapl_msr.c)
 """
 
@@ -20,10 +20,10 @@ from .tally import Domain, Failure, Mirror, Sample
 
 POWERCAP = Path("/sys/class/powercap")
 
-# No part on the market draws as much; too high a ceiling only makes a window ambiguous sooner.
+# More than any part on the market draws. A ceiling that is too high only makes windows ambiguous sooner.
 CEILING_W = {"package": 1500, "core": 1500, "uncore": 1500, "dram": 600, "psys": 6000}
 COUNTED = ("package", "dram")
-# Dies may refresh their view of one counter at different times, a millisecond or two apart.
+# Dies may refresh their copy of one counter at different times, a millisecond or two apart.
 MIRROR_SKEW_NS = 2_000_000
 
 _ZONE = re.compile(r"(intel-rapl[a-z-]*):(\d+(?::\d+)*)")
@@ -36,7 +36,7 @@ SystemClock = Callable[[], tuple[int, int]]
 
 
 def read_text(path: Path) -> str:
-    """Opened anew each time: a descriptor kept over a removed counter would go on showing its last value."""
+    """Opens the file at each read, because an open descriptor of a removed counter would keep its last value."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(descriptor, 4096).decode("ascii", "replace").strip()
@@ -53,20 +53,20 @@ def system_clock() -> tuple[int, int]:
         before_ns = time.clock_gettime_ns(boot_clock)
         now_ns = time.monotonic_ns()
         if time.clock_gettime_ns(boot_clock) - before_ns < 1_000_000:
-            break  # else the thread was held up in between, which would look like a short sleep
+            break  # otherwise the thread was delayed in between, which would look like a short sleep
     return now_ns, max(0, before_ns - now_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """One zone as its files show it. `failure`: why its counter cannot be read now."""
+    """One zone as its files describe it. `failure`: why its counter cannot be read now."""
 
     control: str  # "intel-rapl" (MSR or TPMI) or "intel-rapl-mmio"
     numbers: tuple[int, ...]  # (0, 2) for the folder intel-rapl:0:2
     path: Path
     name: str
     range_uj: int = 0
-    max_power_uw: int = 0  # the highest of its constraints, 0 where none is given
+    max_power_uw: int = 0  # the highest of its constraints, 0 if there is none
     failure: str = ""
 
     @property
@@ -83,14 +83,14 @@ class Zone:
 
     @property
     def counts(self) -> bool:
-        """Packages and dram; and a zone whose name cannot be read, which may be either."""
+        """True for packages and dram, and for a zone whose name cannot be read, since it may be one of them."""
         return self.kind in COUNTED or not self.name
 
 
 def find_zones(root: Path, read: Read = read_text) -> list[Zone]:
     """All RAPL zones under `root`, in numeric order, whether or not their counters can be read.
 
-    The kernel shows each zone flat in the class folder and nested in its parent; either will do.
+    The kernel lists each zone in the class folder and within its parent; either is enough.
     Raises MeterError when there is no RAPL zone.
     """
     folders: dict[str, Path] = {}
@@ -109,13 +109,13 @@ def find_zones(root: Path, read: Read = read_text) -> list[Zone]:
 
 
 def _why_none(root: Path) -> str:
-    """Containers mask the folders that the links of the class lead to: the driver is loaded then."""
+    """Why there is no zone. Containers mask the folders that the links point to; the driver is then loaded."""
     with suppress(OSError):
         dangling = [name for name in sorted(os.listdir(root)) if _ZONE.fullmatch(name) and not (root / name).exists()]
         if dangling:
             return (
-                f"{root / dangling[0]}: leads nowhere, as where a container masks it; mount the host's sysfs"
-                " (docker run -v /sys:/host/sys:ro) and name it: --sysfs /host/sys"
+                f"{root / dangling[0]}: is a dangling link, as in a container that masks it; mount the host's sysfs"
+                " (docker run -v /sys:/host/sys:ro) and give `sysfs` /host/sys"
             )
     return f"{root}: no intel-rapl zone; load it with: sudo modprobe intel_rapl_msr"
 
@@ -152,7 +152,7 @@ def _highest_constraint(path: Path, read: Read) -> int:
         try:
             highest = max(highest, int(read(path / name)))
         except (OSError, ValueError):
-            continue  # many zones state none; the ceiling of the kind then stands alone
+            continue  # many zones have none; the ceiling of the kind then applies alone
     return highest
 
 
@@ -170,7 +170,7 @@ def _explain(path: Path, error: OSError | ValueError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ZonePlan:
-    """What to read: `zones` and `domains` in step; `mirrorable` groups indices of one package's dies.
+    """What to read: `zones` and `domains` in the same order; `mirrorable` groups indices of one package's dies.
 
     `dropped` says which zones are left out and why.
     """
@@ -182,9 +182,9 @@ class ZonePlan:
 
 
 def plan(zones: Sequence[Zone], vendor: str = "") -> ZonePlan:
-    """From zones to domains: twins once, names unique, packages and dram counted. Pure.
+    """From zones to domains: duplicates once, names unique, packages and dram counted. Pure.
 
-    An unreadable package or dram stays in: its reading will be missing, and so will the total.
+    An unreadable package or dram stays in, so that its reading and the total are missing.
     """
     packages = {zone.key: package for zone in zones if (package := _package_of(zone, zones)) is not None}
     kept, dropped = _without_twins(zones, packages)
@@ -202,7 +202,7 @@ def plan(zones: Sequence[Zone], vendor: str = "") -> ZonePlan:
 
 
 def _package_of(zone: Zone, zones: Sequence[Zone]) -> Zone | None:
-    """The package that a zone is or lies in, however deep."""
+    """The package that a zone is, or is part of at any depth."""
     by_key = {other.key: other for other in zones}
     current: Zone | None = zone
     while current is not None and current.kind != "package":
@@ -223,7 +223,7 @@ def _domain_name(zone: Zone, package: Zone | None) -> str:
 
 
 def _without_twins(zones: Sequence[Zone], packages: dict[str, Zone]) -> tuple[list[Zone], list[str]]:
-    """MMIO shows the counters that the MSRs show: of twins the MSR stays, unless only MMIO reads."""
+    """MMIO has the same counters as the MSRs: the MSR one is kept, unless only the MMIO one can be read."""
 
     def identity(zone: Zone) -> tuple[str, str]:
         package = packages.get(zone.key)
@@ -245,14 +245,14 @@ def _without_twins(zones: Sequence[Zone], packages: dict[str, Zone]) -> tuple[li
 
 def _domain(zone: Zone, name: str, vendor: str) -> Domain:
     ceiling_w = max(CEILING_W.get(zone.kind, CEILING_W["psys"]), 2 * zone.max_power_uw // 1_000_000)
-    # AMD counts each core by itself, and powercap reads the one that leads the package.
+    # AMD has a counter for each core, and powercap reads only the first core of the package.
     is_one_core = zone.kind == "core" and vendor in ("AuthenticAMD", "HygonGenuine")
     note = "one core's counter, not all cores'" if is_one_core else ""
     return Domain(name, zone.kind, zone.counts, ceiling_w, zone.range_uj or None, note=note)
 
 
 class RaplSource:
-    """Reads the counters of a powercap tree. Raises MeterError when it holds no RAPL zone."""
+    """Reads the counters of a powercap tree. Raises MeterError if it has no RAPL zone."""
 
     name = "rapl"
 
@@ -285,12 +285,12 @@ class RaplSource:
         return Sample(began_ns, ended_ns, slept_ns, tuple(values))
 
     def mirrors(self) -> dict[int, Mirror]:
-        """Domains that repeat another, by all evidence since the source was made.
+        """Domains that repeat another, from all samples since the source was made.
 
-        Some multi-die parts (first Threadrippers and EPYCs) show one counter of the whole socket on
-        every die; others count each die by itself. Which it is shows in the values: a repeater lies
-        between two reads of its original in every sample, which two counters of their own do not.
-        Counters that are never equal but never further apart than one refresh stay uncertain.
+        Some multi-die parts (the first Threadrippers and EPYCs) show the counter of the whole socket on every die;
+        others have a counter for each die. The values tell: a repeated counter is between two reads of its original in
+        every sample, which independent counters are not. Counters that are never equal and never further apart than
+        one refresh stay uncertain.
         """
         found: dict[int, Mirror] = {}
         for (original, repeater), certain in sorted(self._alike.items()):

@@ -1,4 +1,4 @@
-"""What a meter says of one window: the energy of every domain, each with its label."""
+"""A meter's reading of one window: the energy of every domain, each with its label."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ WORST_FIRST: tuple[Label, ...] = ("missing", "ambiguous", "modelled", "measured"
 class DomainReading:
     """The energy of one domain over one window.
 
-    `label`: "measured" and "modelled" carry `energy_uj` (integer microjoules); "ambiguous" (more than
-    one energy fits what was read) and "missing" carry None and the `reason`, never a number.
-    `counted`: whether the domain is part of the total (packages, dram, GPUs) or only reported
-    (core, uncore, psys, a mirror of another domain).
+    `label`: "measured" and "modelled" have `energy_uj` (integer microjoules); "ambiguous" (several energies are
+    consistent with the reads) and "missing" have None and a `reason`, never a number. `counted`: whether the domain is
+    part of the total (packages, dram, GPUs) or only reported (core, uncore, psys, a mirror of another domain).
     """
 
     domain: str
@@ -50,23 +49,23 @@ class Reading:
 
     @property
     def label(self) -> Label:
-        """The worst label among the counted domains; "missing" where nothing counts."""
+        """The worst label of the counted domains; "missing" if there are none."""
         labels = {domain.label for domain in self.domains if domain.counted}
         return next((label for label in WORST_FIRST if label in labels), "missing")
 
     @property
     def energy_uj(self) -> int | None:
-        """Packages + dram + GPUs; None as soon as one of them is missing or ambiguous."""
+        """Packages + dram + GPUs; None if one of them is missing or ambiguous."""
         return self._sum(lambda domain: True)
 
     @property
     def cpu_energy_uj(self) -> int | None:
-        """Packages + dram (or the modelled machine), without the GPUs; None where not all is known."""
+        """Packages + dram (or the modelled machine), without the GPUs; None if one is unknown."""
         return self._sum(lambda domain: domain.kind != "gpu")
 
     @property
     def gpu_energy_uj(self) -> int | None:
-        """All GPUs; None where there is none or not all is known."""
+        """All GPUs; None if there is none or one is unknown."""
         return self._sum(lambda domain: domain.kind == "gpu")
 
     @property
@@ -75,12 +74,12 @@ class Reading:
 
     @property
     def power_w(self) -> float | None:
-        """Mean power over the window; None where the energy is unknown or the window is empty."""
+        """Mean power over the window; None if the energy is unknown or the window is empty."""
         return None if self.energy_j is None or self.seconds <= 0 else self.energy_j / self.seconds
 
     @property
     def boundary(self) -> str:
-        """What the total holds: the counted kinds, as in "package + dram + gpu"; "" for nothing."""
+        """What the total includes: the counted kinds, as in "package + dram + gpu"; "" for nothing."""
         return " + ".join(dict.fromkeys(domain.kind for domain in self.domains if domain.counted))
 
     @property
@@ -112,13 +111,13 @@ class Reading:
             raise MeterError(f"reading is corrupt ({error}); measure again") from error
 
 
-# How a trace's columns end: energies that `watts` is made of, and those only reported.
+# Endings of a trace's columns: energies that are part of `watts`, and those only reported.
 COUNTED_COLUMN, UNCOUNTED_COLUMN = "_uj", "_uncounted_uj"
 
 
 @dataclass(frozen=True, slots=True)
 class TracePoint:
-    """Energy of every domain since the window opened, in the trace's order; None: not read."""
+    """Energy of every domain since the window opened, in the trace's order; None if it was not read."""
 
     seconds: float
     energy_uj: tuple[int | None, ...]
@@ -126,14 +125,14 @@ class TracePoint:
 
 @dataclass(frozen=True, slots=True)
 class PowerTrace:
-    """A window sample by sample; `counted` are the domains that make up the `watts` column."""
+    """A window sample by sample; the `watts` column is the sum of the `counted` domains."""
 
     domains: tuple[str, ...]
     counted: tuple[str, ...]
     points: tuple[TracePoint, ...]
 
     def watts(self) -> list[float | None]:
-        """Mean total power since the point before, for every point; None where it is unknown."""
+        """Mean total power since the previous point, for every point; None if it is unknown."""
         totals = [self._total(point) for point in self.points]
         watts: list[float | None] = [None] if totals else []
         for index in range(1, len(totals)):

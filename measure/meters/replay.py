@@ -1,4 +1,4 @@
-"""Plays a recorded power trace as if it were happening now."""
+"""Replays a recorded power trace in real time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CEILING_W = 1_000_000
 
 
 def kind_of(name: str) -> str:
-    """The kind that a domain's name tells: "package-0/dram" is "dram", "gpu-1" is "gpu"."""
+    """The kind of a domain from its name: "package-0/dram" is "dram", "gpu-1" is "gpu"."""
     kind = re.sub(r"@.*|-\d+.*", "", name.rpartition("/")[2])
     return kind if kind in ("core", "uncore", "psys", *_COUNTED) else "other"
 
@@ -41,7 +41,7 @@ def read_trace(path: Path) -> PowerTrace:
             raise ValueError("as many cells in each row as in the first")
     except (OSError, ValueError, IndexError) as error:
         raise MeterError(f"{path}: not a power trace ({error}); record one with measure watch --trace") from error
-    # Older traces tell by the name alone.
+    # Older traces have no column ending, so the name decides.
     counted = tuple(
         name
         for name, column in zip(names, columns, strict=True)
@@ -52,13 +52,13 @@ def read_trace(path: Path) -> PowerTrace:
 
 def _domain(name: str, counted: bool, note: str) -> Domain:
     kind = kind_of(name)
-    if kind == "machine":  # only the model has it, and what was modelled stays so
+    if kind == "machine":  # only the utilisation model has this domain, so its energy stays "modelled"
         return Domain(name, kind, counted, _CEILING_W, None, "modelled", "utilisation model", note)
     return Domain(name, kind, counted, _CEILING_W, note=note)
 
 
 class ReplaySource:
-    """The counters of a recorded trace from the moment the source is made; linear between its rows.
+    """The counters of a recorded trace, starting when the source is made; linear between its rows.
 
     Cells that were not read fail again, and so does everything after the last row.
     """

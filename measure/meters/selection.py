@@ -1,4 +1,4 @@
-"""The one function that selects a meter, and why it selected it."""
+"""Selects a meter, and records why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .rapl import RaplSource, SystemClock, system_clock
 from .replay import ReplaySource
 from .tally import Domain, Failure, Mirror, Sample
 
-# A counter of anything that runs moves within this time.
+# The counter of a part that is powered moves within this time.
 ZERO_WAIT_S = 0.05
 
 PREFERENCES = ("auto", "rapl", "perf_event", "nvml", "modelled", "none", "replay:FILE")
@@ -27,7 +27,7 @@ PREFERENCES = ("auto", "rapl", "perf_event", "nvml", "modelled", "none", "replay
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One meter that was tried: whether it reads all it counts, and else why not."""
+    """One meter that was tried: whether it reads all its domains, or why not."""
 
     meter: str
     works: bool
@@ -35,7 +35,7 @@ class Attempt:
 
 
 class SelectedMeter(SampledMeter):
-    """The meter chosen, with all that was tried for it."""
+    """The selected meter, with all that was tried."""
 
     def __init__(
         self, source: Source, attempts: Sequence[Attempt], interval_s: float | None, notes: Sequence[str]
@@ -45,7 +45,7 @@ class SelectedMeter(SampledMeter):
 
     @property
     def reads_all(self) -> bool:
-        """Whether all that counts could be read when it was selected; else its total is missing."""
+        """Whether all counted domains could be read when it was selected; otherwise its total is missing."""
         return all(one.works for one in self.attempts if one.meter in self.name.split("+"))
 
 
@@ -78,7 +78,7 @@ class JoinedSource:
 
 
 class NullSource:
-    """Nothing measures here: every window is missing, for the reason given."""
+    """A source without a counter: every window is missing, for the given reason."""
 
     def __init__(
         self, reason: str, *, name: str = "none", kind: str = "machine", clock: SystemClock = system_clock
@@ -110,24 +110,24 @@ def select_meter(
     environ: Mapping[str, str] = os.environ,
     pynvml: Any = None,
 ) -> SelectedMeter:
-    """The meter to use, with `attempts` saying what was tried and `notes` what its user must know.
+    """The meter to use: `attempts` lists what was tried, `notes` what the user must know.
 
-    "auto": the CPU's counters (powercap, else perf events) and the GPUs' together; a counter set of
-    which something fails only where nothing reads whole; "modelled" only where nothing measures; and
-    where the CPU is unknown too, a meter whose every window is missing. GPUs that are there and cannot
-    be read make the total missing, as unreadable dram does. Never raises for "auto".
-    Any other preference is taken or raises MeterError. Each failure is one line with its fix.
+    "auto" takes the CPU's counters (powercap, or perf events) and those of the GPUs together. It takes a set of
+    counters with failures only if no set is complete, and "modelled" only if nothing measures. If the CPU is unknown
+    too, all windows of the meter are missing. GPUs that exist and cannot be read make the total missing, as unreadable
+    dram does. "auto" never raises; any other preference is used or raises MeterError. Each failure is one line with its
+    fix.
     """
     makers: dict[str, Callable[[], Any]] = {
         "rapl": lambda: RaplSource(sysfs / "class/powercap", vendor=read_cpu_info(procfs).vendor),
         "perf_event": lambda: PerfSource(sysfs),
         "nvml": lambda: NvmlSource(pynvml, environ=environ),
         "modelled": lambda: ModelledSource(hardware, procfs=procfs),
-        "none": lambda: NullSource("no meter was wanted"),
+        "none": lambda: NullSource("the meter is none"),
     }
     if preference == "auto":
         return _automatic(makers, interval_s)
-    if preference.startswith("replay:"):  # plays what was recorded, standing still included
+    if preference.startswith("replay:"):  # replayed as recorded, even if the counter stands still
         replayed = ReplaySource(Path(preference.removeprefix("replay:")))
         return SelectedMeter(replayed, [Attempt(preference, True)], interval_s, ())
     if preference not in makers:
@@ -145,7 +145,7 @@ def _automatic(makers: Mapping[str, Callable[[], Any]], interval_s: float | None
     attempts: list[Attempt] = []
     whole: dict[str, Any] = {}
     partial: dict[str, Any] = {}
-    unread: dict[str, Any] = {}  # GPUs that are there, of which nothing reads
+    unread: dict[str, Any] = {}  # GPUs that exist and cannot be read
     for name in ("rapl", "perf_event", "nvml"):
         if name == "perf_event" and "rapl" in whole:
             continue
@@ -176,16 +176,16 @@ def _automatic(makers: Mapping[str, Callable[[], Any]], interval_s: float | None
     by_cpu = chosen[0].name != "nvml"
     notes = []
     for one in attempts:
-        alone = f"; --meter {chosen[0].name} measures the CPU alone" if by_cpu and one.meter == "nvml" else ""
+        alone = f"; `meter` {chosen[0].name} measures the CPU alone" if by_cpu and one.meter == "nvml" else ""
         if one.meter in partial or one.meter in unread or (one.meter != "nvml" and not by_cpu):
             notes.append(f"{one.meter}: {one.reason}{alone}")
     return SelectedMeter(JoinedSource(chosen), attempts, interval_s, notes)
 
 
 def _chosen(whole: Mapping[str, Any], partial: Mapping[str, Any], unread: Mapping[str, Any]) -> list[Any]:
-    """The best of the CPU's and the best of the GPUs'; whole before partial, powercap before perf.
+    """The best CPU source and the best GPU source; complete before partial, powercap before perf events.
 
-    GPUs of which nothing reads take their place only beside a counter, whose total is not all.
+    GPUs that cannot be read are included only together with a CPU counter, so that its total is marked incomplete.
     """
     ranked = [group[name] for group in (whole, partial) for name in ("rapl", "perf_event") if name in group]
     beside = (whole, partial, unread) if ranked else (whole, partial)
@@ -194,13 +194,13 @@ def _chosen(whole: Mapping[str, Any], partial: Mapping[str, Any], unread: Mappin
 
 
 def _failures(source: Any) -> tuple[str, ...]:
-    """What of the counted domains does not read, or stands at zero as in many virtual machines."""
+    """The counted domains that cannot be read or stay at zero, as in many virtual machines."""
     failures = tuple(getattr(source, "failures", ()))
     zero = _at_zero(source)
     if zero:
         time.sleep(ZERO_WAIT_S)
         zero = [name for name in _at_zero(source) if name in zero]
-    return (*failures, *(f"{name}: the counter stands at 0 (a virtual machine?)" for name in zero))
+    return (*failures, *(f"{name}: the counter stays at 0 (a virtual machine?)" for name in zero))
 
 
 def _at_zero(source: Any) -> list[str]:

@@ -1,9 +1,8 @@
 """The arithmetic of energy counters: samples in, energy and label out. No file, clock or thread.
 
-A counter shows energy modulo its range. Between two good reads the energy is the difference, plus one
-range when the counter wrapped. It is unique as long as the domain cannot have drawn another whole
-range in that time, at the highest power it could ever draw; else the window is ambiguous. A failed read
-is a gap: it only lengthens the time between two good reads.
+A counter shows energy modulo its range. Between two good reads the energy is the difference, plus one range if the
+counter wrapped. That is unique unless the domain could have drawn another whole range in that time at its ceiling
+power; then the window is ambiguous. A failed read is a gap: it only lengthens the time between two good reads.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from fractions import Fraction
 
 from .reading import DomainReading, Label, TracePoint
 
-# RAPL counters are refreshed about every millisecond, ten at the most.
+# RAPL counters are refreshed about every millisecond, at most every ten.
 REFRESH_NS = 10_000_000
 # A sleep shorter than this is clock noise; real suspends take seconds.
 SLEEP_NS = 500_000_000
-# A package, its dram and a GPU always draw something: no movement for this long is no counter. It is
-# longer than any refresh, so that a slow counter is not taken for one that stands.
+# A package, its dram and a GPU always draw power, so a counter that does not move for this long does not work. The time
+# is longer than any refresh, so that a slow counter is not mistaken for one that stands still.
 STUCK_NS = 500_000_000
-# One that has moved is given longer: a reader or a driver may be held up, and hours of energy hang on it.
+# A counter that has moved gets longer, because a delayed reader or driver must not cost hours of measurement.
 PAUSED_NS = 2_000_000_000
 # Power sampled further apart than this is not integrated.
 POWER_GAP_NS = 2_000_000_000
@@ -32,11 +31,11 @@ Finding = tuple[Label, str]
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """What is metered: a name unique in its meter, and what its numbers mean.
+    """A part whose energy is metered: a name unique in its meter, and what its numbers mean.
 
-    `range_uj` is the highest value that the counter shows before it starts over, None for one that
-    never does; `ceiling_w` is a power that the domain cannot exceed. `refresh_ns` is the longest that
-    the counter may show its last value: a delta can hold energy drawn that long before.
+    `range_uj` is the highest value that the counter shows before it restarts, None if it never does. `ceiling_w` is a
+    power that the domain cannot exceed. `refresh_ns` is the longest time between updates of the counter: a difference
+    can include energy drawn that long before.
     """
 
     name: str
@@ -51,13 +50,13 @@ class Domain:
 
     @property
     def wrap_s(self) -> float:
-        """The shortest time in which the counter can come round; infinite for one that never does."""
+        """The shortest time in which the counter can wrap; infinite if it never does."""
         return float("inf") if self.range_uj is None else self.range_uj / 1e6 / self.ceiling_w
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A read that gave no value. `fatal`: the counter is gone or means nothing for this window."""
+    """A read without a value. `fatal`: the counter is gone or useless for this window."""
 
     reason: str
     fatal: bool = False
@@ -65,7 +64,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A domain that shows the counter of another, by index; not `certain`: that may show it."""
+    """A domain that repeats the counter of another, by index; if not `certain`, it only may."""
 
     original: int
     certain: bool
@@ -86,13 +85,12 @@ class Sample:
 
 
 def kernel_unit_uj(range_uj: int) -> Fraction | None:
-    """The microjoules per count of a kernel RAPL counter, None for a range that is not one's.
+    """The microjoules per count of a kernel RAPL counter, None for a range of another kind of counter.
 
-    The kernel shows `count * unit` rounded down, for a 32-bit count, and as the range that of the
-    highest count; its unit is a whole number of nanojoules (a power of two of joules before Linux 3.14).
-    So the counter comes round at `range + unit`, and the range gives the unit away: 262143328850 is
-    2^32 - 1 counts of 61.035 uJ. (drivers/powercap/intel_rapl_common.c: rapl_unit_xlate,
-    get_max_energy_counter)
+    The kernel shows `count * unit` rounded down, for a 32-bit count, and the value of the highest count as the range.
+    Its unit is a whole number of nanojoules (a power of two of joules before Linux 3.14). So the counter wraps at
+    `range + unit`, and the unit follows from the range: 262143328850 is 2^32 - 1 counts of 61.035 uJ.
+    (drivers/powercap/intel_rapl_common.c: rapl_unit_xlate, get_max_energy_counter)
     """
     whole_nj = Fraction(-(-range_uj * 1000 // (_COUNTS - 1)), 1000)
     halvings = (Fraction(1_000_000, 1 << shift) for shift in range(20))
@@ -119,7 +117,7 @@ class Tally:
         self._first: int | None = None
         self._last: int | None = None
         self._last_began_ns = 0
-        self._moved_ns = 0  # since when the counter shows its latest value
+        self._moved_ns = 0  # when the counter got its latest value
         self._longest_still_ns = 0
         self._wraps = 0
         self._highest = 0
@@ -149,7 +147,7 @@ class Tally:
         self._last, self._last_began_ns = value, sample.began_ns
 
     def condemn(self, reason: str) -> None:
-        """Nothing that this window reads can be trusted."""
+        """Marks the window as missing, because its reads cannot be trusted."""
         self._condemn("missing", reason)
 
     def _condemn(self, label: Label, reason: str) -> None:
@@ -180,19 +178,19 @@ class Tally:
             )
 
     def energy_uj(self) -> int:
-        """Energy from the first to the latest good read, as far as the wraps seen explain it."""
+        """Energy from the first to the latest good read, with the wraps that were seen."""
         if self._first is None or self._last is None:
             return 0
         range_uj = self._domain.range_uj or 0
         if self._unit is not None:
             counts = _count(self._last, self._unit) - _count(self._first, self._unit)
             return int((counts + self._wraps * _COUNTS) * self._unit)
-        # A plain counter that has shown its range needs one more microjoule to come round.
+        # A plain counter that has shown its range wraps one microjoule later.
         comes_round_uj = range_uj + 1 if self._highest == range_uj else range_uj
         return self._last - self._first + self._wraps * comes_round_uj
 
     def latest_uj(self) -> int | None:
-        """The energy so far for the trace: None when the latest read failed or nothing is certain."""
+        """The energy so far, for the trace: None if the latest read failed or the window is not certain."""
         return None if self._failure is not None or self._condemned() is not None else self.energy_uj()
 
     def reading(self) -> DomainReading:
@@ -207,7 +205,7 @@ class Tally:
         return self._domain.counted and self._domain.method == "counter"
 
     def _condemned(self) -> Finding | None:
-        """What no further sample mends. A counter that stood may have lost what was drawn meanwhile."""
+        """A finding that no further sample can change. A counter that stood still may have lost energy."""
         lost = self._finding is not None and self._finding[0] == "missing"
         most_ns = STUCK_NS if self.energy_uj() == 0 else PAUSED_NS
         if lost or not self._must_move or self._longest_still_ns < most_ns:
@@ -216,7 +214,7 @@ class Tally:
 
 
 class PowerTally:
-    """The energy of one domain that shows its power only: the trapezoids between good samples."""
+    """The energy of a domain that reports only power: the trapezoids between good samples."""
 
     def __init__(self, domain: Domain) -> None:
         self._domain = domain

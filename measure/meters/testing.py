@@ -27,7 +27,7 @@ Law = Callable[[], Mapping[str, float]]
 
 @dataclass
 class ManualClock:
-    """A clock that moves when told; call it for (monotonic, suspended) nanoseconds."""
+    """A clock that is moved by hand; call it for (monotonic, suspended) nanoseconds."""
 
     now_ns: int = 1_000_000_000_000
     slept_ns: int = 0
@@ -45,7 +45,7 @@ class ManualClock:
 @dataclass(frozen=True)
 class FakeZone:
     """One zone. Its counter is the kernel's (32 bits of `unit_nj`), or with `range_uj` one of plain
-    microjoules that starts over at that range. `shows` names the zone whose counter it repeats.
+    microjoules that wraps at that range. `shows` names the zone whose counter it repeats.
     """
 
     name: str
@@ -87,8 +87,8 @@ class _Counter:
 class FakePowercap:
     """A powercap tree under `root`, laid out as the kernel does: nested folders and flat links.
 
-    Zones are named by their way down, "package-0/dram"; those of another control type carry it in
-    front, "intel-rapl-mmio/package-0". Folder numbers follow the order of `zones`.
+    Zones are named by their path, "package-0/dram"; those of another control type start with it,
+    "intel-rapl-mmio/package-0". Folder numbers follow the order of `zones`.
     """
 
     def __init__(self, root: Path, zones: Sequence[FakeZone], clock: ManualClock | None = None) -> None:
@@ -131,11 +131,11 @@ class FakePowercap:
         return self._counters[zone].folder / "energy_uj"
 
     def drawn_uj(self, zone: str) -> Fraction:
-        """The truth: all that the zone's counter has counted since the tree was made."""
+        """The truth: the energy that the zone's counter has counted since the tree was made."""
         return self._counters[self._counters[zone].zone.shows or zone].truth_uj()
 
     def advance(self, seconds: float, watts: Mapping[str, float]) -> None:
-        """Lets time pass on the tree's clock while zones draw `watts`; those not named draw nothing."""
+        """Moves the tree's clock while zones draw `watts`; zones that are not named draw nothing."""
         self.clock.advance(seconds)
         with self._lock:
             for zone, power_w in watts.items():
@@ -151,11 +151,11 @@ class FakePowercap:
             self._show(zone)
 
     def fail(self, zone: str) -> None:
-        """From now on the kernel answers EIO to every read: the first page of a process is not mapped."""
+        """From now on every read fails with EIO, because the first page of a process is not mapped."""
         self._break(zone, lambda path: path.symlink_to("/proc/self/mem"))
 
     def deny(self, zone: str) -> None:
-        """From now on nobody but root may read."""
+        """From now on only root can read."""
         self._break(zone, lambda path: path.touch(mode=0))
 
     def remove(self, zone: str) -> None:
@@ -170,7 +170,7 @@ class FakePowercap:
 
     @contextmanager
     def drive(self, law: Law, *, per_second: int = 100) -> Iterator[None]:
-        """Counts in real time, from a thread, at the watts per zone that `law()` says at each moment."""
+        """Counts in real time, from a thread, with the watts per zone that `law()` returns."""
         ended = threading.Event()
 
         def run() -> None:
@@ -204,12 +204,12 @@ class FakePowercap:
         path = counter.folder / "energy_uj"
         if self._driven or mended:
             self._swap(path, lambda beside: beside.write_text(f"{value}\n"))
-        else:  # nobody reads meanwhile, and a swap costs more
+        else:  # there is no reader, and a swap is slower
             path.write_text(f"{value}\n")
 
     @staticmethod
     def _swap(path: Path, put: Callable[[Path], object]) -> None:
-        """Readers beside see the old file or the new: a moment without one would be a counter that vanished."""
+        """Replaces the file at once: to a reader, a moment without it would be a counter that vanished."""
         beside = path.with_name(".energy_uj")
         put(beside)
         if os.path.lexists(beside):
@@ -232,7 +232,7 @@ class FakeGpu:
 
 
 class FakeNvml:
-    """Stands in for the module pynvml, as far as NvmlSource asks it."""
+    """Replaces the module pynvml, with the functions that NvmlSource calls."""
 
     NVML_ERROR_NOT_SUPPORTED = 3
     NVML_ERROR_DRIVER_NOT_LOADED = 9
@@ -292,7 +292,7 @@ class FakeNvml:
 
 
 class FakePerf:
-    """A `power` PMU under `sysfs`; PerfSource takes its `open` and `read` for the kernel behind it."""
+    """A `power` PMU under `sysfs`; PerfSource uses its `open` and `read` instead of the kernel."""
 
     SCALE = "2.3283064365386962890625e-10"  # 2^-32 J, as the kernel writes it
 

@@ -27,7 +27,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise JoulecastError(f"cannot lock {path} ({why}); give --store DIR on a local disk") from error
+        raise JoulecastError(f"cannot lock {path} ({why}); give a `store` folder on a local disk") from error
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The document of one measured run: where it ran, what ran, its windows, and every doubt about them."""
+"""The document of one measured run: where it ran, what ran, its windows, and what disturbed them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SCHEMA = "joulecast.record/1"
 STATUSES = ("complete", "interrupted", "failed", "running")
 MODELLED_FLAG = "modelled-power"
 
-# What makes two machines one to a profile: the same parts, worked on by as many threads.
+# Two hosts are the same machine to a profile if these are equal: the same parts and as many threads.
 _IDENTITY = ("device", "cpu_name", "cpu_cores", "gpus", "machine", "threads")
 _LIBRARIES = ("joulecast", "torch", "numpy", "keras", "tensorflow", "nvidia-ml-py")
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredWindow:
-    """`steps` steps in `seconds` s on the monotonic clock, with the meter's reading where there is one.
+    """`steps` steps in `seconds` s on the monotonic clock, with the meter's reading if there is one.
 
-    `flags` are what disturbed it. `figures` hold what else was seen (loss, accuracy, ...).
+    `flags` say what disturbed it. `figures` contain other values (loss, accuracy, ...).
     """
 
     name: str
@@ -68,8 +68,8 @@ class MeasuredWindow:
 class Record:
     """One run. `kind` is "case" (of the suite), "idle", "training" or "command".
 
-    `run` ties the records of one `measure` together. `meter` holds its name, domains and notes.
-    `op_seconds` are of one step, aligned with `workload.ops`.
+    `run` is the same for all records of one `measure`. `meter` contains its name, domains and notes.
+    `op_seconds` are those of one step, in the order of `workload.ops`.
     """
 
     id: str
@@ -102,12 +102,12 @@ class Record:
 
     @property
     def disturbed(self) -> bool:
-        """Whether something else than the run was at work in its windows."""
+        """Whether anything disturbed one of its windows."""
         return any(window.flags for window in self.windows)
 
     @property
     def energy_j(self) -> float | None:
-        """Of all windows; None as soon as one has no energy."""
+        """The sum of all windows; None if one of them has no energy."""
         energies = [None if one.reading is None else one.reading.energy_j for one in self.windows]
         known = [energy for energy in energies if energy is not None]
         return sum(known) if known and len(known) == len(energies) else None
@@ -165,9 +165,9 @@ class Record:
         return all(one.reading is not None and one.reading.gpu_energy_uj is not None for one in self.windows)
 
     def observation(self) -> Observation | None:
-        """The record as evidence for `fit`; None where it holds no steps of a workload.
+        """The record as evidence for `fit`; None if it has no steps of a workload.
 
-        Its energy counts where it was measured, a GPU's where the GPU itself was.
+        Only measured energy is used; for a GPU, only if the GPU itself was metered.
         """
         if self.workload is None or self.steps == 0 or self.status == "failed":
             return None
@@ -188,9 +188,9 @@ class Record:
 
 
 def describe_host(threads: int, device: str = "cpu", root: Path = Path("/")) -> dict[str, Any]:
-    """This machine as a record keeps it: parts, operating system, governor, driver, library versions.
+    """This machine as a record describes it: parts, operating system, governor, driver, library versions.
 
-    `threads` is how many the framework computes with, `device` where: "cpu" or "gpu".
+    `threads`: how many the framework computes with. `device`: "cpu" or "gpu".
     """
     host = detect_host(root)
     return {
@@ -212,7 +212,7 @@ def describe_host(threads: int, device: str = "cpu", root: Path = Path("/")) -> 
 
 
 def same_machine(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether the measurements of two hosts may go into one profile."""
+    """Whether the measurements of two hosts can be fitted together."""
     return all(first.get(name) == second.get(name) for name in _IDENTITY)
 
 
@@ -230,7 +230,7 @@ def now_utc() -> str:
 
 
 def describe_meter(meter: Any) -> dict[str, Any]:
-    """The name, domains and notes of a meter as a record keeps them."""
+    """The name, domains and notes of a meter as a record stores them."""
     domains = [asdict(domain) for domain in meter.domains]
     return {"name": meter.name, "domains": domains, "notes": list(meter.notes)}
 

@@ -1,10 +1,10 @@
-"""Where measurements lie: one JSON document a run with its power trace beside it, and fitted profiles.
+"""The folder of measurements: a JSON document and a power trace for each run, and fitted profiles.
 
-    STORE/records/ID.json    the record; ID.csv its power trace, where a meter kept one
+    STORE/records/ID.json    the record; ID.csv is its power trace, if the meter kept one
     STORE/profiles/NAME.json what `measure` fitted
 
-Every file is written whole or not at all, so a kill at any moment leaves nothing unreadable, and two
-runs at once never write the same file: their ids differ.
+Every file is written whole or not at all, so a kill at any moment leaves no unreadable file. Two runs at once never
+write the same file, because their ids differ.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STALE_S = 3600
 
 
 class Store:
-    """The records and profiles under `folder` (None: $JOULECAST_STORE, else the user's data folder)."""
+    """The records and profiles in `folder` (None: $JOULECAST_STORE, or the user's data folder)."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or store_folder()
@@ -42,12 +42,12 @@ class Store:
 
     @staticmethod
     def new_id(name: str) -> str:
-        """Sorts by time, tells what it is, and no two are the same."""
+        """A unique id that starts with the time, so that ids sort by time, and contains the name."""
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
         return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{slug}-{secrets.token_hex(3)}"
 
     def write(self, record: Record, trace: PowerTrace | None = None) -> Path:
-        """Writes the record (again, where its id is there already) after its power trace.
+        """Writes the power trace and then the record, replacing a record with the same id.
 
         Raises JoulecastError when the folder cannot be written or is full.
         """
@@ -64,7 +64,7 @@ class Store:
         return path
 
     def read(self, name: str) -> Record:
-        """The record with this id, else with an id that ends or starts with it, where only one does."""
+        """The record with this id, or the only one whose id ends or starts with it."""
         every = self._paths()
         paths = [path for path in every if path.stem == name]
         paths = paths or [path for path in every if path.stem.rpartition("-")[2] == name]
@@ -75,7 +75,7 @@ class Store:
         return _read(paths[0])
 
     def records(self, on_problem: Callable[[str], None] | None = None) -> Iterator[Record]:
-        """All records, oldest first; of one that cannot be read, `on_problem` hears."""
+        """All records, oldest first; `on_problem` gets a line for each one that cannot be read."""
         for path in self._paths():
             try:
                 yield _read(path)
@@ -116,7 +116,7 @@ class Store:
             yield
 
     def sweep(self) -> None:
-        """Removes what killed writers left half written."""
+        """Removes the incomplete files of writers that were killed."""
         for folder in (self.records_folder, self.profiles_folder):
             for path in folder.glob(".*.*") if folder.is_dir() else ():
                 try:
@@ -141,4 +141,4 @@ def _read(path: Path) -> Record:
 
 def _unwritable(path: Path, error: OSError) -> JoulecastError:
     why = error.strerror or str(error)
-    return JoulecastError(f"cannot write {path} ({why}); free space or give --store DIR")
+    return JoulecastError(f"cannot write {path} ({why}); free space or give another `store` folder")

@@ -1,4 +1,4 @@
-"""From the records of this machine to its profile, with power that says where it comes from."""
+"""From the records of this machine to its profile, with the source of its power."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from ..meters.modelled import utilisation_model
 from ..records.records import Record, hardware_name, now_utc
 
 COMPONENTS = ("compute", "memory", "launch")
-# Disturbed records are left out as soon as this many clean ones are there.
+# With this many clean records, disturbed ones are left out.
 LEAST_CLEAN = 12
 _MOST_NOTES = 3  # on records left out
 
-# Watts of one busy core where nothing is known of the CPU: from a many-core server's (AMD EPYC of the
-# second generation at full load, per virtual CPU: 1.64 W; Cloud Carbon Footprint, coefficients from
-# SPECpower) to the 12 W a core that Green Algorithms takes for CPUs that it does not know (Lannelongue,
-# Grealey and Inouye 2021, Advanced Science 8, 2100707).
+# Watts of one busy core of an unknown CPU: from 1.64 W (AMD EPYC of the second generation at full load, per virtual
+# CPU; Cloud Carbon Footprint, coefficients from SPECpower) to 12 W, the default of Green Algorithms for unknown CPUs
+# (Lannelongue, Grealey and Inouye 2021, Advanced Science 8, 2100707).
 UNKNOWN_CORE_W = (1.64, 12.0)
-# A busy package draws between half and one and a half times what its TDP and the utilisation say.
+# A busy package draws between 0.5 and 1.5 times its TDP times the utilisation.
 TDP_ERROR = ErrorModel(low=0.5, high=1.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Power that was not measured: its model, how wrong it may be, and where it comes from."""
+    """Power that was not measured: its model, its error and its source."""
 
     model: PowerModel
     error: ErrorModel
@@ -44,21 +43,21 @@ class Power:
 
 
 def given_power(watts: float) -> Power:
-    """Power as the user states it, which is then taken for exact. Raises JoulecastError."""
+    """Power as the user gives it, taken as exact. Raises JoulecastError."""
     if not (math.isfinite(watts) and watts > 0):
-        raise JoulecastError(f"--power-w is {watts}; give the machine's watts while it trains, above 0")
+        raise JoulecastError(f"`power_w` is {watts}; give the machine's watts while it trains, above 0")
     return Power(_flat(watts), ErrorModel(1.0, 1.0), f"{watts:g} W given by the user", "what the user's figure covers")
 
 
 def table_power(name: str, cores: int, device: str = "cpu") -> Power:
     """Power of the part with that name at full utilisation of `cores` cores.
 
-    Raises HardwareError, also for a part that is no `device` ("cpu" or "gpu").
+    Raises HardwareError, also for a part that is not a `device` ("cpu" or "gpu").
     """
     row = find_hardware(name)
     if row.kind != device:
         raise HardwareError(
-            f"{row.name} is a {row.kind.upper()} and this trains on the {device.upper()}: name that part"
+            f"{row.name} is a {row.kind.upper()} and this trains on the {device.upper()}: give the name of that part"
         )
     model = utilisation_model(row.name, row.power_w, row.idle_w, row.cores if row.kind == "cpu" else None, cores)
     weights = dict.fromkeys(COMPONENTS, max(model.full_w - model.idle_w, 0.0))
@@ -66,7 +65,7 @@ def table_power(name: str, cores: int, device: str = "cpu") -> Power:
 
 
 def unknown_power(cpu_name: str, threads: int) -> Power:
-    """Power of `threads` busy cores of a CPU that is not in the table: a wide range, said to be one."""
+    """Power of `threads` busy cores of a CPU that is not in the table: a wide range, and its source says so."""
     low, high = UNKNOWN_CORE_W
     middle = math.sqrt(low * high)
     return Power(
@@ -74,20 +73,22 @@ def unknown_power(cpu_name: str, threads: int) -> Power:
         ErrorModel(low / middle, high / middle),
         f"CPU {cpu_name or 'without a name'} is not in the hardware table: {threads} busy cores taken at "
         f"{low:g} to {high:g} W each (Cloud Carbon Footprint's AMD EPYC of the 2nd generation; Green "
-        "Algorithms' default); give --power-w or --hardware to know better",
+        "Algorithms' default); give `power_w` or `hardware` for a narrower range",
         "the busy cores, without memory and the rest of the machine",
     )
 
 
 def modelled_power(host: Mapping[str, Any], *, power_w: float | None = None, hardware: str | None = None) -> Power:
-    """What stands for a measurement: the user's figure, else the hardware table, else, of a CPU, a wide range.
+    """Power without a measurement: the user's figure, or the hardware table, or for an unknown CPU a wide range.
 
-    Raises JoulecastError for a figure that cannot be, HardwareError for hardware not known or not the one that trains.
+    Raises JoulecastError for an impossible figure, HardwareError for hardware that is unknown or does not train.
     """
     if power_w is not None:
         return given_power(power_w)
     device, name = str(host.get("device", "cpu")), str(host["cpu_name"])
-    threads = min(int(host["threads"]), int(host.get("cpu_cores") or host["threads"]))  # a core is busy at most
+    threads = min(
+        int(host["threads"]), int(host.get("cpu_cores") or host["threads"])
+    )  # at most one busy thread counts for each core
     if device == "gpu":
         return table_power(hardware or str(host["gpus"][0]), threads, device)
     if hardware is not None:
@@ -106,7 +107,7 @@ def _flat(watts: float) -> PowerModel:
 
 
 def chosen_records(records: Iterable[Record]) -> list[Record]:
-    """For each case its newest clean record, else its newest; disturbed ones only where clean are few."""
+    """For each case its newest clean record, or its newest; disturbed ones only if there are few clean ones."""
     best: dict[str, Record] = {}
     for record in records:  # oldest first
         if record.kind != "case" or record.status != "complete":
@@ -118,9 +119,9 @@ def chosen_records(records: Iterable[Record]) -> list[Record]:
 
 
 def alike(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """The records that one profile can be fitted on, and a line on each that is left out.
+    """The records that can be fitted together, and a line for each that is left out.
 
-    Those in the arithmetic of most; of measured energies, those of the newest record's meter.
+    They have the precision of most records; measured energies are those of the newest record's meter.
     """
     precisions = Counter(one.workload.precision for one in records if one.workload is not None)
     usual = precisions.most_common(1)[0][0] if precisions else ""
@@ -139,7 +140,7 @@ def alike(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
 
 
 def observations(records: Iterable[Record]) -> list[Observation]:
-    """The records as evidence: with energies where enough were measured, else times alone."""
+    """The records as evidence: with energies if enough were measured, otherwise times only."""
     found = [one for record in records if (one := record.observation()) is not None]
     metered = [one for one in found if one.energy_j]
     if len(metered) >= LEAST_CLEAN or len(metered) == len(found):
@@ -156,14 +157,14 @@ def fit_profile(
     power: Callable[[], Power],
     now: Callable[[], str] = now_utc,
 ) -> Profile:
-    """This machine's profile from its records; `power` is asked where none measured energy.
+    """This machine's profile from its records; `power` is called if none has measured energy.
 
-    Raises FitError when the records cannot carry a fit, and what `power` raises.
+    Raises FitError if the records are not enough for a fit, and what `power` raises.
     """
     chosen, left_out = alike(chosen_records(records))
     evidence = observations(chosen)
     if not evidence:
-        raise FitError("no case was measured on this machine; run `measure` for longer, or without --only")
+        raise FitError("no case was measured on this machine; run `measure` for longer, or without `only`")
     host, created = evidence[-1].host, now()
     metered = evidence[0].energy_j is not None
     stand_in = None if metered else power()
@@ -185,10 +186,10 @@ def fit_profile(
 
 
 def anchored(power: PowerModel, idle_w: float | None) -> PowerModel:
-    """The same power model with P_s at the machine's idle power, as far as weights stay at 0 or more.
+    """The same power model with P_s at the machine's idle power, as far as no weight becomes negative.
 
-    Activity ratios add up to one, so that watts may move from all weights alike to P_s and back without
-    any prediction changing; the machine at rest, where every ratio is 0, tells which is which.
+    Activity ratios add up to one, so moving the same watts from all weights to P_s changes no prediction. The idle
+    machine, where every ratio is 0, determines the split.
     """
     if idle_w is None:
         return power
@@ -198,7 +199,7 @@ def anchored(power: PowerModel, idle_w: float | None) -> PowerModel:
 
 
 def idle_power_w(records: Iterable[Record]) -> float | None:
-    """Of the newest measured and undisturbed idle window; None where there is none."""
+    """Power of the newest measured and undisturbed idle window; None if there is none."""
     idle = [one for one in records if one.kind == "idle" and one.label == "measured" and not one.disturbed]
     if not idle or idle[-1].energy_j is None:
         return None
@@ -233,7 +234,7 @@ def _first(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def _both(first: ErrorModel, second: ErrorModel) -> ErrorModel:
-    """Two errors that go together: the cautious product of their bounds."""
+    """The error of a product: the bounds of both multiplied, which is cautious."""
     return replace(first, low=min(first.low, 1) * second.low, high=max(first.high, 1) * second.high)
 
 

@@ -1,4 +1,4 @@
-"""What the calibration suite measures, the most telling first."""
+"""The cases of the calibration suite, the most informative first."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One network with a batch and an optimizer; `build` makes it, the same one every time.
+    """One network with a batch and an optimizer; `build` makes the same network every time.
 
-    `family`: networks that resemble each other share one. `rounds_factor`: how many times as long as
-    others it is measured.
+    Similar networks share a `family`. `rounds_factor`: how many times as long as other cases it is measured.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Case:
     rounds_factor: int = 1
 
 
-# Kinds of random networks, the ones with most to vary first and more often.
+# Kinds of random networks; those with the most variation come first and more often.
 _KINDS: Mapping[str, Callable[[Random], ModelAndInputs]] = {
     "convolutions": random_networks.convolutions,
     "transformers": random_sequences.transformers,
@@ -57,17 +56,17 @@ _ROUND = (
 )
 _ROUNDS = 12
 
-# What `estimate` is asked first is measured longer, and again before the cases with these numbers; a quick
-# run on two cores gets through about seventy.
+# The networks of the first estimates are measured longer, and again before the cases with these numbers. A quick run
+# on two cores measures about seventy cases.
 _LANDMARKS = ("alexnet width 1 batch 128 sgd", "simplenet width 1 batch 32 sgd", "alexnet width 1 batch 32 sgd")
 _VISITS = (17, 30, 43, 56, 100, 150)
 _LANDMARK_ROUNDS = 3
 
 
 def suite_cases(only: str | None = None) -> list[Case]:
-    """All cases in the order of their worth. `only`: a pattern (`alexnet*`) or part of name or family.
+    """All cases, the most useful first. `only`: a pattern (`alexnet*`) or a part of a name or family.
 
-    Raises JoulecastError when `only` leaves nothing.
+    Raises JoulecastError if `only` matches nothing.
     """
     cases = _with_visits([*_first(), *_interleaved(_thesis(), _references(), _random())])
     if only is None:
@@ -75,13 +74,13 @@ def suite_cases(only: str | None = None) -> list[Case]:
     found = [case for case in cases if _matches(case, only)]
     if not found:
         families = sorted({case.family.partition(" ")[0] for case in cases})
-        raise JoulecastError(f"--only {only!r} matches no case; families are {', '.join(families)}")
+        raise JoulecastError(f"`only` {only!r} matches no case; families are {', '.join(families)}")
     return found
 
 
 def _with_visits(cases: Sequence[Case]) -> list[Case]:
-    """The landmarks, measured longer, come back in between: a machine's pace wanders from minute to minute, and one
-    visit shows one minute.
+    """Adds repeated measurements of the landmarks, which are also measured longer: step time drifts from minute to
+    minute, and a single measurement shows one minute.
     """
     landmarks = [replace(case, rounds_factor=_LANDMARK_ROUNDS) for case in cases if case.name in _LANDMARKS]
     named = {case.name: case for case in landmarks}
@@ -108,7 +107,7 @@ def _interleaved(*groups: Iterator[Case]) -> Iterator[Case]:
 
 
 def _first() -> list[Case]:
-    """Enough for a fit on the slowest machine, with what `estimate` is asked first: the two networks as they are."""
+    """Enough for a fit on the slowest machine, including the two networks in their original size."""
     return [
         _module("alexnet", "AlexNet", 1.0, 128, "sgd"),
         _module("simplenet", "SimpleNet", 0.25, 32, "sgd"),
@@ -168,14 +167,14 @@ def _reference(name: str, network: Any, width: float, batch: int) -> Case:
 
 
 def _random() -> Iterator[Case]:
-    seen = {"transformers": 0, "perceptrons": 0}  # the two that come first of all
+    seen = {"transformers": 0, "perceptrons": 0}  # the two cases of _first
     for kind in _ROUND * _ROUNDS:
         seed = seen[kind] = seen.get(kind, -1) + 1
         yield random_case(kind, seed)
 
 
 def random_case(kind: str, seed: int) -> Case:
-    """Network number `seed` of one of the kinds of random networks; each is a family of its own."""
+    """Network number `seed` of a kind of random networks; each is its own family."""
     optimizer = Random(f"{kind} {seed} optimizer").choice(OPTIMIZERS)
 
     def build() -> tuple[nn.Module, Arguments]:
@@ -186,7 +185,7 @@ def random_case(kind: str, seed: int) -> Case:
 
 
 def user_case(spec: str, batch_size: int, optimizer: str = "sgd") -> Case:
-    """The network that `--model SPEC` names. Raises what loading it raises, when it is built."""
+    """The network that `spec` names. Building it raises what loading raises."""
 
     def build() -> tuple[nn.Module, Arguments]:
         from ...estimator.model.inputs import model_inputs
@@ -194,7 +193,9 @@ def user_case(spec: str, batch_size: int, optimizer: str = "sgd") -> Case:
 
         loaded = load_model(spec)
         if loaded.framework != "pytorch":
-            raise JoulecastError(f"{spec} is a Keras model; `measure train` measures those, the suite PyTorch's alone")
+            raise JoulecastError(
+                f"{spec} is a Keras model and the suite measures PyTorch models only; give a PyTorch model"
+            )
         real = loaded.on_cpu()
         assert real.model is not None
         inputs = model_inputs(real, batch_size, device="cpu")

@@ -1,10 +1,9 @@
-"""Seconds per op, taken inside real training steps of a whole network.
+"""Seconds per op, measured inside real training steps of a whole network.
 
-A layer looped alone runs out of hot caches and recycled memory, a quarter faster than the same layer
-inside a network; so ops are timed where they belong, while the network trains. The real run's ops are
-matched with those of `trace`, one by one and in order. Attention and recurrent layers, which each device
-splits into kernels of its own, are timed as the one op that the trace lists, and an optimizer's kernels
-are charged to the parameters that they update.
+A layer looped alone runs from hot caches and reused memory, about a quarter faster than inside a network, so ops are
+timed while the network trains. The ops of the real run are matched with those of `trace`, one by one and in order.
+Devices split attention and recurrent layers into different kernels, so each is timed as the one op that the trace
+lists. An optimizer's kernels are charged to the parameters that they update.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from ...estimator.trace.workload import Op, Workload
 
 Key = tuple[str, str, str]  # phase, name, layer
 
-# An op's share of what lies between ops: Python's modules, autograd's nodes, freed memory.
+# At most this much of the time between ops belongs to an op: Python's modules, autograd's nodes, freed memory.
 _BETWEEN_OPS_S = 30e-6
 
 
 class OpClock(Protocol):
-    """Stamps and the time between two of them: on a GPU, of the device and not of the queue."""
+    """Time stamps and the time between two of them; on a GPU, the device's time and not the queue's."""
 
     def stamp(self) -> Any: ...
     def seconds(self, began: Any, ended: Any) -> float: ...
     def wait(self) -> None:
-        """Until the device has done all that it was given."""
+        """Waits until the device has finished all its work."""
         ...
 
 
@@ -53,7 +52,7 @@ class CpuClock:
         return (ended - began) / 1e9
 
     def wait(self) -> None:
-        """A CPU's ops are done when they return."""
+        """A CPU's ops are finished when they return."""
 
 
 class CudaClock:
@@ -73,7 +72,7 @@ class CudaClock:
 
 @dataclass(slots=True)
 class TimedOp:
-    """One op of the real run: what the trace calls it and how long it took."""
+    """One op of the real run: its name in the trace and its time."""
 
     key: Key
     spans: list[tuple[Any, Any]]  # stamps before and after each kernel
@@ -81,13 +80,13 @@ class TimedOp:
 
 
 class Stopwatch(Recorder):
-    """Times every op while it is entered, as `events` in the order and with the names of the trace."""
+    """While entered, times every op as `events`, in the order and with the names of the trace."""
 
     def __init__(self, module: nn.Module, clock: OpClock) -> None:
         super().__init__(module)
         self.clock = clock
         self.events: list[TimedOp] = []
-        self._parameters: dict[int, int] = {}  # storage -> index, of what the optimizer touches
+        self._parameters: dict[int, int] = {}  # storage -> index, of the tensors that the optimizer uses
         self._touched: list[int] = []
         self._updates: list[TimedOp] = []
         self._fused: list[tuple[range, str, str]] = []  # autograd nodes of a fused call, name, layer
@@ -100,7 +99,7 @@ class Stopwatch(Recorder):
         self._stack.clear()
 
     def updating(self, name: str, parameters: Sequence[tuple[str, torch.Tensor]], state: Mapping[Any, Any]) -> None:
-        """From here on the optimizer runs; `state` maps a parameter to its state tensors."""
+        """Starts the optimizer's phase; `state` maps a parameter to its state tensors."""
         self.phase = "optimizer"
         self._parameters, self._touched = {}, []
         for index, (path, tensor) in enumerate(parameters):
@@ -111,12 +110,12 @@ class Stopwatch(Recorder):
         self.events.extend(self._updates)
 
     def fused(self, name: str, layer: str, span: tuple[Any, Any], nodes: range) -> None:
-        """A call that the trace lists as one op has run, and made these autograd nodes."""
+        """Adds a call that the trace lists as one op, with the autograd nodes that it made."""
         self.events.append(TimedOp(("forward", name, layer), [span]))
         self._fused.append((nodes, name, layer))
 
     def resolve(self) -> list[TimedOp]:
-        """The events with their seconds; the device is waited for."""
+        """The events with their seconds, after waiting for the device."""
         self.clock.wait()
         for event in self.events:
             event.seconds += sum(self.clock.seconds(*span) for span in event.spans)
@@ -139,7 +138,7 @@ class Stopwatch(Recorder):
         return output
 
     def _fused_event(self) -> TimedOp | None:
-        """The fused call whose gradient is running, if one is."""
+        """The fused call whose gradient is running, if there is one."""
         if self.phase != "backward" or not self._fused:
             return None
         node = torch._C._current_autograd_node()
@@ -154,10 +153,10 @@ class Stopwatch(Recorder):
         return None
 
     def _update(self, span: tuple[Any, Any], values: tuple[Any, ...]) -> None:
-        """Charges one kernel of the optimizer to the parameters whose tensors it was given."""
+        """Charges one kernel of the optimizer to the parameters whose tensors it uses."""
         storages = {tensor.untyped_storage().data_ptr() for tensor in _tensors(values)}
         touched = sorted({self._parameters[key] for key in storages if key in self._parameters})
-        self._touched = touched or self._touched  # temporaries belong to the parameter before
+        self._touched = touched or self._touched  # a kernel of temporaries only belongs to the previous parameter
         if len(self._touched) == 1:
             self._updates[self._touched[0]].spans.append(span)
         elif self._touched:
@@ -168,7 +167,7 @@ class Stopwatch(Recorder):
 
 
 class _FusedCalls(TorchFunctionMode):
-    """Times attention and recurrent calls as wholes, the stopwatch standing aside."""
+    """Times each attention and recurrent call as a whole; the stopwatch is off meanwhile."""
 
     def __init__(self, watch: Stopwatch) -> None:
         super().__init__()
@@ -210,7 +209,7 @@ _OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = 
 class TrainingStep:
     """Real training steps of one network on one batch, as `trace` describes them.
 
-    `model` is trained in place, with the arguments of one call of it, on its device.
+    Trains `model` in place, on its device, with the arguments of one call.
     """
 
     def __init__(
@@ -263,9 +262,9 @@ class TrainingStep:
 
 
 def match(ops: Sequence[Op], keys: Sequence[Key]) -> list[int | None]:
-    """For each op of the trace, the index of the real run's op that it stands for, or None.
+    """For each op of the trace, the index of the matching op of the real run, or None.
 
-    Both lists are in the order of execution; a device leaves out a copy here and adds one there.
+    Both lists are in the order of execution; a device may omit some copies and add others.
     """
     wanted = [(op.phase, op.name, op.layer) for op in ops]
     if wanted == list(keys):
@@ -278,10 +277,10 @@ def match(ops: Sequence[Op], keys: Sequence[Key]) -> list[int | None]:
 
 
 def normalise(op_s: Sequence[float | None], step_s: float) -> tuple[list[float | None], float]:
-    """Op times that add up to the step's, and the share of the step that they came to by themselves.
+    """Op times that add up to the step's time, and the share of the step that they covered before.
 
-    What is missing lies between the ops and is first spread evenly over them, at most 30 us each; the
-    rest, either way, is one factor over all.
+    The missing time is spent between the ops. It is first spread evenly over them, at most 30 us each; one factor over
+    all ops corrects the rest.
     """
     known = [seconds for seconds in op_s if seconds is not None]
     total = sum(known)
@@ -294,10 +293,10 @@ def normalise(op_s: Sequence[float | None], step_s: float) -> tuple[list[float |
 
 @dataclass(frozen=True, slots=True)
 class OpTimes:
-    """Ops of one step timed in it: `seconds` per record of the workload's ops, adding up to the step.
+    """Times of the ops of one step: `seconds` for each op of the workload, adding up to the step.
 
-    `covered` is the share of the step that the ops came to before they were made to add up, and
-    `unmatched` counts ops of the trace that the real run did not have.
+    `covered` is the share of the step that the ops covered before the correction, and `unmatched` counts ops of the
+    trace that the real run did not have.
     """
 
     seconds: tuple[float | None, ...]
@@ -319,7 +318,7 @@ def op_times(work: Workload, runs: Sequence[Sequence[TimedOp]], step_s: float, o
 
 
 def stopwatch_overhead_s(calls: int = 2000) -> float:
-    """What the stopwatch adds to the time of an op: a tiny op timed by it, less the same op without."""
+    """The time that the stopwatch adds to an op: a tiny op timed with it, minus the same op without it."""
     tiny = torch.ones(1)
     model = nn.Identity()
     clock = CpuClock()

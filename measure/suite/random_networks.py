@@ -34,7 +34,7 @@ _ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
 # Forward multiply-adds and activation elements of one step, at most: a few tenths of a second a core.
 MOST_MACS = 2_500_000_000
 MOST_ELEMENTS = 12_000_000
-_MOST_WEIGHTS = 40_000_000  # of one layer: with gradient and two moments, 640 MB
+_MOST_WEIGHTS = 40_000_000  # of one layer; 640 MB with its gradient and two moments
 
 
 def batch_for(random: Random, macs: float, elements: float, most: int = 256) -> int:
@@ -92,7 +92,7 @@ class _ChannelsLastNorm(nn.Module):
 
 
 def convolutions(random: Random) -> ModelAndInputs:
-    """Stages of blocks of every sort that image classifiers use, from plain to depthwise."""
+    """Stages of the kinds of blocks that image classifiers use, from plain to depthwise."""
     size = random.choice((24, 32, 48, 64, 96, 128, 160))
     channels = random.choice((16, 24, 32, 48, 64))
     act = random.choice(_ACTIVATIONS[:9])
@@ -124,7 +124,7 @@ def convolutions(random: Random) -> ModelAndInputs:
 
 
 def _wide_head(random: Random, channels: int, classes: int) -> list[nn.Module]:
-    """Hidden layers as AlexNet and VGG have them, whose weights no cache holds."""
+    """Hidden layers as in AlexNet and VGG, whose weights are larger than any cache."""
     side = random.choice((2, 4, 6))
     features = channels * side**2
     hidden = min(random.choice((512, 1024, 2048, 4096)), _MOST_WEIGHTS // features)
@@ -137,7 +137,7 @@ def _group_norm(channels: int) -> nn.Module:
 
 
 def _block(random: Random, c: int, norm: Any, act: Any) -> tuple[nn.Module, float]:
-    """A block that keeps shape, with its multiply-adds per pixel."""
+    """A block that keeps the shape, with its multiply-adds per pixel."""
     kind = random.choice(("plain", "plain", "bottleneck", "inverted", "separable", "grouped", "dense", "next"))
     k = random.choice((3, 3, 3, 5, 7))
     if kind == "plain":

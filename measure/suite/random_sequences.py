@@ -14,7 +14,7 @@ from .random_networks import MOST_ELEMENTS, MOST_MACS, ModelAndInputs, batch_for
 
 
 class _Attention(nn.Module):
-    """Multi-head attention, by the fused call or by its parts; one projection or three."""
+    """Multi-head attention, as the fused call or in parts; with one projection or three."""
 
     def __init__(self, random: Random, width: int, heads: int, causal: bool) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Perceptron(nn.Module):
 
 
 class _RootMeanSquare(nn.Module):
-    """RMSNorm by its parts (Zhang and Sennrich 2019)."""
+    """RMSNorm in parts (Zhang and Sennrich 2019)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ def perceptrons(random: Random) -> ModelAndInputs:
 
 
 class _Tables(nn.Module):
-    """Embedding tables, their pairwise products and a perceptron, as recommenders have them."""
+    """Embedding tables, their pairwise products and a perceptron, as in recommenders."""
 
     def __init__(self, rows: list[int], width: int) -> None:
         super().__init__()

@@ -20,16 +20,16 @@ from ..records.records import MODELLED_FLAG, MeasuredWindow, Record, describe_me
 from .cases import Case
 from .op_timing import Stopwatch, TimedOp, TrainingStep, op_times
 
-# A clean round this much slower than the middle one was disturbed by something that no counter shows.
+# A clean round this much slower than the median was disturbed by something that no counter shows.
 _OUTLIER = 1.25
 
 
 @dataclass(frozen=True, slots=True)
 class CasePlan:
-    """How long a case is measured: at least `rounds` clean rounds, or until `case_s` is over.
+    """How long a case is measured: for `rounds` clean rounds, or until `case_s` is over.
 
-    `window_s` is the least length of a round's windows: long enough for counters that tick every
-    10 ms. A case that is disturbed goes on for `patience` times as long.
+    `window_s` is the minimum length of a round's windows, long enough for counters that are updated every 10 ms. A case
+    without a clean round is measured for `patience` times as long.
     """
 
     window_s: float = 0.3
@@ -38,14 +38,14 @@ class CasePlan:
     patience: float = 2.5
 
     def times(self, factor: int) -> CasePlan:
-        """The plan of a case that is measured so many times as long."""
+        """The plan of a case that is measured `factor` times as long."""
         return replace(self, case_s=self.case_s * factor, rounds=self.rounds * factor)
 
 
-# A first step that takes longer has warmed the caches; a GPU's first loads libraries, whatever it takes.
+# A longer first step has warmed the caches; on a GPU the first step also loads libraries.
 _FIRST_STEP_S = {"cpu": 1.0, "gpu": 30.0}
 
-# The least window in which a counter that is renewed so often is right to about a percent.
+# The shortest window in which a counter with this update rate is accurate to about a percent.
 _COUNTER_WINDOW_S = {"nvml": 2.0, "rapl": 0.6, "perf_event": 0.6}
 
 QUICK = CasePlan()
@@ -71,7 +71,7 @@ class _Round:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all cases of a run share."""
+    """What all cases of a run have in common."""
 
     meter: Meter
     counters: SystemCounters
@@ -79,7 +79,7 @@ class Bench:
     plan: CasePlan
     overhead_s: float  # of the stopwatch, per op
     run: str  # id of this `measure`
-    flags: tuple[str, ...] = ()  # what is wrong with all of it
+    flags: tuple[str, ...] = ()  # problems that affect the whole run
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> BuiltCase:
 
 
 def warm(built: BuiltCase, device: str = "cpu") -> BuiltCase:
-    """Runs the first steps, which allocate and tune. Raises what training the network raises."""
+    """Runs the first steps, which allocate memory and tune kernels. Raises what training the network raises."""
     if built.step.run() < _FIRST_STEP_S[device]:
         built.step.run()
     return built
@@ -118,8 +118,8 @@ def prepare(case: Case, device: str = "cpu", seed: int = 0) -> BuiltCase:
 def measure_case(built: BuiltCase, bench: Bench, record_id: str) -> tuple[Record, PowerTrace | None]:
     """The record of one case and its power trace.
 
-    Windows that other work disturbed are measured again while there is time; where none is clean, the
-    fastest stands, with its flags.
+    Windows that other work disturbed are measured again while there is time. If none is clean, the fastest is used,
+    with its flags.
     """
     meter, work = bench.meter, built.work
     watch = Stopwatch(built.step.model, built.step.clock)
@@ -152,7 +152,7 @@ def measure_case(built: BuiltCase, bench: Bench, record_id: str) -> tuple[Record
         figures={
             "rounds": len(rounds),
             "rounds_kept": len(kept),
-            "ops_share_of_step": ops.covered,  # before the op times were made to add up to the step
+            "ops_share_of_step": ops.covered,  # before the op times were corrected to add up to the step
             "ops_unmatched": ops.unmatched,
             "stopwatch_s_per_op": bench.overhead_s,
         },
@@ -191,12 +191,12 @@ def _round(built: BuiltCase, bench: Bench, watch: Stopwatch, number: int) -> _Ro
 
 
 def _timed_steps(steps: int, number: int) -> int:
-    """How many steps are timed op by op after the plain ones of that round: half as many, from the first on."""
+    """How many steps are timed op by op after the plain steps of a round: half as many, at least in the first."""
     return steps // 2 if steps > 1 else 1 - number % 2
 
 
 def kept_rounds(rounds: Sequence[_Round]) -> list[_Round]:
-    """The clean rounds without outliers; where none is clean, the fastest."""
+    """The clean rounds without outliers; if none is clean, the fastest."""
     clean = [one for one in rounds if not one.window.flags]
     if not clean:
         return [min(rounds, key=lambda one: one.step_s)]
@@ -205,7 +205,7 @@ def kept_rounds(rounds: Sequence[_Round]) -> list[_Round]:
 
 
 def _timed_runs(rounds: Sequence[_Round]) -> list[list[TimedOp]]:
-    """The undisturbed timed steps; where all were disturbed, the fastest; none where none was timed."""
+    """The undisturbed timed steps; if all were disturbed, the fastest; empty if none was timed."""
     clean = [run for one in rounds if not one.timed_flags for run in one.timed]
     every = [run for one in rounds for run in one.timed]
     return clean or sorted(every, key=lambda run: sum(event.seconds for event in run))[:1]
@@ -214,7 +214,7 @@ def _timed_runs(rounds: Sequence[_Round]) -> list[list[TimedOp]]:
 def measure_idle(
     bench: Bench, seconds: float, record_id: str, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[Record, PowerTrace]:
-    """The machine at rest, under the meter."""
+    """Measures the idle machine."""
     before = bench.counters.read()
     window = bench.meter.open(trace=True)
     try:

@@ -1,4 +1,4 @@
-"""The calibration suite: cases in the order of their worth, within a budget of time, one record each."""
+"""The calibration suite: cases in order of usefulness, within a time budget, with a record for each."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..signals import StopSignals
 from .cases import Case
 from .rounds import Bench, build, measure_case, measure_idle, warm
 
-# A case takes this many steps at least, warm-up included, and may take this share of the whole budget.
+# A case needs at least this many steps, including the warm-up, and may use this share of the whole budget.
 _LEAST_STEPS = 6
 _MOST_SHARE = 0.2
 IDLE_S = 5.0
 
 
 class SuiteListener(Protocol):
-    """Is told how the suite stands."""
+    """Gets the progress of the suite."""
 
     def begin(self, name: str, done: int, total: int, left_s: float) -> None:
-        """A case begins; `left_s` is the time that the suite will still take."""
+        """A case begins; `left_s` is the estimated time that the suite still needs."""
         ...
 
     def end(self, record: Record) -> None: ...
@@ -34,23 +34,23 @@ class SuiteListener(Protocol):
 
 @dataclass(slots=True)
 class Summary:
-    """What a run of the suite came to: names of cases, and why those that failed did."""
+    """The outcome of a run of the suite: names of cases, and why cases failed."""
 
     idle: Record | None = None
     measured: list[Record] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)  # measured by an earlier run
-    skipped: list[str] = field(default_factory=list)  # no time
+    skipped: list[str] = field(default_factory=list)  # for lack of time
     failed: dict[str, str] = field(default_factory=dict)
     interrupted: str | None = None
 
     @property
     def records(self) -> list[Record]:
-        """All that was measured now, for a fit."""
+        """Everything that this run measured, for a fit."""
         return [*([] if self.idle is None else [self.idle]), *self.measured]
 
 
 def usable(record: Record, bench: Bench) -> bool:
-    """Whether a record was made by this machine with this meter and these libraries: it need not be made again."""
+    """Whether a record is from this machine, meter and torch version, so that its case need not be repeated."""
     mine, theirs = bench.host["libraries"], record.host.get("libraries", {})
     return (
         record.kind in ("case", "idle")
@@ -74,9 +74,9 @@ def run_suite(
 ) -> Summary:
     """Measures all of `must`, then `cases` until the budget is spent; each record is written at once.
 
-    Cases that `earlier` holds clean are not measured again; those that it holds disturbed come last.
-    SIGINT and SIGTERM end the suite after the case in progress. Raises what a case of `must` raises,
-    and JoulecastError when the store cannot be written.
+    Cases with a clean record in `earlier` are not measured again; those with a disturbed one come last. SIGINT and
+    SIGTERM end the suite after the case in progress. Raises what a case of `must` raises, and JoulecastError if the
+    store cannot be written.
     """
     summary = Summary()
     clean = {record.name for record in earlier if not record.disturbed}
@@ -104,7 +104,7 @@ def run_suite(
 
 
 def _eta(ends: float, now: float, budget_s: float, done: int, total: int) -> float:
-    """Seconds left: at the pace so far, and at most the budget's rest."""
+    """Seconds left: from the time per case so far, and at most the rest of the budget."""
     left_s = max(ends - now, 0.0)
     return min(left_s, (budget_s - left_s) / done * (total - done)) if done else left_s
 
@@ -119,7 +119,7 @@ def _idle(store: Store, bench: Bench, progress: SuiteListener) -> Record | None:
 
 
 def _one(case: Case, store: Store, bench: Bench, most_s: float, summary: Summary) -> Record | None:
-    """Measures one case unless its least steps would take longer than `most_s`; infinite: it must work."""
+    """Measures one case, unless its minimum steps would take longer than `most_s`; infinite: a failure is raised."""
     device = str(bench.host["device"])
     try:
         built = build(case, device)
@@ -127,9 +127,9 @@ def _one(case: Case, store: Store, bench: Bench, most_s: float, summary: Summary
             summary.skipped.append(case.name)
             return None
         record, trace = measure_case(warm(built, device), bench, store.new_id(case.name))
-    except Exception as error:  # a network may fail in any way
+    except Exception as error:  # a network can fail in any way
         if most_s == float("inf"):
-            fix = "give a smaller --batch-size" if "memory" in f"{type(error).__name__} {error}".casefold() else ""
+            fix = "give a smaller `batch_size`" if "memory" in f"{type(error).__name__} {error}".casefold() else ""
             raise model_error(error, what=case.name, fix=fix) from error
         summary.failed[case.name] = one_line(f"{type(error).__name__}: {error}")
         return None
@@ -140,7 +140,7 @@ def _one(case: Case, store: Store, bench: Bench, most_s: float, summary: Summary
 
 
 def _seconds_per_mac(summary: Summary) -> float:
-    """The best rate so far: what is slower by bytes or starts is small. 0 before the first case."""
+    """The best rate so far, since cases limited by memory or launches are small. 0 before the first case."""
     rates = [
         record.seconds / record.steps / record.workload.flops
         for record in summary.measured

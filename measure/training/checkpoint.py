@@ -1,9 +1,9 @@
-"""Checkpoints of one run: written whole or not at all, and one process at a time on a run.
+"""Checkpoints of one run. Each is written whole or not at all, and one process at a time trains a run.
 
     STORE/checkpoints/RUN/000400.state   the trainer's state after 400 steps
     STORE/checkpoints/RUN/lock           held by the process that trains
 
-The record names the checkpoint that belongs to it; any other file is what a killed run left behind.
+The record names its checkpoint; other files are left over from a run that was killed.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ class Checkpoints:
 
         def refuse() -> None:
             raise TrainingError(
-                f"run {self.folder.name} is being trained by another process;"
-                " wait until it ends, or start a run with another --run ID"
+                f"run {self.folder.name} is being trained by another process; wait until it ends, or give another `run`"
             )
 
         with ExitStack() as stack:
@@ -48,7 +47,7 @@ class Checkpoints:
             yield
 
     def write(self, step: int, state: bytes) -> str:
-        """Writes the state after `step` steps; returns its name. Raises TrainingError where it does not fit."""
+        """Writes the state after `step` steps and returns its name. Raises TrainingError if it cannot be written."""
         name = f"{step:06d}{_SUFFIX}"
         temporary = None
         try:
@@ -65,7 +64,7 @@ class Checkpoints:
         return name
 
     def read(self, name: str) -> bytes:
-        """Raises TrainingError when the file is gone."""
+        """Raises TrainingError if the file cannot be read."""
         try:
             return (self.folder / name).read_bytes()
         except OSError as error:
@@ -73,7 +72,7 @@ class Checkpoints:
             raise TrainingError(f"checkpoint {self.folder / name} cannot be read ({why}); start a new run") from error
 
     def keep_only(self, name: str | None) -> None:
-        """Removes all other checkpoints, half-written ones too."""
+        """Removes all other checkpoints, including incomplete ones."""
         for path in (*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(f".*{_SUFFIX}.*")):
             if path.name != name:
                 path.unlink(missing_ok=True)
@@ -82,6 +81,6 @@ class Checkpoints:
 def _unwritable(path: Path, error: OSError) -> TrainingError:
     why = error.strerror or str(error)
     return TrainingError(
-        f"checkpoint {path} cannot be written ({why}); free space and go on with this run,"
-        " or begin a new one with --store DIR"
+        f"checkpoint {path} cannot be written ({why}); free space and continue this run,"
+        " or start a new one in another `store` folder"
     )

@@ -1,4 +1,4 @@
-"""CIFAR-10: the images in their original layout, read without running what a pickle may ask for.
+"""CIFAR-10 in its original layout, read without executing code from the pickles.
 
 Data: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
 https://www.cs.toronto.edu/~kriz/cifar.html (layout and digest of the Python version).
@@ -28,21 +28,21 @@ TEST_BATCH = "test_batch"
 CLASSES = 10
 PIXELS = (3, 32, 32)
 _ROW_BYTES = 3 * 32 * 32
-_FIX = "give the folder cifar-10-batches-py or cifar-10-python.tar.gz with --data"
+_FIX = "give the folder cifar-10-batches-py or cifar-10-python.tar.gz as `data`"
 
 ImageArray = NDArray[np.uint8]
 LabelArray = NDArray[np.int64]
 
 
 class DataError(JoulecastError):
-    """Training data that is missing, incomplete or not what it should be."""
+    """Training data that is missing, incomplete or in another format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
     """A training and a test set: images uint8 (count, 3, 32, 32) in RGB, labels int64 (count,).
 
-    `source` says where they are from; `synthetic` images are random noise, good for timing alone.
+    `source` says where they are from. `synthetic` images are random noise, which is enough to measure time and energy.
     """
 
     train_images: ImageArray
@@ -65,21 +65,21 @@ class Images:
 
 
 def open_images(data: Path | None = None, *, synthetic: int | None = None, seed: int = 0) -> Images:
-    """The images that the options ask for: `synthetic` random ones, those under `data`, else downloaded.
+    """`synthetic` random images, the ones in `data`, or by default the downloaded ones.
 
     Raises DataError, in one line, for data that cannot be used.
     """
     if synthetic is not None and data is not None:
-        raise DataError(f"--data {data} and --synthetic contradict: give one of them")
+        raise DataError(f"`data` {data} and `synthetic` contradict: give one of them")
     if synthetic is not None:
         return synthetic_images(synthetic, max(1, synthetic // 5), seed=seed)
     return load_cifar10(download_cifar10() if data is None else data)
 
 
 def synthetic_images(train: int, test: int, *, seed: int = 0) -> Images:
-    """Random pixels and labels of CIFAR-10's shape. No network learns from them what it could not guess."""
+    """Random pixels and labels in CIFAR-10's shape."""
     if train < 1 or test < 1:
-        raise DataError(f"--synthetic {train} images cannot be trained on; give 1 or more")
+        raise DataError(f"`synthetic` is {train}, which leaves no images to train on; give 1 or more")
     random = np.random.default_rng(seed)
 
     def draw(count: int) -> tuple[ImageArray, LabelArray]:
@@ -89,7 +89,7 @@ def synthetic_images(train: int, test: int, *, seed: int = 0) -> Images:
 
 
 def download_cifar10(folder: Path | None = None) -> Path:
-    """The official archive, downloaded once by pooch and checked by its digest."""
+    """The official archive, downloaded once by pooch and verified by its MD5 digest."""
     try:
         import pooch
     except ImportError as error:
@@ -106,7 +106,7 @@ def download_cifar10(folder: Path | None = None) -> Path:
 def load_cifar10(path: Path) -> Images:
     """CIFAR-10 from its folder `cifar-10-batches-py`, the folder around it, or the official archive.
 
-    Raises DataError for a layout with a batch missing, cut short or of another form.
+    Raises DataError if a batch is missing, cut short or in another format.
     """
     read = _reader(path)
     per_batch = _number(_batch(read, path, "batches.meta"), b"num_cases_per_batch", path)
@@ -122,7 +122,7 @@ def load_cifar10(path: Path) -> Images:
 
 
 def _reader(path: Path) -> Callable[[str], bytes]:
-    """What reads a batch by its name, from a folder or from the archive."""
+    """A function that reads a batch by its name, from a folder or from the archive."""
     try:
         if path.is_dir():
             inner = path / FOLDER
@@ -134,7 +134,7 @@ def _reader(path: Path) -> Callable[[str], bytes]:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {_FIX}") from error
     contents: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as archive:  # one pass: going back means unpacking again
+        with tarfile.open(path) as archive:  # one pass, because going back unpacks again
             for member in archive:
                 folder_name, _, name = member.name.rpartition("/")
                 if folder_name == FOLDER and member.isfile() and (file := archive.extractfile(member)):
@@ -159,7 +159,7 @@ def _batch(read: Callable[[str], bytes], path: Path, name: str) -> Mapping[Any, 
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: {name} is cut short or damaged ({reason}); copy it again") from error
     if not isinstance(document, dict):
-        raise DataError(f"{path}: {name} holds a {type(document).__name__}, not CIFAR-10's dict; {_FIX}")
+        raise DataError(f"{path}: {name} contains a {type(document).__name__}, expected CIFAR-10's dict; {_FIX}")
     return document
 
 
@@ -177,7 +177,7 @@ def _images(document: Mapping[Any, Any], path: Path, name: str, count: int) -> t
     pixels = data.rows(path, name)
     if len(pixels) != count or len(labels) != count:
         raise DataError(
-            f"{path}: {name} holds {len(pixels)} images and {len(labels)} labels, expected {count}; copy it again"
+            f"{path}: {name} has {len(pixels)} images and {len(labels)} labels, expected {count}; copy it again"
         )
     if not all(type(label) is int and 0 <= label < CLASSES for label in labels):
         raise DataError(f"{path}: {name} has labels other than 0 to {CLASSES - 1}; {_FIX}")
@@ -185,8 +185,9 @@ def _images(document: Mapping[Any, Any], path: Path, name: str, count: int) -> t
 
 
 # -- the pickles ---------------------------------------------------------------------------------
-# A batch is a pickled dict with one array. Whatever the pickle asks to be built is built from the
-# stand-ins below, which only take notes: no function of the pickle's choosing is ever called.
+# A batch is a pickled dict with one array. The classes and functions below replace all that a pickle may name: they
+# only store their arguments, and any other name is an error, so a pickle cannot call code. A check of digests instead
+# would refuse every copy that is not byte for byte the original, such as one packed again.
 
 
 class _Dtype:
@@ -194,7 +195,7 @@ class _Dtype:
         self.kind = kind.decode() if isinstance(kind, bytes) else kind
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and alignment: of no account for single bytes."""
+        """Byte order and alignment do not matter for single bytes."""
 
 
 class _Array:
@@ -205,13 +206,13 @@ class _Array:
         self._state = state
 
     def rows(self, path: Path, name: str) -> ImageArray:
-        """uint8 (count, 3072), as numpy's own `__setstate__` would have it."""
+        """uint8 (count, 3072), as numpy's own `__setstate__` would build it."""
         match self._state:
             case (int(), (int(count), int(columns)), _Dtype(kind="u1"), fortran, bytes(data)) if (
                 not fortran and columns == _ROW_BYTES and count >= 0 and len(data) == count * columns
             ):
                 return np.frombuffer(data, dtype=np.uint8).reshape(count, columns)
-        raise DataError(f"{path}: {name} holds no uint8 array of {_ROW_BYTES} columns; {_FIX}")
+        raise DataError(f"{path}: {name} contains no uint8 array of {_ROW_BYTES} columns; {_FIX}")
 
 
 def _reconstruct(*_: Any) -> _Array:
@@ -219,9 +220,9 @@ def _reconstruct(*_: Any) -> _Array:
 
 
 def _encode(text: Any, encoding: Any = None) -> bytes:
-    """How Python 3 writes bytes into pickles of protocol 2."""
+    """Python 3 writes bytes this way into pickles of protocol 2."""
     if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise DataError(f"asks for the encoding {encoding!r}, which CIFAR-10 has no use for; {_FIX}")
+        raise DataError(f"names the encoding {encoding!r}, which is not part of CIFAR-10; {_FIX}")
     return text.encode("latin1")
 
 
@@ -235,12 +236,10 @@ _STAND_INS: Mapping[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Plain Python values, and notes of one array. Anything else is refused by name."""
+    """Reads plain Python values and one array. Any other name is an error."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _STAND_INS[module, name]
         except KeyError:
-            raise DataError(
-                f"asks for {module}.{name}, which CIFAR-10 has no use for, and was not read; {_FIX}"
-            ) from None
+            raise DataError(f"names {module}.{name}, which is not part of CIFAR-10, and was not read; {_FIX}") from None

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: loss, accuracy, power, and the time and energy left (eq. 3.5.1)."""
+"""Progress of a training: loss, accuracy, power, and the time and energy left (eq. 3.5.1)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...estimator.place.schedule import time_left
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A training at one moment. `seconds` and `energy_j` are all of the run so far, evaluation included.
+    """A training at one moment. `seconds` and `energy_j` cover the whole run so far, tests included.
 
-    `energy_j` is None and `label` says "missing" where nothing tells the energy.
+    `energy_j` is None and `label` is "missing" if the energy is unknown.
     """
 
     step: int
@@ -38,7 +38,7 @@ class Snapshot:
 
     @property
     def energy_left_j(self) -> float | None:
-        """Eq. 3.5.1 in joules; None before the first step and where the energy is not known."""
+        """Eq. 3.5.1 in joules; None before the first step and if the energy is unknown."""
         return None if self.energy_j is None else self._left(self.energy_j)
 
     @property
@@ -52,14 +52,14 @@ class Snapshot:
 
 
 class TrainingListener(Protocol):
-    """Is told of a training what there is to show."""
+    """Gets the progress of a training."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None: ...
     def wants_update(self) -> bool:
-        """Whether it is time for the next `update`; asked after every step."""
+        """Whether the next `update` is due; called after every step."""
         ...
 
     def update(self, snapshot: Snapshot) -> None: ...
@@ -88,7 +88,7 @@ class Silent:
 
 
 class TrainingBar:
-    """A progress bar on a terminal, and one line for each milestone anywhere."""
+    """A progress bar on a terminal, and one line for each milestone everywhere."""
 
     def __init__(self, name: str, console: Any = None, *, interval_s: float = 1.0) -> None:
         from rich.console import Console
@@ -142,7 +142,7 @@ def _energy(snapshot: Snapshot) -> str:
 
 
 def energy(joules: float) -> str:
-    """ "812 J", "8.12 kJ", "0.58 kWh": the unit that fits."""
+    """ "812 J", "8.12 kJ", "0.58 kWh": in a unit that suits the size."""
     if joules < 1e3:
         return f"{joules:.3g} J"
     return f"{joules / 1e3:.3g} kJ" if joules < 1e5 else f"{joules / JOULES_PER_KWH:.3g} kWh"

@@ -1,7 +1,6 @@
-"""What a training run does with the data: networks, recipes, and the order and crops of the images.
+"""Networks, recipes, and the order and crops of the images of a training run.
 
-Order and crops follow from seed, epoch and step alone, so that a run that goes on in another process
-sees the very images that it would have seen.
+Order and crops depend only on seed, epoch and step, so a run that continues in another process sees the same images.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .cifar10 import ImageArray, Images, LabelArray
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 _PAD = 4
-_ORDER, _CROPS, _TEST = 0, 1, 2  # so that the three draws of a run are independent
+_ORDER, _CROPS, _TEST = 0, 1, 2  # seeds of the three independent draws of a run
 
 NETWORKS = ("simplenet", "alexnet")
 FRAMEWORKS = ("pytorch", "tensorflow")
@@ -49,12 +48,11 @@ class Recipe:
             raise JoulecastError(f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}")
         if not (0 < self.learning_rate < float("inf")) or self.batch_size < 1:
             raise JoulecastError(
-                f"learning rate {self.learning_rate} with batch size {self.batch_size} trains nothing;"
-                " give both above 0"
+                f"learning rate {self.learning_rate} with batch size {self.batch_size} cannot train; give both above 0"
             )
 
     def learning_rate_at(self, step: int) -> float:
-        """Of the step with that number, the first being 0."""
+        """The learning rate of a step, counted from 0."""
         return self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
 
     def __str__(self) -> str:
@@ -66,8 +64,8 @@ class Recipe:
         )
 
 
-# Ours, not the thesis's, which gives no learning rate and starts AlexNet from a truncated normal
-# distribution of deviation 0.1 (convolutions) and 1 (hidden layers), which took it 6 h to 60 %.
+# These recipes are not the thesis's. It states no learning rate, and starts AlexNet from a truncated normal
+# distribution with deviation 0.1 (convolutions) and 1 (hidden layers), which took 6 h to 60 %.
 DEFAULT_RECIPES: Mapping[str, Recipe] = {
     "simplenet": Recipe("sgd", 0.02, batch_size=64),
     "alexnet": Recipe("adam", 1e-3, batch_size=128, augment=False),
@@ -76,7 +74,7 @@ DEFAULT_RECIPES: Mapping[str, Recipe] = {
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which images the steps of a run are made of. The last step of an epoch may have fewer."""
+    """Which images each step of a run uses. The last step of an epoch may have fewer."""
 
     samples: int
     batch_size: int
@@ -87,17 +85,17 @@ class Order:
         return -(-self.samples // self.batch_size)
 
     def epoch_order(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """All images in the order of that epoch, the first being 0."""
+        """All images in the order of that epoch, counted from 0."""
         return np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.samples)
 
     def rows(self, epoch_order: np.ndarray[Any, np.dtype[np.int64]], step: int) -> Any:
-        """The images of the run's step with that number, given the order of its epoch."""
+        """The images of a step of the run, given the order of its epoch."""
         start = step % self.steps_per_epoch * self.batch_size
         return epoch_order[start : start + self.batch_size]
 
 
 def augmented(images: ImageArray, seed: int, step: int) -> ImageArray:
-    """Each image shifted by up to four pixels, black coming in, and half of them mirrored."""
+    """Each image shifted by up to four pixels, filled with black, and half of them mirrored."""
     random = np.random.default_rng([seed, _CROPS, step])
     count, _, height, width = images.shape
     padded = np.pad(images, [(0, 0), (0, 0), (_PAD, _PAD), (_PAD, _PAD)])

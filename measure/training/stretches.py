@@ -1,4 +1,4 @@
-"""The stretches of a training run: which steps, when to test, and what it all adds up to."""
+"""The stretches of a training run: which steps, when to test, and their sums."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TEST_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a run is: `step` steps done, the last of them in `epoch` (the first being 1)."""
+    """The progress of a run: `step` steps done, the last of them in `epoch` (counted from 1)."""
 
     epoch: int
     step: int
@@ -35,7 +35,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Steps trained in one go, `step` being the last."""
+    """Consecutive steps of one epoch, the last of which is `step`."""
 
     epoch: int
     step: int
@@ -48,7 +48,7 @@ class Stretch:
         return self.losses[-1]
 
     def window(self, flags: tuple[str, ...]) -> MeasuredWindow:
-        """As the record keeps it; a test after it adds its `Tested.figures`."""
+        """The window for the record; a test after it adds `Tested.figures`."""
         figures: dict[str, float] = {"epoch": self.epoch, "step": self.step}
         loss = sum(self.losses) / len(self.losses)
         if math.isfinite(loss):
@@ -60,7 +60,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """The accuracy on `images` test images; where a sample reached the target, `readings` holds its reading too."""
+    """The accuracy on `images` test images. If a sample reached the target first, `readings` includes its reading."""
 
     accuracy: float
     images: int
@@ -77,7 +77,7 @@ class Tested:
 
 
 class Stretches:
-    """What a plan makes of the images, step by step. Holds no state of the run: its windows do."""
+    """Trains and tests a plan step by step. The state of the run is in its windows, not here."""
 
     def __init__(self, plan: TrainingPlan, images: Images) -> None:
         self._plan, self._images = plan, images
@@ -108,7 +108,7 @@ class Stretches:
         progress: TrainingListener,
         stop: StopSignals,
     ) -> Stretch:
-        """Trains from where `windows` end, at least one step. A loss that is no number ends it too."""
+        """Trains from the end of `windows`, at least one step. A loss that is not finite ends the stretch."""
         step = self.position(windows).step
         epoch = step // self.steps_per_epoch
         order, losses = self._order.epoch_order(epoch), list[float]()
@@ -140,11 +140,11 @@ class Stretches:
         return in_epoch == 0 or (every is not None and in_epoch % every == 0)
 
     def owes_test(self, windows: Sequence[MeasuredWindow]) -> bool:
-        """Whether the run stands at a step after which it is tested, and was not: a signal came in between."""
+        """Whether the test after the latest step is missing, because a signal came in between."""
         return bool(windows) and "accuracy" not in windows[-1].figures and self._is_test(self.position(windows).step)
 
     def test(self, trainer: Trainer, meter: Meter, step: int) -> Tested:
-        """The test after `step`: at an epoch's end on all images, else on the sample, and on all if that will do."""
+        """The test after `step`: on a sample, or on all images at an epoch's end or if that reaches the target."""
         sampled: tuple[Reading, ...] = ()
         if step % self.steps_per_epoch:
             accuracy, reading = self._accuracy(trainer, meter, *self._sample)
@@ -209,16 +209,16 @@ class Stretches:
 
 
 def worst_label(labels: Sequence[Label]) -> Label:
-    """The label of a sum; "missing" for nothing at all."""
+    """The label of a sum; "missing" for no labels."""
     return next((label for label in WORST_FIRST if label in labels), "missing")
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass over the training set, or as much of it as was run.
+    """One pass over the training set, or the part of it that was run.
 
-    `seconds` and `reading` are of the training steps alone. `accuracy` is the last one tested, on
-    `tested` images; `loss` the mean over the steps.
+    `seconds` and `reading` cover the training steps only. `accuracy` is from the last test, on `tested` images; `loss`
+    is the mean over the steps.
     """
 
     number: int
@@ -250,7 +250,7 @@ def _epoch(number: int, windows: Sequence[MeasuredWindow]) -> Epoch:
 
 
 def summed(readings: Sequence[Reading]) -> Reading:
-    """Readings of one meter added up, domain by domain; a domain that one of them lacks has no sum."""
+    """The sum of readings of one meter, domain by domain; a domain that one of them lacks has no sum."""
     names = dict.fromkeys(domain.domain for reading in readings for domain in reading.domains)
     domains = tuple(_summed_domain(name, readings) for name in names)
     return Reading(readings[0].meter, sum(reading.seconds for reading in readings), domains)
@@ -269,11 +269,11 @@ def _summed_domain(name: str, readings: Sequence[Reading]) -> DomainReading:
 
 
 def joined_traces(before: PowerTrace | None, after: PowerTrace) -> PowerTrace | None:
-    """One trace of two: times and energies of the second go on where those of the first end.
+    """Joins two traces: times and energies of the second continue from the end of the first.
 
-    None where neither holds any energy. A domain that the first could not read at its end has none
-    after it either: what it drew is not known. Both must be of the same domains, and the second tells
-    which of them count: mirrors may have shown themselves only there.
+    None if neither has any energy. A domain without a value at the end of the first has none after it, because its
+    energy is unknown. Both must have the same domains. The second decides which of them count, because mirrored
+    counters may be detected late.
     """
     if len(after.points) < 2 or not any(uj is not None for point in after.points for uj in point.energy_uj):
         return before

@@ -1,7 +1,7 @@
-"""The thesis's comparison again: SimpleNet and AlexNet to 60 % on CIFAR-10, with this machine's figures.
+"""Repeats the thesis's comparison on this machine: SimpleNet and AlexNet to 60 % on CIFAR-10.
 
-Its Table 4.0.1 and Figures 4.0.1 and 4.0.2 were measured with RAPL on an Intel Core i7-4770. The two
-trainings run one after the other, each in a process of its own, and go on where they were.
+Its Table 4.0.1 and Figures 4.0.1 and 4.0.2 were measured with RAPL on an Intel Core i7-4770. The two trainings run one
+after the other, each in its own process, and continue where they were interrupted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOT_REACHED = "not reached"
 
 @dataclass(frozen=True, slots=True)
 class ThesisRow:
-    """A row of Table 4.0.1. None where the energy is missing or the target was not reached.
+    """A row of Table 4.0.1. None if the energy is missing or the target was not reached.
 
     `power_w` is the mean while training, `kwh_pue` the building's energy (eq. 3.5.2) and `co2_lb` its
     emissions (eq. 3.5.3), both up to the first test of the whole test set at the target or above.
@@ -53,7 +53,7 @@ THESIS_ROWS = (
     ThesisRow("SimpleNet", 49.49, 0.5, 0.039, 0.037, "measured"),
     ThesisRow("AlexNet", 27.77, 6.0, 0.263, 0.25, "measured"),
 )
-# Chapter 4: accuracy by hours, as far as the text gives it.
+# Chapter 4: accuracy by hours, where the text states it.
 THESIS_ACCURACIES = {
     "SimpleNet": ((0.5, 0.60), (12.0, 0.8999)),
     "AlexNet": ((6.0, 0.60), (12.0, 0.598)),
@@ -62,7 +62,7 @@ THESIS_ACCURACIES = {
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A run after `hours` of training: energy so far (None where unknown) and accuracy, if tested then."""
+    """A run after `hours` of training: energy so far (None if unknown) and accuracy, if it was tested then."""
 
     hours: float
     energy_kj: float | None
@@ -71,7 +71,7 @@ class Point:
 
 
 def curve(record: Record) -> tuple[Point, ...]:
-    """The windows of a training added up. Tests are not part of the hours nor of the energy."""
+    """Running sums over the windows of a training. Hours and energy exclude the tests."""
     points, seconds = [], 0.0
     energy_j: float | None = 0.0
     for window in record.windows:
@@ -90,7 +90,7 @@ def curve(record: Record) -> tuple[Point, ...]:
 
 
 def row_of(record: Record, target: float) -> ThesisRow:
-    """What a training took to classify the whole test set with `target` accuracy (a share)."""
+    """What a training needed to classify the whole test set with `target` accuracy (a share)."""
     title = TITLES.get(record.family, record.name)
     points = curve(record)
     whole = int(record.settings["images"]["test"])
@@ -119,7 +119,7 @@ def _label(record: Record, at: int) -> Label:
 
 
 def _facility(energy_j: float) -> tuple[float, float]:
-    """kWh with PUE 1.58 and pounds of CO2 at 0.954 lb/kWh, as the thesis has them."""
+    """kWh with PUE 1.58 and pounds of CO2 at 0.954 lb/kWh, as in the thesis."""
     site = Site()
     energy_kwh = facility_energy_kwh(Interval.exact(joules_to_kwh(energy_j)), site)
     return energy_kwh.value, co2e_kg(energy_kwh, site).value * GRAMS_PER_KG / GRAMS_PER_LB
@@ -129,10 +129,10 @@ def _facility(energy_j: float) -> tuple[float, float]:
 
 
 def run_trainings(networks: Sequence[str], options: Sequence[str], out: Path) -> int:
-    """Trains each network with `measure train`, its record going to `out`; a finished one is not repeated.
+    """Trains each network with `measure train` and keeps its record in `out`; a finished one is not repeated.
 
-    Signals are handed on to the training at work. Returns 0, or the first exit status that is not 0 (that
-    of the signal, where the training ended well in spite of it); the networks after it are not trained.
+    Signals are passed on to the running training. Returns 0, or the first exit status that is not 0; a signal counts
+    even if the training then ended with 0. The networks after it are not trained.
     """
     for network in networks:
         arguments = [network, "--framework", FRAMEWORK_OF[network], "--run", network, "--store", str(out)]
@@ -145,7 +145,7 @@ def run_trainings(networks: Sequence[str], options: Sequence[str], out: Path) ->
 
 
 def _wait(child: subprocess.Popen[bytes], stop: StopSignals) -> int:
-    """The exit status of `child`. It has a process group of its own, so that it hears a signal once."""
+    """The exit status of `child`. It has its own process group, so that it receives a signal once."""
     handed_on = False
     try:
         while (status := child.poll()) is None:
@@ -167,7 +167,7 @@ def read_runs(out: Path, networks: Sequence[str] = tuple(TITLES)) -> dict[str, R
 
 
 def write_outcome(out: Path, runs: Mapping[str, Record], target: float) -> Path:
-    """`outcome.json` in `out`: the table, the curves, and all that a reader must know of them."""
+    """Writes `outcome.json` in `out`: the table, the curves, and how they were obtained."""
     document = {
         "schema": SCHEMA,
         "target": target,
@@ -179,7 +179,7 @@ def write_outcome(out: Path, runs: Mapping[str, Record], target: float) -> Path:
         return write_json(out / "outcome.json", document)
     except OSError as error:
         raise TrainingError(
-            f"{out / 'outcome.json'} cannot be written ({error}); free space or give --out DIR"
+            f"{out / 'outcome.json'} cannot be written ({error}); free space or give another `out` folder"
         ) from error
 
 
@@ -202,7 +202,7 @@ def _described(record: Record) -> dict[str, Any]:
 
 
 def notes_of(runs: Mapping[str, Record]) -> list[str]:
-    """What stands under the table: recipes, data, meters, disturbances and interruptions, each said once."""
+    """The notes below the table: recipes, data, meters, disturbances and interruptions, without repetition."""
     titles: dict[str, list[str]] = {}
     for name, record in runs.items():
         for note in _notes(record):

@@ -31,7 +31,9 @@ def draw_figures(runs: Mapping[str, Record], target: float, out: Path) -> tuple[
             with rc_context({"svg.fonttype": "none", "svg.hashsalt": "joulecast"}):  # text stays text
                 figure.savefig(path, metadata={"Date": None})
         except OSError as error:
-            raise TrainingError(f"{path} cannot be written ({error}); free space or give --out DIR") from error
+            raise TrainingError(
+                f"{path} cannot be written ({error}); free space or give another `out` folder"
+            ) from error
     return paths
 
 

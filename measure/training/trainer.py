@@ -1,4 +1,4 @@
-"""The interface of what trains a network, and the one function that makes a trainer."""
+"""The interface of a trainer, and the function that makes one."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Trainer(Protocol):
         ...
 
     def count_correct(self, images: ImageArray, labels: LabelArray) -> int:
-        """How many images are classified rightly, nothing being learnt."""
+        """How many images are classified correctly; nothing is learnt."""
         ...
 
     def state(self) -> bytes:
-        """Weights, statistics, optimizer state and random state: all that the next step depends on."""
+        """Weights, statistics, optimizer state and random state: everything that the next step depends on."""
         ...
 
     def restore(self, state: bytes) -> None:
-        """Takes over what `state` gave. Raises TrainingError for anything else."""
+        """Restores what `state` returned. Raises TrainingError for anything else."""
         ...
 
 
@@ -56,7 +56,7 @@ def make_trainer(
     """A new network with weights drawn by `seed`, ready for its first step.
 
     `network`: "simplenet" or "alexnet"; `framework`: "pytorch" or "tensorflow"; `device`: "cpu", "gpu",
-    or "auto" for a GPU where the framework sees one. Raises TrainingError for what is not to be had.
+    or "auto" for a GPU if the framework sees one. Raises TrainingError for anything that is not available.
     """
     if network not in NETWORKS:
         raise TrainingError(f"network is {network!r}; choose one of {', '.join(NETWORKS)}")

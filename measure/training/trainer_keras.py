@@ -1,4 +1,4 @@
-"""Training with TensorFlow, the networks being Keras models."""
+"""Training Keras models with TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def make_keras_trainer(
 ) -> KerasTrainer:
     """A trainer of SimpleNet or AlexNet; see `make_trainer`.
 
-    Raises TrainingError where TensorFlow is missing, or Keras runs on another backend in this process.
+    Raises TrainingError if TensorFlow is missing or Keras runs on another backend in this process.
     """
     keras, tensorflow = _import_keras()
     gpus = tensorflow.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
-        raise TrainingError("device gpu: TensorFlow sees no GPU; give --device cpu or install its CUDA build")
+        raise TrainingError("`device` is gpu and TensorFlow sees no GPU; give cpu, or install TensorFlow's CUDA build")
     if device == "cpu" and gpus:
         tensorflow.config.set_visible_devices([], "GPU")
     keras.utils.set_random_seed(seed)
@@ -40,7 +40,7 @@ def make_keras_trainer(
 
 
 def _import_keras() -> tuple[Any, Any]:
-    """Keras on TensorFlow. The backend is chosen once a process, when Keras is first imported."""
+    """Keras on TensorFlow. A process chooses the backend once, when Keras is first imported."""
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = _BACKEND
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -54,7 +54,7 @@ def _import_keras() -> tuple[Any, Any]:
     if keras.backend.backend() != _BACKEND:
         raise TrainingError(
             f"Keras runs on {keras.backend.backend()} in this process;"
-            " train with TensorFlow in a process of its own (`measure train`)"
+            " train with TensorFlow in a separate process (`measure train`)"
         )
     return keras, tensorflow
 

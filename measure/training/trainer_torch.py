@@ -32,7 +32,7 @@ def make_torch_trainer(model: nn.Module, recipe: Recipe, *, seed: int = 0, devic
     """A trainer of `model`, which maps float32 (batch, 3, 32, 32) to logits (batch, classes)."""
     has_gpu = torch.cuda.is_available()
     if device == "gpu" and not has_gpu:
-        raise TrainingError("device gpu: torch sees no CUDA device; give --device cpu or install its CUDA build")
+        raise TrainingError("`device` is gpu and torch sees no CUDA device; give cpu, or install torch's CUDA build")
     torch.manual_seed(seed)
     return TorchTrainer(model, recipe, torch.device("cuda" if has_gpu and device != "cpu" else "cpu"))
 
@@ -96,7 +96,7 @@ class TorchTrainer:
             torch.set_rng_state(document["random"])
             if self._device.type == "cuda" and "random_cuda" in document:
                 torch.cuda.set_rng_state(document["random_cuda"], self._device)
-        except Exception as error:  # torch raises what its reader happens to trip over
+        except Exception as error:  # torch raises many types for a damaged file
             reason = " ".join(str(error).split())[:200]
             raise TrainingError(f"checkpoint does not fit the network ({reason}); start a new run") from error
 

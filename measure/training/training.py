@@ -1,8 +1,8 @@
-"""Training under a meter: from a plan and images to a record that survives whatever ends the run.
+"""Training under a meter: from a plan and images to a record, however the run ends.
 
-A run is a row of stretches of steps and of tests. After each stretch the trainer's state and then the
-record are written, each whole or not at all, and the record names the state it belongs to. A run that is
-killed loses the stretch or the test in progress and goes on from the record, in another process, with the same images.
+A run is a sequence of stretches of steps and of tests. After each stretch the trainer's state and then the record are
+written, each whole or not at all, and the record names its state. A run that is killed loses the stretch or the test in
+progress. It continues from the record, in another process, with the same images.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from .recipe import Recipe
 from .stretches import Position, Stretches, joined_traces
 from .trainer import Trainer, make_trainer
 
-SYNTHETIC_FLAG = "synthetic images: times are real, accuracy means nothing"
+SYNTHETIC_FLAG = "synthetic images: times are real, accuracy has no meaning"
 DIVERGED = "diverged"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What to train, how, and until when.
+    """What to train, how, and when to stop.
 
-    The run ends after `epochs`, or once the whole test set is classified with `target` accuracy (a
-    share). It is tested after every epoch and, where `evaluate_every` is given, after every so many
-    steps of an epoch, then on `evaluate_images` test images drawn once, and on all of them as soon as
-    those reach the target. A checkpoint is written with every test and at least every `checkpoint_s`.
+    The run ends after `epochs`, or when the whole test set is classified with `target` accuracy (a share). It is tested
+    after every epoch. With `evaluate_every` it is also tested after that many steps of an epoch, on `evaluate_images`
+    test images drawn once, and on all of them when those reach the target. A checkpoint is written with every test and
+    at least every `checkpoint_s`.
     """
 
     network: str
@@ -58,15 +58,15 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
-            raise TrainingError(f"{self.epochs} epochs train nothing; give 1 or more")
+            raise TrainingError(f"`epochs` is {self.epochs}, which trains nothing; give 1 or more")
         if self.target is not None and not 0 < self.target <= 1:
             raise TrainingError(f"target accuracy {self.target:.0%} cannot be reached; give 1 to 100 %")
         if self.evaluate_every is not None and self.evaluate_every < 1:
-            raise TrainingError(f"testing every {self.evaluate_every} steps means nothing; give 1 or more")
+            raise TrainingError(f"`evaluate_every` is {self.evaluate_every} steps, which is never; give 1 or more")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run that goes on must have kept."""
+        """What must be unchanged when a run continues."""
         parts = ("network", "framework", "recipe", "width", "seed")
         return {name: value for name, value in asdict(self).items() if name in parts}
 
@@ -80,12 +80,12 @@ def train(
     run_id: str | None = None,
     progress: TrainingListener | None = None,
 ) -> Record:
-    """Trains as planned and returns the record, which lies in the store from the first stretch on.
+    """Trains as planned and returns the record, which is in the store from the first stretch on.
 
-    With the id of an earlier run it goes on where that run was; a finished one is returned as it is.
-    SIGINT and SIGTERM (in the main thread) end the run after the step in progress: the record then has
-    the status "interrupted". Raises TrainingError, the record being kept and flagged, when the loss
-    is no number, when a step fails, and when a checkpoint cannot be written.
+    With the id of an earlier run it continues that run; a finished one is returned unchanged. SIGINT and SIGTERM (in
+    the main thread) end the run after the step in progress; the record then has the status "interrupted". Raises
+    TrainingError, and keeps and flags the record, when the loss is not finite, when a step fails, and when a checkpoint
+    cannot be written.
     """
     run_id = run_id or store.new_id(f"{plan.network}-{plan.framework}")
     checkpoints = Checkpoints(store.folder / "checkpoints" / run_id)
@@ -111,7 +111,7 @@ def train(
 
 
 class _Run:
-    """One process's share of a run."""
+    """The part of a run that one process trains."""
 
     def __init__(
         self,
@@ -146,13 +146,13 @@ class _Run:
         except JoulecastError as error:
             self._end_badly(str(error))
             raise
-        except Exception as error:  # whatever the framework raises: the record must still be finished
+        except Exception as error:  # the record must be finished, whatever the framework raises
             where = self._position
             line = f"training failed in epoch {where.epoch}, step {where.step + 1}: " + one_line(
                 f"{type(error).__name__}: {error}"
             )
             self._end_badly(line)
-            raise TrainingError(f"{line}; run {self.record.id} goes on from step {where.step}") from error
+            raise TrainingError(f"{line}; run {self.record.id} can continue from step {where.step}") from error
         finally:
             self._whole.close()
         if stop.received is not None and not self._stretches.finished(self.record.windows):
@@ -164,7 +164,7 @@ class _Run:
         return self._stretches.position(self.record.windows)
 
     def _stretch(self, progress: TrainingListener, stop: StopSignals) -> None:
-        """Steps up to the next test, checkpoint or signal; then everything to disk."""
+        """Trains up to the next test, checkpoint or signal, then writes everything to disk."""
         counters = SystemCounters()
         conditions = counters.read()
         done = self._stretches.train(self._trainer, self._meter, self.record.windows, progress, stop)
@@ -196,7 +196,7 @@ class _Run:
         return self._write()
 
     def _end_badly(self, line: str) -> None:
-        with contextlib.suppress(JoulecastError):  # a full disk: what was written before still stands
+        with contextlib.suppress(JoulecastError):  # a full disk: the earlier record remains
             self._end("failed", line)
 
     def _write(self) -> Record:
@@ -216,7 +216,7 @@ def _written(store: Store, record: Record) -> Record:
 
 
 def earlier_run(store: Store, run_id: str) -> Record | None:
-    """The record of that run, None where it has not begun."""
+    """The record of that run, None if it has not started."""
     return store.read(run_id) if (store.records_folder / f"{run_id}.json").is_file() else None
 
 
@@ -261,7 +261,7 @@ def _described(images: Images) -> dict[str, Any]:
 
 
 def _workload(plan: TrainingPlan) -> Workload | None:
-    """One step as the cost model sees it; None for TensorFlow, whose process has no torch to trace with."""
+    """One step as the cost model sees it; None for TensorFlow, whose process does not import torch."""
     if plan.framework != "pytorch":
         return None
     import torch
@@ -275,11 +275,11 @@ def _workload(plan: TrainingPlan) -> Workload | None:
 
 
 def _check_same(record: Record, plan: TrainingPlan, images: Images, meter: Meter) -> None:
-    """A run goes on only as what it was. Raises TrainingError, naming what differs."""
+    """A run continues only with the same settings. Raises TrainingError, naming what differs."""
     if any(flag.startswith(DIVERGED) for flag in record.flags):
         raise TrainingError(f"run {record.id} {record.flags[-1]}")
     if record.kind != "training":
-        raise TrainingError(f"record {record.id} is no training but a {record.kind}; start a new run")
+        raise TrainingError(f"record {record.id} is a {record.kind}, not a training; start a new run")
     old, new = dict(record.settings["plan"]), plan.identity
     old_images, new_images = record.settings["images"], _described(images)
     pairs = [(name, old[name], new[name]) for name in new]
@@ -295,18 +295,18 @@ def _check_same(record: Record, plan: TrainingPlan, images: Images, meter: Meter
 
 
 def _short(value: Any, other: Any) -> str:
-    """Of two mappings, only what differs."""
+    """A value as text; of two mappings, only what differs."""
     if isinstance(value, Mapping) and isinstance(other, Mapping):
         return ", ".join(f"{key} {value[key]}" for key in value if value[key] != other.get(key))
     return str(value)
 
 
 def _continued(record: Record, plan: TrainingPlan, host: Mapping[str, Any]) -> Record:
-    if record.status == "running":  # nobody was left to say so
+    if record.status == "running":  # it was killed and could not write its end
         step = int(record.windows[-1].figures["step"]) if record.windows else 0
         record = _ended(record, "interrupted", f"killed after step {step}")
     if not same_machine(record.host, host):
-        flag = f"begun on {hardware_name(record.host)}, went on on {hardware_name(host)}"
+        flag = f"started on {hardware_name(record.host)}, continued on {hardware_name(host)}"
         record = replace(record, flags=tuple(dict.fromkeys((*record.flags, flag))))
     return replace(record, status="running", settings={**record.settings, "plan": asdict(plan)})
 

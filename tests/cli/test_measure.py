@@ -162,7 +162,7 @@ def test_the_way_to_a_profile_in_another_store_is_said(tmp_path: Path, monkeypat
     monkeypatch.setenv("JOULECAST_STORE", str(tmp_path / "usual"))
     profile = load_profile("t4")
     usual = command._what_estimate_says(profile, tmp_path / "usual" / "profiles" / "p.json")
-    assert usual.startswith("`estimate` now answers for SimpleNet, 100 epochs")
+    assert usual.startswith("`estimate` now predicts for SimpleNet, 100 epochs")
     other = tmp_path / "my store" / "profiles" / "p.json"
     asked = command._what_estimate_says(profile, other)
     assert asked == usual.replace("`estimate`", f"`estimate --hardware '{other}'`")

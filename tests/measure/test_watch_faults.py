@@ -25,6 +25,7 @@ PROGRAM = "from joulecast.cli.main import run; from joulecast.cli.watch import w
 AS_NOBODY = (
     "import importlib, os; [importlib.import_module('joulecast.' + name) for name in ("
     "'measure.watch', 'measure.command', 'measure.meters.selection', 'estimator.cost.hardware', "
+    "'estimator.cost.names', "
     "'cli.watch', 'cli.main')];"
     "os.environ['HOME'] = '/'; importlib.import_module('joulecast.estimator.cost.hardware').load_hardware();"
     "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534));"

@@ -273,6 +273,6 @@ def test_links_that_lead_nowhere_say_how_to_see_the_host_s(tmp_path: Path):
     with pytest.raises(MeterError) as caught:
         RaplSource(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}/intel-rapl:0: leads nowhere, as where a container masks it; mount the host's sysfs"
-        " (docker run -v /sys:/host/sys:ro) and name it: --sysfs /host/sys"
+        f"{tmp_path}/intel-rapl:0: is a dangling link, as in a container that masks it; mount the host's sysfs"
+        " (docker run -v /sys:/host/sys:ro) and give `sysfs` /host/sys"
     )

@@ -76,7 +76,7 @@ def test_gpus_that_cannot_be_read_make_the_total_missing_and_say_so(
     note = meter.notes[0]
     assert note.startswith("nvml: ")
     assert reason in note
-    assert note.endswith("; --meter rapl measures the CPU alone")
+    assert note.endswith("; `meter` rapl measures the CPU alone")
     with meter.window() as window:
         tree.advance(0.001, {"package-0": 1000.0})
         nvml.advance(0.1)
@@ -147,8 +147,8 @@ def test_counters_that_stand_at_zero_are_no_counters(host: Path):
     FakePowercap(host / "sys/class/powercap", [FakeZone("package-0", start_uj=0)])
     meter = _select(host)
     assert meter.name == "modelled"
-    assert "package-0: the counter stands at 0" in meter.attempts[0].reason
-    with pytest.raises(MeterError, match="stands at 0"):
+    assert "package-0: the counter stays at 0" in meter.attempts[0].reason
+    with pytest.raises(MeterError, match="stays at 0"):
         _select(host, "rapl")
 
 

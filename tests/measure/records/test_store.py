@@ -111,9 +111,9 @@ def test_the_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pyte
 def test_a_place_that_cannot_be_written_is_one_line_with_the_fix(tmp_path: Path):
     (tmp_path / "file").write_text("")
     store = Store(tmp_path / "file" / "store")
-    with pytest.raises(JoulecastError, match="give --store DIR"):
+    with pytest.raises(JoulecastError, match="give another `store` folder"):
         store.write(_record("20260101T000000Z-a-000001"))
-    with pytest.raises(JoulecastError, match="give --store DIR"), store.measuring():
+    with pytest.raises(JoulecastError, match="give another `store` folder"), store.measuring():
         pass
 
 
@@ -126,7 +126,7 @@ def _refusing(error: OSError) -> Callable[..., None]:
 
 def test_a_file_system_without_locks_is_one_line_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fcntl.flock", _refusing(OSError(errno.ENOLCK, "No locks available")))
-    said = r"cannot lock .* \(No locks available\); give --store DIR on a local disk"
+    said = r"cannot lock .* \(No locks available\); give a `store` folder on a local disk"
     with pytest.raises(JoulecastError, match=said), Store(tmp_path).measuring():
         pass
     with pytest.raises(JoulecastError, match=said), Checkpoints(tmp_path / "run").lock():
@@ -141,7 +141,7 @@ def test_a_disk_too_full_for_the_holders_number_is_measured_on(tmp_path: Path, m
 
 def test_a_run_whose_checkpoint_does_not_fit_goes_on_where_it_is(tmp_path: Path):
     """In another store there is nothing of it to go on with."""
-    with pytest.raises(JoulecastError, match="free space and go on with this run, or begin a new one with --store"):
+    with pytest.raises(JoulecastError, match="free space and continue this run, or start a new one in another `store`"):
         Checkpoints(tmp_path / "not there").write(1, b"state")
 
 
@@ -222,7 +222,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_was_there(tmp_path: Path):
     output, errors = writer.communicate(timeout=60)
     assert (writer.returncode, errors) == (0, "")
     assert output.count("File too large") == 2
-    assert "free space or give --store DIR" in output
+    assert "free space or give another" in output
     store = Store(tmp_path)
     assert [len(record.windows) for record in store.records()] == [1]
     assert _unreadable(store) == []

@@ -88,9 +88,10 @@ def test_updates_are_charged_to_their_parameters(optimizer: str):
     for sizes, largest in (((1500, 1500, 8), 0), ((8, 1500, 1500), 2)):
         layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         ready = prepare(_case(nn.Sequential(*layers), torch.randn(4, sizes[0]), optimizer=optimizer))
-        updates = [event for event in _timed(ready) if event.key[0] == "optimizer"]
-        assert [event.key[1] for event in updates] == [optimizer] * 4
-        assert max(range(4), key=lambda index: updates[index].seconds) == largest
+        runs = [[event for event in _timed(ready) if event.key[0] == "optimizer"] for _ in range(5)]
+        assert [event.key[1] for event in runs[0]] == [optimizer] * 4
+        fastest = [min(run[index].seconds for run in runs) for index in range(4)]  # on a busy machine, one may be delayed
+        assert fastest.index(max(fastest)) == largest
 
 
 def test_op_times_add_up_to_the_step_and_the_heavy_op_is_the_heavy_one():

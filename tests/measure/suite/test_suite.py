@@ -189,7 +189,7 @@ def test_the_thesiss_networks_come_back_while_the_suite_runs():
 def test_only_takes_parts_and_patterns():
     assert {case.family for case in suite_cases("alexnet")} == {"alexnet"}
     assert all("recurrent" in case.name for case in suite_cases("random recurrent*"))
-    with pytest.raises(JoulecastError, match="--only 'nothing' matches no case; families are alexnet"):
+    with pytest.raises(JoulecastError, match="`only` 'nothing' matches no case; families are alexnet"):
         suite_cases("nothing")
 
 
@@ -261,7 +261,7 @@ def test_a_cpu_that_is_not_known_gets_a_range_that_says_so():
     assert watts * power.error.low == pytest.approx(2 * 1.64)
     assert watts * power.error.high == pytest.approx(2 * 12.0)
     assert "AMD EPYC is not in the hardware table" in power.source
-    assert "--power-w" in power.source
+    assert "`power_w`" in power.source
     assert power == unknown_power("AMD EPYC", 2)
 
 
@@ -296,7 +296,7 @@ def test_the_users_word_goes_before_the_table():
     assert "EPYC 7763" in modelled_power(UNKNOWN, hardware="epyc-7763").source
     with pytest.raises(JoulecastError, match="unknown hardware"):
         modelled_power(UNKNOWN, hardware="no such part")
-    with pytest.raises(JoulecastError, match="--power-w is -1"):
+    with pytest.raises(JoulecastError, match="`power_w` is -1"):
         modelled_power(UNKNOWN, power_w=-1.0)
 
 
@@ -339,7 +339,7 @@ def test_measure_profiles_the_machine_and_labels_every_figure(tmp_path: Path):
     assert process.returncode == 0, errors
     (path,) = (tmp_path / "store/profiles").glob("*.json")
     assert f"profile {path}" in output
-    assert f"`estimate --hardware {path}` now answers for SimpleNet" in output
+    assert f"`estimate --hardware {path}` now predicts for SimpleNet" in output
     assert "measured), " in output
     assert "power modelled)" in output
     profile = read_profile(path)
@@ -355,7 +355,7 @@ def test_an_interrupted_suite_keeps_what_it_has_and_says_how_to_go_on(tmp_path: 
     process.send_signal(number)
     _, errors = process.communicate(timeout=400)
     assert process.returncode == status
-    assert "run it again to go on" in errors
+    assert "run it again to continue" in errors
     problems: list[str] = []
     assert list(store.records(problems.append))
     assert problems == []

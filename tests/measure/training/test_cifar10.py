@@ -90,7 +90,7 @@ def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path: Path) -> None
     inner = write_layout(tmp_path)
     harm = tmp_path / "harm"
     (inner / "data_batch_3").write_bytes(pickle.dumps({b"data": Hostile(harm)}))
-    with pytest.raises(DataError, match=r"data_batch_3 asks for posix\.mkdir.*was not read") as caught:
+    with pytest.raises(DataError, match=r"data_batch_3 names posix\.mkdir.*was not read") as caught:
         load_cifar10(tmp_path)
     assert "\n" not in str(caught.value)
     assert not harm.exists()
@@ -131,7 +131,7 @@ def test_wrong_contents_are_named(tmp_path: Path, change: dict[bytes, Any], mess
 
 
 def test_wrong_places_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: no such folder or archive; give .* with --data"):
+    with pytest.raises(DataError, match=r"nowhere: no such folder or archive; give .* as `data`"):
         load_cifar10(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"batches\.meta is missing"):
         load_cifar10(tmp_path)
@@ -156,7 +156,7 @@ def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkey
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "is_dir", refused)
-    with pytest.raises(DataError, match=r"images: cannot be read \(Permission denied\); give .* with --data"):
+    with pytest.raises(DataError, match=r"images: cannot be read \(Permission denied\); give .* as `data`"):
         load_cifar10(tmp_path / "images")
 
 
@@ -166,7 +166,7 @@ def test_a_download_that_is_not_the_official_file_is_refused(tmp_path: Path, mon
     with tarfile.open(served, "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("x"), io.BytesIO())
     monkeypatch.setattr("joulecast.measure.training.cifar10.URL", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    with pytest.raises(DataError, match=r"could not be downloaded from http://127\.0\.0\.1:9/.*--data"):
+    with pytest.raises(DataError, match=r"could not be downloaded from http://127\.0\.0\.1:9/.*`data`"):
         download_cifar10(tmp_path / "cache")
     import functools
     import http.server

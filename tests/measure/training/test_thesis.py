@@ -153,7 +153,7 @@ def test_the_command_trains_once_and_compares(tmp_path: Path) -> None:
     assert ours[3] == "-"
     assert ours[5:] == ["-", "-", "missing"]
     assert float(ours[4]) > 0
-    assert "synthetic images: times are real, accuracy means nothing" in done.stdout
+    assert "synthetic images: times are real, accuracy has no meaning" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {
         "outcome.json", "figure-4.0.1.svg", "figure-4.0.2.svg", "records", "checkpoints"
     }  # fmt: skip
@@ -181,7 +181,7 @@ def test_a_signal_reaches_the_training_once_and_the_command_goes_on(tmp_path: Pa
     finally:
         process.kill()
     assert process.returncode == 143, errors
-    assert "a training ended with status 143; the same command goes on" in errors
+    assert "a training ended with status 143; run the same command to continue" in errors
     assert "Traceback" not in errors
     assert "not reached after" in output
     left = read_runs(tmp_path)["simplenet"]

@@ -159,8 +159,8 @@ def test_a_run_that_went_on_elsewhere_says_so(tmp_path: Path) -> None:
     images = synthetic_images(40, 10)
     first = run_here(replace(TINY, epochs=1), images, tmp_path, run_id="one")
     Store(tmp_path).write(replace(first, host={**first.host, "cpu_name": "Another CPU", "threads": 64}))
-    (flag,) = [flag for flag in run_here(TINY, images, tmp_path, run_id="one").flags if "went on" in flag]
-    assert flag.startswith("begun on Another CPU, 64 threads, went on on ")
+    (flag,) = [flag for flag in run_here(TINY, images, tmp_path, run_id="one").flags if "continued on" in flag]
+    assert flag.startswith("started on Another CPU, 64 threads, continued on ")
 
 
 def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_signal_ends_the_run_in_order(tmp_path: Path, number: signal.Signals, 
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == status, errors
-    assert "go on with the same command and --run run" in errors
+    assert "continue with the same command and --run run" in errors
     assert "Traceback" not in errors
     left = Store(tmp_path).read("run")
     assert left.status == "interrupted"
@@ -375,7 +375,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_written(tmp_path: Path) -> 
     )
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert "cannot be written (No space left on device); free space and go on with this run" in line
+    assert "cannot be written (No space left on device); free space and continue this run" in line
     assert set(done.stdout.split()) <= {"lock", "000050.state"}, "nothing half written is left"
     record = Store(tmp_path).read("run")
     assert len(record.windows) == int("000050.state" in done.stdout)
