@@ -90,7 +90,9 @@ def test_updates_are_charged_to_their_parameters(optimizer: str):
         ready = prepare(_case(nn.Sequential(*layers), torch.randn(4, sizes[0]), optimizer=optimizer))
         runs = [[event for event in _timed(ready) if event.key[0] == "optimizer"] for _ in range(5)]
         assert [event.key[1] for event in runs[0]] == [optimizer] * 4
-        fastest = [min(run[index].seconds for run in runs) for index in range(4)]  # on a busy machine, one may be delayed
+        fastest = [
+            min(run[index].seconds for run in runs) for index in range(4)
+        ]  # on a busy machine, one may be delayed
         assert fastest.index(max(fastest)) == largest
 
 
