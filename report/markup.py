@@ -1,21 +1,16 @@
-"""HTML that cannot be spoilt by what is put into it: plain text is escaped, always."""
+"""The page's template, which escapes whatever is put into it."""
 
 from __future__ import annotations
 
-import html
 import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
-_VOID = frozenset(("br", "hr", "input", "link", "meta"))
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-class Markup(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-Child = str | None  # a plain str is text, a Markup is HTML
 
 
 def printable(text: str) -> str:
@@ -23,26 +18,24 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
-def escaped(child: Child) -> Markup:
-    if isinstance(child, Markup):
-        return child
-    return Markup("" if child is None else html.escape(printable(child)))
+def asset(name: str) -> str:
+    return files("joulecast.report").joinpath(name).read_text(encoding="utf-8").strip()
 
 
-def joined(*children: Child) -> Markup:
-    return Markup("".join(escaped(child) for child in children))
+@cache
+def environment() -> Environment:
+    """Text is escaped always; an unknown name is an error."""
+    return Environment(
+        loader=FunctionLoader(asset),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+    )
 
 
-def element(name: str, *children: Child, **attributes: str | float | bool | None) -> Markup:
-    """`element("p", "a < b", class_="note")` is `<p class="note">a &lt; b</p>`.
-
-    `data_model=0` becomes `data-model="0"`; True stands alone, False and None are left out.
-    """
-    parts = [name]
-    for key, value in attributes.items():
-        if value is None or value is False:
-            continue
-        label = key.rstrip("_").replace("_", "-")
-        parts.append(label if value is True else f'{label}="{html.escape(printable(str(value)))}"')
-    opening = f"<{' '.join(parts)}>"
-    return Markup(opening if name in _VOID else f"{opening}{joined(*children)}</{name}>")
+def _finalize(value: Any) -> Any:
+    if value is None:
+        return ""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

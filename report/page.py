@@ -1,49 +1,80 @@
-"""The report as one HTML page: the verdict first, then the figures, what they would be elsewhere, and why."""
+"""The report as one HTML page: the verdict first, then the figures, what they would be elsewhere, and why.
+
+`template.html` is the page; this module has the values and sentences that it asks for.
+"""
 
 from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from importlib.resources import files
-from string import Template
 from typing import Any
 
+from markupsafe import Markup
+
+from ..estimator.answer import figures
 from ..estimator.answer.answer import Answer
-from ..estimator.answer.figures import count
+from ..estimator.base.interval import Interval
+from ..estimator.base.units import GRAMS_PER_KG
 from ..estimator.place.comparisons import familiar
-from .background import foot, grids, method, notes
-from .cells import bounds_cell, cell, interval_bar, label, power_cell, setting_cell, table, value_cell
-from .document import Report, shown
-from .markup import Markup, element, escaped, joined
-from .plots import breakdowns, fronts
+from ..estimator.place.site import DEFAULT_PUE
+from .document import Grid, Report, figure, ranked_grids, shown
+from .markup import asset, environment
+from .plots import breakdown_charts, front_charts, layer_table
 from .script import axis_end, length_unit, script_data
-from .sentences import comparison_headline, fill, verdict_headline, verdict_note, verdict_sentence
+from .sentences import (
+    LIMITED,
+    TEMPLATES,
+    comparison_headline,
+    fill,
+    verdict_headline,
+    verdict_note,
+    verdict_sentence,
+)
+
+LABEL_MEANINGS = {
+    "measured": "from measurements of this hardware",
+    "modelled": "calculated from measurements of other quantities",
+    "datasheet": "from the maker's datasheet, not measured",
+}
+_COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
+_DEFAULT_PUE_SOURCE = "the world's average data centre, Uptime Institute 2018"
+_METHOD = (
+    "One training step is traced, operation by operation, without running it on data: multiply-adds (one multiply "
+    "and one add count as one), bytes and layers.",
+    "The profile gives the seconds of each operation, and the watts of each component of the machine "
+    "(P = sum of activity x weight, plus a static power).",
+    "Steps times seconds and watts are the machine's energy; times PUE the building's; times the grid's "
+    "intensity CO2e; times the price the cost of electricity.",
+    "Intervals cover 90 % of networks that were left out of the fit; they widen outside the measured range.",
+)
 
 
 def render(report: Report) -> str:
     """The whole page. The same report gives the same text."""
-    style, script = _asset("style.css"), _asset("recompute.js")
-    sections: list[Markup | None] = [_mast(report), _verdict(report)]
-    sections += [_comparison(report), fronts(report)] if len(report.answers) > 1 else [_figures(report)]
-    sections += [_what_if(report), breakdowns(report), grids(report), notes(report), method(report), foot(report)]
-    return Template(_asset("template.html")).substitute(
-        policy=_policy(style, script),
-        title=escaped(_title(report)),
-        version=escaped(report.version),
-        style=style,
-        body="\n".join(section for section in sections if section),
-        data=_json(script_data(report)),
-        script=script,
-    )
-
-
-def _asset(name: str) -> str:
-    return files("joulecast.report").joinpath(name).read_text(encoding="utf-8").strip()
+    style, script = asset("style.css"), asset("recompute.js")
+    first, grids = report.answers[0], ranked_grids(report.answers[0])
+    several = len(report.answers) > 1
+    values: dict[str, Any] = {
+        "report": report,
+        "policy": _policy(style, script),
+        "title": _title(report),
+        "style": Markup(style),
+        "script": Markup(script),
+        "data_json": Markup(_json(script_data(report))),
+        "length_unit": length_unit(report.answers),
+        "grids": grids,
+        "grid_columns": [report.names[index] if several else "CO2e" for index in report.ranked],
+        "most_carbon": max(grid.carbon_g_per_kwh for grid in grids),
+        "notes": _notes(report),
+        "facts": _facts(first),
+    }
+    return environment().get_template("template.html", globals=_GLOBALS).render(values) + "\n"
 
 
 def _policy(style: str, script: str) -> str:
-    """What the page may do: its own style and script, to the letter, and nothing else."""
+    """What the page may do: run its own style and script, identified by their hashes, and nothing else."""
     sources = {"style-src": _hash(style), "script-src": _hash(script), "img-src": "data:"}
     closed = ("default-src 'none'", "base-uri 'none'", "form-action 'none'")
     return "; ".join((*closed, *(f"{name} {source}" for name, source in sources.items())))
@@ -54,7 +85,7 @@ def _hash(text: str) -> str:
 
 
 def _json(document: dict[str, Any]) -> str:
-    """JSON that cannot end the element it stands in."""
+    """JSON that cannot end the element around it."""
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -68,42 +99,27 @@ def _title(report: Report) -> str:
     return f"{'Training' if first.workload.train else 'Running'} {what} on {first.profile.hardware}"
 
 
-def _mast(report: Report) -> Markup:
+def _lede(report: Report) -> str:
     first = report.answers[0]
     work = first.workload
     facts = [first.length, f"{work.precision}{f' with {work.optimizer}' if work.optimizer else ''}"]
-    if len(report.answers) == 1:
-        size = (
-            f"{count(work.parameters)} parameters, {count(work.forward_flops / work.batch_size)} multiply-adds a sample"
-        )
-        facts.append(size)
-    return element(
-        "header",
-        element("p", "joulecast: a forecast before the first step", class_="overline"),
-        element("h1", _title(report)),
-        element("p", "; ".join(facts), class_="lede"),
-        class_="mast",
-    )
+    return "; ".join([*facts, _size(first)] if len(report.answers) == 1 else facts)
 
 
-def _verdict(report: Report) -> Markup:
-    """In one sentence: whether it fits and by how much, or what it takes."""
-    answers = report.answers
-    state = "none"
-    if answers[0].verdicts:
-        state = "exceeds" if any(answer.exceeded for answer in answers) else "fits"
-    return element(
-        "section",
-        element("h2", _headline(report), id="headline"),
-        _limits(answers[0]) if len(answers) == 1 else None,
-        class_="verdict",
-        id="verdict",
-        data_state=state,
-        aria_live="polite",
-    )
+def _size(answer: Answer) -> str:
+    work = answer.workload
+    multiply_adds = figures.count(work.forward_flops / work.batch_size)
+    return f"{figures.count(work.parameters)} parameters, {multiply_adds} multiply-adds a sample"
+
+
+def _state(answers: Sequence[Answer]) -> str:
+    if not answers[0].verdicts:
+        return "none"
+    return "exceeds" if any(answer.exceeded for answer in answers) else "fits"
 
 
 def _headline(report: Report) -> str:
+    """In one sentence: whether it fits and by how much, or what it takes."""
     answers = report.answers
     if len(answers) > 1:
         energies = [shown(answer, "facility_energy_kwh")[0] for answer in answers]
@@ -115,170 +131,83 @@ def _headline(report: Report) -> str:
     return fill("figures", **{name: shown(answer, name)[0] for name in names})
 
 
-def _limits(answer: Answer) -> Markup | None:
-    """Each limit with the figure held against it, then what would fit where one is exceeded."""
-    if not answer.verdicts:
-        return None
-    lines = [
-        element(
-            "li",
-            element("strong", verdict.limit.text),
-            ": ",
-            element("span", verdict_sentence(verdict)),
-            data_limit=index,
-            data_state="exceeds" if verdict.exceeded else "fits",
-        )
-        for index, verdict in enumerate(answer.verdicts)
-    ]
-    would = element("ul", *(element("li", line) for line in answer.fits), id="would-fit")
-    return joined(element("ul", *lines, class_="limits"), would)
-
-
 # -- the figures ---------------------------------------------------------------------------------
 
 
-def _figures(report: Report) -> Markup:
-    (answer,) = report.answers
-    estimate, currency = answer.estimate, answer.site.currency
-    power, time = estimate.power_source, estimate.time_source
-    machine = joined(value_cell(answer, 0, "energy_kwh"), " by the machine, times PUE ", setting_cell(answer, "pue"))
-    cards = [
-        _card(answer, "facility_energy_kwh", "Energy", power, machine),
-        _card(answer, "co2e_kg", "CO2e", power, joined("at ", setting_cell(answer, "carbon"), " g per kWh")),
-        _card(answer, "seconds", "Time", time, joined(power_cell(answer, 0), " on average")),
-        _card(answer, "cost", "Cost", power, joined("at ", setting_cell(answer, "price"), f" {currency} per kWh")),
-    ]
-    return element(
-        "section",
-        element("h2", "Figures", class_="unseen"),
-        element("div", *cards, class_="cards"),
-        _key(answer),
-        _familiar(answer),
-        class_="figures",
-    )
+def _percent(amount: float, end: float) -> str:
+    return f"{100 * amount / end if end else 0:.2f}%"
 
 
-def _card(answer: Answer, name: str, title: str, source: str, aside: Markup) -> Markup:
-    end = axis_end([answer], name)
-    return element(
-        "div",
-        element("h3", title, " ", label(source)),
-        element("p", value_cell(answer, 0, name), class_="big"),
-        interval_bar(answer, 0, name, end),
-        element("p", bounds_cell(answer, 0, name)),
-        element("p", aside, class_="aside"),
-        class_="card",
-    )
+def _setting_value(answer: Answer, name: str) -> float:
+    """A number that the sliders change: "pue", "carbon" (g/kWh) or "price"."""
+    site = answer.site
+    return {"pue": site.pue, "carbon": site.carbon_g_per_kwh, "price": site.price_per_kwh}[name]
 
 
-def _key(answer: Answer) -> Markup:
-    budget = "; the line is the budget" if answer.verdicts else ""
-    return element("p", f"Bands are 90 % intervals, the mark in them is the expected figure{budget}.", class_="key")
+def _comparisons(answer: Answer) -> list[str]:
+    found = familiar(answer.facility_energy_kwh.value, answer.co2e_kg.value)
+    return [f"{one} ({one.yardstick.source.split(',')[0]}, {one.yardstick.year})" for one in found]
 
 
-def _familiar(answer: Answer) -> Markup:
-    sayings = familiar(answer.facility_energy_kwh.value, answer.co2e_kg.value)
-    return element("ul", *(element("li", _saying(saying)) for saying in sayings), class_="familiar", id="familiar")
+def _co2e_on(answer: Answer, grid: Grid) -> float:
+    return answer.facility_energy_kwh.value * (grid.carbon_g_per_kwh / GRAMS_PER_KG)
 
 
-def _saying(saying: Any) -> str:
-    yardstick = saying.yardstick
-    return f"{saying} ({yardstick.source.split(',')[0]}, {yardstick.year})"
+def _carbon(kg: float) -> str:
+    return figures.carbon(Interval.exact(kg))[0]
 
 
-# -- several models ------------------------------------------------------------------------------
-
-_COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
+# -- what is to be known -------------------------------------------------------------------------
 
 
-def _comparison(report: Report) -> Markup:
-    first = report.answers[0]
-    accuracy = ["accuracy"] if report.accuracies else []
-    budget = ["budget"] if first.verdicts else []
-    head = ["model", *accuracy, "energy with PUE", *_COLUMNS, *budget]
-    rows = [_model_row(report, index) for index in range(len(report.answers))]
-    return element(
-        "section",
-        element("h2", "Side by side"),
-        table(head, rows, class_="comparison", caption="The same run of each model; bands are 90 % intervals"),
-        element(
-            "p",
-            *("Energy ", label(first.estimate.power_source), " time ", label(first.estimate.time_source)),
-            *(" PUE ", setting_cell(first, "pue"), ", ", setting_cell(first, "carbon"), " g CO2e per kWh, "),
-            *(setting_cell(first, "price"), f" {first.site.currency} per kWh"),
-            class_="key",
-        ),
-    )
+def _notes(report: Report) -> Mapping[str, Sequence[str]]:
+    """Each note once, with the names of the models that it is about."""
+    about: dict[str, list[str]] = {}
+    for answer, name in zip(report.answers, report.names, strict=True):
+        for note in answer.notes:
+            about.setdefault(note, []).append(name)
+    return about
 
 
-def _model_row(report: Report, index: int) -> Markup:
-    answer, energy = report.answers[index], "facility_energy_kwh"
-    end = axis_end(report.answers, energy)
-    cells = [
-        cell(
-            "energy with PUE",
-            *(value_cell(answer, index, energy), interval_bar(answer, index, energy, end)),
-            bounds_cell(answer, index, energy),
-        ),
-        *(cell(name, value_cell(answer, index, key)) for name, key in _COLUMNS.items()),
-    ]
-    if report.accuracies:
-        cells.insert(0, cell("accuracy", f"{report.accuracies[index]:g}"))
-    if answer.verdicts:
-        state = "exceeds" if answer.exceeded else "fits"
-        note = element("span", verdict_note(answer), data_model=index, data_verdict=True, data_state=state)
-        cells.append(cell("budget", note))
-    head = element("th", report.names[index], element("small", _size(answer)), scope="row")
-    return element("tr", head, *cells)
+def _facts(first: Answer) -> dict[str, str]:
+    """Where every figure comes from; empty facts are left out."""
+    profile, site, provenance = first.profile, first.site, first.profile.provenance
+    pue_source = _DEFAULT_PUE_SOURCE if site.pue == DEFAULT_PUE else "given"
+    return {
+        "Profile": f"{profile.name}: {profile.hardware} with {profile.framework}",
+        "Time": first.estimate.time_source,
+        "Power": first.estimate.power_source,
+        "Covers": provenance.boundary,
+        "Fitted on": provenance.fitted_on,
+        "Made": provenance.created,
+        "PUE": f"{figures.number(site.pue)}, {pue_source}",
+        "CO2e": f"{figures.number(site.carbon_g_per_kwh)} g per kWh, {site.carbon_source}",
+        "Price": f"{figures.number(site.price_per_kwh)} {site.currency} per kWh, {site.price_source}",
+        "Sources": "; ".join(provenance.sources),
+    }
 
 
-def _size(answer: Answer) -> str:
-    work = answer.workload
-    return f"{count(work.parameters)} parameters, {count(work.forward_flops / work.batch_size)} multiply-adds a sample"
-
-
-# -- the sliders, which the script reveals -------------------------------------------------------
-
-
-def _what_if(report: Report) -> Markup:
-    """Controls without a function of their own: hidden until the script can give them one."""
-    first, unit = report.answers[0], length_unit(report.answers)
-    controls = [
-        _slider("pue", "PUE", 1.0),
-        _place(first),
-        _slider("price", f"Price, {first.site.currency} per kWh", 0.0),
-    ]
-    if unit is not None:
-        controls.insert(0, _slider("length", unit.capitalize(), 0.0))
-    return element(
-        "section",
-        element("button", "As asked for", type="button", id="reset"),
-        element("h2", "What if"),
-        element("p", "Figures, verdicts and grids on this page follow.", class_="aside"),
-        element("div", *controls, class_="controls"),
-        class_="what-if",
-        id="what-if",
-        hidden=True,
-    )
-
-
-def _slider(key: str, name: str, least: float) -> Markup:
-    """A number to type, and a slider through round values of it."""
-    return element(
-        "div",
-        element("label", name, for_=key),
-        element("input", type="number", id=key, min=f"{least:g}", step="any", inputmode="decimal"),
-        element("input", type="range", id=f"{key}-slider", min=0, step=1, aria_label=name),
-        element("span", class_="aside", id="steps") if key == "length" else None,
-        class_="control",
-    )
-
-
-def _place(answer: Answer) -> Markup:
-    return element(
-        "div",
-        element("label", "Region", for_="region"),
-        element("select", id="region"),
-        element("p", setting_cell(answer, "carbon"), " g CO2e per kWh", class_="aside"),
-        class_="control",
-    )
+_GLOBALS: dict[str, Any] = {
+    "LABEL_MEANINGS": LABEL_MEANINGS,
+    "COLUMNS": _COLUMNS,
+    "LIMITED": LIMITED,
+    "METHOD": _METHOD,
+    "TEMPLATES": TEMPLATES,
+    "axis_end": axis_end,
+    "breakdown_charts": breakdown_charts,
+    "co2e_on": _co2e_on,
+    "comparisons": _comparisons,
+    "figure": figure,
+    "front_charts": front_charts,
+    "headline": _headline,
+    "layer_table": layer_table,
+    "lede": _lede,
+    "percent": _percent,
+    "setting_value": _setting_value,
+    "shown": shown,
+    "size": _size,
+    "state": _state,
+    "verdict_note": verdict_note,
+    "verdict_sentence": verdict_sentence,
+}
+environment().filters.update(carbon=_carbon, number=figures.number, power=figures.power, repr=repr)

@@ -1,4 +1,4 @@
-"""The report's sentences, written once: Python fills them here, and the page's script fills them again."""
+"""The report's sentences. Python fills them here, and the page's script fills the same templates in the browser."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ..estimator.answer.figures import number
 from ..estimator.place.budget import BudgetVerdict
 
 LIMITED = {"energy": "facility_energy_kwh", "co2e": "co2e_kg", "time": "seconds", "cost": "cost"}
-"""The figure that a limit of each quantity is held against."""
+"""The figure that a limit of each quantity is compared with."""
 
-FAR_PERCENT = 1000  # an excess from here on is told as a multiple
+FAR_PERCENT = 1000  # from here on an excess is shown as a multiple
 
 TEMPLATES = {
     "figures": "{facility_energy_kwh} of electricity, {co2e_kg} and {cost}, in {seconds}",
-    "fits": "Fits, with {percent} % to spare",
-    "exceeds": "Does not fit: {percent} % over {text}",
-    "exceeds_far": "Does not fit: {times} times {text}",
+    "fits": "Within budget: {percent} % below {text}",
+    "exceeds": "Over budget: {percent} % above {text}",
+    "exceeds_far": "Over budget: {times} times {text}",
     "all_fit": "All {count} models fit {limits}",
     "none_fits": "None of the {count} models fits {limits}",
     "some_fit": "{fitting} of {count} models fit {limits}: {names}",
-    "least": "{least} takes the least energy, {energy}; {most} takes {factor} times as much",
-    "kept": "{quantity} {figure} {unit} {end}, {excess} {unit} to spare ({percent} %)",
-    "exceeded": "{quantity} {figure} {unit} {end}, {excess} {unit} too much ({percent} %)",
-    "short_kept": "fits, {percent} % to spare",
-    "short_exceeded": "{percent} % over {text}",
+    "least": "{least} needs the least energy, {energy}; {most} needs {factor} times as much",
+    "kept": "{quantity} {figure} {unit} {end}, {excess} {unit} below the budget ({percent} %)",
+    "exceeded": "{quantity} {figure} {unit} {end}, {excess} {unit} above the budget ({percent} %)",
+    "short_kept": "within budget, {percent} % below {text}",
+    "short_exceeded": "over budget, {percent} % above {text}",
     "length_fits": "{text}: {length} {unit} would fit",
     "regions_fit": "{text}: would fit in {count} regions ({basis} figures), the cleanest {names}",
     "familiar": "about {count} {plural} ({source})",
@@ -46,7 +46,7 @@ def fill(template: str, **values: str) -> str:
 
 
 def verdict_sentence(verdict: BudgetVerdict) -> str:
-    """One limit, the figure held against it, and by how much it is kept or not."""
+    """One limit, the figure that it is compared with, and the distance between them."""
     limit = verdict.limit
     return fill(
         "exceeded" if verdict.exceeded else "kept",
@@ -60,7 +60,7 @@ def verdict_sentence(verdict: BudgetVerdict) -> str:
 
 
 def verdict_headline(answer: Answer) -> str:
-    """By how much a run with limits fits the tightest, or exceeds the worst."""
+    """The limit that is exceeded most, or that leaves the least room."""
     worst = max(answer.verdicts, key=lambda verdict: verdict.excess_percent)
     template = "exceeds" if worst.exceeded else "fits"
     if worst.excess_percent >= FAR_PERCENT:
@@ -70,7 +70,7 @@ def verdict_headline(answer: Answer) -> str:
 
 
 def verdict_note(answer: Answer) -> str:
-    """The same in a table's cell."""
+    """The same for a cell of a table."""
     worst = max(answer.verdicts, key=lambda verdict: verdict.excess_percent)
     return fill("short_exceeded" if worst.exceeded else "short_kept", percent=_percent(worst), text=worst.limit.text)
 
@@ -80,7 +80,7 @@ def _percent(verdict: BudgetVerdict) -> str:
 
 
 def comparison_headline(answers: Sequence[Answer], names: Sequence[str], energies: Sequence[str]) -> str:
-    """Of several models: which fit, or without limits, which takes least and how much more the most."""
+    """Of several models: which fit; without limits, which needs the least energy and how much more the most needs."""
     if answers[0].verdicts:
         fitting = [name for answer, name in zip(answers, names, strict=True) if not answer.exceeded]
         template = "all_fit" if len(fitting) == len(answers) else "some_fit" if fitting else "none_fits"

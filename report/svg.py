@@ -1,7 +1,7 @@
-"""A matplotlib figure as SVG within a page: no styles of its own, text as text, colours by the page's names.
+"""A matplotlib figure as SVG within a page: no `style` attributes, text as text, colours by the page's names.
 
-The page's policy allows no `style` attributes, and dark mode needs colours that change: both are
-seen to here, so that charts.py may draw as if for paper.
+The page's policy allows no `style` attributes, and dark mode needs colours that change. charts.py draws as for paper,
+and this module converts.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import matplotlib
+from markupsafe import Markup
 
-from .markup import Markup, element
+from .markup import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,25 +53,30 @@ def inline_svg(figure: Figure, *, key: str, label: str) -> Markup:
     stream = io.StringIO()
     with matplotlib.rc_context(RC):
         figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
-    root = ElementTree.fromstring(stream.getvalue())
-    used = {name for one in root.iter() for value in one.attrib.values() for name in _REFERENCE.findall(value)}
-    children = [_converted(child, key, used) for child in root]
-    return element("svg", *children, class_="chart", viewBox=root.attrib["viewBox"], role="img", aria_label=label)
+    drawn = ElementTree.fromstring(stream.getvalue())
+    used = {name for one in drawn.iter() for value in one.attrib.values() for name in _REFERENCE.findall(value)}
+    attributes = {"class": "chart", "viewBox": drawn.attrib["viewBox"], "role": "img", "aria-label": printable(label)}
+    root = ElementTree.Element("svg", attributes)
+    root.extend(child for one in drawn if (child := _converted(one, key, used)) is not None)
+    return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 
-def _converted(node: ElementTree.Element, key: str, used: set[str]) -> Markup | None:
+def _converted(node: ElementTree.Element, key: str, used: set[str]) -> ElementTree.Element | None:
+    """The node without what the page has no use for; None where nothing is left."""
     name = _NAMESPACE.sub("", node.tag)
     if name in _DROPPED:
         return None
     children = [child for one in node if (child := _converted(one, key, used)) is not None]
-    text = (node.text or "").strip()
     if name in _CONTAINERS and not children:
         return None
-    return element(name, text, *children, **_attributes(node, key, used))
+    converted = ElementTree.Element(name, _attributes(node, key, used))
+    converted.text = (node.text or "").strip()
+    converted.extend(children)
+    return converted
 
 
 def _attributes(node: ElementTree.Element, key: str, used: set[str]) -> dict[str, str]:
-    """The node's attributes, its style among them as presentation attributes, ids made the chart's own."""
+    """The node's attributes, with its style as presentation attributes and ids that are the chart's own."""
     attributes: dict[str, str] = {}
     for full_name, value in node.attrib.items():
         name = _NAMESPACE.sub("", full_name)
