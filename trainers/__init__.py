@@ -1,4 +1,4 @@
-"""`Budget` in PyTorch loops, Lightning, transformers and Keras: predicts, meters and stops a run under way.
+"""`Budget` in PyTorch loops, Lightning, transformers and Keras: predicts a run, meters it and stops it.
 
 Imports `estimator.answer` and below, and the meters of `measure`.
 """

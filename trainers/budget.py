@@ -1,9 +1,9 @@
-"""`Budget`: what a training may take, in the place where people train.
+"""`Budget`: limits on a training, as a callback or context manager.
 
     trainer = Trainer(..., callbacks=[joulecast.Budget("2 kWh")])
 
-One object for Lightning, transformers and Keras. The adapters are real subclasses of each framework's own
-`Callback`, in modules that import the framework, loaded when it asks.
+One object for Lightning, transformers and Keras. The adapters are subclasses of each framework's own `Callback`, in
+modules that import the framework and are loaded when the framework first uses the object.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ..measure.meters.meter import Meter
     from .loop import Watch
 
-# What a framework asks of a callback first, and no other framework does.
+# The attribute that each framework asks a callback for first, and no other framework does.
 _FIRST_ASKED = {
     "async_safe": "keras",
     "set_model": "keras",
     "on_init_end": "transformers",
-    "on_train_begin": "transformers",  # of a callback added later; Keras has set its model by then
+    "on_train_begin": "transformers",  # of a callback added later; Keras has already set its model then
     "state_dict": "lightning",
     "state_key": "lightning",
     "setup": "lightning",
@@ -39,31 +39,30 @@ _FIRST_ASKED = {
 class Budget:
     """Limits on the energy, CO2e, time or cost of a training: `Budget("2 kWh")`, `Budget("2 kWh", "10 h")`.
 
-    Goes as it is into `callbacks=[...]` of Lightning's Trainer, transformers' Trainer and Keras' `fit`;
-    `lightning()`, `transformers()` and `keras()` give the framework's own type; `watch` is for loops
-    written by hand.
+    Pass it directly in `callbacks=[...]` of Lightning's Trainer, transformers' Trainer and Keras' `fit`.
+    `lightning()`, `transformers()` and `keras()` give the framework's own type; `watch` is for your own loop.
 
     Parameters
     ----------
     limits:
-        As `estimate --budget` takes them: "2 kWh", "5 kgCO2e", "10 h", "3 USD". Energy, CO2e and cost are
-        the building's, the machine's energy times `pue`.
+        As `budget` of `estimate`: "2 kWh", "5 kgCO2e", "10 h", "3 USD". Energy, CO2e and cost include the building's
+        share: the machine's energy times `pue`.
     hardware:
         A profile's name or file, or hardware from the table. None: this machine.
     region, carbon_intensity, pue, price, currency:
         Where it runs, as in `estimate`; `carbon_intensity` in g CO2e per kWh, `price` per kWh.
     at:
-        Judge the prediction at the interval's upper end ("high") or the "expected" figure. A run under way
-        is stopped when its expected figure breaks a limit.
+        Compare the prediction at the interval's upper end ("high") or the "expected" value. A running training is
+        stopped when its expected value exceeds a limit.
     on_exceed:
-        "raise" BudgetExceeded; "warn" and train all the same; "ask" on a terminal (elsewhere: raise). A run
-        that breaks a limit later on is stopped in each case; "warn" then warns instead of raising.
+        "raise" BudgetExceeded; "warn" and train anyway; "ask" on a terminal (elsewhere: raise). A run that exceeds a
+        limit later is stopped in each case; with "warn" it warns instead of raising.
     meter:
         As `measure --meter` takes it ("auto", "rapl", "nvml", "modelled", "none", ...), or an open `Meter`.
     log_every:
-        Steps between two forecasts; None: every second at first, rarer as the run grows.
+        Steps between two forecasts; None: every second at first, less often as the run gets longer.
     checkpoint:
-        Where Lightning, Keras and `watch` save what trains when it is stopped; None: see docs/trainers.md.
+        Where Lightning, Keras and `watch` save the training when it is stopped; None: see docs/trainers.md.
 
     Raises
     ------
@@ -145,7 +144,7 @@ class Budget:
         log: Callable[[Mapping[str, float]], None] | None = None,
         save: Callable[[], object] | None = None,
     ) -> Watch:
-        """A context manager or decorator for a training loop written by hand, in PyTorch.
+        """A context manager or decorator for your own training loop in PyTorch.
 
             with jc.Budget("2 kWh").watch(model, steps=1000, optimizer=optimizer) as run:
                 for ...:
@@ -153,12 +152,12 @@ class Budget:
                     optimizer.step()
                     run.step()
 
-        `example_inputs` are one batch, as `trace` takes them; without them the model's first call in
-        training is looked at, before it computes anything. `steps` are the optimizer steps of the whole run,
-        `accumulate` the batches in each. `loss` goes from the model's output to a scalar; `precision` is
-        autocast's ("bfloat16", "float16"). `validations` of `validation_batches` each are predicted too:
-        put each into `with run.validation():`. `log` takes the figures of every forecast; `save` saves
-        what trains when it is stopped and may return where. Raises BudgetExceeded as the terms say.
+        `example_inputs` are one batch, as `trace` takes them; without them, the model's first call in training is
+        traced before it runs. `steps` are the optimizer steps of the whole run, `accumulate` the batches in each.
+        `loss` maps the model's output to a scalar; `precision` is autocast's ("bfloat16", "float16"). `validations`
+        of `validation_batches` each are predicted too: put each into `with run.validation():`. `log` receives the
+        figures of every forecast; `save` saves the training when it is stopped and may return where. Raises
+        BudgetExceeded as `on_exceed` says.
         """
         from .loop import LoopOptions, Watch
         from .run import Length
@@ -166,10 +165,10 @@ class Budget:
         length = Length(steps, accumulate, devices, validations, validation_batches)
         return Watch(self.terms, model, example_inputs, length, LoopOptions(optimizer, loss, precision, log, save))
 
-    # -- standing in for a framework's own callback ----------------------------------------------
+    # -- acting as a framework's own callback ----------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        """A hook: answered by the callback of the framework that asks."""
+        """A hook, forwarded to the callback of the framework that asks."""
         callback = self.__dict__.get("_callback")
         if callback is None or not hasattr(callback, name):
             if name not in _FIRST_ASKED:
@@ -179,10 +178,9 @@ class Budget:
 
     @property  # type: ignore[misc]  # read-only: a Budget stays one
     def __class__(self) -> type:
-        """Lightning takes heirs of its own Callback alone: beside a loaded Lightning, this is one.
+        """Lightning accepts only subclasses of its own Callback: while Lightning is loaded, this is one.
 
-        A stand-in's way (weakref's proxies and unittest's mocks go it too): `type` still says Budget, and
-        `isinstance` holds for both.
+        weakref's proxies and unittest's mocks do the same: `type` still says Budget, and `isinstance` is true for both.
         """
         if any(name in sys.modules for name in ("lightning.pytorch", "pytorch_lightning")):
             from .lightning import LightningBudget

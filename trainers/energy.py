@@ -1,4 +1,4 @@
-"""The joules of a run from measure's meters, which may fail without failing the training."""
+"""The energy of a run from measure's meters; a meter that fails does not fail the training."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from ..measure.meters.selection import SelectedMeter
 
 Complain = Callable[[str, Exception], None]
-"""Says once what of joulecast's own failed, and why."""
+"""Reports once what failed in joulecast, and why."""
 
 _WHAT = "the energy meter"
 
 
 class Energy:
-    """A meter and one window of it. What fails goes to `complain`, and the figure is then None.
+    """A meter and one window of it. Failures go to `complain`, and the figure is then None.
 
-    `meter` is one of `select_meter`'s preferences, or a meter that somebody else opens and closes.
+    `meter` is one of `select_meter`'s preferences, or a meter that the caller opens and closes.
     """
 
     def __init__(self, meter: str | Meter, complain: Complain) -> None:
@@ -37,7 +37,7 @@ class Energy:
         except Exception as error:
             complain(_WHAT, error)
         self.name = "none" if self._meter is None else self._meter.name
-        self.label = _label(self._meter)  # "measured", "modelled", or "missing" where nothing meters
+        self.label = _label(self._meter)  # "measured", "modelled", or "missing" without a meter
         self.note = _note(self._meter)
 
     def start(self) -> None:
@@ -49,7 +49,7 @@ class Energy:
             self._complain(_WHAT, error)
 
     def so_far_j(self) -> float | None:
-        """Joules since `start`; None where they could not be read."""
+        """Joules since `start`; None if they could not be read."""
         if self._window is None:
             return None
         try:
@@ -62,7 +62,7 @@ class Energy:
             return None
 
     def close(self) -> None:
-        """Ends the window, and the meter unless it is somebody else's."""
+        """Ends the window, and closes the meter unless it is the caller's."""
         window, self._window = self._window, None
         try:
             if window is not None:
@@ -80,7 +80,7 @@ def _label(meter: Meter | None) -> str:
 
 
 def _note(meter: Meter | None) -> str:
-    """What to know of the figures of a modelled or a missing total."""
+    """The note on a modelled or missing total."""
     if meter is None or meter.name == "none":
         return "no energy meter"
     return meter.notes[-1] if meter.notes else meter.name

@@ -1,10 +1,9 @@
-"""Re-forecasting: what a run will have taken at its end, from its prediction and what was measured so far.
+"""Forecasts of a running training: its total, from the prediction and what was measured so far.
 
-    total = measured so far + what is still to come x its pace
+    total = measured so far + remaining units x pace
 
-A pace (seconds of a step, seconds of a validation, watts) is the prediction's and the measured one, each
-weighted by how well it is known: a normal prior and a normal measurement of the logarithm. Pure: no clock,
-no meter.
+A pace (seconds per step, seconds per validation, watts) combines the prediction and the measurement, each weighted by
+its certainty: a normal prior and a normal measurement of the logarithm. Pure: no clock, no meter.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from statistics import fmean, stdev
 
 from ..estimator.base.interval import Interval
 
-Z90 = 1.6448536269514722  # a normal variable lies within this many deviations with 90 %
+Z90 = 1.6448536269514722  # a normal variable is within this many standard deviations with 90 %
 
-# Assumptions on what a short measurement cannot show, as standard deviations of the logarithm: one unit against
-# another, the units to come against those seen, a unit of the warm-up against later ones, and the best
-# prediction there is.
+# Assumptions about what a short measurement cannot show, as standard deviations of the logarithm: between units,
+# between the remaining units and those measured, between the warm-up and later units, and of the best prediction.
 UNIT_SPREAD = 0.05
 DRIFT = 0.02
 WARM_UP_DOUBT = 0.7
@@ -32,7 +30,7 @@ _LEAST_BLOCKS = 4
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPace:
-    """What one unit takes on average, and the relative standard error of that for the units to come."""
+    """The mean of one unit, and its relative standard error for the remaining units."""
 
     mean: float
     error: float
@@ -40,10 +38,10 @@ class MeasuredPace:
 
 @dataclass(slots=True)
 class Samples:
-    """What units of work took, one after the other, in at most 64 blocks of equal length.
+    """Measurements of consecutive units of work, in at most 64 blocks of equal length.
 
-    The first `warm_up` units count towards `units` and `total` alone once there are others: allocation,
-    compilation and cold caches say little of these.
+    Once there are later units, the first `warm_up` units count only towards `units` and `total`: allocation,
+    compilation and cold caches make them unlike the rest.
     """
 
     warm_up: float = 0
@@ -57,7 +55,7 @@ class Samples:
     _cold: float = field(default=0.0, init=False)  # the latest unit of the warm-up
 
     def add(self, amount: float, units: float = 1.0) -> None:
-        """`units` more took `amount` together."""
+        """Adds `units` units that took `amount` in total."""
         self.units += units
         self.total += amount
         if self.units - units < self.warm_up:
@@ -75,10 +73,10 @@ class Samples:
                 self._length *= 2
 
     def pace(self) -> MeasuredPace | None:
-        """The mean of one unit, at first what the latest of the warm-up took; None before anything ran.
+        """The mean of one unit, at first the latest unit of the warm-up; None before anything ran.
 
-        The largest and the smallest block count as the one next to them: one stall is an accident, and
-        two make a habit that the rest of the run has to expect.
+        The largest and the smallest block are replaced by their neighbours: a single stall is ignored, while two
+        count as typical of the rest of the run.
         """
         blocks = self._blocks
         if not blocks and self._open_units:
@@ -96,11 +94,11 @@ class Samples:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of values in the order in which they came; 0 for a single one.
+    """The standard error of the mean of a time series; 0 for a single value.
 
-    Neighbours that resemble each other say less than their number promises. So they are averaged two by two as
-    long as four remain, and the largest error of all these rounds stands (Flyvbjerg and Petersen, J. Chem.
-    Phys. 91, 461, 1989).
+    Correlated neighbours carry less information than their number suggests. Values are therefore averaged in pairs
+    as long as four remain, and the largest error of all rounds is used (Flyvbjerg and Petersen, J. Chem. Phys. 91,
+    461, 1989).
     """
     error = 0.0
     while len(values) > 1:
@@ -112,10 +110,9 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def corrected(predicted: Interval | None, measured: MeasuredPace | None) -> Interval | None:
-    """The pace that the rest of a run is expected to keep; None where neither is known.
+    """The expected pace of the rest of a run; None if neither is known.
 
-    A prediction that the measurement contradicts loses weight: by as much as the two differ beyond what
-    both doubts explain.
+    A prediction that disagrees with the measurement by more than both uncertainties explain loses weight accordingly.
     """
     if measured is None:
         return predicted
@@ -141,7 +138,7 @@ def _deviation(interval: Interval) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a run was predicted to take: one step and one validation, seconds; watts of the whole machine."""
+    """The prediction of a run: seconds of one step and of one validation; watts of the whole machine."""
 
     step_s: Interval
     watts: Interval
@@ -150,9 +147,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A run under way. `seconds` and `energy_j` are of the whole run, None where nothing tells them.
+    """The forecast of a running training. `seconds` and `energy_j` are totals of the whole run, None if unknown.
 
-    `energy_so_far_j` is None where it could not be read. `energy_label` is "measured", "modelled" (power
+    `energy_so_far_j` is None if it could not be read. `energy_label` is "measured", "modelled" (power
     from utilisation, or predicted watts over the measured time) or "missing".
     """
 
@@ -168,10 +165,10 @@ class Forecast:
 def seconds_to_come(
     prediction: Prediction | None, steps: Samples, steps_left: int, validations: Samples, validations_left: int
 ) -> Interval | None:
-    """The rest of the run; None where neither prediction nor measurement tells the pace.
+    """The seconds of the rest of the run; None if neither prediction nor measurement gives a pace.
 
-    A validation that nobody has seen yet is expected to miss its prediction as the steps miss theirs;
-    without a prediction the first ones are left out until one was measured.
+    Before the first validation, its prediction is scaled by the ratio of measured to predicted steps; without a
+    prediction, validations are left out until one was measured.
     """
     pace = corrected(prediction.step_s if prediction else None, steps.pace())
     if steps_left and pace is None:
@@ -187,14 +184,14 @@ def seconds_to_come(
 
 
 def from_now(so_far: float, rest: Interval) -> Interval:
-    """What was measured, exactly, and what is still to come."""
+    """What was measured, without uncertainty, plus the rest."""
     return Interval.exact(so_far) + rest
 
 
 def energy_j(so_far_j: float | None, so_far_s: float, rest: Interval | None, watts: Interval | None) -> Interval | None:
-    """Joules of the whole run: those measured, and `watts` over the rest; over all of it where none were measured.
+    """Joules of the whole run: those measured, and `watts` over the rest, or over all of it if none were measured.
 
-    None where nothing tells. The doubts of time and power go together, as the cautious product has it.
+    None if unknown. The bounds of time and power are multiplied, as if their errors were fully correlated.
     """
     if rest is None:
         return None

@@ -1,4 +1,4 @@
-"""What runs above us: Keras' `fit` and transformers' `train` hand a callback neither their batch nor themselves."""
+"""Reading the caller's variables: Keras' `fit` and transformers' `train` give callbacks neither batch nor trainer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def running(function: str, owner: type) -> Mapping[str, Any] | None:
-    """The variables of the nearest running call of `function` on an `owner`, for reading; None where none runs."""
+    """A copy of the variables of the nearest running call of `function` on an `owner`; None if none is running."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == function and isinstance(frame.f_locals.get("self"), owner):

@@ -23,9 +23,9 @@ _REBUILT = f"{__package__}.keras_copy:rebuilt"
 
 
 class KerasBudget(keras.callbacks.Callback):
-    """Holds `fit` to a budget. One run at a time; used again, it watches the next.
+    """Applies a budget to `fit`. One run at a time; reused, it watches the next run.
 
-    A batch is over when the next begins: with no hook at its end, TensorFlow need not wait for its losses.
+    A batch counts as finished when the next one begins: a hook at its end would make TensorFlow wait for its losses.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -38,7 +38,7 @@ class KerasBudget(keras.callbacks.Callback):
     # -- Keras' hooks ----------------------------------------------------------------------------
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self._run is not None:  # of a `fit` that failed
+        if self._run is not None:  # left by a `fit` that failed
             self._run.finish()
         fit = running("fit", keras.Model) or {}
         self._go_first(fit)
@@ -83,7 +83,7 @@ class KerasBudget(keras.callbacks.Callback):
             self._under_way = 0
 
     def _go_first(self, fit: Mapping[str, Any]) -> None:
-        """Callbacks share one dict of logs in their order: those that write it must find the figures in it."""
+        """Moves this callback to the front: callbacks share one dict of logs, and later ones write it to their log."""
         every = getattr(fit.get("callbacks"), "callbacks", [])
         for index, one in enumerate(every):
             if one is self or getattr(one, "__dict__", {}).get("_callback") is self:
@@ -91,7 +91,7 @@ class KerasBudget(keras.callbacks.Callback):
                 return
 
     def _saved(self, run: Run) -> object | None:
-        """Where the weights lie: at the path given, else where a ModelCheckpoint puts them."""
+        """Where the weights were saved: at the given path, else where a ModelCheckpoint saves them."""
         path = self._terms.checkpoint
         if path is None:
             fit = running("fit", keras.Model) or {}
@@ -127,17 +127,15 @@ def _length(fit: Mapping[str, Any], params: Mapping[str, Any], replicas: int) ->
 def _batch_size(fit: Mapping[str, Any]) -> int:
     size = getattr(getattr(fit.get("epoch_iterator"), "data_adapter", None), "batch_size", None)
     if not size:
-        raise JoulecastError(
-            "the data do not say how large a batch is; for tf.data use batch(..., drop_remainder=True)"
-        )
+        raise JoulecastError("the batch size of the data is unknown; for tf.data use batch(..., drop_remainder=True)")
     return int(size)
 
 
 def _read(model: Any, fit: Mapping[str, Any], replicas: int) -> Workload:
-    """Keras on torch reads the model, in a process of its own; the one that trains stays as it is."""
+    """Traces the model with Keras on torch, in a separate process; the training process is not changed."""
     if own := sorted({type(part).__name__ for part in model._flatten_layers() if type(part).__module__ == "__main__"}):
         raise JoulecastError(
-            f"{', '.join(own)} can be made in this script alone: move it into a module of its own, "
+            f"{', '.join(own)} is defined in the main script: move it into a separate module, "
             "with @keras.saving.register_keras_serializable()"
         )
     return _traced(
@@ -150,17 +148,19 @@ def _read(model: Any, fit: Mapping[str, Any], replicas: int) -> Workload:
 
 
 def _inputs(model: Any, x: Any) -> tuple[KerasInput, ...]:
-    """None where the model itself declares what it takes; else the shape of the one array it is given."""
+    """Nothing if the model declares its inputs; else the shape of the one array that it is given."""
     declared = getattr(model, "inputs", None)
     if declared and not any(None in tensor.shape[1:] for tensor in declared):
         return ()
     shape = getattr(x, "shape", None)
     if shape is None:
-        raise JoulecastError("the model does not say what it takes; build it with keras.Input")
+        raise JoulecastError("the model does not declare its inputs; build it with keras.Input")
     return (KerasInput(tuple(int(size) for size in shape[1:]), keras.backend.standardize_dtype(x.dtype)),)
 
 
-@functools.lru_cache(maxsize=8)  # a worker takes seconds to start, and searches fit one network many times
+@functools.lru_cache(
+    maxsize=8
+)  # a worker takes seconds to start, and hyperparameter searches fit the same network many times
 def _traced(config: str, name: str, inputs: tuple[KerasInput, ...], batch_size: int, optimizer: str) -> Workload:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.json"

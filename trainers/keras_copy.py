@@ -1,4 +1,4 @@
-"""A Keras model made again from its configuration, in the process that traces it (estimator/keras_worker.py)."""
+"""Rebuilding a Keras model from its configuration, in the process that traces it (estimator/model/keras_worker.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def rebuilt(path: str) -> Any:
-    """The model that `to_json` wrote into the file `path`, without its loss and optimizer."""
+    """The model that `to_json` wrote to the file `path`, without its loss and optimizer."""
     import keras
 
     document = json.loads(Path(path).read_text(encoding="utf-8"))

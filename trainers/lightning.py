@@ -24,16 +24,16 @@ from .run import Length, Peers, Run
 from .terms import Terms
 from .tracing import optimizer_kind, read_step
 
-# Lightning is published under two names, each with classes of its own: the one that is in use counts.
+# Lightning is published under two names, each with its own classes: the imported one is used.
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 _IN_USE = next((name for name in _NAMES if name in sys.modules), _NAMES[0])
 Callback: Any = importlib.import_module(_IN_USE).Callback
 
-_PRECISIONS = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}  # all others run in the parameters' own
+_PRECISIONS = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}  # all others run in the dtype of the parameters
 
 
 class LightningBudget(Callback):
-    """Holds `Trainer.fit` to a budget. One run at a time; used again, it watches the next."""
+    """Applies a budget to `Trainer.fit`. One run at a time; reused, it watches the next run."""
 
     def __init__(self, terms: Terms) -> None:
         super().__init__()
@@ -50,11 +50,11 @@ class LightningBudget(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._run is None:
             self._begin(trainer, pl_module, batch, batch_idx)
-        elif self._stopped:  # `min_epochs` or `min_steps` hold on to what was told to stop
+        elif self._stopped:  # `min_epochs` or `min_steps` keep it running although it was told to stop
             self._run.settle()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Steps of the optimizer, of which a batch is only a part when gradients accumulate.
+        # Optimizer steps: when gradients accumulate, a batch is only a part of one.
         if self._run is None or trainer.global_step == self._seen_step:
             return
         self._seen_step = trainer.global_step
@@ -96,7 +96,7 @@ class LightningBudget(Callback):
         self._run.start()
 
     def _saved(self, trainer: Any) -> Path | None:
-        """Where the checkpoint lies; None where checkpoints are switched off and nobody gave a path."""
+        """The path of the checkpoint; None if checkpoints are disabled and no path was given."""
         assert self._run is not None
         path, writer = self._terms.checkpoint, trainer.checkpoint_callback
         if path is None and writer is None:
@@ -132,7 +132,7 @@ def _length(trainer: Any) -> Length:
 
 def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
     if not pl_module.automatic_optimization:
-        raise JoulecastError("a training_step that calls its optimizers itself cannot be traced without training")
+        raise JoulecastError("a training_step with manual optimization cannot be traced without training")
     step = _TrainingStep(trainer, pl_module, batch_idx)
     read = functools.partial(
         read_step,
@@ -146,24 +146,24 @@ def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
     except JoulecastError as error:
         try:
             work = read(step.module, batch if isinstance(batch, Mapping) else (batch[0],))
-        except Exception:  # no forward pass of that form either: the step is what to tell of
+        except Exception:  # the forward pass fails too: report the error of the step
             raise error from None
-        note = f"training_step cannot be traced ({error}): its forward pass stands for it"
+        note = f"training_step cannot be traced ({error}): the prediction uses its forward pass"
         return replace(work, warnings=(*work.warnings, note))
 
 
 def _loss(output: Any) -> torch.Tensor:
-    """What `training_step` may return: the loss, or a dict that holds it."""
+    """The loss from what `training_step` returns: the loss itself, or a dict with it."""
     if output is None:
-        raise JoulecastError("training_step returned None for the first batch, which means to skip it")
+        raise JoulecastError("training_step returned None for the first batch, which skips it")
     loss: torch.Tensor = output["loss"] if isinstance(output, Mapping) else output
     return loss
 
 
 class _TrainingStep(nn.Module):
-    """`training_step` of a copy of the module, so that metrics, logs and counters of the real one stay as they are.
+    """`training_step` of a copy of the module, so that metrics, logs and counters of the original do not change.
 
-    Weights are not copied: the copy has their shapes, on the meta device. Data is shared.
+    Weights are not copied: the copy has meta tensors of their shapes. Data is shared.
     """
 
     def __init__(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
@@ -179,7 +179,7 @@ class _TrainingStep(nn.Module):
         shapes |= {id(value): value for value in vars(pl_module).values() if isinstance(value, data)}
         self.module = copy.deepcopy(pl_module, shapes)
         self.module.trainer = trainer
-        self.module._device = torch.device("cpu")  # where the trace computes
+        self.module._device = torch.device("cpu")  # the device of the trace
         _silence(self.module)
 
     def forward(self, batch: Any) -> Any:
@@ -187,7 +187,7 @@ class _TrainingStep(nn.Module):
 
 
 def _silence(module: Any) -> None:
-    """`self.log` of the copy tells nobody, and its metrics are 0: they look at values, of which a trace has none."""
+    """Disables logging of the copy; its metrics return 0, because a trace has no values."""
     nothing = functools.partial(torch.zeros, ())
     for part in module.modules():
         if isinstance(part, Metric):

@@ -1,4 +1,4 @@
-"""Watching a loop that somebody wrote by hand: a context manager, and a decorator made of it."""
+"""Watching your own training loop: a context manager, and a decorator made from it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Loop:
 
     @property
     def estimate(self) -> Estimate | None:
-        """What was predicted before the first step; None before that, and where the prediction failed."""
+        """What was predicted before the first step; None before that, and if the prediction failed."""
         return self._run.estimate
 
     @property
@@ -85,8 +85,8 @@ class Loop:
         return self._run.forecast
 
     def step(self, steps: int = 1) -> None:
-        """`steps` more are done. When the forecast breaks the budget, what trains is saved (`save`, `checkpoint`)
-        and BudgetExceeded raised; where the budget only warns, `should_stop` is True from then on.
+        """Counts `steps` more steps. If the forecast exceeds the budget, the training is saved (`save`, `checkpoint`)
+        and BudgetExceeded is raised; if the budget only warns, `should_stop` is True from then on.
         """
         if self._run.step(steps) and not self.should_stop:
             self.should_stop = True
@@ -95,7 +95,7 @@ class Loop:
 
     @contextmanager
     def validation(self) -> Iterator[None]:
-        """Around each validation: its time is no step's."""
+        """Around each validation, so that its time does not count as a step's."""
         self._run.validation_begins()
         yield
         self._run.validation_ends()
@@ -130,7 +130,7 @@ class Loop:
         )
 
     def _saved(self) -> object | None:
-        """Where the state was saved; None where nobody said how."""
+        """Where the state was saved; None if no way to save it was given."""
         try:
             if self._options.save is not None:
                 return self._options.save() or "you saved it"

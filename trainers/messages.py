@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _METERS = {
     "measured": "energy is measured by {}",
     "modelled": "energy is {}",
-    "missing": "{}: energy is modelled with the prediction's watts",
+    "missing": "{}: energy is modelled with the predicted watts",
 }
 
 

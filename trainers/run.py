@@ -1,4 +1,4 @@
-"""One training under watch: predicted, metered, forecast anew as it goes, and stopped where it breaks its budget."""
+"""One watched training: predicted, metered, forecast as it runs, and stopped if it exceeds its budget."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("joulecast")
 
-# A run is stopped on a forecast only once so many steps after the warm-up stand behind it.
+# A forecast can stop a run only after this many steps beyond the warm-up.
 SETTLED_STEPS = 5
-# Watts are averaged over seconds; the first reading is the warm-up's, however long that takes.
+# Watts are averaged over seconds; the first reading is the warm-up, whatever its length.
 _FIRST_READING_S = 1e-9
-# Forecasts come every second at first and twice in each per cent of the time later, and never take more than
-# this share of the time.
+# A forecast every second at first and twice per percent of the elapsed time later; together they never take more
+# than `_COST_SHARE` of the time.
 _EVERY_S, _EVERY_SHARE, _COST_SHARE = 1.0, 0.005, 0.001
-# Processes that train together come to agree at the same step, which no clock can give them.
+# Processes that train together must agree at the same step; a clock would differ between them.
 _EVERY_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The processes that train together: whether this is the first, how many, and how they come to agree.
+    """The processes that train together: whether this is the first, how many there are, and how they agree.
 
-    `agree` gives in every process what the first one passed; all must call it at the same step.
+    `agree` returns in every process what the first one passed; all must call it at the same step.
     """
 
     first: bool = True
@@ -51,8 +51,9 @@ class Peers:
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How long a run is: `steps` of the optimizer (None: nobody knows), each of `accumulation` batches on each
-    of `devices`. In between it is validated `validations` times, on `validation_batches` a device each time.
+    """The length of a run: optimizer `steps` (None: unknown), each of `accumulation` batches on each of `devices`.
+
+    It is validated `validations` times, on `validation_batches` batches per device each time.
     """
 
     steps: int | None
@@ -65,10 +66,10 @@ class Length:
 class Run:
     """One training. Adapters call, in this order: `predict`, `start`, `step` and validations, `finish`, `settle`.
 
-    Nothing here but a broken budget raises: a failure of joulecast's own is logged once, its figures are
-    missing from then on, and training goes on. `length` may be a function that finds out. `log` takes the
-    figures of a forecast, every `log_every` steps where the terms say nothing else. `stopping` is what the
-    training is to be stopped for; the adapter stops it in the framework's own way.
+    Only an exceeded budget raises. A failure of joulecast is logged once, its figures are missing from then on, and
+    training continues. `length` may be a function that returns it. `log` receives the figures of a forecast, every
+    `log_every` steps unless the terms say otherwise. `stopping` is the reason to stop the training; the adapter stops
+    it in the framework's own way.
     """
 
     def __init__(
@@ -89,13 +90,13 @@ class Run:
         self._log, self._clock = log, clock
         self._complaints: set[str] = set()
         self.length = length if isinstance(length, Length) else self._asked(length)
-        self._waived: set[Limit] = set()  # known to break, and wanted all the same
+        self._waived: set[Limit] = set()  # known to be exceeded, and accepted
         self._doubtful: set[Limit] = set()
         self._energy = Energy(terms.meter, self.complain)
         self._steps = Samples(warm_up_steps(self.length.steps))
         self._validations, self._watts = Samples(), Samples(_FIRST_READING_S)
         self._began = self._last = 0.0
-        self._joules = (0.0, 0.0)  # when they were read last, and how many
+        self._joules = (0.0, 0.0)  # time and value of the latest reading
         self._every = terms.log_every or (_EVERY_STEPS if self.peers.count > 1 else None)
         self._log_every = terms.log_every or log_every or 1
         self._due, self._log_due = float(self._steps.warm_up), float(self._log_every)
@@ -116,9 +117,9 @@ class Run:
     # -- before the first step -------------------------------------------------------------------
 
     def predict(self, read: Callable[[], Workload]) -> None:
-        """Predicts the run from the workload of one optimizer step and holds it against the limits.
+        """Predicts the run from the workload of one optimizer step and compares it with the limits.
 
-        Raises BudgetExceeded when it does not fit and the terms do not let it go on.
+        Raises BudgetExceeded if it does not fit and the terms do not accept that.
         """
         try:
             self._predict(read())
@@ -174,14 +175,14 @@ class Run:
     # -- while it trains -------------------------------------------------------------------------
 
     def start(self) -> None:
-        """The first step is about to begin: time and energy count from here. Later calls do nothing."""
+        """Starts counting time and energy, just before the first step. Later calls do nothing."""
         if self._state == "new":
             self._state = "running"
             self._energy.start()
             self._began = self._last = self._clock()
 
     def step(self, steps: int = 1) -> bool:
-        """`steps` more are done. Returns whether the training is to be stopped."""
+        """Counts `steps` more steps. Returns whether the training should be stopped."""
         if self._state != "running":
             self.start()
         now = self._clock()
@@ -192,7 +193,7 @@ class Run:
         return self.stopping is not None
 
     def figures(self) -> dict[str, float]:
-        """A forecast as it is now, by the names it is logged under; empty where it fails."""
+        """The current forecast, by the names it is logged under; empty if it fails."""
         try:
             return figures_of(self._forecast(self._clock(), self._steps_left(), self._validations_left()))
         except Exception as error:
@@ -208,12 +209,12 @@ class Run:
         self._last = now
 
     def stopped(self, checkpoint: object | None) -> None:
-        """The training was stopped; `checkpoint` says where its state was saved, None that it was not."""
+        """Records that the training was stopped; `checkpoint` says where its state was saved, None if it was not."""
         if self.stopping is not None and checkpoint is not None:
             self.stopping = BudgetExceeded(self.stopping.verdict, self.stopping.when, str(checkpoint))
 
     def _check(self, now: float) -> None:
-        """A forecast: logged, and held against the limits."""
+        """Makes a forecast, logs it and compares it with the limits."""
         try:
             self.forecast = self._forecast(now, self._steps_left(), self._validations_left())
             self._judge(self.forecast)
@@ -227,7 +228,7 @@ class Run:
         self._due = self._next_due(self._clock() - now)
 
     def _next_due(self, cost_s: float) -> float:
-        """The step of the next forecast: a multiple of the terms' own, else by the time that one takes; the last."""
+        """The step of the next forecast: a multiple of the terms' `log_every`, else by time; at most the last step."""
         done, last = self._steps.units, self.length.steps or math.inf
         last = last if last > done else math.inf
         if self._every:
@@ -251,7 +252,7 @@ class Run:
         watts = corrected(self.prediction.watts if self.prediction else None, self._watts.pace())
         whole_j = energy_j(joules, so_far_s, rest, watts)
         label = self._energy.label
-        if label == "missing" and self.prediction is not None:  # no meter at all: the prediction's own watts
+        if label == "missing" and self.prediction is not None:  # no meter: the predicted watts
             joules, label = self.prediction.watts.value * so_far_s, "modelled"
         return Forecast(
             steps=int(self._steps.units),
@@ -264,7 +265,7 @@ class Run:
         )
 
     def _metered(self, so_far_s: float) -> float | None:
-        """Joules so far; what came since the reading before goes into the watts."""
+        """Joules so far; the energy since the previous reading updates the watts."""
         joules = self._energy.so_far_j()
         if joules is not None:
             before_s, before_j = self._joules
@@ -274,7 +275,7 @@ class Run:
         return joules
 
     def _judge(self, forecast: Forecast) -> None:
-        """Stops a run that is more likely than not to break a limit, or has; warns of one that may."""
+        """Stops a run that has exceeded a limit or probably will; warns of one that may."""
         used = self._verdicts(Interval.exact(forecast.so_far_s), _exact(forecast.energy_so_far_j))
         broken = [verdict for verdict in used if verdict.exceeded]
         settled = self._steps.settled >= SETTLED_STEPS
@@ -288,7 +289,7 @@ class Run:
             for verdict in self._verdicts(forecast.seconds, forecast.energy_j, high=True):
                 if verdict.exceeded and verdict.limit not in self._doubtful:
                     self._doubtful.add(verdict.limit)
-                    self._warn(f"{verdict}; it may not fit, after {forecast.steps:,} steps")
+                    self._warn(f"{verdict}; the run may not fit, forecast after {forecast.steps:,} steps")
 
     def _verdicts(self, seconds: Interval | None, energy_j: Interval | None, high: bool = False) -> list[BudgetVerdict]:
         energy_kwh = None if energy_j is None else energy_j * (1 / JOULES_PER_KWH)
@@ -298,7 +299,7 @@ class Run:
     # -- at the end ------------------------------------------------------------------------------
 
     def finish(self, *, log: bool = True) -> dict[str, float]:
-        """The training is over: what it took is logged, said and given, and the meter is closed."""
+        """Ends the run: logs and returns what it took, and closes the meter."""
         if self._state == "running":
             try:
                 self.forecast = self._forecast(self._clock(), 0, 0)
@@ -314,14 +315,14 @@ class Run:
         return {name: value for name, value in figures.items() if "forecast" not in name}
 
     def settle(self) -> None:
-        """Raises what the run was stopped for, or warns of it where the terms say so."""
+        """Raises the error that the run was stopped for, or warns of it if the terms say so."""
         error, self.stopping = self.stopping, None
         if error is not None and self.terms.on_exceed != "warn":
             raise error
         if error is not None:
             self._warn(str(error))
 
-    # -- saying ----------------------------------------------------------------------------------
+    # -- log lines -------------------------------------------------------------------------------
 
     def complain(self, what: str, error: Exception) -> None:
         from ..estimator.sandbox.user_code import one_line
@@ -329,7 +330,7 @@ class Run:
         if what not in self._complaints:
             self._complaints.add(what)
             reason = one_line(str(error)) or type(error).__name__
-            self._warn(f"{what} failed ({reason}); training goes on without it")
+            self._warn(f"{what} failed ({reason}); training continues without it")
 
     def _logged(self, forecast: Forecast) -> None:
         try:
@@ -348,12 +349,12 @@ class Run:
 
 
 def warm_up_steps(steps: int | None) -> int:
-    """How many of `steps` are left out of the pace: a twentieth, 1 to 10."""
+    """How many of `steps` the pace leaves out: a twentieth, 1 to 10."""
     return 3 if steps is None else min(10, max(1, steps // 20))
 
 
 def figures_of(forecast: Forecast) -> dict[str, float]:
-    """What goes to the trainer's logger, by name; what is not known is not there."""
+    """The figures for the trainer's logger, by name; unknown ones are left out."""
     figures = {"joulecast/seconds": forecast.so_far_s}
     if forecast.energy_so_far_j is not None:
         figures[f"joulecast/energy_{forecast.energy_label}_j"] = forecast.energy_so_far_j
@@ -373,15 +374,15 @@ def _exact(value: float | None) -> Interval | None:
 
 
 def _confirmed(line: str) -> bool:
-    """Asks on a terminal; nobody can answer anywhere else."""
+    """Asks on a terminal; without one the answer is no."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    print(f"{line}\nTrain all the same? [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"{line}\nTrain anyway? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().casefold() in ("y", "yes")
 
 
 def _shown() -> logging.Logger:
-    """The logger; where the application set none up, its lines go to stderr."""
+    """The logger; if the application configured no logging, its lines go to stderr."""
     if not LOGGER.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("joulecast: %(message)s"))

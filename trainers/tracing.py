@@ -1,4 +1,4 @@
-"""Reading a step off a torch model that is about to train, without a trace in the training itself."""
+"""Tracing one step of a torch model that is about to train, without changing the training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import nn
 from ..estimator.trace.trace import trace
 from ..estimator.trace.workload import Workload
 
-# What each optimizer is priced as: by the state that it keeps for a parameter (estimator/optimizers.py).
+# The kind that each optimizer is priced as, by the state that it keeps per parameter (estimator/trace/optimizers.py).
 _PRICED_AS = {"sgd": "sgd", "asgd": "momentum", "adagrad": "momentum", "rmsprop": "momentum", "lion": "momentum"}
 
 
 def optimizer_kind(optimizer: Any) -> str:
-    """How `trace` prices an optimizer of torch's, Keras' or by name: "sgd", "momentum", "adam" or "adamw".
+    """How `trace` prices an optimizer of torch or Keras, or a name: "sgd", "momentum", "adam" or "adamw".
 
-    Wrappers (accelerate's, Keras' loss scaling) are looked into; what is not known keeps two states, as Adam.
+    Wrappers (accelerate's, Keras' loss scaling) are unwrapped; an unknown optimizer is priced as one with two states,
+    like Adam.
     """
     for wrapped in ("optimizer", "inner_optimizer"):
         optimizer = getattr(optimizer, wrapped, optimizer)
@@ -36,7 +37,7 @@ def _momentum(optimizer: Any) -> float:
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The model inside what compiles it or spreads it over devices."""
+    """The model without wrappers that compile it or distribute it over devices."""
     inner = model
     while True:
         if isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
@@ -54,7 +55,7 @@ def read_step(model: nn.Module, inputs: Any, **options: Any) -> Workload:
 
 
 def autocast_precision(model: nn.Module) -> str | None:
-    """The dtype that autocast computes in on the model's device at this moment; None where it is off."""
+    """The current autocast dtype on the model's device; None if autocast is off."""
     device = next((parameter.device.type for parameter in model.parameters()), "cpu")
     if device == "meta" or not torch.is_autocast_enabled(device):
         return None
@@ -62,9 +63,9 @@ def autocast_precision(model: nn.Module) -> str | None:
 
 
 class FirstBatch:
-    """Takes the arguments of a model's first call in training, before anything of that call is computed.
+    """Passes the arguments of a model's first call in training to `take((args, kwargs))`, before the call runs.
 
-    The real batch, with no second look at the data: `take((args, kwargs))`. What `take` raises ends the call.
+    This is the real batch, so the data need not be read twice. An exception of `take` ends the call.
     """
 
     def __init__(self, model: nn.Module, take: Callable[[Any], None]) -> None:

@@ -17,7 +17,7 @@ from .tracing import FirstBatch, bare, optimizer_kind, read_step
 
 
 class TransformersBudget(TrainerCallback):
-    """Holds `Trainer.train` to a budget. One run at a time; used again, it watches the next."""
+    """Applies a budget to `Trainer.train`. One run at a time; reused, it watches the next run."""
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
@@ -33,7 +33,7 @@ class TransformersBudget(TrainerCallback):
 
         def log(figures: Mapping[str, float]) -> None:
             if trainer is not None:
-                due = trainer.control.should_log  # which logging resets: the trainer is still to log its own
+                due = trainer.control.should_log  # logging resets it, and the trainer must still log its own figures
                 trainer.log(dict(figures))
                 trainer.control.should_log = due
 
@@ -64,7 +64,7 @@ class TransformersBudget(TrainerCallback):
         self._validation_may_begin(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._run is not None and self._validates:  # once for each dataset, where there are several
+        if self._run is not None and self._validates:  # once per dataset
             self._run.validation_ends()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class TransformersBudget(TrainerCallback):
     # -- what they do ----------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        """The run is over, or what is left of one that failed."""
+        """Ends the run, also one that failed."""
         if self._first_batch is not None:
             self._first_batch.forget()
         if self._run is not None:
@@ -94,14 +94,14 @@ class TransformersBudget(TrainerCallback):
         self._run = self._first_batch = None
 
     def _validation_may_begin(self, control: Any) -> None:
-        """The Trainer says when a validation ends, and not when one begins: as soon as one is due."""
+        """The Trainer reports the end of a validation, not its beginning: it begins as soon as it is due."""
         if self._run is not None and control.should_evaluate:
             self._validates = True
             self._run.validation_begins()
 
 
 def _from_first(value: Any) -> Any:
-    """What the first process has."""
+    """The value of the first process."""
     if not torch.distributed.is_initialized():
         return value
     shared = [value]
@@ -110,7 +110,7 @@ def _from_first(value: Any) -> Any:
 
 
 def _log_every(args: Any, state: Any) -> int:
-    """The Trainer's own steps between two logs; one an epoch, or the last alone, where it has no such number."""
+    """The Trainer's own steps between two logs; without them, one per epoch or only the last step."""
     strategy = str(getattr(args.logging_strategy, "value", args.logging_strategy))
     per_epoch = state.max_steps // max(1, state.num_train_epochs)
     return max(1, int({"steps": state.logging_steps, "epoch": per_epoch}.get(strategy, state.max_steps)))

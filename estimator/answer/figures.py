@@ -1,4 +1,4 @@
-"""Figures as people read them: three digits, a unit that fits, the interval beside the value."""
+"""Figures for reading: three digits, a unit that fits, and the interval."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def number(value: float) -> str:
 
 
 def _clean(value: float) -> float:
-    """Without the noise of a float's last bits: what should be a gram is not shown as 1,000 mg."""
+    """Rounded to 12 digits, so that 0.9999999999999999 g is not shown as 1,000 mg."""
     return float(f"{value:.12g}")
 
 
 def scale(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
-    """The largest unit that `value` has one of, with what it is long; else the smallest."""
+    """The largest unit that is not larger than `value`, with its factor; else the smallest unit."""
     for factor, unit in units:
         if abs(_clean(value)) >= factor:
             return factor, unit

@@ -1,4 +1,4 @@
-"""What a whole run costs: its training steps and its validation passes, started once."""
+"""The cost of a whole run: training steps and validation passes, with one start-up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def forecast(profile: Profile, work: Workload, schedule: Schedule) -> Estimate:
     training = profile.predict(work, steps=schedule.steps, devices=schedule.devices)
     if not schedule.validation_steps:
         return training
-    running = replace(profile, startup_s=0.0)  # validation runs within the training that has started
+    running = replace(profile, startup_s=0.0)  # validation has no start-up of its own
     one_pass = _one_pass(work, schedule.accumulation)
     validation = running.predict(one_pass, steps=schedule.validation_steps, devices=schedule.devices)
     return training + _as_sure_as(training, validation)
@@ -31,9 +31,9 @@ def _one_pass(work: Workload, accumulation: int) -> Workload:
 
 
 def _as_sure_as(training: Estimate, validation: Estimate) -> Estimate:
-    """`validation` with the relative bounds and the notes of `training`.
+    """`validation` with the relative bounds of `training` and without notes.
 
-    A forward pass alone lies outside of ranges that were fitted on whole steps; it is the same network.
+    A forward pass alone is outside the ranges of a profile that was fitted on whole steps, but it is the same network.
     """
     return replace(
         validation,

@@ -1,4 +1,4 @@
-"""The one error base: a message that says what, the value seen and the fix, in one line.
+"""The exception classes. A message is one line: what is wrong, the value seen and the fix.
 
 Messages name fields in backticks, as Python spells them: "`batch_size` 0 cannot be used". A surface with other names
 (the command line, a configuration file) replaces them with `name_fields`.
@@ -29,7 +29,7 @@ class ModelError(JoulecastError):
 
 
 class ProfileError(JoulecastError):
-    """A profile that is missing, corrupt, of a newer schema, or that does not fit the workload."""
+    """A profile that is missing, corrupt or of a newer schema, or that does not fit the workload."""
 
 
 class HardwareError(JoulecastError):
@@ -37,11 +37,11 @@ class HardwareError(JoulecastError):
 
 
 class FitError(JoulecastError):
-    """Observations that cannot carry a fit."""
+    """Observations that a profile cannot be fitted on."""
 
 
 class MeterError(JoulecastError):
-    """No counter that can be read, or one that failed."""
+    """No energy counter is readable, or one failed."""
 
 
 def name_fields(message: str, names: Mapping[str, str]) -> str:

@@ -40,17 +40,17 @@ def read_text(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> str:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> Path:
-    """Writes `document` to `path` whole or not at all."""
+    """Writes `document` to `path` atomically."""
     return write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes `text` to `path` whole or not at all."""
+    """Writes `text` to `path` atomically."""
     return write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Writes `content` to `path` whole or not at all, readable by whom the umask lets."""
+    """Writes `content` to `path` atomically, with the permissions of the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -58,7 +58,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are their owner's alone
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
 
 
 def _umask() -> int:
-    """The mask that new files get; asking for it means setting it."""
+    """The process's umask; the system call can only read it by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

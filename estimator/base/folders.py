@@ -1,4 +1,4 @@
-"""Where this user's calibrations lie, and what may be fetched again."""
+"""Folders of this user: calibrations, and caches that can be deleted."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Interval:
     """A value with the bounds of its 90 % interval, `low <= value <= high`, all in one unit.
 
-    The unit stands in the name of the field that holds the interval (`energy_kwh`, `seconds`).
+    The unit is in the name of the field (`energy_kwh`, `seconds`).
     """
 
     value: float
@@ -22,13 +22,13 @@ class Interval:
             raise ValueError(f"not an interval: low {self.low}, value {self.value}, high {self.high}")
 
     def __mul__(self, factor: float) -> Interval:
-        """The same interval in another unit, or of `factor` times as much; `factor >= 0`."""
+        """The interval scaled by `factor >= 0`, such as a unit conversion."""
         return Interval(self.value * factor, self.low * factor, self.high * factor)
 
     __rmul__ = __mul__
 
     def __add__(self, other: Interval) -> Interval:
-        """The sum of two figures whose errors go together (the cautious sum: bounds add)."""
+        """The sum of two figures with fully correlated errors: the bounds add up, which is cautious."""
         return Interval(self.value + other.value, self.low + other.low, self.high + other.high)
 
     def to_json(self) -> dict[str, float]:

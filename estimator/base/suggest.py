@@ -1,4 +1,4 @@
-"""Did you mean ...?"""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from collections.abc import Iterable
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """The tail `; did you mean ...?`, or nothing where no known word is near."""
+    """The ending `; did you mean ...?` of a message, or an empty text if no known word is similar."""
     matches = difflib.get_close_matches(word, list(known), n=3)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -1,4 +1,4 @@
-"""The CSV tables that ship in `datasets/`, read as rows of text."""
+"""The CSV tables in `datasets/`, read as rows of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unit conversions, each exact and each written once."""
+"""Exact unit conversions, each defined once."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ..base.errors import HardwareError
 from ..base.tables import read_table
 from .hardware import Hardware, default_user_file, load_hardware, user_file
 
-FIGURES_EXAMPLE = "--hardware 'tflops=35,bandwidth=448,watts=150'"
+FIGURES_EXAMPLE = "`hardware` 'tflops=35,bandwidth=448,watts=150'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _count_note(name: str, count: float, part: Hardware) -> str:
         return f"{name} has one {part.name}"
     if count < 1:
         return f"{name} has a share ({count:g}) of one {part.name}; the figures are those of the whole"
-    return f"{name} has {count:g} x {part.name}; the figures are those of --devices, 1 if not given (all: {count:g})"
+    return f"{name} has {count:g} x {part.name}; the figures are for 1, unless another number of devices is given"
 
 
 def _on_instance(name: str) -> Match | None:

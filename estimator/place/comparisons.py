@@ -1,4 +1,4 @@
-"""Figures that people have a feeling for, to hold a forecast against."""
+"""Familiar quantities to compare a prediction with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST, _MOST = 0.1, 10_000.0
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """One row of `datasets/comparisons.csv`: what one of these takes, in kWh or in kg CO2e."""
+    """One row of `datasets/comparisons.csv`: the kWh or kg CO2e of one such thing."""
 
     key: str
     quantity: str  # "energy" or "co2e"
@@ -27,13 +27,15 @@ class Yardstick:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A forecast as `count` of a familiar thing."""
+    """A prediction as a `count` of a familiar thing."""
 
     count: float
     yardstick: Yardstick
 
     def __str__(self) -> str:
-        count = float(f"{self.count:.12g}")  # 1.38 kWh are 115 charges of 0.012 kWh, though not in binary fractions
+        count = float(
+            f"{self.count:.12g}"
+        )  # 1.38 kWh are exactly 115 charges of 0.012 kWh in decimals, but not in binary
         number = f"{count:.2g}" if count < 10 else f"{float(f'{count:.2g}'):,.0f}"
         return f"about {number} {self.yardstick.plural}"
 
@@ -55,9 +57,9 @@ def load_yardsticks() -> tuple[Yardstick, ...]:
 
 
 def familiar(energy_kwh: float, co2e_kg: float) -> tuple[Comparison, ...]:
-    """At most one comparison for the energy and one for the CO2e: those easiest to picture.
+    """At most one comparison for the energy and one for the CO2e, those easiest to picture.
 
-    None where the figure is under a tenth of the smallest yardstick or over 10,000 of the largest.
+    None for a figure below a tenth of the smallest yardstick or above 10,000 of the largest.
     """
     best = (_best("energy", energy_kwh), _best("co2e", co2e_kg))
     return tuple(comparison for comparison in best if comparison is not None)

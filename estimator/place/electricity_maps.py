@@ -1,8 +1,8 @@
-"""The carbon intensity of this hour, from the API of Electricity Maps (v3) by the user's token.
+"""This hour's carbon intensity, from the API of Electricity Maps (v3) with the user's token.
 
-The figure is the flow-traced average of a zone's consumption, in g CO2e per kWh. It is asked for on
-the basis of the life cycle, as the yearly table counts countries. When it cannot be had, the yearly
-figure stands, and a note says why; the token is sent to the API alone and is never written or printed.
+The figure is the flow-traced average of a zone's consumption, in g CO2e per kWh, on a life cycle basis like the
+countries of the yearly table. If it is not available, the yearly figure is used and a note says why. The token is
+sent only to the API; it is never stored or printed.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ DEFAULT_URL = "https://api.electricitymaps.com/v3"
 ZONE_PREFIX = "em:"
 SCHEMA = "joulecast.electricity-maps/1"
 
-_TIMEOUT_S = 5.0  # for everything: all zones, names resolved, the retry
+_TIMEOUT_S = 5.0  # in total: all zones, name resolution and the retry
 _CACHED_FOR = timedelta(minutes=15)
-_OLDEST = timedelta(days=1)  # zones publish hours late; a day is no longer this hour
+_OLDEST = timedelta(days=1)  # zones publish some hours late; older data is not live
 _CLOCKS_DIFFER = timedelta(hours=1)
 _LARGEST_BODY = 65_536
-_LARGEST_G_PER_KWH = 2_000.0  # the dirtiest power station is below
+_LARGEST_G_PER_KWH = 2_000.0  # above any power station
 _BASES = {"lifecycle": "life cycle", "direct": "direct"}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ZONE = re.compile(r"[A-Z]{2}(-[A-Z0-9]+)*")
-# States whose grid is (nearly) one zone: NYISO serves New York, CAISO four fifths of California's
-# load, ERCOT nine tenths of Texas's.
+# States whose grid is almost one zone: NYISO serves New York, CAISO four fifths of California's load, ERCOT nine
+# tenths of Texas's.
 _ZONES = {"US-CA": "US-CAL-CISO", "US-NY": "US-NY-NYIS", "US-TX": "US-TEX-ERCO"}
 
 
 class LiveError(JoulecastError):
-    """No live figure: the message says why, without the token."""
+    """No live figure; the message says why, without the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveIntensity:
-    """What the API says of a zone."""
+    """The API's figure for a zone."""
 
     zone: str
     carbon_g_per_kwh: float
-    at: datetime  # UTC; the hour that the figure is of
+    at: datetime  # UTC; the hour of the figure
     basis: str  # "life cycle" or "direct"
     estimated: bool
 
@@ -67,7 +67,7 @@ class LiveIntensity:
         return f"live, Electricity Maps, zone {self.zone}, {self.at:%Y-%m-%dT%H:%MZ}{estimated}"
 
     def to_json(self) -> dict[str, Any]:
-        """In the API's own words, so that `parse_reading` reads the cache too."""
+        """In the API's own format, so that `parse_reading` reads the cache too."""
         return {
             "zone": self.zone,
             "carbonIntensity": self.carbon_g_per_kwh,
@@ -79,7 +79,7 @@ class LiveIntensity:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Where to ask, and how long to wait."""
+    """The API's address, the token and the time limit."""
 
     url: str
     token: str = field(repr=False)
@@ -89,7 +89,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A region of the yearly table and the zone that stands for it, None where no zone surely does."""
+    """A region of the yearly table and its zone; None if no zone matches it unambiguously."""
 
     region: Region
     zone: str | None
@@ -99,9 +99,9 @@ class Location:
 
 
 def locate(code_or_name: str) -> Location:
-    """The location of a region, or of a zone as "em:SE-SE3", whose yearly figure is its country's.
+    """The location of a region, or of a zone such as "em:SE-SE3", whose yearly figure is its country's.
 
-    Raises JoulecastError for unknown regions and for zones of no country in the table.
+    Raises JoulecastError for unknown regions and for zones of countries that are not in the table.
     """
     text = code_or_name.strip()
     if not is_zone(text):
@@ -110,7 +110,7 @@ def locate(code_or_name: str) -> Location:
         return Location(region, _ZONES.get(region.code, own))
     zone = text[len(ZONE_PREFIX) :].strip().upper()
     if not _ZONE.fullmatch(zone):
-        raise JoulecastError(f"zone {text!r} cannot be read: give one such as em:FR or em:US-CAL-CISO")
+        raise JoulecastError(f"zone {text!r} is not valid: give one such as em:FR or em:US-CAL-CISO")
     states = [state for state, known in _ZONES.items() if known == zone]
     return Location(find_region(states[0] if states else zone.partition("-")[0]), zone)
 
@@ -125,7 +125,7 @@ def is_zone(code_or_name: str) -> bool:
 def live_regions(
     locations: Sequence[Location], environment: Mapping[str, str] | None = None
 ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
-    """The locations' regions with this hour's figures, and a note for each that had to stay yearly."""
+    """The locations' regions with this hour's figures, and a note for each that keeps its yearly figure."""
     zones = tuple(dict.fromkeys(location.zone for location in locations if location.zone))
     answers: dict[str, LiveIntensity | LiveError]
     try:
@@ -144,7 +144,7 @@ def live_regions(
 
 
 def _no_zone(region: Region) -> LiveError:
-    return LiveError(f"no zone of Electricity Maps surely stands for it; give one, such as {ZONE_PREFIX}US-CAL-CISO")
+    return LiveError(f"no zone matches it unambiguously; give one, such as {ZONE_PREFIX}US-CAL-CISO")
 
 
 def _with_reading(region: Region, reading: LiveIntensity) -> Region:
@@ -164,18 +164,18 @@ def _with_reading(region: Region, reading: LiveIntensity) -> Region:
 def _fall_back(location: Location, error: LiveError) -> str:
     region = location.region
     return (
-        f"no live carbon intensity of {location.zone or region.code}: {error}; the figure is the yearly one of "
+        f"no live carbon intensity for {location.zone or region.code}: {error}; the figure is the yearly one of "
         f"{region.code} ({region.name}), {region.year}"
     )
 
 
 def service_of(environment: Mapping[str, str]) -> Service:
-    """The API as the environment names it. Raises LiveError without a usable token or address."""
+    """The API as the environment configures it. Raises LiveError without a usable token or address."""
     token = environment.get(TOKEN_VARIABLE, "").strip()
     if not token:
         raise LiveError(f"{TOKEN_VARIABLE} is not set")
     if not (token.isascii() and token.isprintable()):
-        raise LiveError(f"{TOKEN_VARIABLE} has characters that no HTTP header holds")
+        raise LiveError(f"{TOKEN_VARIABLE} has characters that are not allowed in an HTTP header")
     url = environment.get(URL_VARIABLE, "").strip().rstrip("/") or DEFAULT_URL
     _check_url(url)
     return Service(url, token, cache_folder() / "electricity-maps")
@@ -188,15 +188,15 @@ def _check_url(url: str) -> None:
     except ValueError:
         host, parts = None, urlsplit("")
     if not host or parts.username or parts.query or parts.fragment:
-        raise LiveError(f"{URL_VARIABLE} is no address such as {DEFAULT_URL}")
+        raise LiveError(f"{URL_VARIABLE} is not an address such as {DEFAULT_URL}")
     if parts.scheme != "https" and not (parts.scheme == "http" and host in _LOOPBACK):
-        raise LiveError(f"{URL_VARIABLE} would send the token in the clear: give an https address")
+        raise LiveError(f"{URL_VARIABLE} would send the token unencrypted: give an https address")
 
 
 def latest(zones: Sequence[str], service: Service, now: datetime | None = None) -> dict[str, LiveIntensity | LiveError]:
-    """The newest reading of each zone, or why there is none; cached ones up to 15 minutes old.
+    """The newest reading of each zone, or why there is none. Readings are cached for 15 minutes.
 
-    All zones are asked at once and share `service.timeout_s`, to the second.
+    All zones are requested in parallel and share `service.timeout_s`.
     """
     now = datetime.now(UTC) if now is None else now
     answers: dict[str, LiveIntensity | LiveError] = {}
@@ -214,7 +214,7 @@ def latest(zones: Sequence[str], service: Service, now: datetime | None = None) 
 
 
 def _ask_all(zones: Sequence[str], service: Service, now: datetime) -> dict[str, LiveIntensity | LiveError]:
-    """Threads, for a socket's time-out bounds neither the name's resolution nor a body that drips."""
+    """Uses threads: a socket's timeout limits neither name resolution nor a body that arrives slowly."""
     deadline = time.monotonic() + service.timeout_s
     answers: dict[str, LiveIntensity | LiveError] = {}
 
@@ -234,7 +234,7 @@ def _ask_all(zones: Sequence[str], service: Service, now: datetime) -> dict[str,
 
 
 class _PassingError(LiveError):
-    """A fault that a second request may not meet."""
+    """A temporary failure: a second request may succeed."""
 
 
 def _get_twice(zone: str, service: Service, deadline: float) -> bytes:
@@ -245,7 +245,7 @@ def _get_twice(zone: str, service: Service, deadline: float) -> bytes:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the token to wherever the answer says."""
+    """Refuses redirects: they would send the token to another host."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -270,7 +270,7 @@ def _get(zone: str, service: Service, deadline: float) -> bytes:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise LiveError(f"no answer within {service.timeout_s:g} s") from None
-        # What the system calls it, or the kind: some of these quote the request, token and all.
+        # Only the system's error text or the class name: some messages quote the request with its token.
         named = getattr(reason, "strerror", None) or type(reason).__name__
         raise _PassingError(f"the connection failed ({named})") from None
     if len(body) > _LARGEST_BODY:
@@ -280,20 +280,20 @@ def _get(zone: str, service: Service, deadline: float) -> bytes:
 
 def _refused(status: int, zone: str) -> LiveError:
     if 300 <= status < 400:
-        return LiveError(f"HTTP {status}: redirects are not followed, for the token's sake")
+        return LiveError(f"HTTP {status}: redirects are not followed, to protect the token")
     if status >= 500:
         return _PassingError(f"HTTP {status}")
     meanings = {
         401: "the token is not accepted",
-        403: f"the token does not open zone {zone}",
-        404: f"zone {zone} is not known",
+        403: f"the token has no access to zone {zone}",
+        404: f"zone {zone} is unknown",
         429: "too many requests",
     }
     return LiveError(f"HTTP {status}: {meanings[status]}" if status in meanings else f"HTTP {status}")
 
 
 def parse_reading(body: bytes | str, zone: str, now: datetime) -> LiveIntensity:
-    """The reading of `zone` that an answer's body holds. Raises LiveError for anything else."""
+    """The reading of `zone` in a response's body. Raises LiveError for anything else."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -301,15 +301,15 @@ def parse_reading(body: bytes | str, zone: str, now: datetime) -> LiveIntensity:
     if not isinstance(document, dict):
         raise LiveError("the answer is not a JSON object")
     if document.get("zone") != zone:
-        raise LiveError(f"the answer is not of zone {zone}")
+        raise LiveError(f"the answer is for another zone than {zone}")
     intensity, basis = document.get("carbonIntensity"), document.get("emissionFactorType")
     if isinstance(intensity, bool) or not isinstance(intensity, int | float):
         raise LiveError("the answer's carbonIntensity is not a number")
-    # `not` also catches NaN. Zero is a gap in the data: no life cycle is free of emissions.
+    # `not` also catches NaN. Zero is a gap in the data: no electricity has zero life cycle emissions.
     if not 0 < intensity <= _LARGEST_G_PER_KWH:
         raise LiveError(f"the answer's carbonIntensity is not within 0 to {_LARGEST_G_PER_KWH:,.0f} g/kWh")
     if not isinstance(basis, str) or basis not in _BASES:
-        raise LiveError("the answer does not say whether it counts the life cycle")
+        raise LiveError("the answer has no known emissionFactorType")
     return LiveIntensity(
         zone, float(intensity), _hour(document.get("datetime"), now), _BASES[basis], bool(document.get("isEstimated"))
     )
@@ -321,9 +321,9 @@ def _hour(text: object, now: datetime) -> datetime:
         age = now - moment
         moment = moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
-        raise LiveError("the answer's datetime is not one with a time zone") from None
+        raise LiveError("the answer's datetime is not valid or has no time zone") from None
     if not -_CLOCKS_DIFFER <= age <= _OLDEST:
-        raise LiveError(f"the answer is of {moment:%Y-%m-%dT%H:%MZ}, not of this hour")
+        raise LiveError(f"the answer is from {moment:%Y-%m-%dT%H:%MZ}, not from this hour")
     return moment
 
 
@@ -331,7 +331,7 @@ def _hour(text: object, now: datetime) -> datetime:
 
 
 def _cached(zone: str, service: Service, now: datetime) -> LiveIntensity | None:
-    """What was answered in the last 15 minutes; a file that cannot be used is as good as none."""
+    """The reading of the last 15 minutes; None if there is none or its file cannot be used."""
     if service.cache is None:
         return None
     try:
@@ -357,7 +357,7 @@ def _keep(reading: LiveIntensity, service: Service, now: datetime) -> None:
     try:
         write_json(_cache_file(reading.zone, service.cache), document)
     except OSError:
-        return  # the next run asks again
+        return  # the next run requests it again
 
 
 def _cache_file(zone: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The same run in several regions, side by side: the energy is one, the CO2e differs."""
+"""The same run in several regions: the energy is the same, the CO2e differs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .site import Region, Site, co2e_kg
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A run's CO2e in one region, beside the other regions it was compared with.
+    """A run's CO2e in one of several compared regions.
 
-    `ratio` is to the first region's CO2e, None where that is 0. `verdicts` are those of the limits
-    on CO2e; the others do not depend on the region.
+    `ratio` is relative to the first region's CO2e, None if that is 0. `verdicts` are those of CO2e limits; others do
+    not depend on the region.
     """
 
     region: Region
@@ -47,10 +47,10 @@ class Place:
 def compare_regions(
     facility_energy_kwh: Interval, regions: Sequence[Region], limits: Sequence[Limit] = (), at: End = "high"
 ) -> tuple[Place, ...]:
-    """One place a region, in the order given, for the building's energy of one run.
+    """One place per region, in the given order, for the energy of one run with PUE.
 
-    The cleanest is the first of the least intensity above 0: no grid's electricity is free of
-    emissions, whatever its statistics say.
+    The cleanest is the first with the lowest intensity above 0: no grid's electricity is free of emissions, even if
+    its statistics say so.
     """
     least = min((region.carbon_g_per_kwh for region in regions if region.carbon_g_per_kwh > 0), default=None)
     cleanest = next((region for region in regions if region.carbon_g_per_kwh == least), None)
@@ -72,14 +72,14 @@ def compare_regions(
 
 
 def mixed_basis(regions: Sequence[Region]) -> str | None:
-    """What to say of regions whose figures do not count the same; None where they do."""
+    """The note on regions whose figures have different bases; None if they have the same."""
     codes: dict[str, list[str]] = {}
     for region in regions:
         codes.setdefault(region.basis, []).append(region.code)
     if len(codes) < 2:
         return None
     named = "; ".join(f"{basis}: {', '.join(members)}" for basis, members in codes.items())
-    return f"the regions' figures do not count the same ({named}); direct ones leave out fuel supply and building"
+    return f"the regions' figures have different bases ({named}); direct ones leave out fuel supply and construction"
 
 
 def region_list(codes: str | Sequence[str]) -> tuple[str, ...]:

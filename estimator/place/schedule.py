@@ -1,4 +1,4 @@
-"""How long a run is: from epochs, steps, samples or tokens to optimizer steps."""
+"""The length of a run: from epochs, steps, samples or tokens to optimizer steps."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Quantity = TypeVar("Quantity", float, Interval)
 class Schedule:
     """The length of a run.
 
-    A *pass* runs `batch_size` samples forward (and, in training, backward) on one device; a *step*
-    is one update of the optimizer: `accumulation` passes on each of `devices`. `steps` are those of
-    the whole run, `validation_steps` all forward passes over the validation set, per device.
-    `steps_per_epoch`, `samples` (the training set) and `epochs` are None where nothing tells them.
+    A *pass* runs `batch_size` samples forward (and, in training, backward) on one device; a *step* is one optimizer
+    update: `accumulation` passes on each of `devices`. `steps` are those of the whole run, `validation_steps` all
+    forward passes over the validation set, per device. `steps_per_epoch`, `samples` (the training set) and `epochs`
+    are None if unknown.
     """
 
     steps: int
@@ -39,14 +39,14 @@ class Schedule:
 
     @property
     def last_step_samples(self) -> int | None:
-        """Samples in the last step of an epoch; None where the epoch's length is unknown."""
+        """Samples in the last step of an epoch; None if the epoch's length is unknown."""
         if self.samples is None or self.steps_per_epoch is None:
             return None
         return self.samples - (self.steps_per_epoch - 1) * self.samples_per_step
 
     @property
     def note(self) -> str | None:
-        """What to say of a last step that is not full."""
+        """The note on a last step that is not full."""
         last = self.last_step_samples
         if last is None or last == self.samples_per_step:
             return None
@@ -66,11 +66,11 @@ def make_schedule(
     accumulation: Number = 1,
     devices: Number = 1,
 ) -> Schedule:
-    """The schedule that the options describe, each a number or its text.
+    """The schedule of these fields, each a number or its text.
 
-    One of `epochs`, `steps` and `tokens` gives the length; `samples`, else the dataset's, the size
-    of the training set. `samples` alone is one epoch. `epochs` may be a fraction. Partial last
-    batches count as steps. Raises JoulecastError for values and combinations that say nothing.
+    One of `epochs`, `steps` and `tokens` gives the length; `samples`, or else the dataset, gives the size of the
+    training set. `samples` alone is one epoch. `epochs` may be a fraction. Partial last batches count as steps.
+    Raises JoulecastError for values that cannot be used and for combinations that give no length.
     """
     if tokens is not None and tokens_per_sample <= 1:
         raise JoulecastError(f"`tokens` {tokens} needs a model that reads sequences: give `samples` or `steps`")
@@ -117,7 +117,7 @@ def _total_steps(
         number = _positive("epochs", epochs)
         if per_epoch is None:
             raise JoulecastError(f"`epochs` {epochs} needs the size of the training set: give `samples` or `dataset`")
-        # In decimals, as it was written: 0.07 epochs of 100 steps are 7, not the 8 of binary fractions.
+        # In decimals, as written: 0.07 epochs of 100 steps are 7; in binary fractions they would round up to 8.
         return math.ceil(Fraction(str(number)) * per_epoch)
     if samples is None or per_epoch is None:
         raise JoulecastError("run length missing: give `epochs`, `steps`, `samples` or `tokens`")
@@ -158,7 +158,7 @@ def whole_number(field: str, value: Number) -> int:
 
 
 def time_left(epoch_average: Quantity, epochs_total: float, epoch_current: float) -> Quantity:
-    """Eq. 3.5.1: what is left of a run, in the unit of `epoch_average` (seconds, kWh, ...).
+    """Eq. 3.5.1: the rest of a run, in the unit of `epoch_average` (seconds, kWh, ...).
 
     `epoch_current` is the number of epochs done. Raises JoulecastError outside 0..`epochs_total`.
     """

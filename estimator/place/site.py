@@ -1,4 +1,4 @@
-"""Where a run takes place: from the machine's energy to the building's, to CO2e and money.
+"""Where a run takes place: from the machine's energy to the facility's, to CO2e and money.
 
 Equations 3.5.2 and 3.5.3 of the thesis (Hsueh 2020, "Carbon Footprint of Machine Learning
 Algorithms"): p_t = 1.58 t (p_c + p_r) / 1000 and CO2 = 0.954 p_t. Its Table 4.0.1 follows from
@@ -20,7 +20,7 @@ from ..base.tables import read_table
 from ..base.units import GRAMS_PER_KG, pounds_to_grams
 from .region_names import named_otherwise
 
-DEFAULT_PUE = 1.58  # eq. 3.5.2: the world's average data centre, Uptime Institute 2018
+DEFAULT_PUE = 1.58  # eq. 3.5.2: the worldwide average of data centres, Uptime Institute 2018
 DEFAULT_CARBON_G_PER_KWH = pounds_to_grams(0.954)  # eq. 3.5.3
 DEFAULT_CARBON_SOURCE = "the thesis's US figure (EPA 2018)"
 DEFAULT_PRICE_PER_KWH = 0.1249  # USD
@@ -50,10 +50,10 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a place adds to the machine's energy, and what a kWh there emits and costs.
+    """The PUE of a place, and what a kWh emits and costs there.
 
-    `region` is where, if anybody said so; the thesis's figure and given ones are of no region.
-    Raises JoulecastError for a PUE below 1 and for a negative or unreal intensity or price.
+    `region` is None for the default carbon intensity and for one that the user gave. Raises JoulecastError for a PUE
+    below 1 and for an intensity or price that is negative or not finite.
     """
 
     pue: float = DEFAULT_PUE
@@ -83,16 +83,16 @@ def make_site(
     price_per_kwh: float | None = None,
     currency: str = "USD",
 ) -> Site:
-    """The site that the options describe; with neither region nor intensity, the thesis's.
+    """The site of these fields; with neither region nor intensity, the thesis's figure.
 
-    A price is in `currency`; without one it is the US average, in USD.
+    A price is in `currency`; the default is the US average, in USD.
     """
     if price_per_kwh is None and currency != "USD":
-        raise JoulecastError(f"currency {currency} without a price: give the price per kWh in {currency}")
+        raise JoulecastError(f"`currency` {currency} without a `price`: give the price per kWh in {currency}")
     where = find_region(region) if isinstance(region, str) else region
     if where is not None and carbon_g_per_kwh is not None:
         raise JoulecastError(
-            f"region {where.code!r} and carbon intensity {carbon_g_per_kwh} g/kWh contradict: give one of them"
+            f"`region` {where.code!r} and `carbon_intensity` {carbon_g_per_kwh} g/kWh contradict: give one of them"
         )
     carbon, source = DEFAULT_CARBON_G_PER_KWH, DEFAULT_CARBON_SOURCE
     if where is not None:
@@ -105,23 +105,23 @@ def make_site(
 
 
 def facility_energy_kwh(energy_kwh: Interval, site: Site) -> Interval:
-    """The building's energy in kWh for the machine's own (eq. 3.5.2)."""
+    """The machine's energy times PUE, in kWh (eq. 3.5.2)."""
     return energy_kwh * site.pue
 
 
 def co2e_kg(facility_energy_kwh: Interval, site: Site) -> Interval:
-    """The emissions of the building's energy, in kg CO2e (eq. 3.5.3)."""
+    """The emissions of the facility's energy, in kg CO2e (eq. 3.5.3)."""
     return facility_energy_kwh * (site.carbon_g_per_kwh / GRAMS_PER_KG)
 
 
 def cost(facility_energy_kwh: Interval, site: Site) -> Interval:
-    """The price of the building's energy, in `site.currency`."""
+    """The price of the facility's energy, in `site.currency`."""
     return facility_energy_kwh * site.price_per_kwh
 
 
 @cache
 def load_regions() -> tuple[Region, ...]:
-    """All regions of the table, in its order."""
+    """All regions, in the order of the table."""
     return tuple(
         Region(
             code=row["region"],
@@ -138,7 +138,7 @@ def load_regions() -> tuple[Region, ...]:
 
 
 def country_name(region: Region) -> str | None:
-    """The name of the country that `region` lies in; None for the world."""
+    """The name of the country of `region`; None for the world."""
     return _country_names().get(region.iso3)
 
 
@@ -148,11 +148,11 @@ def _country_names() -> dict[str, str]:
 
 
 def find_region(code_or_name: str) -> Region:
-    """The region of that code ("FR", "US-CA", "gcp:europe-west9") or name, in any case.
+    """The region with that code ("FR", "US-CA", "gcp:europe-west9") or name, ignoring case.
 
-    A cloud region is also found without its prefix. A code wins over a name, and both win over other
-    spellings and places (`region_names`). Raises JoulecastError for an unknown region, and for a name
-    that several regions share.
+    A cloud region is also found without its prefix. Codes take precedence over names, and both over other spellings
+    and places (`region_names`). Raises JoulecastError for an unknown region, and for a name that several regions
+    share.
     """
     wanted = code_or_name.strip().casefold()
     regions = load_regions()

@@ -81,7 +81,7 @@ def test_options_that_contradict(call: Run, base: list[str], arguments: list[str
 def test_notes_stand_on_stderr_and_a_budget_still_counts(call: Run, base: list[str], name: str) -> None:
     result = call("estimate", *base, "--format", name, "--budget", "1J", "--region", "FR", "--live")
     assert result.returncode == 3
-    assert "note: no live carbon intensity of FR: ELECTRICITYMAPS_API_TOKEN is not set" in result.stderr
+    assert "note: no live carbon intensity for FR: ELECTRICITYMAPS_API_TOKEN is not set" in result.stderr
     assert "t4" in result.stdout.casefold()
 
 
@@ -216,7 +216,7 @@ def test_what_is_not_live_is_said(call: Run, base: list[str], api: list[str]) ->
     assert (sweden["live"], sweden["carbon_g_per_kwh"], sweden["year"]) == (True, 10, datetime.now(UTC).year)
     assert (france["live"], france["carbon_g_per_kwh"]) == (False, 44.2)
     assert (
-        "no live carbon intensity of FR: HTTP 500; the figure is the yearly one of FR (France), 2024"
+        "no live carbon intensity for FR: HTTP 500; the figure is the yearly one of FR (France), 2024"
         in (answer["warnings"])
     )
     assert sorted(api) == ["FR", "FR", "SE"]

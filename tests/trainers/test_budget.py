@@ -138,4 +138,4 @@ def test_on_a_terminal_it_asks(
         text = shown()
     assert went_on is goes_on
     assert "over budget: " in text
-    assert "Train all the same? [y/N]" in text
+    assert "Train anyway? [y/N]" in text

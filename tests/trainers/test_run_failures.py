@@ -26,7 +26,7 @@ def test_a_failing_trace_is_told_once_and_training_goes_on(
 
     made = bench("1 s", length=Length(20))
     made.run.predict(broken)
-    assert caplog.messages == ["the prediction failed (exotic model); training goes on without it"]
+    assert caplog.messages == ["the prediction failed (exotic model); training continues without it"]
     made.train(10)
     assert made.run.estimate is None
     assert made.run.stopping is not None  # 5 s measured, and the limit of 1 s holds without a prediction
@@ -119,7 +119,7 @@ def test_a_meter_that_cannot_give_a_total_is_not_called_measured(
     (line,) = [line for line in caplog.messages if "will take" in line]
     assert "measured" not in line
     assert "Input/output error" in line
-    assert "energy is modelled with the prediction's watts" in line
+    assert "energy is modelled with the predicted watts" in line
     assert made.logged[-1]["joulecast/energy_modelled_j"] == pytest.approx(2500)  # 25 s at the predicted 100 W
 
 

@@ -195,7 +195,7 @@ def test_a_part_is_never_taken_for_another(name: str) -> None:
 
 
 def test_the_error_names_the_family_first_and_how_to_go_on() -> None:
-    with pytest.raises(HardwareError, match=r"near names are quadro-rtx-6000, rtx-6000-ada.*--hardware 'tflops="):
+    with pytest.raises(HardwareError, match=r"near names are quadro-rtx-6000, rtx-6000-ada.*`hardware` 'tflops="):
         find_hardware("RTX 6000")
     with pytest.raises(HardwareError, match=r"near names are epyc-7351"):
         find_hardware("AMD EPYC")

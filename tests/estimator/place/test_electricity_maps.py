@@ -325,18 +325,18 @@ def test_a_huge_answer(api: Api) -> None:
         ({"carbonIntensity": True}, "not a number"),
         ({"carbonIntensity": [53]}, "not a number"),
         ({"carbonIntensity": None}, "not a number"),
-        ({"zone": "SE"}, "not of zone FR"),
-        ({"zone": None}, "not of zone FR"),
-        ({"emissionFactorType": None}, "life cycle"),
-        ({"emissionFactorType": "marginal"}, "life cycle"),
-        ({"emissionFactorType": ["lifecycle"]}, "life cycle"),
+        ({"zone": "SE"}, "another zone than FR"),
+        ({"zone": None}, "another zone than FR"),
+        ({"emissionFactorType": None}, "emissionFactorType"),
+        ({"emissionFactorType": "marginal"}, "emissionFactorType"),
+        ({"emissionFactorType": ["lifecycle"]}, "emissionFactorType"),
         ({"datetime": None}, "time zone"),
         ({"datetime": "2026-11-23T14:00:00"}, "time zone"),
         ({"datetime": "yesterday"}, "time zone"),
         ({"datetime": 1_795_442_400}, "time zone"),
         ({"datetime": "0001-01-01T00:00:00+23:00"}, "time zone"),
-        ({"datetime": "2026-11-22T14:00:00Z"}, "not of this hour"),
-        ({"datetime": "2026-11-23T16:00:00Z"}, "not of this hour"),
+        ({"datetime": "2026-11-22T14:00:00Z"}, "not from this hour"),
+        ({"datetime": "2026-11-23T16:00:00Z"}, "not from this hour"),
     ],
 )
 def test_nonsense_is_not_a_figure(api: Api, changes: dict[str, Any], reason: str) -> None:
@@ -392,7 +392,7 @@ def test_regions_and_the_zones_that_stand_for_them() -> None:
     assert locate("em:US-CAL-CISO") == locate("US-CA")
     assert locate("em:US-MIDA-PJM").region.code == "US"
     for text in ("em:", "em:../etc", "em:FR/..", "em:fr se"):
-        with pytest.raises(JoulecastError, match="cannot be read"):
+        with pytest.raises(JoulecastError, match="is not valid"):
             locate(text)
     with pytest.raises(JoulecastError, match="unknown region 'XQ'"):
         locate("em:XQ-1")
@@ -427,16 +427,16 @@ def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch, tmp_
     [
         ("", "", "ELECTRICITYMAPS_API_TOKEN is not set"),
         ("  ", "", "ELECTRICITYMAPS_API_TOKEN is not set"),
-        ("one\r\nX-Two: 2", "", "no HTTP header"),
-        ("tökën", "", "no HTTP header"),
-        (TOKEN, "http://api.electricitymaps.com/v3", "in the clear"),
-        (TOKEN, "http://127.0.0.1.example.com/v3", "in the clear"),
-        (TOKEN, "ftp://127.0.0.1/v3", "in the clear"),
-        (TOKEN, "file:///etc/passwd", "no address"),
-        (TOKEN, "https://user:word@api.electricitymaps.com", "no address"),
-        (TOKEN, "https://host:port/", "no address"),
-        (TOKEN, "https://[::1", "no address"),
-        (TOKEN, "localhost:8000", "no address"),
+        ("one\r\nX-Two: 2", "", "not allowed in an HTTP header"),
+        ("tökën", "", "not allowed in an HTTP header"),
+        (TOKEN, "http://api.electricitymaps.com/v3", "unencrypted"),
+        (TOKEN, "http://127.0.0.1.example.com/v3", "unencrypted"),
+        (TOKEN, "ftp://127.0.0.1/v3", "unencrypted"),
+        (TOKEN, "file:///etc/passwd", "not an address"),
+        (TOKEN, "https://user:word@api.electricitymaps.com", "not an address"),
+        (TOKEN, "https://host:port/", "not an address"),
+        (TOKEN, "https://[::1", "not an address"),
+        (TOKEN, "localhost:8000", "not an address"),
     ],
 )
 def test_services_that_cannot_be_used(token: str, url: str, reason: str) -> None:
@@ -484,9 +484,9 @@ def test_what_cannot_be_had_is_the_yearly_figure_and_is_said(
     assert france.live
     assert (sweden, ohio) == (find_region("SE"), find_region("US-OH"))
     assert notes == (
-        "no live carbon intensity of SE-SE3: HTTP 404: zone SE-SE3 is not known; "
+        "no live carbon intensity for SE-SE3: HTTP 404: zone SE-SE3 is unknown; "
         f"the figure is the yearly one of SE (Sweden), {sweden.year}",
-        "no live carbon intensity of US-OH: no zone of Electricity Maps surely stands for it; give one, such as "
+        "no live carbon intensity for US-OH: no zone matches it unambiguously; give one, such as "
         "em:US-CAL-CISO; the figure is the yearly one of US-OH (Ohio), 2016",
     )
 

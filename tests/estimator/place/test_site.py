@@ -95,8 +95,8 @@ def test_costs_scale_with_energy(energy: float, pue: float, carbon: float, price
         ({"carbon_g_per_kwh": math.nan}, "carbon intensity nan"),
         ({"price_per_kwh": -0.1}, "price -0.1"),
         ({"price_per_kwh": math.nan}, "price nan"),
-        ({"currency": "EUR"}, "currency EUR without a price"),
-        ({"region": "FR", "carbon_g_per_kwh": 10.0}, "region 'FR' and carbon intensity 10.0"),
+        ({"currency": "EUR"}, "`currency` EUR without a `price`"),
+        ({"region": "FR", "carbon_g_per_kwh": 10.0}, "`region` 'FR' and `carbon_intensity` 10.0"),
     ],
 )
 def test_unusable_sites_are_refused(options: dict[str, float], message: str) -> None:
