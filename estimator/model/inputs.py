@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class ModelInputs:
     kwargs: Mapping[str, Any]
     source: str
     notes: tuple[str, ...] = field(default=())
+    batch_size: int | None = None  # None: the first dimension of every tensor
 
 
 def parse_input(text: str) -> InputSpec:
@@ -145,8 +146,7 @@ def model_inputs(
         source, wanted = "inputs", _typed(specs, model)
     elif loaded.example_inputs is not None:
         with loaded.running():
-            args, kwargs = _examples(loaded.example_inputs, batch_size, device)
-        return ModelInputs(args, kwargs, "example_inputs")
+            return _examples(loaded.example_inputs, batch_size, device, model)
     elif preset is not None:
         source, wanted = (
             preset.name,
@@ -190,71 +190,93 @@ def _float_dtype(model: nn.Module) -> str | None:
 # -- example_inputs ------------------------------------------------------------------------------
 
 
-def _examples(value: Any, batch_size: int, device: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """`example_inputs` as arguments: a tensor, a tuple or list of positional ones, or a dict by keyword.
+def _examples(value: Any, batch_size: int, device: str, model: nn.Module) -> ModelInputs:
+    """`example_inputs` as arguments: a tensor, a tuple of positional ones, or a dict by keyword.
 
-    A function is called, with the batch size where it has a parameter `batch_size`. What then leads
-    with another batch size is repeated or cut to this one.
+    What a function of `batch_size` returns is used as it is. A value, or a function without that parameter, that
+    shows another batch size is repeated or cut to this one, list by list or along the first dimension.
     """
+    from ..trace.batch import call_arguments, tensors_in
+
+    made = callable(value) and "batch_size" in inspect.signature(value).parameters
     if callable(value):
-        value = _called(value, batch_size, device)
-    if isinstance(value, Mapping):
-        arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), dict(value)
-    else:
-        arguments = tuple(value) if isinstance(value, (tuple, list)) else (value,), {}
-    leads = [tensor.shape[0] for tensor in _tensors(arguments) if tensor.dim()]
-    if not leads or leads[0] == 0:
+        value = _called(value, batch_size, device, made)
+    args, kwargs = call_arguments(value, model)
+    if not any(True for _ in tensors_in([args, kwargs])):
         raise JoulecastError(
-            f"example_inputs is a {type(value).__name__} without a batch of tensors; "
-            "give a tensor, a tuple or a dict of them, batch first"
+            f"example_inputs is a {type(value).__name__} without tensors; give a tensor, a tuple or a dict of them"
         )
-    if leads[0] != batch_size and set(leads) != {leads[0]}:
-        raise JoulecastError(
-            f"example_inputs lead with {', '.join(map(str, leads))}, which cannot all be the batch; "
-            "make it a function of batch_size"
-        )
-    args, kwargs = _rebatched(arguments, leads[0], batch_size, device)
-    return args, kwargs
+    notes: tuple[str, ...] = ()
+    if not made:
+        (args, kwargs), notes = _rebatched((args, kwargs), batch_size)
+    args, kwargs = _on_device((args, kwargs), device)
+    return ModelInputs(args, kwargs, "example_inputs", notes, batch_size)
 
 
-def _called(function: Callable[..., Any], batch_size: int, device: str) -> Any:
+def _called(function: Callable[..., Any], batch_size: int, device: str, takes_batch_size: bool) -> Any:
     import torch
 
-    takes = {"batch_size": batch_size} if "batch_size" in inspect.signature(function).parameters else {}
+    arguments = {"batch_size": batch_size} if takes_batch_size else {}
     try:
         with torch.device(device):  # a large batch costs nothing on the meta device
-            return function(**takes)
+            return function(**arguments)
     except Exception:
-        return function(**takes)
+        return function(**arguments)
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def _rebatched(arguments: tuple[Any, Any], batch_size: int) -> tuple[tuple[Any, Any], tuple[str, ...]]:
+    """The arguments with `batch_size` samples, and a note where they show no batch that could be changed."""
+    from torch.utils._pytree import tree_map
+
+    from ..trace.batch import is_list_of_samples, tensors_in
+
+    args, kwargs = arguments
+    values = [*args, *kwargs.values()]
+    lists = [value for value in values if isinstance(value, list) and value and is_list_of_samples(value)]
+    if lists:
+        lengths = {len(value) for value in values if isinstance(value, list)}
+        if len(lengths) == 1:
+            return tree_map(
+                lambda value: _cycled(value, batch_size) if isinstance(value, list) else value,
+                arguments,
+                is_leaf=lambda value: isinstance(value, list),
+            ), ()
+    leads = [tensor.shape[0] for tensor in tensors_in([args, kwargs]) if tensor.dim()]
+    if leads and leads[0] == batch_size:
+        return arguments, ()
+    if len(set(leads)) == 1 and leads[0]:
+        return tree_map(lambda leaf: _resized(leaf, batch_size), arguments), ()
+    shown = ", ".join(map(str, leads)) or "none"
+    return arguments, (
+        f"example_inputs (first dimensions {shown}) is used as one batch of {batch_size} samples; "
+        "make it a function of batch_size if it is not",
+    )
+
+
+def _cycled(values: list[Any], batch_size: int) -> list[Any]:
+    return [values[index % len(values)] for index in range(batch_size)]
+
+
+def _resized(leaf: Any, batch_size: int) -> Any:
     import torch
 
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _tensors(part)
+    if not isinstance(leaf, torch.Tensor) or not leaf.dim():
+        return leaf
+    copies = -(-batch_size // leaf.shape[0])
+    return leaf.repeat(copies, *[1] * (leaf.dim() - 1))[:batch_size]
 
 
-def _rebatched(value: Any, lead: int, batch_size: int, device: str) -> Any:
+def _on_device(arguments: Any, device: str) -> Any:
+    """The arguments without meta tensors where the model has real ones; real ones keep their values."""
     import torch
     from torch.utils._pytree import tree_map
 
-    def rebatch(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
+    def moved(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or not leaf.is_meta or device == "meta":
             return leaf
-        leaf = torch.zeros_like(leaf, device=device) if leaf.is_meta else leaf.to(device)
-        if not leaf.dim() or lead == batch_size:
-            return leaf
-        copies = -(-batch_size // leaf.shape[0])
-        return leaf.repeat(copies, *[1] * (leaf.dim() - 1))[:batch_size]
+        return torch.zeros_like(leaf, device=device)
 
-    return tree_map(rebatch, value)
+    return tree_map(moved, arguments)
 
 
 # -- what the model itself says ------------------------------------------------------------------

@@ -88,6 +88,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             name=loaded.name,
             layers=options.layers,
             fix=fix,
+            batch_size=inputs.batch_size,
         )
     return replace(work, warnings=(*work.warnings, *inputs.notes))
 

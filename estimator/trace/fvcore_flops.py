@@ -106,15 +106,15 @@ _EXTRA_HANDLES = {
 }
 
 
-def first_sample(values: Any, batch_size: int) -> Any:
-    """The inputs cut to one sample, on the CPU and with real (zero) values."""
+def zeros_for(values: Any, *, cut_from: int | None) -> Any:
+    """The inputs with zeros for values, on the CPU; a batch of `cut_from` samples is cut to one."""
 
-    def cut(value: Any) -> Any:
+    def zeros(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
         shape = list(value.shape)
-        if shape and shape[0] == batch_size:
+        if shape and shape[0] == cut_from:
             shape[0] = 1
         return torch.zeros(shape, dtype=value.dtype, device="cpu")
 
-    return tree_map(cut, values)
+    return tree_map(zeros, values)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
-from .fvcore_flops import first_sample, fvcore_forward_flops
-from .step import Listing, StandIns
+from .batch import leads_with_batch
+from .fvcore_flops import fvcore_forward_flops, zeros_for
+from .step import Listing, StandIns, Step
 from .untouched import Reached
 from .workload import Layer
 
@@ -22,36 +22,34 @@ _FVCORE_MAX_FLOPS = 20_000_000_000
 
 
 def fvcore_counts(
-    model: nn.Module,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    batch_size: int,
-    forward_flops: int,
-    reached: Reached,
-) -> tuple[dict[str, int] | None, list[str]]:
+    step: Step, batch_size: int, forward_flops: int, reached: Reached, *, batch_first: bool
+) -> tuple[dict[str, float] | None, list[str]]:
     """fvcore's count per module of one sample, or None where it cannot or should not run.
 
     It runs the model for real, with zeros for its parameters: what `reached` recorded is put back.
     """
-    if forward_flops / batch_size > _FVCORE_MAX_FLOPS:
+    samples = 1 if batch_first or leads_with_batch((step.args, step.kwargs), batch_size) else batch_size
+    if forward_flops * samples / batch_size > _FVCORE_MAX_FLOPS:
         return None, []
-    sample_args, sample_kwargs = first_sample((args, dict(kwargs)), batch_size)
+    args, kwargs = zeros_for((step.args, dict(step.kwargs)), cut_from=batch_size if samples == 1 else None)
+    name = type(step.model).__name__
     try:
         with reached.attempt(), torch.no_grad():
-            StandIns("zeros").swapped_in(model, reached)
-            counts = fvcore_forward_flops(model, sample_args, sample_kwargs)
+            StandIns("zeros").swapped_in(step.model, reached)
+            counts = fvcore_forward_flops(step.model, args, kwargs)
     except Exception as error:  # TorchScript cannot trace everything; the trace's own count stands
-        LOGGER.debug("%s: fvcore cannot count it: %s: %s", type(model).__name__, type(error).__name__, error)
+        LOGGER.debug("%s: fvcore cannot count it: %s: %s", name, type(error).__name__, error)
         return None, []
-    ours, theirs = forward_flops / batch_size, counts[""]
+    each = {path: count / samples for path, count in counts.items()}
+    ours, theirs = forward_flops / batch_size, each[""]
     if theirs and abs(ours / theirs - 1) > 0.01:
-        note = f"fvcore counts {theirs:,} forward multiply-adds a sample in eval mode, the trace {ours:,.0f}"
-        return counts, [note]
-    return counts, []
+        note = f"fvcore counts {theirs:,.0f} forward multiply-adds a sample in eval mode, the trace {ours:,.0f}"
+        return each, [note]
+    return each, []
 
 
 def layer_table(
-    model: nn.Module, listing: Listing, counts: Mapping[str, int] | None, batch_size: int
+    model: nn.Module, listing: Listing, counts: Mapping[str, float] | None, batch_size: int
 ) -> tuple[Layer, ...]:
     """Every module that ran, with the FLOPs of itself and all below it."""
     own: dict[str, int] = {}
@@ -71,7 +69,7 @@ def layer_table(
         if counts is not None and path in counts:
             theirs = counts[path] * batch_size
             if abs(flops - theirs) <= 0.01 * max(flops, theirs):
-                flops, source = theirs, "fvcore"
+                flops, source = round(theirs), "fvcore"
         rows.append(
             Layer(
                 path=path,

@@ -1,61 +1,127 @@
-"""The loss of a training step when the caller names none."""
+"""The loss of a training step, if the caller gives none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.utils._pytree import tree_flatten
 
 from ..base.errors import JoulecastError
+from .batch import tensors_in
+
+# Outputs of a model that no loss is computed on: caches, and copies of what passed through the layers.
+_ASIDE = ("past_key_values", "hidden_states", "attentions", "cache", "mems", "encoder_last_hidden_state")
+_TARGETS = ("target", "targets", "label", "labels", "y", "y_true", "ground_truth")
 
 
-def training_loss(loss: Callable[[Any], torch.Tensor] | None, output: Any, inputs: Any) -> torch.Tensor:
+def training_loss(loss: Callable[..., Any] | None, output: Any, inputs: Any) -> torch.Tensor:
     """A scalar to start backward from.
 
-    The caller's loss if there is one; else the model's own (`output.loss`); else cross-entropy where
-    the main output holds class scores (batch x classes, or one row of scores for each position of an
-    integer sequence); else its mean square.
+    The caller's loss, if there is one. Else the sum of the scalars in the output (its own `loss`, a dictionary of
+    losses). Else the sum over every output that depends on the parameters: cross-entropy for class scores
+    (batch x classes, or a row of scores for each position of an integer sequence), mean square for others.
     """
     if loss is not None:
-        value = loss(output)
-        if not isinstance(value, torch.Tensor) or value.numel() != 1:
-            raise JoulecastError(f"loss gave {type(value).__name__}; it must give a tensor with one element")
-        return value
-    own = _field(output, "loss")
-    if isinstance(own, torch.Tensor) and own.numel() == 1 and own.requires_grad:
-        return own
-    scores = main_output(output)
-    if scores is None:
+        return _own_loss(loss, output, inputs)
+    given = _field(output, "loss")
+    if isinstance(given, torch.Tensor) and given.numel() == 1 and given.requires_grad:
+        return given
+    outputs = list(differentiable(output))
+    if not outputs:
         raise JoulecastError("no output of the model depends on its parameters; give a loss, or ask for inference")
-    if scores.dim() == 2 or (scores.dim() == 3 and _has_integer_sequence(inputs)):
+    scalars = [tensor for tensor in outputs if tensor.dim() == 0]
+    if scalars:
+        return _sum(scalars)
+    sequences = _has_integer_sequence(inputs)
+    return _sum([_default(tensor, sequences) for tensor in outputs])
+
+
+def _sum(values: list[torch.Tensor]) -> torch.Tensor:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def _default(scores: torch.Tensor, sequences: bool) -> torch.Tensor:
+    if scores.is_complex():
+        return torch.view_as_real(scores).square().mean()
+    if scores.dim() == 2 or (scores.dim() == 3 and sequences):
         flat = scores.reshape(-1, scores.shape[-1])
         targets = torch.zeros(flat.shape[0], dtype=torch.int64, device=flat.device)
         return F.cross_entropy(flat.float(), targets)
     return scores.float().square().mean()
 
 
-def main_output(output: Any) -> torch.Tensor | None:
-    """`logits` where the output has them, else its first tensor with a gradient."""
-    logits = _field(output, "logits")
-    if isinstance(logits, torch.Tensor) and logits.requires_grad:
-        return logits
-    for leaf in _leaves(output):
-        if leaf.requires_grad:
-            return leaf
-    return None
+def _own_loss(loss: Callable[..., Any], output: Any, inputs: Any) -> torch.Tensor:
+    """The caller's loss, from the output alone, or from the output and a target or the inputs."""
+    second = _second_parameter(loss)
+    if second is None:
+        value = loss(output)
+    elif second in _TARGETS:
+        value = _with_target(loss, output)
+    else:
+        args, kwargs = inputs
+        whole = args if not kwargs else (args, kwargs)
+        value = loss(output, whole[0] if len(whole) == 1 else whole)
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise JoulecastError(f"loss gave {type(value).__name__}; it must give a tensor with one element")
+    return value
+
+
+def _second_parameter(loss: Callable[..., Any]) -> str | None:
+    """The name of a second argument that has no default."""
+    function = loss.forward if isinstance(loss, torch.nn.Module) else loss
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    required = [one for one in parameters if one.default is one.empty and one.kind <= one.POSITIONAL_OR_KEYWORD]
+    return required[1].name if len(required) > 1 else None
+
+
+def _with_target(loss: Callable[..., Any], output: Any) -> Any:
+    """With class numbers as the target, else with one shaped as the output."""
+    scores = output if isinstance(output, torch.Tensor) else next(differentiable(output), None)
+    if scores is None:
+        raise JoulecastError("no output of the model depends on its parameters; give another loss")
+    classes = torch.zeros((*scores.shape[:1], *scores.shape[2:]), dtype=torch.int64, device=scores.device)
+    try:
+        return loss(output, classes)
+    except (RuntimeError, ValueError, TypeError):
+        return loss(output, torch.zeros_like(scores))
+
+
+def differentiable(output: Any) -> Iterator[torch.Tensor]:
+    """Each output tensor that has a gradient, once; caches and copies of hidden states are left out."""
+    seen: set[int] = set()
+    for part in _parts(output):
+        for tensor in tensors_in(part):
+            if tensor.requires_grad and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
+
+
+def _parts(output: Any) -> list[Any]:
+    """The fields of a mapping or dataclass without those that no loss is computed on, if others have a gradient."""
+    if isinstance(output, Mapping):
+        named = list(output.items())
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        named = [(field.name, getattr(output, field.name, None)) for field in dataclasses.fields(output)]
+    else:
+        return [output]
+    kept = [value for name, value in named if not str(name).endswith(_ASIDE)]
+    with_gradient = any(tensor.requires_grad for value in kept for tensor in tensors_in(value))
+    return kept if with_gradient else [value for _, value in named]
 
 
 def _field(output: Any, name: str) -> Any:
     return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
-def _leaves(output: Any) -> list[torch.Tensor]:
-    values = list(output.values()) if isinstance(output, Mapping) else output
-    return [leaf for leaf in tree_flatten(values)[0] if isinstance(leaf, torch.Tensor)]
-
-
 def _has_integer_sequence(inputs: Any) -> bool:
-    return any(leaf.dim() == 2 and not leaf.is_floating_point() for leaf in _leaves(list(inputs)))
+    return any(tensor.dim() == 2 and not tensor.is_floating_point() for tensor in tensors_in(list(inputs)))

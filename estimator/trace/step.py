@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_map
 from ..base.errors import JoulecastError
 from .formulas import dtype_name
 from .fused import FusedLayers
-from .losses import main_output, training_loss
+from .losses import differentiable, training_loss
 from .recorder import Recorder
 from .untouched import Reached
 
@@ -170,7 +170,7 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
             with recorder:
                 loss.backward()
         activations = sizes.total_besides(state.values())
-        has_output = main_output(output) is not None
+        has_output = next(differentiable(output), None) is not None
     elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
     return Listing(recorder, _trained(state), elements, activations, tracer, has_output)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten
 
 from ..base.errors import JoulecastError
+from .batch import call_arguments, samples_in, tensors_in, tokens_per_sample
 from .formulas import lookup
 from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
 from .optimizers import optimizer_named, update_op
@@ -33,6 +32,7 @@ def trace(
     name: str | None = None,
     layers: bool = True,
     fix: str = "",
+    batch_size: int | None = None,
 ) -> Workload:
     """One training (or inference) step of `model` as layers and ops, without running it.
 
@@ -42,7 +42,7 @@ def trace(
         Any `nn.Module`, its weights real or on the meta device; it is left as it was.
     inputs:
         A tensor, a tuple of positional arguments or a dict of keyword arguments, batch dimension
-        first. Only shapes and dtypes matter.
+        first. Only shapes and dtypes matter. A dict goes whole into a model with one parameter for it.
     train:
         Forward, loss, backward and optimizer; or the forward pass alone.
     optimizer:
@@ -51,12 +51,16 @@ def trace(
         None runs in the parameters' own dtype; "bfloat16" and "float16" (also "bf16", "fp16") under
         autocast, with the parameters as they are.
     loss:
-        From the model's output to a scalar. The default is the model's own `loss` where its output
-        has one, cross-entropy on class scores, else the mean square of the main output.
+        From the model's output to a scalar; with a second parameter it gets the inputs too, or a target
+        where the parameter is named so. The default is the model's own `loss` or its scalar outputs, else
+        cross-entropy on class scores and the mean square of every other output.
     accumulate:
         Micro-batches per optimizer step; `inputs` are one of them.
     layers:
         False leaves out the fvcore pass over one real sample that checks the per-layer FLOPs.
+    batch_size:
+        Samples in `inputs`, if that is not the first dimension of their first tensor: time-first sequences,
+        graphs, lists of images.
     fix:
         What a ModelError suggests when the model rejects its inputs.
 
@@ -67,22 +71,22 @@ def trace(
     JoulecastError
         An option that cannot be used, or nothing to train.
     """
-    args, kwargs = _call_arguments(inputs)
+    args, kwargs = call_arguments(inputs, model)
     precision = _precision(precision)
     if accumulate < 1:
         raise JoulecastError(f"accumulate is {accumulate}; give 1 or more micro-batches per step")
     if train:
         optimizer_named(optimizer)
-    batch_size = _batch_size(args, kwargs)
+    samples = samples_in((args, kwargs)) if batch_size is None else batch_size
     step = Step(model, args, kwargs, train, precision, loss, fix)
     _check_trainable(step)
     with untouched(model, args, kwargs, loss) as reached:
-        listing = list_step(step, batch_size, reached)
+        listing = list_step(step, samples, reached)
         forward_flops = sum(op.flops for op in listing.recorder.ops if op.phase == "forward")
-        counts: dict[str, int] | None = None
+        counts: dict[str, float] | None = None
         notes: list[str] = []
         if layers and sum(listing.elements.values()) <= FVCORE_MAX_PARAMETERS:
-            counts, notes = fvcore_counts(model, args, kwargs, batch_size, forward_flops, reached)
+            counts, notes = fvcore_counts(step, samples, forward_flops, reached, batch_first=batch_size is None)
     ops = _accumulated(listing, accumulate)
     if train:
         ops += [_update(optimizer, trained) for trained in listing.trained]
@@ -90,7 +94,7 @@ def trace(
     return Workload(
         name=name or type(model).__name__,
         framework="pytorch",
-        batch_size=batch_size * accumulate,
+        batch_size=samples * accumulate,
         train=train,
         optimizer=optimizer if train else None,
         precision=_arithmetic(ops),
@@ -98,48 +102,17 @@ def trace(
         trainable_parameters=sum(elements[id(one)] for one in parameters if one.requires_grad),
         parameter_bytes=sum(elements[id(one)] * one.dtype.itemsize for one in parameters),
         activation_bytes=listing.saved_bytes,
-        layers=layer_table(model, listing, counts, batch_size),
+        layers=layer_table(model, listing, counts, samples),
         ops=tuple(ops),
         unsupported=dict(listing.recorder.unsupported),
-        tokens_per_sample=_tokens_per_sample(args, kwargs),
-        input_bytes=sum(t.numel() * t.element_size() for t in _tensor_leaves((args, kwargs))) * accumulate,
+        tokens_per_sample=tokens_per_sample((args, kwargs)),
+        input_bytes=sum(t.numel() * t.element_size() for t in tensors_in([args, kwargs])) * accumulate,
         warnings=tuple(_notes(step, listing) + notes + reached.notes),
         tracer=listing.tracer,
     )
 
 
 # -- the options ---------------------------------------------------------------------------------
-
-
-def _call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, (tuple, list)):
-        if len(inputs) == 2 and isinstance(inputs[0], tuple) and isinstance(inputs[1], dict):
-            return inputs[0], inputs[1]
-        return tuple(inputs), {}
-    return (inputs,), {}
-
-
-def _tensor_leaves(values: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_flatten(values)[0] if isinstance(leaf, torch.Tensor)]
-
-
-def _batch_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    for tensor in _tensor_leaves((args, kwargs)):
-        if tensor.dim():
-            if tensor.shape[0] < 1:
-                raise JoulecastError(f"the batch dimension is {tensor.shape[0]}; give a batch of 1 or more")
-            return int(tensor.shape[0])
-    raise JoulecastError("inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them")
-
-
-def _tokens_per_sample(args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """Sequence length where the first integer input is (batch, positions); else 1."""
-    for tensor in _tensor_leaves((args, kwargs)):
-        if tensor.dim() == 2 and not tensor.is_floating_point():
-            return int(tensor.shape[1])
-    return 1
 
 
 def _precision(precision: str | None) -> str | None:

@@ -162,8 +162,9 @@ def test_examples_are_brought_to_the_batch_size(load, batch_size):
 def test_example_values_survive(load):
     loaded = load("example_inputs = {'ids': torch.tensor([[1, 2], [3, 4]]), 'mask': None}\n").on_cpu()
     inputs = model_inputs(loaded, 3)
-    assert inputs.kwargs["ids"].tolist() == [[1, 2], [3, 4], [1, 2]]
-    assert inputs.kwargs["mask"] is None
+    (batch,) = inputs.args  # whole: the model's forward has one parameter, and none of these names
+    assert batch["ids"].tolist() == [[1, 2], [3, 4], [1, 2]]
+    assert batch["mask"] is None
 
 
 def test_example_functions(load):
@@ -176,6 +177,18 @@ def test_example_functions(load):
     assert shapes(model_inputs(loaded, 4))[0] == [(4, 3)]
 
 
+def test_a_function_of_the_batch_size_is_used_as_it_is(load):
+    loaded = load("def example_inputs(batch_size):\n    return torch.zeros(500, batch_size, 40)\n")
+    inputs = model_inputs(loaded, 16)
+    assert (shapes(inputs)[0], inputs.batch_size, inputs.notes) == ([(500, 16, 40)], 16, ())
+
+
+def test_a_list_of_images_has_one_for_each_sample(load):
+    loaded = load("example_inputs = ([torch.zeros(3, 4, 5), torch.zeros(3, 6, 5)],)\n")
+    (images,) = model_inputs(loaded, 3).args
+    assert [tuple(image.shape) for image in images] == [(3, 4, 5), (3, 6, 5), (3, 4, 5)]
+
+
 def test_a_large_example_batch_costs_nothing(load):
     loaded = load("def example_inputs(batch_size):\n    return torch.zeros(batch_size, 10**6, 3)\n")
     assert model_inputs(loaded, 10**6).args[0].numel() == 3 * 10**12  # 12 TB, were it real
@@ -184,9 +197,10 @@ def test_a_large_example_batch_costs_nothing(load):
 def test_examples_that_cannot_be_rebatched(load):
     loaded = load("example_inputs = (torch.zeros(8, 3), torch.zeros(2, 8, 4))\n")
     assert shapes(model_inputs(loaded, 8))[0] == [(8, 3), (2, 8, 4)]
-    with pytest.raises(JoulecastError, match=r"lead with 8, 2.*function of batch_size"):
-        model_inputs(loaded, 4)
-    with pytest.raises(JoulecastError, match=r"example_inputs is a str without a batch"):
+    as_given = model_inputs(loaded, 4)
+    assert (shapes(as_given)[0], as_given.batch_size) == ([(8, 3), (2, 8, 4)], 4)
+    assert "first dimensions 8, 2" in as_given.notes[0]
+    with pytest.raises(JoulecastError, match=r"example_inputs is a str without tensors"):
         model_inputs(load("example_inputs = 'cifar'\n"), 4)
 
 

@@ -1,0 +1,111 @@
+"""The default loss reaches every output, and the batch is what was asked for: by hand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.trace.trace import trace
+
+Pair = namedtuple("Pair", "left right")
+
+
+@dataclass
+class Result:
+    left: Any
+    right: Any
+
+
+class TwoHeads(nn.Module):
+    """A body of 8 x 8 and two heads of 8 x 4, each of which costs its weight's and its input's gradient."""
+
+    def __init__(self, out: Callable[[torch.Tensor, torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.left, self.right = (nn.Linear(8, size, bias=False) for size in (8, 4, 4))
+        self.out = out
+
+    def forward(self, x: torch.Tensor) -> Any:
+        body = self.body(x)
+        return self.out(self.left(body), self.right(body))
+
+
+BOTH = 2 * (64 + 2 * 32 + 2 * 32)
+ONE = 2 * (64 + 2 * 32)
+
+
+@pytest.mark.parametrize(
+    ("out", "backward"),
+    [
+        (lambda a, b: (a, b), BOTH),
+        (lambda a, b: [a, [b]], BOTH),
+        (lambda a, b: {"boxes": a, "masks": b}, BOTH),
+        (lambda a, b: Pair(a, b), BOTH),
+        (lambda a, b: Result(a, b), BOTH),
+        (lambda a, b: SimpleNamespace(a=a, b=b), BOTH),
+        (lambda a, b: torch.distributions.Normal(a, b.exp(), validate_args=False), BOTH),
+        (lambda a, b: (a, None, b.detach()), ONE),
+        (lambda a, b: {"loss_a": a.mean(), "loss_b": b.mean()}, BOTH),
+        (lambda a, b: (a.mean(), b), ONE),  # a loss and what it was computed on
+        (lambda a, b: {"loss": a.mean(), "logits": b}, ONE),
+        (lambda a, b: OrderedDict(logits=a, past_key_values=((b, b),)), ONE),
+        (lambda a, b: OrderedDict(start_logits=a, end_logits=b), BOTH),
+        (lambda a, b: {"hidden_states": (a, b)}, BOTH),  # nothing else to put a loss on
+    ],
+)
+def test_every_head_gets_a_gradient(out: Callable[..., Any], backward: int) -> None:
+    work = trace(TwoHeads(out), torch.zeros(2, 8), layers=False)
+    assert sum(op.flops * op.count for op in work.ops if op.phase == "backward") == backward
+
+
+def test_a_loss_may_take_targets_or_the_inputs() -> None:
+    net = nn.Linear(8, 8)
+    for loss in (F.cross_entropy, nn.CrossEntropyLoss(), F.mse_loss, nn.L1Loss(), lambda output, x: (output - x).sum()):
+        work = trace(net, torch.zeros(2, 8), loss=loss, layers=False)
+        assert sum(op.flops for op in work.ops if op.phase == "backward") == 2 * 64
+    with pytest.raises(JoulecastError, match="loss gave Tensor"):
+        trace(net, torch.zeros(2, 8), loss=lambda output: output)
+
+
+def test_the_batch_size_may_be_given() -> None:
+    work = trace(nn.LSTM(4, 8), torch.zeros(50, 3, 4), batch_size=3)
+    assert (work.batch_size, work.forward_flops) == (3, 50 * 3 * 4 * 8 * (4 + 8))
+    assert [layer.flops for layer in work.layers] == [work.forward_flops]
+
+
+class TakesBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        return self.layer(batch["x"])
+
+
+def test_a_model_with_one_parameter_takes_a_dictionary_whole() -> None:
+    work = trace(TakesBatch(), {"x": torch.zeros(2, 8), "y": torch.zeros(2)})
+    assert (work.batch_size, work.forward_flops) == (2, 2 * 8 * 4)
+    by_name = trace(nn.Linear(8, 4), {"input": torch.zeros(2, 8)})
+    assert by_name.forward_flops == 2 * 8 * 4
+
+
+class TakesImages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([self.layer(image).mean((1, 2)) for image in images])
+
+
+def test_a_list_of_images_is_a_batch() -> None:
+    work = trace(TakesImages(), ([torch.zeros(3, 2, 5), torch.zeros(3, 4, 5)],))
+    assert (work.batch_size, work.forward_flops) == (2, (10 + 20) * 3 * 4)
