@@ -93,6 +93,27 @@ def test_another_set_of_packages_is_another_key(tmp_path: Path, monkeypatch: pyt
         module._tracer.cache_clear()
 
 
+def test_another_joulecast_is_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout's sources change without a new version, in any of the estimator's folders."""
+    import shutil
+
+    from joulecast.check import cache as module
+
+    package = Path(module.workload.__file__).parents[1]
+    copy = shutil.copytree(package, tmp_path / "estimator", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module.workload, "__file__", str(copy / "trace" / "workload.py"))
+    keys = set()
+    try:
+        for changed in (None, copy / "cost" / "hardware.py", copy / "trace" / "recorder.py"):
+            if changed is not None:
+                changed.write_text(changed.read_text() + "# changed\n")
+            module._tracer.cache_clear()
+            keys.add(trace_key(SPEC, OPTIONS))
+    finally:
+        module._tracer.cache_clear()
+    assert len(keys) == 3
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -82,6 +82,40 @@ def test_a_recurrent_layer_is_one_op_forward_and_one_backward(cell: type[nn.Modu
     assert all(event.seconds > 0 for event in recurrent)
 
 
+class CountingClock:
+    """Every kernel takes one second."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def stamp(self) -> int:
+        self.now += 1
+        return self.now
+
+    def seconds(self, began: int, ended: int) -> float:
+        return float(ended - began)
+
+    def wait(self) -> None: ...
+
+
+def test_a_kernel_on_temporaries_counts_for_the_parameter_before_it() -> None:
+    """As in Adam: the root of the second moment is a new tensor, which no parameter owns."""
+    first, second, temporary = torch.ones(3), torch.ones(4), torch.ones(5)
+    watch = Stopwatch(nn.Identity(), CountingClock())
+    watch.updating("adam", [("a.weight", first), ("b.weight", second)], {})
+    with torch.no_grad(), watch:
+        torch.sqrt(temporary)  # before any parameter: it belongs to none
+        first.add_(1)
+        torch.sqrt(temporary)
+        torch.sqrt(temporary)
+        second.add_(1)
+        torch._foreach_add_([first, second], 1)  # one kernel for both: half each
+    assert [(event.key, event.seconds) for event in watch.resolve()] == [
+        (("optimizer", "adam", "a"), 3.5),
+        (("optimizer", "adam", "b"), 1.5),
+    ]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
 def test_updates_are_charged_to_their_parameters(optimizer: str):
     """The large matrix's update takes longer than the others, whichever comes first."""

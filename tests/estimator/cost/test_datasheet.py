@@ -1,0 +1,64 @@
+"""Datasheet profiles by hand: a made-up GPU of round figures, one op at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from joulecast.estimator.cost.datasheet import datasheet_profile
+from joulecast.estimator.cost.hardware import Hardware
+from joulecast.estimator.trace.workload import Op
+
+# 10 TFLOPS in FP32, 80 in TF32, 160 in half precision; 1,000 GB/s; 200 W and 40 W at rest.
+GPU = Hardware(
+    "g", "G", "V", "gpu", 2024, 10.0, 80.0, 160.0, 160.0, 24.0, 1000.0, 200.0, 40.0, 1, (), "a made-up datasheet"
+)
+CPU = Hardware("c", "C", "V", "cpu", 2024, 1.0, None, None, None, None, 50.0, 100.0, None, 8, (), "made up")
+
+
+def step(kind: str, macs: float = 0, moved: float = 0, dtype: str = "float32") -> Op:
+    return Op("op", kind, "forward", "", round(macs), round(moved), 0, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("op", "seconds"),
+    [
+        (step("matmul", 4.5e12), 4.5e12 / (10e12 / 2 * 0.90)),  # FP32 on vector units: 1 s
+        (step("conv", 12e12), 12e12 / (80e12 / 2 * 0.30)),  # cuDNN's convolutions run in TF32: 1 s
+        (step("matmul", 32e12, dtype="float16"), 32e12 / (160e12 / 2 * 0.40)),  # 1 s
+        (step("conv", 32e12, dtype="bfloat16"), 1.0),
+        (step("norm", 0, 600e9), 1.0),  # 60 % of 1,000 GB/s
+        (step("norm", 9e15, 600e9), 1.0),  # element-wise arithmetic costs nothing by itself
+        (step("matmul", 9e12, 600e9), 2.0),  # the longer of arithmetic and traffic
+        (step("norm", 0, 600), 75e-6),  # a start
+    ],
+)
+def test_seconds_of_one_op_on_the_gpu(op: Op, seconds: float) -> None:
+    assert datasheet_profile(GPU).time.seconds([op]).sum() == pytest.approx(seconds, rel=1e-6)
+
+
+def test_tf32_that_is_no_faster_is_not_used() -> None:
+    from dataclasses import replace
+
+    time = datasheet_profile(replace(GPU, tf32_tflops=10.0)).time
+    assert time.seconds([step("conv", 4.5e12)]).sum() == pytest.approx(1.0)
+
+
+def test_watts_are_shares_of_the_board_power() -> None:
+    """All of 200 W in arithmetic, 85 % in traffic, 30 % while waiting; 40 W of each are static."""
+    power = datasheet_profile(GPU).power
+    assert power.static_w == 40.0
+    assert power.weights_w == pytest.approx({"compute": 160.0, "memory": 130.0, "launch": 20.0})
+
+
+def test_a_cpu_without_a_published_idle_power() -> None:
+    profile = datasheet_profile(CPU)
+    assert profile.power.static_w == 15.0
+    assert any("15%" in note and "100 W" in note for note in profile.provenance.notes)
+    assert profile.time.seconds([step("conv", 0.25e12)]).sum() == pytest.approx(1.0)  # half of 1 TFLOPS
+    assert profile.time.seconds([step("norm", 0, 15e9)]).sum() == pytest.approx(1.0)  # 30 % of 50 GB/s
+    assert profile.time.seconds([step("norm")]).sum() == pytest.approx(5e-6)
+
+
+def test_the_memory_is_that_of_a_gpu_alone() -> None:
+    assert datasheet_profile(GPU).memory_bytes == 24_000_000_000
+    assert datasheet_profile(CPU).memory_bytes is None

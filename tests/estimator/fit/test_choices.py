@@ -1,0 +1,157 @@
+"""How `fit` chooses and what it promises: the rules behind the form and the intervals, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from joulecast.estimator.base.errors import FitError
+from joulecast.estimator.cost.features import pieces
+from joulecast.estimator.fit import fit as fitting
+from joulecast.estimator.fit.intervals import judge
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.fit.regression import bounds, family_shares, folds, log_errors, rows_worth
+
+from ..synthetic import conv, network, observe
+
+
+def chosen(monkeypatch: pytest.MonkeyPatch, forms: dict[str, list[float]], families: list[str]) -> str:
+    """The form that is taken, given what each predicts for steps that took 1 s; smaller forms come first."""
+    candidates = [(SimpleNamespace(name=name), False) for name in forms]
+    monkeypatch.setattr(fitting, "_candidates", lambda table, startup: candidates)
+    monkeypatch.setattr(
+        fitting, "_left_out", lambda table, form, startup, seed: (np.array(forms[form.name]), np.ones(len(families)))
+    )
+    rows = [SimpleNamespace(step_seconds=1.0) for _ in families]
+    table: Any = SimpleNamespace(observations=rows, families=families)
+    form, *_ = fitting._best(table, False, 0, 1)
+    return str(form.name)
+
+
+def test_a_larger_form_must_be_more_than_2_percent_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = [1.100, 1.100]  # an error of 10 %
+    assert chosen(monkeypatch, {"small": small, "large": [1.099, 1.099]}, ["a", "b"]) == "small"
+    assert chosen(monkeypatch, {"small": small, "large": [1.097, 1.097]}, ["a", "b"]) == "large"
+
+
+def test_of_two_equal_forms_the_smaller_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen(monkeypatch, {"small": [1.1, 1.3], "large": [1.3, 1.1]}, ["a", "b"]) == "small"
+
+
+def test_a_family_measured_often_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By rows, `often` would win: 10 % wrong on nine rows. By families it is 30 % wrong, `fair` 20 %."""
+    families = ["a"] * 9 + ["b"]
+    assert family_shares(families) == pytest.approx([1 / 18] * 9 + [1 / 2])
+    assert chosen(monkeypatch, {"often": [1.1] * 9 + [1.5], "fair": [1.2] * 10}, families) == "fair"
+
+
+def test_a_family_predicted_at_0_s_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FitError, match="0 s"):
+        chosen(monkeypatch, {"small": [0.0, 1.0]}, ["a", "b"])
+
+
+# -- intervals -----------------------------------------------------------------------------------
+
+
+def judged(log_ratios: list[float], sessions: list[str] | None = None) -> Any:
+    """The time's error model, from log(measured / predicted) of rows that each are their own family."""
+    rows: list[Observation] = []
+    for index, ratio in enumerate(log_ratios):
+        row = replace(observe(network(2, 8)), steps=1, seconds=math.exp(ratio), energy_j=None)
+        rows.append(replace(row, host={"session": "" if sessions is None else sessions[index]}))
+    ones = np.ones(len(rows))
+    families = [str(index) for index in range(len(rows))]
+    return judge(rows, families, ones, ones, None)
+
+
+def test_ten_times_outside_widens_the_interval_by_a_factor_of_1_6() -> None:
+    error = judged([math.log(1.2), -math.log(1.2)] * 15).time_error
+    inside, outside = error.interval(1.0), error.interval(1.0, decades_outside=1.0)
+    assert (inside.low, inside.high) == pytest.approx((1 / 1.2, 1.2))
+    assert (outside.low, outside.high) == pytest.approx((1 / 1.2 / 1.6, 1.2 * 1.6))
+    twice = error.interval(1.0, decades_outside=2.0)
+    assert twice.high == pytest.approx(1.2 * 1.6**2)
+
+
+def test_a_poor_fit_still_widens_by_half_of_its_logarithm_for_each_decade() -> None:
+    error = judged([math.log(4.0), -math.log(4.0)] * 15).time_error
+    assert error.interval(1.0, decades_outside=1.0).high == pytest.approx(4.0**1.5)
+
+
+def test_the_bounds_are_those_of_the_worst_session() -> None:
+    """Pooled, 90 % of the 300 rows are within 5 %, and the 280 calm ones would hide the others."""
+    calm, rough = [0.05, -0.05] * 140, [0.3, -0.3] * 10
+    error = judged(calm + rough, ["calm"] * 280 + ["rough"] * 20).time_error
+    assert (error.low, error.high) == pytest.approx((math.exp(-0.3), math.exp(0.3)))
+    assert judged(calm + rough).time_error.high == pytest.approx(math.exp(0.05))
+
+
+def test_scores_are_mean_and_median_relative_errors() -> None:
+    scores = judged([math.log(1 / 1.1), math.log(1 / 1.1), math.log(1 / 1.4)]).scores
+    assert scores["time_mean_error"] == pytest.approx((0.1 + 0.1 + 0.4) / 3)
+    assert scores["time_median_error"] == pytest.approx(0.1)
+
+
+def test_bounds_count_the_new_row() -> None:
+    """Of 29 rows, rank ceil(30 x 0.9) = 27: the third largest."""
+    sizes = np.array([0.01] * 26 + [0.2, 0.5, 0.9])
+    assert bounds(sizes) == pytest.approx((math.exp(-0.2), math.exp(0.2)))
+    assert bounds(-sizes) == pytest.approx((math.exp(-0.2), math.exp(0.2)))
+
+
+def test_few_rows_get_students_interval() -> None:
+    """Five rows of size 0.1: t(0.95, 4 degrees) = 2.1318, times 0.1 sqrt(1 + 1/5)."""
+    families = ["a", "b", "c", "d", "e"]
+    reach = 2.131847 * 0.1 * math.sqrt(1.2)
+    assert math.log(bounds(np.array([0.1, -0.1, 0.1, -0.1, 0.1]), families)[1]) == pytest.approx(reach, rel=1e-5)
+
+
+def test_rows_of_families_that_err_together_are_worth_less() -> None:
+    together = np.array([0.3, 0.3, -0.3, -0.3])
+    assert rows_worth(together, ["a", "a", "b", "b"]) == pytest.approx(2.0)
+    assert rows_worth(together, ["a", "b", "a", "b"]) == pytest.approx(4.0)
+    assert rows_worth(together, ["a", "b", "c", "d"]) == 4.0
+
+
+def test_no_family_is_trained_and_tested_on_at_once() -> None:
+    families = [f"f{index % 13}" for index in range(40)]
+    tested = np.zeros(40, dtype=int)
+    count = 0
+    for train, test in folds(families):
+        assert (train != test).all()
+        assert not {families[i] for i in np.flatnonzero(train)} & {families[i] for i in np.flatnonzero(test)}
+        tested += test
+        count += 1
+    assert count == 10
+    assert (tested == 1).all()
+
+
+def test_a_prediction_of_0_is_a_large_error_and_no_infinity() -> None:
+    assert log_errors(np.array([0.0, 2.0]), np.array([1.0, 1.0])) == pytest.approx([math.log(1e9), math.log(2)])
+
+
+# -- shapes --------------------------------------------------------------------------------------
+
+
+def test_a_weights_gradient_is_a_product_over_the_positions() -> None:
+    """3 x 3, 5 to 7 channels, 2 images of 4 x 4: 45 x 32 times 32 x 7 gives the 45 x 7 weights."""
+    parts = pieces([conv("backward", 2, 5, 7, 4)])
+    row = parts.role.index("grad_weight")
+    assert parts.values("left")[row] == 45 * 32
+    assert parts.values("right")[row] == 32 * 7
+    assert parts.values("result")[row] == 45 * 7
+    row = parts.role.index("grad_input")  # 32 positions x (7 x 9) times 63 x 5
+    assert [parts.values(name)[row] for name in ("left", "right", "result")] == [32 * 63, 63 * 5, 32 * 5]
+
+
+@pytest.mark.parametrize(("n", "tile", "whole"), [(32, 32, 32), (33, 32, 64), (31, 32, 32), (65, 64, 128), (9, 8, 16)])
+def test_work_is_rounded_up_to_whole_tiles(n: int, tile: int, whole: int) -> None:
+    parts = pieces([conv("forward", 1, 4, n, 4)])
+    macs = 16 * 4 * 9 * n
+    assert parts.values("macs")[0] == macs
+    assert parts.values(f"macs_n{tile}")[0] == macs * whole / n
