@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from ..check.run import CheckReport, Outcome
+    from .layout import Column
 
 _STYLES = {"exceeded": "bold red", "kept": "bold green", "failed": "bold red", "none": "dim"}
 _WORDS = {"exceeded": "exceeded", "kept": "within", "failed": "failed", "none": "no budget"}
@@ -118,58 +118,63 @@ def _print(report: CheckReport, as_json: bool) -> None:
     from rich.text import Text
 
     from ..check.wording import notes, verdict_line
-    from .layout import make_console
+    from .layout import make_console, show, table_lines, wrapped
 
     console = make_console()
-    console.print(_table(report))
-    console.print(Text(f"\n{verdict_line(report)}", style=_STYLES[_worst(report)]))
+    width = console.width
+    show(console, table_lines(_columns(report), width))
+    show(console, [Text(""), *wrapped(verdict_line(report), width, style=_STYLES[_worst(report)])])
     for outcome in report.outcomes:
-        _print_outcome(console, outcome)
+        show(console, _outcome_lines(outcome, width))
     for name in report.removed:
-        console.print(Text(f"{name}: removed since {report.base}"))
-    lines = notes(report)
-    if lines:
+        show(console, wrapped(f"{name}: removed since {report.base}", width))
+    if lines := notes(report):
         console.print(Text("\nNotes", style="bold"))
-    for note in lines:
-        console.print(Text(f"- {note}", style="yellow"))
+        for note in lines:
+            show(console, wrapped(note, width, bullet="- ", style="yellow"))
 
 
 def _worst(report: CheckReport) -> str:
     return next(verdict for verdict in ("exceeded", "failed", "kept", "none") if report.count(verdict))
 
 
-def _table(report: CheckReport) -> Table:
-    from rich.table import Table
+def _columns(report: CheckReport) -> list[Column]:
     from rich.text import Text
 
     from ..check.wording import row_figures
+    from .layout import Column
 
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("model", style="bold", overflow="fold")
-    for name in ("with PUE", "90 % interval", "CO2e", "time", "cost"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("budget", no_wrap=True)
-    if report.base:
-        table.add_column(Text(f"against {report.base}"), no_wrap=True)
-    for outcome in report.outcomes:
-        verdict = Text(_WORDS[outcome.verdict], style=_STYLES[outcome.verdict])
-        change = outcome.change.headline if outcome.change else "new" if outcome.is_new else ""
-        table.add_row(Text(outcome.name), *row_figures(outcome), verdict, *([change] if report.base else []))
-    return table
+    outcomes = report.outcomes
+    rows = [row_figures(outcome) for outcome in outcomes]
+    verdicts = [Text(_WORDS[outcome.verdict], _STYLES[outcome.verdict]) for outcome in outcomes]
+    keep = {"with PUE": 99, "90 % interval": 4, "CO2e": 3, "time": 2, "cost": 1}
+    columns = [
+        Column("model", [outcome.name for outcome in outcomes], style="bold"),
+        *(
+            Column(heading, [row[index] for row in rows], right=True, keep=rank)
+            for index, (heading, rank) in enumerate(keep.items())
+        ),
+        Column("budget", verdicts),
+    ]
+    if not report.base:
+        return columns
+    changes = [one.change.headline if one.change else "new" if one.is_new else "" for one in outcomes]
+    return [*columns, Column(f"against {report.base}", changes)]
 
 
-def _print_outcome(console: Console, outcome: Outcome) -> None:
+def _outcome_lines(outcome: Outcome, width: int) -> list[Text]:
     """Why the model does not pass, and what changed; nothing for an unchanged model within its budgets."""
-    from rich.text import Text
-
     from ..check.wording import reasons
+    from .layout import wrapped
 
-    for line in reasons(outcome):
-        console.print(Text(f"{outcome.name}: {line}", style="red"))
+    lines = []
+    for reason in reasons(outcome):
+        lines += wrapped(f"{outcome.name}: {reason}", width, style="red")
     if outcome.change and outcome.change.headline != "unchanged":
-        console.print(Text(f"{outcome.name}: {outcome.change}"))
+        lines += wrapped(f"{outcome.name}: {outcome.change}", width)
         for layer in outcome.change.named:
-            console.print(Text(f"  {layer}", style="dim"))
+            lines += wrapped(str(layer), width, indent=2, style="dim")
+    return lines
 
 
 def _print_frames(report: CheckReport) -> None:

@@ -1,4 +1,4 @@
-"""The answers as CSV: one row a model, one a model and region, or one a layer."""
+"""The answers as CSV: a row per model, per model and region, or per layer."""
 
 from __future__ import annotations
 

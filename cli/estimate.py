@@ -40,19 +40,23 @@ _FILE = click.Path(path_type=Path)
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Autocast; default: the parameters' own."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Passes per optimizer step.")
-@click.option("--inference", is_flag=True, help="Forward passes alone.")
+@click.option("--inference", is_flag=True, help="Forward passes only.")
 @click.option("--epochs", metavar="N", help="Passes over the training set.")
 @click.option("--steps", metavar="N", help="Optimizer steps.")
 @click.option("--samples", metavar="N", help="Size of the training set; alone, one epoch of it.")
 @click.option("--tokens", metavar="N", help="Length of the run in tokens.")
-@click.option("--val-samples", metavar="N", help="Samples that are validated on after each epoch.")
+@click.option("--val-samples", metavar="N", help="Samples of the validation after each epoch.")
 @click.option("--devices", type=int, default=1, metavar="N", help="Accelerators, data parallel.")
 @click.option("--hardware", "--profile", "hardware", metavar="NAME", help="Hardware, profile or profile file.")
-@click.option("--pue", type=float, metavar="X", help="The building's energy over the machines' (default 1.58).")
+@click.option(
+    "--pue", type=float, metavar="X", help="Energy of the building over energy of the machines (default 1.58)."
+)
 @click.option("--region", metavar="CODE", help="Where: FR, US-CA, gcp:europe-west9... (default: US, EPA 2018).")
-@click.option("--regions", metavar="CODES", help="Regions to hold side by side: FR,SE,US-CA.")
-@click.option("--live", is_flag=True, help="This hour's intensity (Electricity Maps, by $ELECTRICITYMAPS_API_TOKEN).")
-@click.option("--carbon-intensity", type=float, metavar="G", help="g CO2e per kWh, in place of a region.")
+@click.option("--regions", metavar="CODES", help="Regions to compare: FR,SE,US-CA.")
+@click.option(
+    "--live", is_flag=True, help="This hour's carbon intensity (Electricity Maps, needs $ELECTRICITYMAPS_API_TOKEN)."
+)
+@click.option("--carbon-intensity", type=float, metavar="G", help="g CO2e per kWh, instead of a region.")
 @click.option("--price", type=float, metavar="X", help="Price of a kWh (default: US average 2022).")
 @click.option("--currency", default="USD", metavar="CODE", help="Currency of the price.")
 @click.option("--budget", "budgets", multiple=True, metavar="LIMIT", help="2kWh, 5kgCO2e, 10h, 3USD; several allowed.")
@@ -61,10 +65,10 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(["high", "expected"]),
     default="high",
     show_default=True,
-    help="Judge budgets at the interval's upper end or at the expected figure.",
+    help="Compare budgets with the interval's upper end or with the expected figure.",
 )
 @click.option("--layers", is_flag=True, help="Show the layer table.")
-@click.option("--verbose", is_flag=True, help="Show every note, all sources and what each figure is compared with.")
+@click.option("--verbose", is_flag=True, help="Show all notes and sources and the full breakdown.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object (a list for several models).")
 @click.option("--csv", "as_csv", is_flag=True, help="Print one CSV row per model (per layer with --layers).")
 @click.option(
@@ -73,10 +77,14 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(_FORMATS),
     help="What to print (default table); the last four are for papers, model cards and dashboards.",
 )
-@click.option("--report", type=_FILE, metavar="FILE", help="Also write a page to show: one HTML file.")
+@click.option("--report", type=_FILE, metavar="FILE", help="Also write a page: one HTML file that works offline.")
 @click.option("--figure", type=_FILE, metavar="FILE", help="Also write a chart for papers: .png, .svg or .pdf.")
 @click.option(
-    "--accuracy", "accuracies", multiple=True, metavar="MODEL=VALUE", help="What a model reaches, for both; one each."
+    "--accuracy",
+    "accuracies",
+    multiple=True,
+    metavar="MODEL=VALUE",
+    help="Accuracy shown in report and figure, one per model.",
 )
 @click.option("--time-limit", type=float, default=60.0, show_default=True, help="Seconds that model code may take.")
 @click.option("--traceback", is_flag=True, help="Show the frames of the model's own code when it fails.")
@@ -112,7 +120,7 @@ def _output(as_json: bool, as_csv: bool, format_: str | None, options: dict[str,
     output = next(iter(asked.values()), "table")
     beside = [name for name in ("regions", "layers") if options[name]]
     if beside and output in _PAPERS:
-        raise click.UsageError(f"--{beside[0]} has no place in {output}: use --format table, json or csv")
+        raise click.UsageError(f"--{beside[0]} is not part of {output}: use --format table, json or csv")
     if len(beside) == 2 and output == "csv":
         raise click.UsageError("--regions and --layers are rows of two tables: give one of them, or --json")
     if output == "modelcard" and options["inference"]:

@@ -1,4 +1,4 @@
-"""`joulecast explain`: what a profile charges for what, what it was fitted on, and how wrong it is."""
+"""`joulecast explain`: the weights and prices of a profile, its evidence and its errors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 @click.argument("profile", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def explain(profile: str | None, as_json: bool) -> None:
-    """Show the weights w_i and P_s of eq. 2.2.1 in watts, prices by op kind, the evidence and the errors.
+    """Show the weights w_i and P_s of eq. 2.2.1 in watts, the prices of op kinds, the evidence and the errors.
 
-    PROFILE is a name or a file; without it this machine's.
+    PROFILE is a name or a file. Default: the profile that `estimate` uses for this machine.
     """
     from ..estimator.cost.explain import explain as facts_of
     from ..estimator.cost.library import load_profile
@@ -32,19 +32,17 @@ def explain(profile: str | None, as_json: bool) -> None:
 
 
 def _print(facts: tuple[Fact, ...]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from ..estimator.answer.figures import number
-    from .layout import make_console
+    from .layout import Column, make_console, show, table_lines
 
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    section = ""
-    for fact in facts:
-        shown = fact.value if isinstance(fact.value, str) else number(fact.value)
-        table.add_row(fact.section if fact.section != section else "", fact.name, Text(f"{shown} {fact.unit}".strip()))
-        section = fact.section
-    make_console().print(table)
+    sections = [
+        "" if index and facts[index - 1].section == fact.section else fact.section for index, fact in enumerate(facts)
+    ]
+    values = [fact.value if isinstance(fact.value, str) else number(fact.value) for fact in facts]
+    columns = [
+        Column("", sections, style="dim"),
+        Column("", [fact.name for fact in facts]),
+        Column("", [f"{value} {fact.unit}".strip() for value, fact in zip(values, facts, strict=True)]),
+    ]
+    console = make_console()
+    show(console, table_lines(columns, max(console.width, sum(column.width + 2 for column in columns)), headings=False))

@@ -1,4 +1,4 @@
-"""A number on the command line that is one: `inf` and `nan` pass click's own range."""
+"""Click type for finite numbers: click's own range accepts `inf` and `nan`."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-# Each subcommand lives in the module of its name and is imported when it is asked for.
+# Each subcommand is in the module of its name, which is imported when the command is used.
 _COMMANDS = {
     "estimate": (
         "joulecast.cli.estimate",
@@ -53,11 +53,11 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Version.")
 def joulecast() -> None:
-    """The energy, CO2e, time and cost of a training run, before its first step."""
+    """Predict the energy, CO2e, time and cost of a training run before its first step."""
 
 
 def run(command: click.Command, program: str) -> None:
-    """Runs a command; every failure that is not the program's own is one line on stderr.
+    """Runs a command; every failure that is not a bug of joulecast is one line on stderr.
 
     Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 budget exceeded,
     130 interrupted.

@@ -1,4 +1,4 @@
-"""`joulecast profiles`: what there is to predict with, and where each figure came from."""
+"""`joulecast profiles`: the profiles and hardware that predictions can use, with their sources."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from typing import Any
 
 import click
 
+_HARDWARE_WIDTH = 32
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def profiles(name: str | None, as_json: bool) -> None:
-    """List this machine's calibrations, the shipped profiles and the hardware with a datasheet.
+    """List this machine's calibrations, the shipped profiles and the hardware of the datasheet table.
 
-    With NAME, show one of them with its sources.
+    With NAME, show one of them with all its sources and notes.
     """
     rows = _rows()
     if name is not None:
@@ -27,7 +29,7 @@ def profiles(name: str | None, as_json: bool) -> None:
 
 
 def _named(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """By another name than the listed one (an alias, or as a driver prints it), or from a file."""
+    """The profile of an alias, of a name as drivers print it, or of a file."""
     from ..estimator.cost.library import load_profile
 
     profile = load_profile(name)
@@ -71,26 +73,26 @@ def _row(profile: Any, kind: str) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], *, detailed: bool) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from .layout import make_console
+    from .layout import Column, make_console, show, table_lines, wrapped
 
     console = make_console()
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for column in ("profile", "hardware", "kind", "time", "power"):
-        table.add_column(column, no_wrap=column == "profile", overflow="fold")
-    table.add_column("source", overflow="fold", style="dim")
+    columns = [Column("profile", [row["name"] for row in rows], style="bold")]
+    columns.append(Column("hardware", [_shortened(row["hardware"], _HARDWARE_WIDTH) for row in rows]))
+    for name, keep in (("kind", 97), ("time", 95), ("power", 96)):
+        columns.append(Column(name, [row[name] for row in rows], keep=keep))
+    # The source takes the room that is left.
+    room = console.width - sum(column.width + 2 for column in columns)
+    sources = [_shortened((row["fitted_on"] or row["sources"][0]).split(", http")[0], room) for row in rows]
+    show(console, table_lines([*columns, Column("source", sources, style="dim", keep=1)], console.width))
+    if not detailed:
+        return
     for row in rows:
-        source = (row["fitted_on"] or row["sources"][0]).split(", http")[0]
-        table.add_row(Text(row["name"], style="bold"), row["hardware"], row["kind"], row["time"], row["power"], source)
-    console.print(table)
-    if detailed:
-        for row in rows:
-            for label in ("boundary", "fitted_on", "created"):
-                if row[label]:
-                    console.print(f"{label.replace('_', ' ')}: {row[label]}", markup=False)
-            for source in row["sources"]:
-                console.print(f"source: {source}", markup=False)
-            for note in row["notes"]:
-                console.print(f"note: {note}", markup=False)
+        facts = [(label, row[label.replace(" ", "_")]) for label in ("boundary", "fitted on", "created")]
+        facts += [("source", source) for source in row["sources"]] + [("note", note) for note in row["notes"]]
+        for label, fact in facts:
+            if fact:
+                show(console, wrapped(f"{label}: {fact}", console.width))
+
+
+def _shortened(text: str, room: int) -> str:
+    return text if len(text) <= max(room, 20) else f"{text[: max(room, 20) - 1]}…"

@@ -1,4 +1,4 @@
-"""`--report` and `--figure`: what stands in their way is found before a model is read; then the files are written."""
+"""`--report` and `--figure`: their paths are checked before a model is read; the files are written after it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReportOutput:
-    """The files to write, and what they say beside the answers; without files nothing is done."""
+    """The files to write, and the accuracies to show in them; without files nothing is done."""
 
     report: Path | None
     figure: Path | None
     accuracies: tuple[float, ...]
 
     def write(self, answers: Sequence[Answer]) -> None:
-        """Writes each file whole or not at all. Raises JoulecastError for one that cannot be written."""
+        """Writes each file atomically. Raises JoulecastError if one cannot be written."""
         if self.report is None and self.figure is None:
             return
         from datetime import datetime
@@ -52,7 +52,7 @@ class ReportOutput:
 def read_report_output(models: Sequence[str], options: Mapping[str, Any]) -> ReportOutput:
     """What `--report`, `--figure` and `--accuracy` ask for.
 
-    Raises JoulecastError for a path, format or accuracy of no use, UsageError for options that
+    Raises JoulecastError for an unusable path, format or accuracy, UsageError for options that
     contradict, both before a model is loaded.
     """
     report, figure = options["report"], options["figure"]
@@ -94,11 +94,13 @@ def _write(option: str, path: Path, content: bytes) -> None:
 
 
 def _unwritable(option: str, path: Path, error: OSError) -> JoulecastError:
-    return JoulecastError(f"{option} {path} cannot be written ({error.strerror}): name a file in a folder of yours")
+    return JoulecastError(
+        f"{option} {path} cannot be written ({error.strerror}): name a file in a folder that you can write to"
+    )
 
 
 def _command() -> str:
-    """The command line that runs now, as a shell would take it again."""
+    """The current command line, quoted for a shell."""
     program = click.get_current_context().find_root().info_name or "estimate"
     return shlex.join([program, *sys.argv[1:]])
 
@@ -107,7 +109,7 @@ def _command() -> str:
 
 
 def _accuracies(texts: Sequence[str], models: Sequence[str]) -> tuple[float, ...]:
-    """One accuracy a model, in the models' order, or none at all."""
+    """One accuracy per model, in the models' order, or an empty tuple."""
     given: dict[str, float] = {}
     for text in texts:
         name, equals, value = text.rpartition("=")
@@ -115,11 +117,11 @@ def _accuracies(texts: Sequence[str], models: Sequence[str]) -> tuple[float, ...
             raise click.UsageError(f"--accuracy {text!r} is not MODEL=VALUE")
         model = _named(name, models)
         if model in given:
-            raise JoulecastError(f"--accuracy {text!r}: {model} has {given[model]:g} already; give one a model")
+            raise JoulecastError(f"--accuracy {text!r}: {model} has {given[model]:g} already; give one per model")
         given[model] = _accuracy(text, value)
     missing = [model for model in models if model not in given]
     if given and missing:
-        raise JoulecastError(f"--accuracy lacks {', '.join(missing)}: give one of every model")
+        raise JoulecastError(f"--accuracy lacks {', '.join(missing)}: give one for every model")
     return tuple(given[model] for model in models) if given else ()
 
 
@@ -134,7 +136,7 @@ def _accuracy(text: str, value: str) -> float:
 
 
 def _named(name: str, models: Sequence[str]) -> str:
-    """The model that `name` means: as it was given, or its file's or builder's name where only one has it."""
+    """The model of that name: as given, or by the name of its file or builder if only one model has it."""
     if name in models:
         return name
     found = [model for model in models if name in _short_names(model)]

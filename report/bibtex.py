@@ -1,4 +1,4 @@
-"""BibTeX entries to cite joulecast by, the figures in the note. The facts are CITATION.cff's."""
+"""BibTeX entries to cite joulecast, with the figures in the note. The facts are those of CITATION.cff."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THESIS = {
 
 
 def bibliography(answers: Sequence[Answer]) -> str:
-    """Entries of joulecast and of the thesis that it grew from; `@misc`, which every style knows."""
+    """Entries of joulecast and of the thesis that it is based on, as `@misc`, which every style has."""
     first = answers[0]
     notes = [f"{one_line(answer.model)}: {summary(answer)}" for answer in answers]
     notes.append(f"{origin(first)} on {hardware(first)}, {carbon_of(first)}; 90 % intervals in brackets")
@@ -44,6 +44,6 @@ def bibliography(answers: Sequence[Answer]) -> str:
 
 
 def _entry(key: str, fields: Mapping[str, str]) -> str:
-    # Months are the macros of BibTeX's styles, which stand without braces.
+    # Months are the macros of BibTeX's styles, which take no braces.
     lines = [f"  {name} = {value if name == 'month' else f'{{{value}}}'},\n" for name, value in fields.items()]
     return f"@misc{{{key},\n{''.join(lines)}}}\n"

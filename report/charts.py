@@ -1,4 +1,4 @@
-"""The charts, drawn by matplotlib without its global state: the same functions serve the page and papers."""
+"""The charts, drawn with matplotlib, without its global state. The page and the figures for papers share them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 POINTS_PER_INCH = 72
-_LOG_RATIO = 8.0  # values further apart than this factor stand on a logarithmic axis
+_LOG_RATIO = 8.0  # values further apart than this factor get a logarithmic axis
 _FEW_DECADES = 200.0  # an axis that spans less than this has 2s and 5s between its powers of ten
-_BAR_WIDTH, _ROW, _BAR = 360, 32, 6  # points, about as wide as a telephone shows them
+_BAR_WIDTH, _ROW, _BAR = 360, 32, 6  # points, about the width of a telephone
 _LABEL_CHARACTERS, _NAME_CHARACTERS = 44, 28
-_CHARACTER = 0.56  # mean width of one, in sizes of type
+_CHARACTER = 0.56  # mean width of a character, in font sizes
 _FONT = 11.5
 _MARGIN = 0.15  # of an axis, around its values
 _PARETO_SIZE = (360, 270)
 
 
 def sized(width: float, height: float) -> Figure:
-    """An empty figure of so many points."""
+    """An empty figure; width and height are in points."""
     return Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH), dpi=POINTS_PER_INCH)
 
 
@@ -41,7 +41,7 @@ def sized(width: float, height: float) -> Figure:
 
 
 def bars(parts: Sequence[Part]) -> Figure:
-    """A line of text above each bar, so that a telephone has room for both."""
+    """A line of text above each bar, so that both fit on a telephone."""
     with matplotlib.rc_context(RC):
         height = _ROW * len(parts)
         figure = sized(_BAR_WIDTH, height)
@@ -62,7 +62,7 @@ def _label(part: Part) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The end of a long name, which tells layers apart, after an ellipsis."""
+    """The end of a long name after an ellipsis: the end is what differs between layers."""
     text = printable(text)
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
@@ -72,7 +72,7 @@ def shortened(text: str, most: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Merit:
-    """What energy buys, more of which is better: one value a model; `words` writes a value at the axis."""
+    """A quantity of which more is better, one value per model; `words` formats a value for the axis."""
 
     name: str
     values: tuple[float, ...]
@@ -80,7 +80,7 @@ class Merit:
 
 
 def merits(report: Report) -> tuple[Merit, ...]:
-    """Accuracy where it is given, and two measures of size."""
+    """Accuracy if it is given, and two measures of size."""
     works = [answer.workload for answer in report.answers]
     given = (Merit("accuracy, as given", report.accuracies),) if report.accuracies else ()
     return (
@@ -105,7 +105,7 @@ def points(report: Report, merit: Merit) -> list[Point]:
 
 
 def front(models: Sequence[Point]) -> list[Point]:
-    """Those that no other model beats with as much merit for less energy, or more for as little; by merit."""
+    """The Pareto front by merit: no other model has as much merit for less energy, or more merit for as little."""
 
     def beaten(one: Point) -> bool:
         return any(
@@ -134,7 +134,7 @@ def pareto(report: Report, merit: Merit) -> Figure:
 
 
 def draw_pareto(axes: Axes, report: Report, merit: Merit, *, size: float) -> None:
-    """Points, whiskers, the front and names in type of `size` points; the frame is the caller's to style."""
+    """Points, whiskers, the front and names in type of `size` points; the caller styles the frame."""
     models = points(report, merit)
     best = front(models)
     unit_kwh, unit = scale(max(one.energy_kwh.value for one in models), ENERGIES)
@@ -180,7 +180,7 @@ def _write_names(axes: Axes, models: Sequence[Point], energies: Sequence[Interva
 
 
 def scaled(axes: Axes, which: str, values: Sequence[float], words: Callable[[float], str] = "{:g}".format) -> None:
-    """An axis ("x" or "y") of round numbers with room around `values`, logarithmic where they are far apart."""
+    """An axis ("x" or "y") of round numbers with room around `values`, logarithmic if they are far apart."""
     axis = {"x": axes.xaxis, "y": axes.yaxis}[which]
     low, high = min(values), max(values)
     if low > 0 and high / low > _LOG_RATIO:

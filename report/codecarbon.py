@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def emissions_csv(answers: Sequence[Answer]) -> str:
-    """A header and a row a model, stamped with this moment and a run id of its own."""
+    """A header and a row per model, with the current time and a new run id."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -56,7 +56,7 @@ def _figures(answer: Answer) -> dict[str, object]:
 
 
 def _part(answer: Answer) -> dict[str, object]:
-    """The device; its power and energy only where the profile's figure is of nothing else."""
+    """The device; with its power and energy only if the profile's figure covers nothing else."""
     device = answer.profile.device
     known: dict[str, object] = {f"{device}_model": hardware(answer)}
     if device == "gpu":
@@ -73,7 +73,7 @@ def _place(answer: Answer) -> dict[str, object]:
         return {}
     known: dict[str, object] = {"country_iso_code": region.iso3, "country_name": country_name(region) or ""}
     if region.kind in ("state", "province"):
-        known["region"] = region.name.lower()  # as CodeCarbon writes them
+        known["region"] = region.name.lower()  # as CodeCarbon writes it
     if region.kind == "cloud region":
         provider, _, name = region.code.partition(":")
         known |= {"cloud_provider": provider, "cloud_region": name, "on_cloud": "Y"}

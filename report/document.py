@@ -1,4 +1,4 @@
-"""What a report holds: answers that are read together, and how each figure is shown."""
+"""The content of a report: answers that belong together, and how each figure is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..estimator.place.site import Region, Site, load_regions
 from .sentences import TEMPLATES
 
 FIGURES = ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost")
-# Grids that many readers know, from clean to not.
+# Well-known grids, from low to high carbon intensity.
 FAMILIAR_REGIONS = (
     *("SE", "NO", "FR", "CH", "CA", "BR", "GB", "ES", "US-CA", "DE"),
     *("NL", "US", "JP", "KR", "WORLD", "US-TX", "CN", "AU", "PL", "IN", "ZA"),
@@ -23,7 +23,7 @@ _RANKED_MODELS = 3
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Answers for one site and schedule. `accuracies` has one figure an answer, or none at all."""
+    """Answers for one site and schedule. `accuracies` has one figure per answer, or is empty."""
 
     answers: tuple[Answer, ...]
     command: str
@@ -33,13 +33,13 @@ class Report:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One name an answer: short where that tells them apart, else as they were given."""
+        """One name per answer: the short one if these differ, otherwise the one given."""
         short = tuple(answer.workload.name for answer in self.answers)
         return short if len(set(short)) == len(short) else tuple(answer.model for answer in self.answers)
 
     @property
     def ranked(self) -> tuple[int, ...]:
-        """The models that the ranked regions show: all of a few, else those of least and most energy."""
+        """The models in the table of grids: all if there are few, else those with the least and the most energy."""
         order = sorted(range(len(self.answers)), key=lambda index: self.answers[index].facility_energy_kwh.value)
         return tuple(sorted(order if len(order) <= _RANKED_MODELS else (order[0], order[-1])))
 
@@ -66,7 +66,7 @@ class Grid:
     code: str
     name: str
     carbon_g_per_kwh: float
-    note: str = ""  # what sets its figure apart from those of the life cycle
+    note: str = ""  # how its figure differs from life-cycle figures
     own: bool = False
 
 
@@ -77,7 +77,7 @@ def grid_of(region: Region, *, own: bool = False) -> Grid:
 
 
 def own_grid(site: Site) -> Grid:
-    """The run's own grid, be it a region's or an intensity that was given."""
+    """The run's own grid: a region, or the intensity given."""
     if site.region is not None:
         return grid_of(site.region, own=True)
     name = TEMPLATES["as_given"] if site.carbon_source == "given" else site.carbon_source
@@ -85,10 +85,10 @@ def own_grid(site: Site) -> Grid:
 
 
 def ranked_grids(answer: Answer) -> tuple[Grid, ...]:
-    """The run's own grid, those it was held beside and those that many readers know, cleanest first."""
+    """The run's own grid, the other regions asked for and well-known ones, cleanest first."""
     regions = {region.code: region for region in load_regions()}
     own = own_grid(answer.site)
     asked = (place.region for place in answer.places)
     grids = [grid_of(region) for region in (*asked, *(regions[code] for code in FAMILIAR_REGIONS))]
-    by_code = {grid.code: grid for grid in reversed([own, *grids])}  # of two with one code the first
+    by_code = {grid.code: grid for grid in reversed([own, *grids])}  # the first of two with the same code
     return tuple(sorted(by_code.values(), key=lambda grid: (grid.carbon_g_per_kwh, grid.code)))

@@ -29,7 +29,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def figure_format(path: Path) -> str:
-    """The suffix that says the format. Raises JoulecastError for one that is not known."""
+    """The suffix of the format. Raises JoulecastError if the format is unknown."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise JoulecastError(f"--figure {path} has the suffix {path.suffix!r}: give .png, .svg or .pdf")
@@ -105,7 +105,7 @@ def _comparison(report: Report) -> Figure:
 
 
 def _draw_dots(axes: Axes, report: Report) -> None:
-    """One line a model: the expected energy and its 90 % interval."""
+    """One line per model: the expected energy and its 90 % interval."""
     from ..estimator.answer.figures import ENERGIES, scale
     from .charts import scaled, shortened
     from .svg import ACCENT

@@ -1,4 +1,4 @@
-"""The answers in the words of papers, model cards and dashboards (docs/papers.md)."""
+"""The answers in the formats of papers, model cards and dashboards (docs/papers.md)."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Where names stand in a scatter plot: at their own point, over nothing else. All lengths are in points."""
+"""Places names in a scatter plot: next to their point, without overlap. All lengths are in points."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-_GAP = 5.0  # between a name and what it names
-_WHISKER = 3.0  # what a whisker takes to either side
+_GAP = 5.0  # between a name and its point
+_WHISKER = 3.0  # on either side of a whisker
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Whisker:
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A name's anchor: `across` says which of its sides ("left", "center", "right") stands at `x`; y is its middle."""
+    """A name's anchor: `across` says which of its sides ("left", "center", "right") is at `x`; y is its middle."""
 
     x: float
     y: float
@@ -50,14 +50,14 @@ class Spot:
 
 
 def place(whiskers: Sequence[Whisker], sizes: Sequence[tuple[float, float]], frame: Box) -> list[Spot]:
-    """A spot for each whisker's name, of so much width and height: in `frame`, over nothing where there is room."""
+    """A spot for each whisker's name of the given width and height: in `frame`, without overlap if there is room."""
     lines = [whisker.box for whisker in whiskers]
     found: list[Spot] = []
     for whisker, (width, height) in zip(whiskers, sizes, strict=True):
         spots = list(_spots(whisker, width, height))
         inside = [spot for spot in spots if spot.box.within(frame)] or spots
         names = [other.box for other in found]
-        # Rather over a line than over a name.
+        # Covering a line is better than covering a name.
         found.append(min(inside, key=lambda spot: (_covered(spot, names), _covered(spot, lines))))
     return found
 

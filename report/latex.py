@@ -18,7 +18,7 @@ _COLUMNS: tuple[tuple[str, tuple[tuple[float, str], ...], Callable[[Answer], Int
     ("With PUE", figures.ENERGIES, lambda answer: answer.facility_energy_kwh),
     ("CO$_2$e", figures.MASSES, lambda answer: answer.co2e_kg),
 )
-# Braces by name: BibTeX counts `\{` as a brace that opens.
+# Braces by name: BibTeX counts `\{` as an opening brace.
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\textbraceleft{}",
@@ -42,7 +42,7 @@ def escape(text: str) -> str:
 
 
 def table(answers: Sequence[Answer]) -> str:
-    """A `tabular` with a header and a row a model; each column in one unit, intervals in brackets."""
+    """A `tabular` with a header and a row per model; each column in one unit, intervals in brackets."""
     first = answers[0]
     cells = [_column(units, [figure(answer) for answer in answers]) for _, units, figure in _COLUMNS]
     rows = zip(answers, *(values for _, values in cells), strict=True)

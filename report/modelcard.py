@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def model_card(answers: Sequence[Answer]) -> str:
-    """A YAML document a model, each to go between the `---` lines of its README.md."""
+    """A YAML document per model, to be put between the `---` lines of its README.md."""
     return "---\n".join(_document(answer) for answer in answers)
 
 
@@ -34,7 +34,7 @@ def _document(answer: Answer) -> str:
         "co2_eq_emissions:",
         f"  emissions: {plain_number(answer.co2e_kg.value * GRAMS_PER_KG)} # g CO2e; 90 % interval {low} to {high}",
         f"  source: {_quoted(origin(answer))}",
-        # Frozen parameters are those of a network trained before; whole networks may be either.
+        # Frozen parameters come from an earlier training; a network without them may be either.
         f"  training_type: {_quoted('fine-tuning')}" if frozen else "  # training_type: pre-training or fine-tuning",
         f"  geographical_location: {_quoted(where)}" if where else "  # geographical_location: not given (--region)",
         f"  hardware_used: {_quoted(hardware(answer))}",

@@ -1,4 +1,4 @@
-"""Where the energy goes: fourteen lines at most, whatever the size of the network."""
+"""Where the energy goes: at most fourteen lines, however large the network is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..estimator.answer.answer import Answer
 from ..estimator.cost.profile import STARTUP, STATIC
 
 MOST = 14
-_KINDS = 3  # lines for layers that find no place of their own, by kind
+_KINDS = 3  # lines for the layers without a line of their own, one per kind
 OUTSIDE = "outside of layers"
-_DOMINANT = 0.5  # a group of more than this share is opened, even where not all of its parts can be shown
+_DOMINANT = 0.5  # a group with more than this share is split, even if not all of its parts can be shown
 _COMPONENTS = {
     "compute": "arithmetic",
     "memory": "reading and writing",
     "launch": "waiting for the host",
-    STATIC: "drawn whatever runs",
+    STATIC: "drawn at all times",
     STARTUP: "once a run",
 }
 
@@ -45,9 +45,9 @@ def component_parts(answer: Answer) -> tuple[Part, ...]:
 
 
 def layer_parts(answer: Answer) -> tuple[Part, ...]:
-    """Groups of layers in the order of the network, opened as far as `MOST` lines allow.
+    """Groups of layers in the order of the network, split as far as `MOST` lines allow.
 
-    The blocks of a long list count together (`encoder.*.attention`); what finds no place is added
+    The blocks of a long list are added up (`encoder.*.attention`); the rest is added
     up in the last line. Their shares add up to 1.
     """
     layers = {layer.path: layer for layer in answer.workload.layers}
@@ -58,7 +58,7 @@ def layer_parts(answer: Answer) -> tuple[Part, ...]:
 
 
 def _ordered_leaves(answer: Answer, stars: Mapping[str, str]) -> list[Part]:
-    """What each path takes by itself, in the order of the network; what is of no layer comes last."""
+    """The energy of each path alone, in the order of the network; energy outside of layers comes last."""
     own: dict[str, Part] = {}
     for share in answer.estimate.layers:
         path = stars[share.name]
@@ -71,7 +71,7 @@ def _ordered_leaves(answer: Answer, stars: Mapping[str, str]) -> list[Part]:
 
 
 def _starred(paths: Sequence[str]) -> dict[str, str]:
-    """Each path with `*` for the number of a block, where a list has more than `MOST` of them."""
+    """Each path with `*` for the number of a block, if a list has more than `MOST` of them."""
     names = dict.fromkeys(paths)
     blocks: dict[str, set[str]] = {}
     for path in names:
@@ -119,7 +119,7 @@ def _first_words(path: str, count: int) -> str:
 
 
 def _grouped(leaves: Sequence[Part]) -> list[_Group]:
-    """The outermost groups, opened from the largest down while there is room."""
+    """The outermost groups, split from the largest down while there is room."""
     groups = _Group(0, tuple(leaves)).opened()
     while True:
         for group in sorted(groups, key=lambda group: -group.share):
@@ -134,7 +134,7 @@ def _grouped(leaves: Sequence[Part]) -> list[_Group]:
 
 
 def _shortened(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """At most `MOST` parts: the largest in their order, then what is left by kind, then one for all others."""
+    """At most `MOST` parts: the largest in their order, then the rest by kind, then one for all others."""
     if len(parts) <= MOST:
         return tuple(parts)
     by_share = sorted(parts, key=lambda part: -part.share)

@@ -1,4 +1,4 @@
-"""What the page's script computes with: how each figure grows with the run, limits, places, units and words."""
+"""The data of the page's script: how each figure grows with the run, limits, places, units and words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOUNDS = ("value", "low", "high")
 
 
 def script_data(report: Report) -> dict[str, Any]:
-    """One JSON object; docs/report.md says what it holds."""
+    """One JSON object, described in docs/report.md."""
     answers, site = report.answers, report.answers[0].site
     own = own_grid(site)
     settings = {"length": length_text(answers), "pue": plain(site.pue), "price": plain(site.price_per_kwh)}
@@ -124,7 +124,7 @@ def _passes_per_epoch(schedule: Schedule) -> int:
 
 
 def axis_end(answers: Sequence[Answer], name: str) -> float:
-    """Where the bars of a figure end: at the highest upper bound or the furthest limit, whichever is further."""
+    """The end of a figure's bars: the highest upper bound or limit."""
     bounds = [figure(answer, name).high for answer in answers]
     verdicts = (verdict for answer in answers for verdict in answer.verdicts)
     limits = [verdict.limit.amount for verdict in verdicts if LIMITED[verdict.limit.quantity] == name]
@@ -139,7 +139,7 @@ _REACH = 10  # how far a slider goes beyond the run's own value, as a factor
 
 
 def length_unit(answers: Sequence[Answer]) -> str | None:
-    """What the run's length is changed in: "epochs", "steps", or None where the models differ in it."""
+    """What the run's length is changed in: "epochs", "steps", or None if the models differ in it."""
     schedules = [answer.schedule for answer in answers]
     if len({(one.steps, one.steps_per_epoch, one.epochs) for one in schedules}) > 1:
         return None
@@ -147,21 +147,21 @@ def length_unit(answers: Sequence[Answer]) -> str | None:
 
 
 def _is_in_epochs(schedule: Schedule) -> bool:
-    """Whether the epochs give the steps: those worked out from a number of steps may not."""
+    """Whether the steps follow from the epochs; epochs calculated from a number of steps may be rounded."""
     if schedule.epochs is None or schedule.steps_per_epoch is None:
         return False
     return ceil(Fraction(str(schedule.epochs)) * schedule.steps_per_epoch) == schedule.steps
 
 
 def length_text(answers: Sequence[Answer]) -> str:
-    """The run's length in `length_unit`, as it would be typed."""
+    """The run's length in `length_unit`, as a user would type it."""
     schedule = answers[0].schedule
     in_epochs = length_unit(answers) == "epochs" and schedule.epochs is not None
     return plain(schedule.epochs if in_epochs and schedule.epochs else schedule.steps)
 
 
 def stops(answers: Sequence[Answer]) -> dict[str, list[str]]:
-    """The values that each slider steps through, the run's own among them, as they would be typed."""
+    """The values that each slider steps through, the run's own among them, as a user would type them."""
     site = answers[0].site
     length, price = float(length_text(answers)), site.price_per_kwh
     lengths = (value for value in _round_values(1.0, _REACH * max(length, 2.0)) if value.is_integer())
@@ -181,5 +181,5 @@ def _round_values(low: float, high: float) -> list[float]:
 
 
 def plain(value: float) -> str:
-    """The number as it would be typed: 100, not 100.0."""
+    """The number as a user would type it: 100, not 100.0."""
     return str(int(value)) if value == int(value) else str(value)

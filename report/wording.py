@@ -1,4 +1,4 @@
-"""What papers and model cards say of a forecast, and text that is safe to put into them."""
+"""The sentences of papers and model cards, and text that is safe in them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plain_number(value: float, digits: int = 4) -> str:
 
 
 def origin(answer: Answer) -> str:
-    """Which program says so, when, and from what."""
+    """The program, its version, and what the prediction is based on."""
     estimate = answer.estimate
     return f"{PROGRAM}, predicted before training (time {estimate.time_source}, power {estimate.power_source})"
 
@@ -39,7 +39,7 @@ def hardware(answer: Answer) -> str:
 
 
 def place(answer: Answer) -> str | None:
-    """Where the run is to be, as granular as anybody said: "California, United States"."""
+    """The place of the run, as precisely as it was given: "California, United States"."""
     region = answer.site.region
     if region is None or region.kind == "world":
         return None
@@ -51,7 +51,7 @@ def place(answer: Answer) -> str | None:
 
 
 def with_interval(pair: tuple[str, str]) -> str:
-    """A figure of `figures`, its 90 % interval behind it."""
+    """A figure of `figures` followed by its 90 % interval."""
     value, bounds = pair
     return f"{value} ({bounds})"
 
