@@ -28,15 +28,14 @@ def from_config_class(model_class: Any, args: Mapping[str, Any], num_classes: in
     config_class = model_class.config_class
     if args:
         _check_settings(config_class(), config_class.__name__, args)
-    model: nn.Module = model_class(config_class(**_with_labels(model_class, args, num_classes)))
-    return model
+    return _in_own_dtype(model_class, config_class(**_with_labels(model_class, args, num_classes)))
 
 
 def from_config_file(path: Path, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
     """The model that a Hugging Face `config.json` describes, its settings changed by `args`.
 
-    The class is the first of `architectures`, else the bare model of `model_type`; parameters are in
-    torch's default dtype whatever the config's says. Nothing but the file is read.
+    The class is the first of `architectures`, else the bare model of `model_type`; parameters have the config's
+    `dtype`. Nothing but the file is read.
     """
     document = _read(path)
     import transformers
@@ -46,7 +45,22 @@ def from_config_file(path: Path, args: Mapping[str, Any], num_classes: int | Non
     _check_settings(config_class.from_dict(document), path.name, args)
     model_class = _model_class(transformers, document, config_class, path)
     config = config_class.from_dict({**document, **_with_labels(model_class, args, num_classes)})
-    model: nn.Module = model_class(config)
+    return _in_own_dtype(model_class, config)
+
+
+def _in_own_dtype(model_class: Any, config: Any) -> nn.Module:
+    """The model with its parameters in the config's `dtype` (`torch_dtype` before transformers 5), if it has one."""
+    import torch
+
+    own = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    own = getattr(torch, own.removeprefix("torch."), None) if isinstance(own, str) else own
+    before = torch.get_default_dtype()
+    try:
+        if isinstance(own, torch.dtype) and own.is_floating_point:
+            torch.set_default_dtype(own)
+        model: nn.Module = model_class(config)
+    finally:
+        torch.set_default_dtype(before)
     return model
 
 

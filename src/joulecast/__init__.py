@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from joulecast.estimator.cost.profile import Profile as Profile
     from joulecast.estimator.fit.fit import fit as fit
     from joulecast.estimator.fit.observation import Observation as Observation
+    from joulecast.estimator.trace.formulas import register_op as register_op
     from joulecast.estimator.trace.trace import trace as trace
     from joulecast.estimator.trace.workload import Layer as Layer
     from joulecast.estimator.trace.workload import Op as Op
@@ -68,6 +69,7 @@ _HOMES = {
     "fit": "estimator.fit.fit",
     "load_profile": "estimator.cost.library",
     "records": "measure.records.export",
+    "register_op": "estimator.trace.formulas",
     "trace": "estimator.trace.trace",
 }
 

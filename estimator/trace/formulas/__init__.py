@@ -20,7 +20,7 @@ from .products import (
     grouped_flops,
     rnn_flops,
 )
-from .table import FREE, KINDS, TABLE, Entry, is_free, lookup, op_name, register_op
+from .table import FREE, KINDS, TABLE, Entry, is_free, lookup, op_name, plain_name, register_op
 from .traffic import tensor_bytes, tensors
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "is_free",
     "lookup",
     "op_name",
+    "plain_name",
     "register_op",
     "rnn_flops",
     "tensor_bytes",

@@ -140,18 +140,17 @@ def grouped_fallback_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Co
 def trilinear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     """_trilinear(i1, i2, i3, expand1, expand2, expand3, sumdim): the sum of i1 * i2 * i3 over `sumdim`.
 
-    Computed as two products: over the whole space, then over what the first sum has left.
+    Two products, as ATen computes it: of i1 and i2, summed over what i3 does not have, then with i3.
     """
-    ranks = [len(args[index].shape) + len(args[3 + index]) for index in range(3)]
-    sizes = [1] * max(ranks)
-    for index in range(3):
-        waiting = iter(args[index].shape)
-        for dim in range(len(sizes)):
-            if dim not in args[3 + index]:
-                sizes[dim] = max(sizes[dim], next(waiting, 1))
-    space = prod(sizes)
-    first = sizes[args[6][0]] if len(args[6]) > 1 else 1
-    return space + (space // first if first > 1 else 0), {"b": 1}
+    sizes: dict[int, int] = {}
+    spaces = []
+    for tensor, expanded in zip(args[:3], args[3:6], strict=True):
+        own = [dim for dim in range(len(tensor.shape) + len(expanded)) if dim not in expanded]
+        sizes.update({dim: max(size, sizes.get(dim, 1)) for dim, size in zip(own, tensor.shape, strict=True)})
+        spaces.append(set(own))
+    first = spaces[0] | spaces[1]
+    second = {dim for dim in first if dim in spaces[2] or dim not in args[6]} | spaces[2]
+    return sum(prod(sizes[dim] for dim in space) for space in (first, second)), {"b": 1}
 
 
 def distances(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
