@@ -1,0 +1,152 @@
+"""The parts of a network that a split distributes: its repeated blocks, and what comes before and after them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...trace.workload import Op, Workload
+from ..features import DENSE
+
+_BLOCK = re.compile(r"^(?P<stack>(?:.*\.)?)(?P<index>\d+)(?:\.|$)")
+_ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """A workload as blocks of ops. One forward and backward pass of `batch_size` samples.
+
+    `blocks` holds the ops of each repeated block, in order; `before` and `after` the ops of the layers that run before
+    and after them. `boundary_elements` is the size of the tensor that one block passes to the next. `heads` is the
+    number of attention heads (0 without attention), `sharded` the paths whose weights tensor parallelism divides.
+    """
+
+    blocks: tuple[tuple[Op, ...], ...]
+    before: tuple[Op, ...]
+    after: tuple[Op, ...]
+    boundary_elements: int
+    element_bytes: int
+    tokens: int
+    heads: int
+    stack: str
+    sharded: frozenset[str]
+
+    def child(self, layer: str) -> str:
+        """The first module below a block that `layer` belongs to; "" for the block itself."""
+        return _child(layer, self.stack)
+
+    @property
+    def boundary_bytes(self) -> int:
+        return self.boundary_elements * self.element_bytes
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return (*self.before, *(op for block in self.blocks for op in block), *self.after)
+
+
+def dissect(work: Workload, accumulation: int = 1) -> Anatomy:
+    """The anatomy of one of the `accumulation` passes of a step. A network without repeated blocks is one block."""
+    work = _one_pass(work, accumulation)
+    stack = _stack(work)
+    members: dict[int, list[Op]] = defaultdict(list)
+    before: list[Op] = []
+    after: list[Op] = []
+    early = _early_layers(work.ops, stack)
+    for op in work.ops:
+        index = _index(op.layer, stack)
+        if index is not None:
+            members[index].append(op)
+        elif op.layer in early:
+            before.append(op)
+        else:
+            after.append(op)
+    blocks = tuple(tuple(members[index]) for index in sorted(members)) or (tuple(work.ops),)
+    if not members:
+        before, after = [], []
+    return Anatomy(
+        blocks=blocks,
+        before=tuple(before),
+        after=tuple(after),
+        boundary_elements=_boundary(work, stack),
+        element_bytes=_ELEMENT_BYTES.get(work.precision, 4),
+        tokens=work.batch_size * work.tokens_per_sample,
+        heads=_heads(work),
+        stack=stack,
+        sharded=_sharded(blocks, stack),
+    )
+
+
+def _one_pass(work: Workload, accumulation: int) -> Workload:
+    if accumulation == 1:
+        return work
+    ops = tuple(op if op.phase == "optimizer" else replace(op, count=op.count // accumulation) for op in work.ops)
+    return replace(work, batch_size=work.batch_size // accumulation, ops=ops)
+
+
+def _stack(work: Workload) -> str:
+    """The container whose numbered children hold the most work, as in `model.layers.`; "" for none."""
+    weight: Counter[str] = Counter()
+    indices: dict[str, set[str]] = defaultdict(set)
+    for op in work.ops:
+        match = _BLOCK.match(op.layer)
+        if match:
+            weight[match["stack"]] += op.count * (op.flops + op.bytes_moved)
+            indices[match["stack"]].add(match["index"])
+    stacks = [stack for stack in weight if len(indices[stack]) > 1]
+    return max(stacks, key=lambda stack: weight[stack], default="")
+
+
+def _index(layer: str, stack: str) -> int | None:
+    if not stack or not layer.startswith(stack):
+        return None
+    first = layer[len(stack) :].partition(".")[0]
+    return int(first) if first.isdigit() else None
+
+
+def _early_layers(ops: Sequence[Op], stack: str) -> frozenset[str]:
+    """Layers whose first forward op comes before the first block's."""
+    early = set()
+    for op in ops:
+        if op.phase != "forward":
+            continue
+        if _index(op.layer, stack) is not None:
+            break
+        early.add(op.layer)
+    return frozenset(early)
+
+
+def _boundary(work: Workload, stack: str) -> int:
+    """Elements of a block's output, from the layer table, else from its last forward op."""
+    if stack:
+        sizes = [
+            math.prod(layer.output_shape)
+            for layer in work.layers
+            if _index(layer.path, stack) is not None and layer.path[len(stack) :].isdigit()
+        ]
+        if any(sizes):
+            return max(sizes)
+    last: dict[int, int] = {}
+    for op in work.ops:
+        index = _index(op.layer, stack)
+        if index is not None and op.phase == "forward" and "elements_out" in op.dims:
+            last[index] = op.dims["elements_out"]
+    return max(last.values(), default=0)
+
+
+def _heads(work: Workload) -> int:
+    heads = {op.dims["b"] // work.batch_size for op in work.ops if op.kind == "attention" and op.dims.get("b")}
+    return max(heads, default=0)
+
+
+def _sharded(blocks: Sequence[Sequence[Op]], stack: str) -> frozenset[str]:
+    """Names of a block's direct children that contain matrix products, as in `self_attn` and `mlp`."""
+    return frozenset(
+        _child(op.layer, stack) for block in blocks for op in block if op.kind in DENSE and _child(op.layer, stack)
+    )
+
+
+def _child(layer: str, stack: str) -> str:
+    return layer[len(stack) :].partition(".")[2].partition(".")[0] if layer.startswith(stack) else ""

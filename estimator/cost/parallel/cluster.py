@@ -1,0 +1,138 @@
+"""Nodes of devices and the links between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from ...base.errors import HardwareError, RequestError
+from ...base.suggest import near
+from ...base.tables import read_table
+from ..names import find_hardware
+
+# Usable shares of a link's rate for large messages, and the latency of one message.
+LINK_EFFICIENCY = 0.75
+NODE_LATENCY_S = 10e-6
+NETWORK_LATENCY_S = 20e-6
+_PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction
+_NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
+_TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
+_EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """`nodes` nodes of `devices_per_node` devices. Rates are of one device in one direction.
+
+    `network_gb_per_s` is None where no figure is known; a cluster of one node needs none. `rated_w` and `typical_w` are
+    the power of a whole node, None where unknown.
+    """
+
+    name: str
+    hardware: str
+    nodes: int
+    devices_per_node: int
+    link_gb_per_s: float
+    network_gb_per_s: float | None
+    rated_w: float | None = None
+    typical_w: float | None = None
+    source: str = ""
+
+    @property
+    def devices(self) -> int:
+        return self.nodes * self.devices_per_node
+
+    def rate_bytes_per_s(self, size: int, stride: int) -> float:
+        """Usable bytes per second of one device in a group of `size` devices that are `stride` apart.
+
+        A group inside a node uses the node's links. A larger one is limited by the network: its members in one node
+        share their network adapters. Raises RequestError for a network without a figure.
+        """
+        if size * stride <= self.devices_per_node:
+            return LINK_EFFICIENCY * self.link_gb_per_s * 1e9
+        if self.network_gb_per_s is None:
+            raise RequestError(
+                f"cluster {self.name!r} has no network figure for {self.nodes} nodes; "
+                f"add it, as in {self.nodes}x{self.devices_per_node}x{self.hardware}:400gb-ib"
+            )
+        members = max(1, self.devices_per_node // stride)
+        return LINK_EFFICIENCY * min(self.link_gb_per_s, members * self.network_gb_per_s) * 1e9
+
+    def latency_s(self, size: int, stride: int) -> float:
+        return NODE_LATENCY_S if size * stride <= self.devices_per_node else NETWORK_LATENCY_S
+
+
+def parse_cluster(text: str) -> Cluster:
+    """The cluster that `text` names.
+
+    "dgx-h100" and "4xdgx-h100" are nodes of `datasets/clusters.csv`; "8xa100-sxm4-80gb" is one node and
+    "64x8xh100-sxm:400gb-ib" 64 nodes of eight with 400 Gbit/s of network for each device.
+    """
+    match = _TEXT.match(text.strip())
+    if not match:
+        raise RequestError(
+            f"`cluster` {text!r} is not a cluster; give dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
+        )
+    gbit = float(match["gbit"]) if match["gbit"] else None
+    nodes, name = match["nodes"], match["name"]
+    known = clusters()
+    if name.casefold() in known:
+        found = replace(known[name.casefold()], name=text, nodes=int(nodes or 1))
+        return found if gbit is None else replace(found, network_gb_per_s=gbit / 8)
+    inner = re.match(r"^(?P<devices>\d+)x(?P<hardware>.+)$", name)
+    if inner:
+        return _of_parts(text, int(nodes or 1), int(inner["devices"]), inner["hardware"], gbit)
+    if nodes:
+        return _of_parts(text, 1, int(nodes), name, gbit)
+    raise RequestError(
+        f"unknown cluster {text!r}{near(text, known)}; or give NODESxDEVICESxHARDWARE:GBITgb, as in 64x8xh100-sxm:400gb"
+    )
+
+
+@cache
+def clusters() -> Mapping[str, Cluster]:
+    """The nodes of `datasets/clusters.csv` by key and alias, in lower case."""
+    found: dict[str, Cluster] = {}
+    for row in read_table("clusters.csv"):
+        cluster = Cluster(
+            name=row["key"],
+            hardware=row["hardware"],
+            nodes=1,
+            devices_per_node=int(row["devices"]),
+            link_gb_per_s=float(row["link_gb_per_s"]),
+            network_gb_per_s=_figure(row["network_gb_per_s"]),
+            rated_w=_figure(row["rated_w"]),
+            typical_w=_figure(row["typical_w"]),
+            source=row["source"],
+        )
+        for name in (row["key"], *filter(None, row["aliases"].split(";"))):
+            found[name.strip().casefold()] = cluster
+    return found
+
+
+def _of_parts(text: str, nodes: int, devices: int, hardware: str, gbit: float | None) -> Cluster:
+    if nodes < 1 or devices < 1:
+        raise RequestError(f"`cluster` {text!r} has {nodes} nodes of {devices} devices; give 1 or more of each")
+    try:
+        part = find_hardware(hardware)
+    except HardwareError as error:
+        raise RequestError(f"`cluster` {text!r}: {error}") from None
+    alike = next((one for one in clusters().values() if one.hardware == part.key), None)
+    both = part.link_gb_per_s
+    return Cluster(
+        name=text,
+        hardware=part.key,
+        nodes=nodes,
+        devices_per_node=devices,
+        link_gb_per_s=both / 2 if both else _PCIE_GB_PER_S,
+        network_gb_per_s=gbit / 8 if gbit else None,
+        rated_w=alike.rated_w if alike and alike.devices_per_node == devices else None,
+        typical_w=alike.typical_w if alike and alike.devices_per_node == devices else None,
+        source=part.source,
+    )
+
+
+def _figure(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,110 @@
+"""How a training is split over devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...base.errors import RequestError
+from .anatomy import Anatomy
+
+CHECKPOINTING = ("none", "selective", "full")
+_SIZES = ("dp", "tp", "pp", "cp", "ep")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes of the split. The product of dp, tp, pp and cp is the number of devices.
+
+    `dp` data parallel replicas (fully sharded ones too), `tp` tensor, `pp` pipeline, `cp` context and `ep` expert
+    parallel sizes; `ep` divides `dp`. `zero` is the ZeRO stage (Rajbhandari et al. 2020): 0 replicates everything, 1
+    shards the optimizer state, 2 the gradients too, 3 the weights too (FSDP). `accumulate` is the number of
+    micro-batches of one step, `interleave` the number of model chunks per pipeline stage (Narayanan et al. 2021).
+    """
+
+    dp: int = 1
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    ep: int = 1
+    zero: int = 0
+    checkpointing: str = "none"
+    accumulate: int = 1
+    interleave: int = 1
+
+    def __post_init__(self) -> None:
+        for name in (*_SIZES, "accumulate", "interleave"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"`parallel` {name} is {getattr(self, name)}; give 1 or more")
+        if self.zero not in (0, 1, 2, 3):
+            raise RequestError(f"`zero` is {self.zero}; choose one of 0, 1, 2, 3")
+        if self.checkpointing not in CHECKPOINTING:
+            raise RequestError(f"`checkpointing` is {self.checkpointing!r}; choose one of {', '.join(CHECKPOINTING)}")
+
+    @property
+    def devices(self) -> int:
+        return self.dp * self.tp * self.pp * self.cp
+
+    def __str__(self) -> str:
+        sizes = [f"{name}={size}" for name in _SIZES if (size := getattr(self, name)) > 1] or ["dp=1"]
+        if self.zero:
+            sizes.append(f"zero={self.zero}")
+        if self.checkpointing != "none":
+            sizes.append(f"{self.checkpointing} checkpointing")
+        if self.accumulate > 1:
+            sizes.append(f"{self.accumulate} micro-batches")
+        return ", ".join(sizes)
+
+
+def parse_plan(text: str, base: Plan | None = None) -> Plan:
+    """The plan in `text`, as in "dp=8,tp=4"; sizes that it does not name are those of `base`."""
+    sizes: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, size = (piece.strip() for piece in part.partition("="))
+        if name not in _SIZES or not equals or not size.isdigit():
+            raise RequestError(f"`parallel` {part.strip()!r} is not SIZE=N; give {', '.join(f'{s}=N' for s in _SIZES)}")
+        if name in sizes:
+            raise RequestError(f"`parallel` names {name} twice; give it once")
+        sizes[name] = int(size)
+    return replace(base or Plan(), **sizes)
+
+
+def check_plan(plan: Plan, anatomy: Anatomy, devices: int) -> None:
+    """Raises RequestError with the nearest valid choice where the split does not fit the network or the devices."""
+    if plan.devices != devices:
+        raise RequestError(
+            f"`parallel` {plan} uses {plan.devices} devices, and there are {devices}; "
+            + (_nearest_dp(plan, devices) or f"tp x pp x cp must divide {devices}")
+        )
+    if plan.tp > 1 and anatomy.heads and anatomy.heads % plan.tp:
+        raise RequestError(
+            f"{anatomy.heads} attention heads are not divisible by tp={plan.tp}; "
+            f"use tp={_nearest_divisor(anatomy.heads, plan.tp)}"
+        )
+    layers = len(anatomy.blocks)
+    if plan.pp > 1 and layers % (plan.pp * plan.interleave):
+        raise RequestError(
+            f"{layers} blocks are not divisible by pp={plan.pp}"
+            + (f" x {plan.interleave} chunks" if plan.interleave > 1 else "")
+            + f"; use pp={_nearest_divisor(layers, plan.pp)}"
+        )
+    if plan.dp % plan.ep:
+        raise RequestError(
+            f"dp={plan.dp} is not divisible by ep={plan.ep}; use ep={_nearest_divisor(plan.dp, plan.ep)}"
+        )
+
+
+def with_devices(plan: Plan, devices: int) -> Plan:
+    """`plan` with the data parallel size that uses `devices`, where one does."""
+    others = plan.tp * plan.pp * plan.cp
+    return replace(plan, dp=devices // others) if devices % others == 0 else plan
+
+
+def _nearest_dp(plan: Plan, devices: int) -> str:
+    fitting = with_devices(plan, devices)
+    return f"use dp={fitting.dp}" if fitting.devices == devices else ""
+
+
+def _nearest_divisor(total: int, size: int) -> int:
+    divisors = [candidate for candidate in range(1, total + 1) if total % candidate == 0]
+    return min(divisors, key=lambda candidate: (abs(candidate - size), -candidate))

@@ -1,0 +1,180 @@
+"""The cost of a run that is split over a cluster."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ...base.interval import Interval
+from ...base.notes import Note, Topic, Weight
+from ...base.units import JOULES_PER_KWH
+from ...trace.workload import Workload
+from ..estimate import Estimate, Share, shares
+from ..profile import Profile
+from .anatomy import dissect
+from .cluster import Cluster
+from .memory import Memory
+from .plan import Plan, check_plan
+from .search import Choice, choose_plan, priced
+from .step import StepCost
+
+COMMUNICATION, BUBBLE, RECOMPUTED = "communication", "pipeline bubble", "recomputation"
+# 90 % bound on the logarithm of measured over predicted communication and waiting time: links, algorithms and
+# stragglers differ between clusters.
+_WAITING_DOUBT = math.log(2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How a run is split: the plan, whether joulecast chose it, and what one device needs and does."""
+
+    plan: Plan
+    cluster: Cluster
+    chosen: bool
+    memory: Memory
+    cost: StepCost
+
+    def to_json(self) -> dict[str, object]:
+        plan, cost, memory = self.plan, self.cost, self.memory
+        return {
+            "cluster": self.cluster.name,
+            "nodes": self.cluster.nodes,
+            "devices_per_node": self.cluster.devices_per_node,
+            "chosen": self.chosen,
+            **{name: getattr(plan, name) for name in ("dp", "tp", "pp", "cp", "ep", "zero", "checkpointing")},
+            "micro_batches": plan.accumulate,
+            "step_s": {
+                "total": cost.seconds,
+                "compute": cost.compute_s,
+                "optimizer": cost.update_s,
+                "tensor": cost.tensor_s,
+                "pipeline": cost.pipeline_s,
+                "expert": cost.expert_s,
+                "data": cost.data_s,
+                "bubble": cost.bubble_s,
+            },
+            "memory_bytes": {
+                "total": memory.total,
+                **{name: getattr(memory, name) for name in type(memory).__dataclass_fields__},
+            },
+        }
+
+
+def predict_split(
+    profile: Profile,
+    work: Workload,
+    cluster: Cluster,
+    *,
+    steps: int,
+    accumulation: int = 1,
+    plan: Plan | None = None,
+    base: Plan | None = None,
+) -> tuple[Estimate, Split]:
+    """The cost of `steps` optimizer steps of `work` on every device of `cluster`, and the split.
+
+    `work` is one step of one device of a data parallel training: `accumulation` passes. A split keeps the samples of a
+    step, so each of its replicas runs more passes. Without `plan` the fastest split that fits is chosen; `base` gives
+    its ZeRO stage, checkpointing and interleaving. Raises RequestError for a split that does not fit.
+    """
+    anatomy = dissect(work, accumulation)
+    passes = accumulation * cluster.devices
+    if plan is None:
+        choice = choose_plan(work, anatomy, profile, cluster, passes=passes, base=base)
+    else:
+        check_plan(plan, anatomy, cluster.devices)
+        choice = priced(work, anatomy, profile, cluster, replace(plan, accumulate=passes // plan.dp))
+    split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost)
+    alone = profile.predict(work, steps=steps)
+    return _estimate(profile, alone, choice, cluster, steps, split), split
+
+
+def _estimate(
+    profile: Profile, alone: Estimate, choice: Choice, cluster: Cluster, steps: int, split: Split
+) -> Estimate:
+    """The split run, with the relative interval of one device's run and the doubt about waiting."""
+    cost = choice.cost
+    startup_s = profile.startup_s if steps else 0.0
+    seconds = cost.seconds * steps + startup_s
+    joules = (cost.joules * steps + startup_s * profile.power.static_w) * cluster.devices
+    share = cost.waiting_s / cost.seconds if cost.seconds else 0.0
+    return replace(
+        alone,
+        seconds=_like(alone.seconds, seconds, share),
+        energy_kwh=_like(alone.energy_kwh, joules / JOULES_PER_KWH, share),
+        breakdown=_breakdown(profile, alone, choice, cluster, steps),
+        layers=_scaled(alone.layers, joules / JOULES_PER_KWH, seconds),
+        devices=cluster.devices,
+        warnings=(*_other_notes(alone.warnings), *_notes(split, profile)),
+    )
+
+
+def _like(alone: Interval, value: float, waiting_share: float) -> Interval:
+    """`value` with the bounds of `alone` relative to its own value, and the doubt about the waiting share of it."""
+    if not alone.value:
+        return Interval.exact(value)
+    doubt = waiting_share * _WAITING_DOUBT
+    low, high = (abs(math.log(bound / alone.value)) for bound in (alone.low, alone.high))
+    return Interval(value, value * math.exp(-math.hypot(low, doubt)), value * math.exp(math.hypot(high, doubt)))
+
+
+def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Cluster, steps: int) -> tuple[Share, ...]:
+    """The components of eq. 2.2.1 while devices compute, in the proportions of one device's run, and the waiting."""
+    cost, devices = choice.cost, cluster.devices
+    exchanged_s = cost.waiting_s - cost.bubble_s
+    total_kwh = cost.joules * steps * devices / JOULES_PER_KWH
+    per_s = (cost.joules - _busy_joules(profile, choice)) / cost.waiting_s if cost.waiting_s else 0.0
+    seconds = {COMMUNICATION: exchanged_s * steps * devices, BUBBLE: cost.bubble_s * steps * devices}
+    energy = {name: spent * per_s / JOULES_PER_KWH for name, spent in seconds.items()}
+    rest = total_kwh - sum(energy.values())
+    whole_kwh = sum(part.energy_kwh for part in alone.breakdown)
+    whole_s = alone.seconds.value or 1.0
+    busy_s = (cost.compute_s + cost.update_s) * steps * devices
+    for part in alone.breakdown:
+        seconds[part.name] = part.seconds / whole_s * busy_s
+        energy[part.name] = part.energy_kwh / whole_kwh * rest if whole_kwh else 0.0
+    kept = {name for name in seconds if seconds[name] > 0 or energy[name] > 0}
+    return shares({name: seconds[name] for name in kept}, {name: energy[name] for name in kept})
+
+
+def _busy_joules(profile: Profile, choice: Choice) -> float:
+    from .step import waiting_w
+
+    return choice.cost.joules - choice.cost.waiting_s * waiting_w(profile.power)
+
+
+def _scaled(parts: tuple[Share, ...], kwh: float, seconds: float) -> tuple[Share, ...]:
+    """`parts` in their proportions, adding up to `kwh`."""
+    total = sum(part.energy_kwh for part in parts)
+    total_s = sum(part.seconds for part in parts)
+    return tuple(
+        replace(
+            part,
+            energy_kwh=part.energy_kwh / total * kwh if total else 0.0,
+            seconds=part.seconds / total_s * seconds if total_s else 0.0,
+        )
+        for part in parts
+    )
+
+
+def _other_notes(notes: tuple[str, ...]) -> list[str]:
+    """The notes of one device's run without the one on its memory, which the split changes."""
+    return [note for note in notes if not note.startswith("needs about ")]
+
+
+def _notes(split: Split, profile: Profile) -> list[Note]:
+    notes = []
+    if split.chosen:
+        text = f"split chosen by joulecast: {split.plan} on {split.cluster.name}; `parallel` sets another"
+        notes.append(Note(text, Topic.SCHEDULE, Weight.ROUGH))
+    needed, there = split.memory.total, profile.memory_bytes
+    if there is not None and needed > there:
+        text = (
+            f"{split.plan} needs about {needed / 1e9:.3g} GB per device (modelled), more than the device's "
+            f"{there / 1e9:.3g} GB: use `checkpointing` full, a higher `zero` stage, or larger tp or pp"
+        )
+        notes.append(Note(text, Topic.MODEL, Weight.STOP))
+    if split.cost.waiting_s > 0.3 * split.cost.seconds:
+        share = split.cost.waiting_s / split.cost.seconds
+        text = f"devices wait for each other {share:.0%} of the time (communication and pipeline bubbles)"
+        notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
+    return notes

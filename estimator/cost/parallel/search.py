@@ -1,0 +1,88 @@
+"""Choosing a split: the fastest one that fits in the devices' memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ...base.errors import RequestError
+from ...trace.workload import Workload
+from ..profile import Profile
+from .anatomy import Anatomy
+from .cluster import Cluster
+from .memory import Memory, memory_of
+from .plan import CHECKPOINTING, Plan
+from .shard import slowest_stage
+from .step import StepCost, step_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A split with the memory of its fullest device and the cost of its step."""
+
+    plan: Plan
+    memory: Memory
+    cost: StepCost
+
+
+def choose_plan(
+    work: Workload, anatomy: Anatomy, profile: Profile, cluster: Cluster, *, passes: int, base: Plan | None = None
+) -> Choice:
+    """The fastest split of `passes` micro-batches of `work` per step that fits.
+
+    `passes` is the number of micro-batches of one step on all replicas together. What `base` sets (ZeRO, checkpointing,
+    interleaving) stays. Raises RequestError when no split fits.
+    """
+    best: Choice | None = None
+    least: Choice | None = None
+    for plan in splits(anatomy, cluster, passes, base or Plan()):
+        choice = priced(work, anatomy, profile, cluster, plan)
+        if least is None or choice.memory.total < least.memory.total:
+            least = choice
+        fits = profile.memory_bytes is None or choice.memory.total <= profile.memory_bytes
+        if fits and (best is None or choice.cost.seconds < best.cost.seconds):
+            best = choice
+    if best is not None:
+        return best
+    if least is None:
+        raise RequestError(
+            f"no split of {cluster.devices} devices gives each replica a whole number of the {passes} micro-batches of "
+            "a step; change `accumulate` or `batch_size`"
+        )
+    raise RequestError(
+        f"no split fits in {(profile.memory_bytes or 0) / 1e9:.3g} GB per device; the smallest ({least.plan}) needs "
+        f"{least.memory.total / 1e9:.3g} GB: use more devices or a smaller `batch_size`"
+    )
+
+
+def priced(work: Workload, anatomy: Anatomy, profile: Profile, cluster: Cluster, plan: Plan) -> Choice:
+    """`plan` with its memory and cost."""
+    memory = memory_of(work, anatomy, slowest_stage(anatomy, plan), plan)
+    return Choice(plan, memory, step_cost(profile, anatomy, plan, cluster))
+
+
+def splits(anatomy: Anatomy, cluster: Cluster, passes: int, base: Plan) -> Iterator[Plan]:
+    """All splits that divide the network and the devices evenly; tensor parallelism stays inside a node."""
+    layers, heads = len(anatomy.blocks), anatomy.heads
+    checkpointings = CHECKPOINTING if base.checkpointing == "none" else (base.checkpointing,)
+    stages = (0, 1, 3) if base.zero == 0 else (base.zero,)
+    for tp in _divisors(cluster.devices_per_node):
+        if tp > 1 and (not heads or heads % tp):
+            continue
+        for pp in _divisors(layers):
+            if cluster.devices % (tp * pp):
+                continue
+            dp = cluster.devices // (tp * pp)
+            if passes % dp:
+                continue
+            for zero in stages if dp > 1 else (0,):
+                if zero == 3 and pp > 1:
+                    continue
+                for checkpointing in checkpointings:
+                    yield replace(
+                        base, dp=dp, tp=tp, pp=pp, zero=zero, checkpointing=checkpointing, accumulate=passes // dp
+                    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]

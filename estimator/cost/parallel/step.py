@@ -1,0 +1,139 @@
+"""The time and energy of one optimizer step of a split training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...trace.workload import Op
+from ..profile import PowerModel, Profile
+from .anatomy import Anatomy
+from .cluster import Cluster
+from .collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEND, Exchange, seconds
+from .plan import Plan
+from .shard import Stage, slowest_stage
+
+# Share of the gradients' and weights' communication that can run while the device computes.
+OVERLAP = 0.9
+_WAITING = "launch"  # the component of eq. 2.2.1 in which a device waits
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Seconds of one optimizer step on one device of the slowest stage, and its joules.
+
+    `compute_s` are the passes of all micro-batches, `tensor_s`, `pipeline_s`, `expert_s` and `data_s` the communication
+    that computing does not hide, `bubble_s` the time without a micro-batch, `update_s` the optimizer.
+    """
+
+    compute_s: float
+    tensor_s: float
+    pipeline_s: float
+    expert_s: float
+    data_s: float
+    bubble_s: float
+    update_s: float
+    joules: float
+
+    @property
+    def waiting_s(self) -> float:
+        return self.tensor_s + self.pipeline_s + self.expert_s + self.data_s + self.bubble_s
+
+    @property
+    def seconds(self) -> float:
+        return self.compute_s + self.update_s + self.waiting_s
+
+
+def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster) -> StepCost:
+    """The cost of one step of `plan` on `cluster`, priced by `profile` (of one of its devices)."""
+    stage = slowest_stage(anatomy, plan)
+    pass_s, pass_j = _priced(profile, stage.passes)
+    update_s, update_j = _priced(profile, stage.updates)
+    tensor_s = sum(seconds(one, cluster) for one in tensor_exchanges(anatomy, plan, stage))
+    pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
+    expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage))
+    micro_s = pass_s + tensor_s + pipeline_s + expert_s
+    data_s = _exposed(plan, sum(seconds(one, cluster) for one in data_exchanges(anatomy, plan, stage)), pass_s)
+    bubble_s = (plan.pp - 1) / plan.interleave * micro_s
+    passes = plan.accumulate
+    waiting_s = passes * (tensor_s + pipeline_s + expert_s) + data_s + bubble_s
+    joules = passes * pass_j + update_j + waiting_s * waiting_w(profile.power)
+    return StepCost(
+        compute_s=passes * pass_s,
+        tensor_s=passes * tensor_s,
+        pipeline_s=passes * pipeline_s,
+        expert_s=passes * expert_s,
+        data_s=data_s,
+        bubble_s=bubble_s,
+        update_s=update_s,
+        joules=joules,
+    )
+
+
+def waiting_w(power: PowerModel) -> float:
+    """Watts of a device that waits for others."""
+    return power.static_w + power.weights_w.get(_WAITING, 0.0)
+
+
+def tensor_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
+    """Per micro-batch: each sharded module of each block sums its output, forward and backward.
+
+    Shoeybi et al. 2019, "Megatron-LM", section 3. Full checkpointing repeats the forward sums. With sequence
+    parallelism the same bytes are gathered and scattered.
+    """
+    if plan.tp == 1:
+        return []
+    sums = len(anatomy.sharded) * stage.blocks
+    times = 3 if plan.checkpointing == "full" else 2
+    return [Exchange(ALL_REDUCE, anatomy.boundary_bytes / plan.cp, plan.tp, 1, sums * times)]
+
+
+def pipeline_exchanges(anatomy: Anatomy, plan: Plan) -> list[Exchange]:
+    """Per micro-batch: one block's output to the next stage and its gradient back, for each chunk."""
+    if plan.pp == 1:
+        return []
+    stride = plan.tp * plan.cp * plan.dp
+    message = anatomy.boundary_bytes / (plan.tp * plan.cp)
+    return [Exchange(SEND, message, 2, stride, 2 * plan.interleave)]
+
+
+def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
+    """Per micro-batch: tokens to their experts and back, forward and backward (all-to-all)."""
+    if plan.ep == 1:
+        return []
+    return [
+        Exchange(ALL_TO_ALL, anatomy.boundary_bytes / (plan.tp * plan.cp), plan.ep, plan.tp * plan.cp, 4 * stage.blocks)
+    ]
+
+
+def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
+    """Per step: the gradients of all replicas; sharded weights are gathered too (Rajbhandari et al. 2020)."""
+    size, stride = plan.dp * plan.cp, plan.tp
+    bytes_ = stage.parameters * anatomy.element_bytes
+    pieces = max(stage.blocks, 1)
+    if size == 1:
+        return []
+    if plan.zero < 2:
+        return [Exchange(ALL_REDUCE, bytes_ / pieces, size, stride, pieces)]
+    scatter = Exchange(
+        REDUCE_SCATTER, bytes_ / pieces, size, stride, pieces * (plan.accumulate if plan.zero == 3 else 1)
+    )
+    gathers = 2 * plan.accumulate if plan.zero == 3 else 1
+    return [scatter, Exchange(ALL_GATHER, bytes_ / pieces, size, stride, pieces * gathers)]
+
+
+def _exposed(plan: Plan, data_s: float, pass_s: float) -> float:
+    """What computing does not hide: of fully sharded weights in every micro-batch, else in the last backward."""
+    hiding_s = pass_s * plan.accumulate if plan.zero == 3 else pass_s * 2 / 3
+    return max(data_s - OVERLAP * hiding_s, (1 - OVERLAP) * data_s)
+
+
+def _priced(profile: Profile, ops: Sequence[Op]) -> tuple[float, float]:
+    """Seconds and joules of the ops on one device."""
+    if not ops:
+        return 0.0, 0.0
+    by_component = profile.time.seconds(ops).sum(axis=0)
+    watts = profile.power.watts(profile.time.components) + profile.power.static_w
+    return float(by_component.sum()), float(np.dot(by_component, watts))

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+
+from joulecast.estimator.base.errors import RequestError
+from joulecast.estimator.cost.parallel.anatomy import dissect
+from joulecast.estimator.cost.parallel.cluster import LINK_EFFICIENCY, clusters, parse_cluster
+from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan
+
+from .decoder import BLOCKS, BOUNDARY_BYTES, HEADS, HIDDEN, TOKENS, VOCABULARY, decoder, nodes
+
+
+def test_a_plan_is_read_and_named():
+    plan = parse_plan("dp=8, tp=4,pp=2")
+    assert (plan.dp, plan.tp, plan.pp, plan.cp, plan.devices) == (8, 4, 2, 1, 64)
+    assert str(plan) == "dp=8, tp=4, pp=2"
+    assert str(Plan(zero=3, checkpointing="full", accumulate=4)) == "dp=1, zero=3, full checkpointing, 4 micro-batches"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dp=8,tp", "'tp' is not SIZE=N"),
+        ("tensor=4", "'tensor=4' is not SIZE=N; give dp=N, tp=N, pp=N, cp=N, ep=N"),
+        ("tp=2,tp=4", "names tp twice"),
+        ("tp=0", "tp is 0; give 1 or more"),
+    ],
+)
+def test_plans_that_cannot_be_read(text: str, message: str):
+    with pytest.raises(RequestError, match=message):
+        parse_plan(text)
+
+
+@pytest.mark.parametrize(
+    ("plan", "devices", "message"),
+    [
+        (Plan(dp=2, tp=4), 16, "uses 8 devices, and there are 16; use dp=4"),
+        (Plan(tp=8, pp=4), 16, "tp x pp x cp must divide 16"),
+        (Plan(tp=16), 16, "8 attention heads are not divisible by tp=16; use tp=8"),
+        (Plan(pp=3), 3, "4 blocks are not divisible by pp=3; use pp=4"),
+        (Plan(dp=8, ep=3), 8, "dp=8 is not divisible by ep=3; use ep=4"),
+    ],
+)
+def test_a_split_that_does_not_fit_names_the_nearest_that_does(plan: Plan, devices: int, message: str):
+    with pytest.raises(RequestError, match=message):
+        check_plan(plan, dissect(decoder()), devices)
+
+
+def test_anatomy_of_a_decoder():
+    anatomy = dissect(decoder())
+    assert len(anatomy.blocks) == BLOCKS
+    assert {len(block) for block in anatomy.blocks} == {15}
+    assert anatomy.heads == HEADS
+    assert anatomy.sharded == {"attn", "mlp"}
+    assert anatomy.boundary_bytes == BOUNDARY_BYTES
+    assert {op.layer for op in anatomy.before} == {"model.embed"}
+    assert {op.layer for op in anatomy.after} == {"head"}
+    assert anatomy.tokens == TOKENS
+
+
+def test_accumulated_passes_are_taken_apart():
+    assert dissect(decoder(passes=4), accumulation=4).ops == dissect(decoder()).ops
+
+
+def test_clusters_by_name_and_by_parts():
+    assert parse_cluster("dgx-h100").devices == 8
+    assert parse_cluster("4xDGX-H100").devices == 32
+    one = parse_cluster("8xa100-sxm4-80gb")
+    assert (one.nodes, one.devices_per_node, one.link_gb_per_s, one.network_gb_per_s) == (1, 8, 300.0, None)
+    many = parse_cluster("64x8xh100-sxm:400gb-ib")
+    assert (many.nodes, many.devices, many.network_gb_per_s, many.rated_w) == (64, 512, 50.0, 10_200.0)
+    assert parse_cluster("dgx-h100:200gb").network_gb_per_s == 25.0
+
+
+@pytest.mark.parametrize("text", ["nonsense", "8xnonsense", "0x8xh100-sxm", ""])
+def test_unknown_clusters_are_one_line(text: str):
+    with pytest.raises(RequestError) as caught:
+        parse_cluster(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_groups_use_the_slowest_link_between_them():
+    cluster = nodes(count=4, devices=8, gb_per_s=100.0, network=2.0)
+    assert cluster.rate_bytes_per_s(8, 1) == pytest.approx(100e9)
+    assert cluster.rate_bytes_per_s(4, 8) == pytest.approx(2e9)  # one member in each node
+    assert cluster.rate_bytes_per_s(8, 4) == pytest.approx(4e9)  # two members in a node share its adapters
+    assert cluster.rate_bytes_per_s(32, 1) == pytest.approx(16e9)
+    with pytest.raises(RequestError, match="has no network figure for 4 nodes; add it, as in 4x8xmade-up:400gb-ib"):
+        nodes(count=4, network=None).rate_bytes_per_s(32, 1)
+
+
+def test_every_cluster_has_a_source_and_known_hardware():
+    from joulecast.estimator.cost.names import find_hardware
+
+    for cluster in clusters().values():
+        assert cluster.source
+        part = find_hardware(cluster.hardware)
+        assert part.link_gb_per_s is not None
+        assert cluster.link_gb_per_s == part.link_gb_per_s / 2
+        assert cluster.rated_w is not None
+        assert cluster.rated_w > cluster.devices_per_node * part.power_w
+        assert cluster.typical_w is None or cluster.typical_w < cluster.rated_w
+
+
+def test_usable_share_of_links():
+    assert 0.5 < LINK_EFFICIENCY < 1.0
+    assert HIDDEN % HEADS == 0
+    assert VOCABULARY > TOKENS

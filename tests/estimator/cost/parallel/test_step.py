@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import pytest
+
+from joulecast.estimator.base.errors import RequestError
+from joulecast.estimator.base.units import JOULES_PER_KWH
+from joulecast.estimator.cost.parallel import collectives
+from joulecast.estimator.cost.parallel.anatomy import dissect
+from joulecast.estimator.cost.parallel.cluster import NETWORK_LATENCY_S, NODE_LATENCY_S
+from joulecast.estimator.cost.parallel.collectives import Exchange
+from joulecast.estimator.cost.parallel.memory import RESERVED_BYTES, memory_of
+from joulecast.estimator.cost.parallel.plan import Plan
+from joulecast.estimator.cost.parallel.predict import predict_split
+from joulecast.estimator.cost.parallel.search import choose_plan
+from joulecast.estimator.cost.parallel.shard import slowest_stage
+from joulecast.estimator.cost.parallel.step import OVERLAP, step_cost
+
+from .decoder import (
+    BLOCKS,
+    BOUNDARY_BYTES,
+    HIDDEN,
+    SECONDS_PER_MAC,
+    TOKENS,
+    VOCABULARY,
+    decoder,
+    device,
+    nodes,
+)
+
+ATTENTION = 2 * TOKENS * TOKENS * HIDDEN
+LINEAR = TOKENS * 9 * HIDDEN * HIDDEN  # proj, up and down, forward
+BLOCK = ATTENTION + 3 * LINEAR
+HEAD = 3 * TOKENS * HIDDEN * VOCABULARY
+BLOCK_WEIGHTS = 9 * HIDDEN * HIDDEN
+ENDS_WEIGHTS = VOCABULARY * HIDDEN
+
+
+def cost(plan: Plan, **cluster: float | None):
+    return step_cost(device(), dissect(decoder()), plan, nodes(**cluster))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "stride", "expected"),
+    [
+        ("all_reduce", 4, 1, 2 * 2 * NODE_LATENCY_S + 2 * 3 / 4 * 1e6 / 1e9),
+        ("all_gather", 4, 1, 2 * NODE_LATENCY_S + 3 / 4 * 1e6 / 1e9),
+        ("reduce_scatter", 8, 1, 3 * NODE_LATENCY_S + 7 / 8 * 1e6 / 1e9),
+        ("all_to_all", 2, 1, NODE_LATENCY_S + 1 / 2 * 1e6 / 1e9),
+        ("send", 2, 8, NETWORK_LATENCY_S + 1e6 / 0.25e9),
+        ("all_reduce", 1, 1, 0.0),
+    ],
+)
+def test_seconds_of_one_message(kind: str, size: int, stride: int, expected: float):
+    cluster = nodes(count=2)
+    assert collectives.seconds(Exchange(kind, 1e6, size, stride), cluster) == pytest.approx(expected)
+    assert collectives.seconds(Exchange(kind, 1e6, size, stride, 3), cluster) == pytest.approx(3 * expected)
+
+
+def test_one_device_is_the_workload_itself():
+    alone = cost(Plan())
+    assert alone.seconds == pytest.approx(SECONDS_PER_MAC * (BLOCKS * BLOCK + HEAD))
+    assert alone.waiting_s == 0
+    assert alone.joules == pytest.approx(100 * alone.seconds)
+
+
+def test_tensor_parallelism_divides_products_and_sums_outputs():
+    plan = Plan(tp=4)
+    split = cost(plan)
+    assert split.compute_s == pytest.approx(SECONDS_PER_MAC * (BLOCKS * BLOCK + HEAD) / 4)
+    message_s = 2 * 2 * NODE_LATENCY_S + 2 * 3 / 4 * BOUNDARY_BYTES / 1e9
+    assert split.tensor_s == pytest.approx(2 * 2 * BLOCKS * message_s)  # attention and MLP, forward and backward
+    assert cost(Plan(tp=4, checkpointing="full")).tensor_s == pytest.approx(3 * 2 * BLOCKS * message_s)
+    assert split.joules == pytest.approx(100 * split.compute_s + 40 * split.tensor_s)
+
+
+def test_pipeline_stages_wait_for_the_first_and_last_micro_batch():
+    split = cost(Plan(pp=4, accumulate=8), count=1)
+    micro_s = SECONDS_PER_MAC * (BLOCK + HEAD)  # the last stage: one block and the head
+    send_s = 2 * (NODE_LATENCY_S + BOUNDARY_BYTES / 1e9)
+    assert split.compute_s == pytest.approx(8 * micro_s)
+    assert split.bubble_s == pytest.approx(3 * (micro_s + send_s))
+    interleaved = cost(Plan(pp=2, accumulate=8, interleave=2), count=1)
+    plain = cost(Plan(pp=2, accumulate=8), count=1)
+    assert interleaved.bubble_s < plain.bubble_s
+
+
+def test_gradients_hide_behind_the_backward_pass_as_far_as_they_can():
+    pass_s = SECONDS_PER_MAC * (BLOCKS * BLOCK + HEAD)
+    weights = 2 * (BLOCKS * (BLOCK_WEIGHTS + HIDDEN) + 2 * ENDS_WEIGHTS)
+    all_s = 3 * 2 * BLOCKS * NODE_LATENCY_S + 2 * 7 / 8 * weights / 1e9
+    assert cost(Plan(dp=8)).data_s == pytest.approx((1 - OVERLAP) * all_s)
+    slow_s = 3 * 2 * BLOCKS * NODE_LATENCY_S + 2 * 7 / 8 * weights / 1e6
+    assert cost(Plan(dp=8), gb_per_s=0.001).data_s == pytest.approx(slow_s - OVERLAP * pass_s * 2 / 3)
+
+
+def test_sharded_weights_are_gathered_twice_in_every_pass():
+    weights = 2 * (BLOCKS * (BLOCK_WEIGHTS + HIDDEN) + 2 * ENDS_WEIGHTS)
+    passes = 3
+    once_s = 3 * BLOCKS * NODE_LATENCY_S + 7 / 8 * weights / 1e9
+    split = cost(Plan(dp=8, zero=3, accumulate=passes))
+    assert split.data_s == pytest.approx((1 - OVERLAP) * 3 * passes * once_s)
+
+
+def test_full_checkpointing_computes_the_blocks_again():
+    again = cost(Plan(checkpointing="full")).compute_s - cost(Plan()).compute_s
+    assert again == pytest.approx(SECONDS_PER_MAC * BLOCKS * (ATTENTION + LINEAR))
+    selective = cost(Plan(checkpointing="selective")).compute_s - cost(Plan()).compute_s
+    assert selective == pytest.approx(SECONDS_PER_MAC * BLOCKS * ATTENTION)
+
+
+def test_memory_by_part():
+    work, anatomy = decoder(), dissect(decoder())
+    weights = BLOCKS * (BLOCK_WEIGHTS + HIDDEN) + 2 * ENDS_WEIGHTS
+    memory = memory_of(work, anatomy, slowest_stage(anatomy, Plan()), Plan())
+    assert memory.weights == memory.gradients == 2 * weights
+    assert memory.optimizer == 4 * 3 * weights  # two moments and an FP32 copy
+    assert memory.activations == BLOCKS * 10 * BOUNDARY_BYTES
+    assert memory.logits == 3 * 2 * TOKENS * VOCABULARY
+    assert memory.buffers == RESERVED_BYTES
+    plan = Plan(dp=4, zero=3, checkpointing="full")
+    sharded = memory_of(work, anatomy, slowest_stage(anatomy, plan), plan)
+    assert sharded.weights == sharded.gradients == 2 * weights / 4
+    assert sharded.optimizer == 12 * weights / 4
+    assert sharded.activations == BLOCKS * BOUNDARY_BYTES + 10 * BOUNDARY_BYTES
+    stages = Plan(pp=2, accumulate=4)
+    first = memory_of(work, anatomy, slowest_stage(anatomy, stages), stages)
+    assert first.activations == 2 * (BLOCKS // 2) * 10 * BOUNDARY_BYTES  # two micro-batches under way
+
+
+def test_the_fastest_split_that_fits_is_chosen():
+    work, anatomy = decoder(), dissect(decoder())
+    free = choose_plan(work, anatomy, device(), nodes(), passes=8)
+    assert free.plan.dp == 8  # little to exchange: data parallel is fastest
+    assert free.cost.seconds <= cost(Plan(dp=2, tp=4, accumulate=4)).seconds
+    weights = BLOCKS * (BLOCK_WEIGHTS + HIDDEN) + 2 * ENDS_WEIGHTS
+    limit = int(RESERVED_BYTES + 10 * weights)  # too little for a whole optimizer state
+    tight = choose_plan(work, anatomy, device(limit), nodes(), passes=8)
+    assert tight.memory.total <= limit
+    assert tight.plan != free.plan
+    with pytest.raises(RequestError, match=r"no split fits in 2 GB per device; the smallest .* needs 2 GB"):
+        choose_plan(work, anatomy, device(int(RESERVED_BYTES)), nodes(), passes=8)
+    with pytest.raises(RequestError, match="whole number of the 3 micro-batches"):
+        choose_plan(work, anatomy, device(), nodes(devices=5), passes=3)
+
+
+def test_a_run_on_a_cluster():
+    work = decoder(passes=2)
+    estimate, split = predict_split(device(), work, nodes(), steps=10, accumulation=2, plan=Plan(dp=2, tp=4))
+    assert split.plan.accumulate == 8  # 2 passes x 8 devices over 2 replicas
+    assert not split.chosen
+    assert estimate.devices == 8
+    assert estimate.seconds.value == pytest.approx(10 * split.cost.seconds)
+    assert estimate.energy_kwh.value == pytest.approx(10 * 8 * split.cost.joules / JOULES_PER_KWH)
+    assert sum(part.energy_kwh for part in estimate.breakdown) == pytest.approx(estimate.energy_kwh.value)
+    assert sum(part.energy_kwh for part in estimate.layers) == pytest.approx(estimate.energy_kwh.value)
+    assert {"communication", "compute"} <= {part.name for part in estimate.breakdown}
+    alone = device().predict(work, steps=10)
+    assert estimate.seconds.high / estimate.seconds.value > alone.seconds.high / alone.seconds.value
+    assert split.to_json()["memory_bytes"]["total"] == split.memory.total  # type: ignore[index]
+
+
+def test_a_chosen_split_is_named_in_a_note():
+    estimate, split = predict_split(device(), decoder(), nodes(), steps=1)
+    assert split.chosen
+    assert any(f"split chosen by joulecast: {split.plan}" in note for note in estimate.warnings)
