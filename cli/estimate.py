@@ -46,7 +46,16 @@ _FILE = click.Path(path_type=Path)
 @click.option("--samples", metavar="N", help="Size of the training set; alone, one epoch of it.")
 @click.option("--tokens", metavar="N", help="Length of the run in tokens.")
 @click.option("--val-samples", metavar="N", help="Samples of the validation after each epoch.")
-@click.option("--devices", type=int, default=1, metavar="N", help="Accelerators, data parallel.")
+@click.option("--devices", type=int, metavar="N", help="Accelerators, data parallel.  [default: 1]")
+@click.option("--cluster", metavar="NAME", help="Devices that share the model: dgx-h100, 64x8xh100-sxm:400gb-ib.")
+@click.option("--parallel", metavar="SPLIT", help="How they share it: dp=8,tp=4,pp=2 (default: the fastest that fits).")
+@click.option("--zero", type=click.IntRange(0, 3), metavar="STAGE", help="ZeRO stage of the data parallel devices.")
+@click.option("--fsdp", is_flag=True, help="Fully sharded data parallel: --zero 3.")
+@click.option(
+    "--activation-checkpointing",
+    type=click.Choice(["none", "selective", "full"]),
+    help="Compute activations again in the backward pass (with --cluster).",
+)
 @click.option("--hardware", "--profile", "hardware", metavar="NAME", help="Hardware, profile or profile file.")
 @click.option(
     "--pue", type=float, metavar="X", help="Energy of the building over energy of the machines (default 1.58)."
@@ -185,6 +194,10 @@ def read_request(model: str, options: Mapping[str, Any]) -> Request:
         val_samples=options["val_samples"],
         devices=options["devices"],
         hardware=options["hardware"],
+        cluster=options["cluster"],
+        parallel=options["parallel"],
+        zero=_zero(options["zero"], options["fsdp"]),
+        activation_checkpointing=options["activation_checkpointing"],
         region=options["region"],
         regions=() if options["regions"] is None else options["regions"],
         live=options["live"],
@@ -195,6 +208,12 @@ def read_request(model: str, options: Mapping[str, Any]) -> Request:
         budget=options["budgets"],
         budget_at=options["budget_at"],
     )
+
+
+def _zero(stage: int | None, fsdp: bool) -> int | None:
+    if fsdp and stage not in (None, 3):
+        raise click.UsageError(f"--fsdp and --zero {stage} contradict: give one of them")
+    return 3 if fsdp else stage
 
 
 def _model_args(texts: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ..cost.estimate import Estimate, Share
+    from ..cost.parallel.predict import Split
     from ..cost.profile import Profile
     from ..place.budget import BudgetVerdict
     from ..place.regions import Place
@@ -33,6 +34,7 @@ class Answer:
 
     `energy_kwh` is the machine's own; `facility_energy_kwh`, `co2e_kg` and `cost` include the building's share (PUE).
     `fits` says what would fit, for budgets that are exceeded. `places` are the regions of the request, compared.
+    `split` says how a cluster's devices share the model; None where each trains all of it.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Answer:
     verdicts: tuple[BudgetVerdict, ...] = ()
     fits: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
+    split: Split | None = None
 
     def __repr__(self) -> str:
         """The figures in one line: a workload alone has thousands of operations."""
@@ -132,6 +135,7 @@ class Answer:
             "co2e_kg": self.co2e_kg.to_json(),
             "cost": self.cost.to_json(),
             "currency": self.site.currency,
+            **({} if self.split is None else {"split": self.split.to_json()}),
             "site": {
                 "pue": self.site.pue,
                 "carbon_g_per_kwh": self.site.carbon_g_per_kwh,

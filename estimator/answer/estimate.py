@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import RequestError
 from ..base.notes import Note, Topic, Weight
+from ..cost.estimate import Estimate
 from ..cost.library import load_profile
+from ..cost.parallel.predict import Split, predict_split
 from ..cost.profile import Profile
 from ..model.read_model import read_model
 from ..place.budget import BudgetVerdict, End, epochs_that_fit, judge_run, regions_that_fit
@@ -36,8 +38,12 @@ def estimate(
     tokens: Number | None = None,
     val_samples: Number | None = None,
     batch_size: Number | None = None,
-    devices: Number = 1,
+    devices: Number | None = None,
     hardware: str | Path | Profile | None = None,
+    cluster: str | None = None,
+    parallel: str | None = None,
+    zero: int | None = None,
+    activation_checkpointing: str | None = None,
     region: str | None = None,
     regions: str | Sequence[str] = (),
     live: bool = False,
@@ -80,9 +86,13 @@ def estimate(
     batch_size:
         Samples per pass and device. For a text, 32 by default; a module's inputs give it.
     devices:
-        Accelerators that train together, data parallel.
+        Accelerators that train together, data parallel. Their communication is not modelled; `cluster` models it.
     hardware:
         Hardware, a profile's name or file, or a `Profile`. None: this machine.
+    cluster, parallel, zero, activation_checkpointing:
+        Devices that share the model: "64x8xh100-sxm:400gb-ib" (64 nodes of 8 H100 with 400 Gbit/s of network a device)
+        or a name of `datasets/clusters.csv`; the split ("dp=8,tp=4,pp=2", by default the fastest that fits); the ZeRO
+        stage (3 is FSDP); "full" or "selective" recomputation of activations.
     region, regions, live, carbon_intensity, pue, price, currency:
         Where it runs: a region ("FR"), others to compare with it, this hour's carbon intensity, or figures of your own.
     budget, budget_at:
@@ -134,6 +144,9 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
 
 def find_profile(request: Request) -> Profile:
     """The profile of the request's hardware. Raises JoulecastError for unknown hardware."""
+    cluster = request.split_devices
+    if request.hardware is None and cluster is not None:
+        return load_profile(cluster.hardware)
     return request.hardware if isinstance(request.hardware, Profile) else load_profile(request.hardware)
 
 
@@ -157,10 +170,10 @@ def priced(
     `where` is the request's own place by default, `schedule` its own length. Nothing is traced.
     """
     where, schedule = where or read_where(request), schedule or request.schedule(work)
-    predicted = forecast(profile, work, schedule)
+    predicted, split = _predicted(request, work, profile, schedule)
     warnings = [*predicted.warnings, *_assumptions(request), *where.notes_on(predicted.seconds)]
     predicted = replace(predicted, warnings=tuple(warnings))
-    answer = Answer(request.name, work, profile, schedule, predicted, where.site)
+    answer = Answer(request.name, work, profile, schedule, predicted, where.site, split=split)
     verdicts = judge_run(
         request.limits, where.site, seconds=answer.seconds, energy_kwh=answer.energy_kwh, at=request.budget_at
     )
@@ -169,6 +182,23 @@ def priced(
         verdicts=verdicts,
         fits=tuple(line for verdict in verdicts if verdict.exceeded for line in _what_fits(answer, verdict)),
         places=compare_regions(answer.facility_energy_kwh, where.regions, request.limits, request.budget_at),
+    )
+
+
+def _predicted(request: Request, work: Workload, profile: Profile, schedule: Schedule) -> tuple[Estimate, Split | None]:
+    cluster = request.split_devices
+    if cluster is None:
+        return forecast(profile, work, schedule), None
+    if schedule.validation_steps:
+        raise RequestError("`val_samples` is not modelled on a `cluster` yet: leave it out")
+    return predict_split(
+        profile,
+        work,
+        cluster,
+        steps=schedule.steps,
+        accumulation=schedule.accumulation,
+        plan=request.plan,
+        base=request.base_plan,
     )
 
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..base.errors import JoulecastError, RequestError
 from ..base.interval import Interval
 from ..base.suggest import near
+from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
+from ..cost.parallel.cluster import Cluster, parse_cluster
+from ..cost.parallel.plan import CHECKPOINTING, Plan, parse_plan
 from ..model.inputs import parse_input
 from ..model.presets import DatasetPreset, dataset_preset
 from ..model.read_model import TraceOptions
@@ -65,8 +68,12 @@ class Request:
     samples: Number | None = None
     tokens: Number | None = None
     val_samples: Number | None = None
-    devices: Number = 1
+    devices: Number | None = None
     hardware: str | Path | Profile | None = None
+    cluster: str | None = None
+    parallel: str | None = None
+    zero: int | None = None
+    activation_checkpointing: str | None = None
     # Where it runs.
     region: str | None = None
     regions: str | Sequence[str] = ()
@@ -83,6 +90,8 @@ class Request:
         _check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
         _check_choice("precision", self.precision, (*PRECISIONS, *PRECISIONS.values()))
         _check_choice("budget_at", self.budget_at, get_args(End))
+        _check_choice("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
+        _ = self.split_devices, self.plan
         nothing = Interval.exact(0.0)
         judge_run(self.limits, self.site, seconds=nothing, energy_kwh=nothing)
         if self.model is not None:
@@ -99,6 +108,36 @@ class Request:
         return self.model.name if isinstance(self.model, Workload) else type(self.model).__name__
 
     @property
+    def split_devices(self) -> Cluster | None:
+        """The devices that share the model; None where each device trains all of it."""
+        if self.cluster is None:
+            if asked := [name for name in _SPLITS if getattr(self, name) is not None]:
+                raise RequestError(f"`{asked[0]}` needs `cluster`: give the devices, as in {CLUSTER_EXAMPLES}")
+            return None
+        cluster = parse_cluster(self.cluster)
+        if self.devices is not None and float(self.devices) != cluster.devices:
+            raise RequestError(
+                f"`devices` {self.devices} and `cluster` {self.cluster} of {cluster.devices} devices contradict: "
+                "leave out `devices`"
+            )
+        return cluster
+
+    @property
+    def device_count(self) -> Number:
+        cluster = self.split_devices
+        return cluster.devices if cluster else _given(self.devices, 1)
+
+    @property
+    def base_plan(self) -> Plan:
+        """What every split has: the ZeRO stage and the checkpointing."""
+        return Plan(zero=self.zero or 0, checkpointing=self.activation_checkpointing or "none")
+
+    @property
+    def plan(self) -> Plan | None:
+        """The split that was asked for; None: joulecast chooses one."""
+        return None if self.parallel is None else parse_plan(self.parallel, self.base_plan)
+
+    @property
     def limits(self) -> tuple[Limit, ...]:
         return tuple(parse_limit(text) for text in _texts("budget", self.budget))
 
@@ -110,7 +149,8 @@ class Request:
     @property
     def hardware_key(self) -> object:
         """Equal for requests about the same hardware."""
-        return self.hardware if self.hardware is None or isinstance(self.hardware, str | Path) else id(self.hardware)
+        own = self.hardware if self.hardware is None or isinstance(self.hardware, str | Path) else id(self.hardware)
+        return self.cluster if own is None else own
 
     @property
     def place_key(self) -> tuple[object, ...]:
@@ -164,7 +204,7 @@ class Request:
             dataset_samples=preset.train_samples if preset else None,
             tokens_per_sample=work.tokens_per_sample if work else 2,  # 2 stands for a sequence of any length
             accumulation=self.passes,
-            devices=self.devices,
+            devices=self.device_count,
         )
 
     def _batch_size(self, work: Workload | None) -> Number:
@@ -209,6 +249,7 @@ class Request:
             raise RequestError(f"`{name}` {value} and the workload's {own} contradict: leave out `{name}`")
 
 
+_SPLITS = ("parallel", "zero", "activation_checkpointing")
 # What a Workload was read with; its values cannot change.
 _FIXED_BY_WORKLOAD = ("inputs", "model_args", "sequence_length", "accumulate", "loss")
 

@@ -19,7 +19,7 @@ NETWORK_LATENCY_S = 20e-6
 _PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction
 _NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
 _TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
-_EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
+EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
 
 
 @dataclass(frozen=True, slots=True)
