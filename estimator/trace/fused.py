@@ -8,9 +8,10 @@ and the length of a sequence does not slow the trace down.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,6 +37,14 @@ _ATTENTION = F.scaled_dot_product_attention
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Compiled models and functions run as their own code: a compiler would compile stand-ins, for many seconds."""
+    if "torch._dynamo" not in sys.modules:  # without it nothing is compiled, and importing it takes seconds
+        return nullcontext()
+    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
+
+
 class FusedLayers(TorchFunctionMode):
     """While entered, such calls go to `recorder` as single ops, and autocast acts on the stand-ins."""
 
@@ -47,6 +56,7 @@ class FusedLayers(TorchFunctionMode):
     def __enter__(self) -> FusedLayers:
         self._patches.enter_context(self._attention_by_name())
         self._patches.enter_context(autocast.any_device())
+        self._patches.enter_context(_uncompiled())
         self._patches.enter_context(fused_scans(self.recorder, self.recorder.module))
         super().__enter__()
         return self

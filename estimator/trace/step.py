@@ -25,7 +25,7 @@ from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_m
 from torch.utils._pytree import tree_map
 
 from ..base.errors import JoulecastError
-from .formulas import dtype_name
+from .formulas import dtype_name, numel
 from .fused import FusedLayers
 from .losses import differentiable, training_loss
 from .recorder import Recorder
@@ -222,7 +222,7 @@ def _trained(state: Mapping[str, torch.Tensor]) -> tuple[Trained, ...]:
     for path, tensor in state.items():
         first_names.setdefault(id(tensor), (path, tensor))  # tied ones by their first name
     return tuple(
-        Trained(path, tensor.numel(), tensor.element_size(), dtype_name(tensor.dtype))
+        Trained(path, numel(tensor.grad), tensor.element_size(), dtype_name(tensor.dtype))  # sparse: rows alone
         for path, tensor in first_names.values()
         if tensor.requires_grad and tensor.grad is not None
     )

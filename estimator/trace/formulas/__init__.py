@@ -18,6 +18,7 @@ from .products import (
     conv_flops,
     grouped_dims,
     grouped_flops,
+    numel,
     rnn_flops,
 )
 from .table import FREE, KINDS, TABLE, Entry, is_free, lookup, op_name, plain_name, register_op
@@ -42,6 +43,7 @@ __all__ = [
     "grouped_flops",
     "is_free",
     "lookup",
+    "numel",
     "op_name",
     "plain_name",
     "register_op",

@@ -273,3 +273,48 @@ def test_double_precision_is_carried_to_the_ops() -> None:
     work = trace(nn.Linear(8, 8, dtype=torch.float64), torch.zeros(4, 8, dtype=torch.float64), layers=False)
     assert work.precision == "float64"
     assert {op.dtype for op in work.ops if op.kind == "matmul"} == {"float64"}
+
+
+# -- rows of a table, and compiled code ------------------------------------------------------------
+
+
+class Recommender(nn.Module):
+    """Bags of 20 rows and single rows of two tables of 100,000 x 8."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        self.items = nn.EmbeddingBag(100_000, 8, mode="sum", sparse=sparse)
+        self.users = nn.Embedding(100_000, 8, sparse=sparse)
+
+    def forward(self, items: torch.Tensor, user: torch.Tensor) -> torch.Tensor:
+        return (self.items(items) * self.users(user)).sum(1)
+
+
+def test_sparse_gradients_cost_the_rows_that_they_touch() -> None:
+    inputs = (torch.zeros(16, 20, dtype=torch.int64), torch.zeros(16, dtype=torch.int64))
+    sparse, dense = (trace(Recommender(which), inputs, layers=False) for which in (True, False))
+    bag = next(op for op in sparse.ops if op.name == "_embedding_bag")
+    assert 4 * 320 * 8 <= bag.bytes_read <= 4 * 320 * 8 + 8 * (320 + 16)
+    updates = [op for op in sparse.ops if op.phase == "optimizer"]
+    assert [op.bytes_moved for op in updates] == [3 * 4 * 320 * 8, 3 * 4 * 16 * 8]
+    assert sparse.bytes_moved < 200_000
+    assert dense.bytes_moved > 2 * 4 * 100_000 * 8 * (1 + 3)
+
+
+def test_compiled_code_is_traced_as_it_was_written(capfd: pytest.CaptureFixture[str]) -> None:
+    class Compiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 16, bias=False), nn.Linear(16, 4)
+
+        @torch.compile
+        def mix(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(x).relu() * torch.sigmoid(x)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.mix(x))
+
+    for model in (Compiled(), torch.compile(Compiled())):
+        work = trace(model, torch.zeros(8, 16), layers=False)
+        assert (work.forward_flops, work.tracer) == (8 * 16 * (16 + 4), "meta")
+    assert capfd.readouterr().err == ""
