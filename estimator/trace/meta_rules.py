@@ -1,8 +1,8 @@
 """Shapes of common ops on meta tensors, without PyTorch's own rules for them.
 
-Those are Python code that imports the compiler and sympy on first use, which takes as long as importing
-torch itself, and runs for milliseconds an op. The rules here cover plain cases alone and leave the rest
-to PyTorch; tests compare each with PyTorch's answer in shape, dtype and strides.
+PyTorch's rules are Python code that imports the compiler and sympy on first use, which takes as long as importing
+torch itself, and they run for milliseconds an op. The rules here cover plain cases only and leave the rest to PyTorch;
+tests compare each with PyTorch's result in shape, dtype and strides.
 """
 
 from __future__ import annotations
@@ -18,18 +18,30 @@ Rule = Callable[[Sequence[Any]], Any]
 
 
 def meta_output(name: str, args: Sequence[Any], kwargs: Any) -> Any:
-    """What ATen op `name` gives on these meta tensors, or None where PyTorch has to say."""
+    """The output of ATen op `name` on these meta tensors, or None where no rule applies."""
     rule = _RULES.get(name)
-    if rule is None or kwargs or not args or not _plain(args):
+    if kwargs or not args:
         return None
-    return rule(args)
+    if name == "clone" and args[0].layout is torch.sparse_coo:
+        return _sparse_clone(args[0])
+    return rule(args) if rule is not None and _plain(args) else None
 
 
 def _plain(args: Sequence[Any]) -> bool:
-    """A floating-point tensor comes first, and every tensor is on the meta device."""
+    """A floating-point tensor comes first, and every tensor is strided and on the meta device."""
     first = args[0]
     floating = isinstance(first, torch.Tensor) and first.is_floating_point()
-    return floating and all(arg.is_meta for arg in args if isinstance(arg, torch.Tensor))
+    return floating and all(
+        arg.is_meta and arg.layout is torch.strided for arg in args if isinstance(arg, torch.Tensor)
+    )
+
+
+def _sparse_clone(tensor: torch.Tensor) -> torch.Tensor | None:
+    """PyTorch's own clone of a sparse meta tensor stores no values."""
+    if not tensor.is_meta:
+        return None
+    parts = tensor._indices().clone(), tensor._values().clone()
+    return torch.sparse_coo_tensor(*parts, tensor.shape, check_invariants=False)
 
 
 def _like(tensor: torch.Tensor) -> torch.Tensor:
@@ -45,13 +57,13 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 
 def _elementwise(args: Sequence[Any]) -> Any:
-    """Operands of one dtype and layout (numbers aside) give one more of the first one's."""
+    """Operands of one dtype and layout, or numbers, give a result of the same dtype and layout."""
     first = args[0]
     return _like(first) if _is_dense(first) and all(_joins(first, other) for other in args[1:]) else None
 
 
 def _joins(first: torch.Tensor, other: Any) -> bool:
-    """A real number, a tensor laid out as the first, or one that is spread over it."""
+    """A real number, a tensor with the layout of the first, or one that is broadcast over it."""
     if not isinstance(other, torch.Tensor):
         return not isinstance(other, complex)
     if other.dtype != first.dtype:
@@ -128,7 +140,7 @@ def _mm(args: Sequence[Any]) -> Any:
     left, right = args[:2]
     fits = left.dim() == right.dim() == 2 and left.shape[1] == right.shape[0]
     if not fits or left.dtype != right.dtype:
-        return None  # the error is PyTorch's to raise
+        return None  # PyTorch raises the error
     m, n = left.shape[0], right.shape[1]
     return torch.empty_strided((m, n), (n, 1), dtype=left.dtype, device="meta")
 
@@ -159,7 +171,7 @@ def _softmax_backward(args: Sequence[Any]) -> Any:
 
 
 def _reduction(args: Sequence[Any]) -> Any:
-    # mean.dim(input, dims, keepdim), sum.dim_IntList alike
+    # mean.dim(input, dims, keepdim); sum.dim_IntList takes the same arguments
     data = args[0]
     if len(args) < 2 or not isinstance(args[1], (list, tuple)) or not args[1] or not data.is_contiguous():
         return None
