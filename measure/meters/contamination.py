@@ -33,7 +33,7 @@ class Conditions:
     busy_s: float | None  # of all CPUs together, this process included
     steal_s: float | None
     throttles: int | None  # thermal throttle events of all cores and packages
-    quota_throttled_s: float | None  # held back by the cgroup's CPU quota
+    quota_throttled_s: float | None  # stopped by the cgroup's CPU quota
     frequency_hz: float | None  # mean over the cores
     cpus: int = 1  # that `busy_s` and `steal_s` are summed over
 
@@ -111,7 +111,7 @@ def disturbances(before: Conditions, after: Conditions) -> tuple[str, ...]:
     if before.quota_throttled_s is not None and after.quota_throttled_s is not None:
         held_s = after.quota_throttled_s - before.quota_throttled_s
         if held_s > OTHERS_SHARE * wall_s:
-            found.append(f"the cgroup's CPU quota held the run back for {held_s / wall_s:.0%} of the time")
+            found.append(f"the cgroup's CPU quota stopped the run for {held_s / wall_s:.0%} of the time")
     if before.frequency_hz and after.frequency_hz:
         change = after.frequency_hz / before.frequency_hz - 1
         if abs(change) > FREQUENCY_SHARE:

@@ -320,9 +320,9 @@ class RaplSource:
                 low, value, high = values[original], values[repeater], again[original]
                 if isinstance(low, Failure) or isinstance(value, Failure) or isinstance(high, Failure):
                     continue
-                self._judge((original, repeater), low, value, high)
+                self._compare_pair((original, repeater), low, value, high)
 
-    def _judge(self, pair: tuple[int, int], low: int, value: int, high: int) -> None:
+    def _compare_pair(self, pair: tuple[int, int], low: int, value: int, high: int) -> None:
         range_uj = self.plan.zones[pair[0]].range_uj
         if (value - low) % range_uj <= (high - low) % range_uj:
             self._alike.setdefault(pair, True)

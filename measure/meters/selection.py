@@ -188,8 +188,8 @@ def _chosen(whole: Mapping[str, Any], partial: Mapping[str, Any], unread: Mappin
     GPUs that cannot be read are included only together with a CPU counter, so that its total is marked incomplete.
     """
     ranked = [group[name] for group in (whole, partial) for name in ("rapl", "perf_event") if name in group]
-    beside = (whole, partial, unread) if ranked else (whole, partial)
-    gpus = [group["nvml"] for group in beside if "nvml" in group]
+    groups = (whole, partial, unread) if ranked else (whole, partial)
+    gpus = [group["nvml"] for group in groups if "nvml" in group]
     return ranked[:1] + gpus[:1]
 
 

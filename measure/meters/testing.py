@@ -162,7 +162,7 @@ class FakePowercap:
         """The counter vanishes, as with its driver."""
         self._break(zone, lambda path: None)
 
-    def mend(self, zone: str) -> None:
+    def restore(self, zone: str) -> None:
         """Undoes `fail`, `deny` and `remove`."""
         with self._lock:
             self._broken.discard(zone)
@@ -200,20 +200,20 @@ class FakePowercap:
         value = self._counters[counter.zone.shows or name].shown_uj()
         if name in self._broken or counter.showing == value:
             return
-        mended, counter.showing = counter.showing == -1, value
+        restored, counter.showing = counter.showing == -1, value
         path = counter.folder / "energy_uj"
-        if self._driven or mended:
-            self._swap(path, lambda beside: beside.write_text(f"{value}\n"))
+        if self._driven or restored:
+            self._swap(path, lambda file: file.write_text(f"{value}\n"))
         else:  # there is no reader, and a swap is slower
             path.write_text(f"{value}\n")
 
     @staticmethod
     def _swap(path: Path, put: Callable[[Path], object]) -> None:
         """Replaces the file at once: to a reader, a moment without it would be a counter that vanished."""
-        beside = path.with_name(".energy_uj")
-        put(beside)
-        if os.path.lexists(beside):
-            os.replace(beside, path)
+        temporary = path.with_name(".energy_uj")
+        put(temporary)
+        if os.path.lexists(temporary):
+            os.replace(temporary, path)
         else:
             path.unlink(missing_ok=True)
 

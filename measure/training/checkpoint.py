@@ -1,7 +1,7 @@
 """Checkpoints of one run. Each is written whole or not at all, and one process at a time trains a run.
 
     STORE/checkpoints/RUN/000400.state   the trainer's state after 400 steps
-    STORE/checkpoints/RUN/lock           held by the process that trains
+    STORE/checkpoints/RUN/lock           locked by the process that trains
 
 The record names its checkpoint; other files are left over from a run that was killed.
 """

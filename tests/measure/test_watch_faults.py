@@ -114,7 +114,7 @@ def test_eio_in_the_middle_is_a_gap_of_the_whole_and_missing_in_its_rows(tree: F
         session.until(_row("measured"))
         tree.fail("package-0")
         session.until(_row("missing"))
-        tree.mend("package-0")
+        tree.restore("package-0")
         session.until(_row("measured"))
         output = session.end(signal.SIGINT)
     assert session.process.returncode == 0

@@ -30,7 +30,7 @@ def test_a_quiet_window_is_clean():
         ({"busy_s": 102.28}, "other processes used 30% of a core"),
         ({"steal_s": 1.2}, "gave 20% of a core to other guests"),
         ({"throttles": 5}, "thermal throttling (2 events)"),
-        ({"quota_throttled_s": 0.5}, "held the run back for 50% of the time"),
+        ({"quota_throttled_s": 0.5}, "stopped the run for 50% of the time"),
         ({"frequency_hz": 2.4e9}, "the clock went from 3.00 to 2.40 GHz"),
     ],
 )

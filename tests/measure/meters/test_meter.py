@@ -82,7 +82,7 @@ def test_a_failed_look_in_between_leaves_the_window_whole(tree: FakePowercap, me
     tree.advance(1.0, WATTS)
     tree.fail("package-0")
     assert window.so_far().label == "missing"
-    tree.mend("package-0")
+    tree.restore("package-0")
     assert window.close().energy_uj == 44_000_000
 
 

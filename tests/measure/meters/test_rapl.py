@@ -181,7 +181,7 @@ def test_a_failed_read_in_the_middle_is_a_gap(tmp_path: Path):
         tree.fail("package-0")
         meter.poll()
         tree.advance(1.0, {"package-0": 10.0})
-        tree.mend("package-0")
+        tree.restore("package-0")
     assert window.reading is not None
     assert window.reading.energy_uj == 20_000_000
 
@@ -205,7 +205,7 @@ def test_breaking_and_mending_a_counter_never_looks_like_its_removal(tmp_path: P
     reader.start()
     for _ in range(300):
         tree.fail("package-0")
-        tree.mend("package-0")
+        tree.restore("package-0")
     ended.set()
     reader.join()
     assert reads > 0
@@ -219,7 +219,7 @@ def test_a_removed_counter_is_missing_and_measures_again_once_back(tmp_path: Pat
         tree.advance(1.0, {"package-0": 10.0})
         tree.remove("package-0")
         meter.poll()
-        tree.mend("package-0")
+        tree.restore("package-0")
     assert window.reading is not None
     assert window.reading.label == "missing"
     assert "vanished" in window.reading.domains[0].reason
