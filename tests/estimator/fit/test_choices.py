@@ -13,7 +13,7 @@ import pytest
 from joulecast.estimator.base.errors import FitError
 from joulecast.estimator.cost.features import pieces
 from joulecast.estimator.fit import fit as fitting
-from joulecast.estimator.fit.intervals import judge
+from joulecast.estimator.fit.intervals import _error_model, judge
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.fit.regression import bounds, family_shares, folds, log_errors, rows_worth
 
@@ -76,6 +76,18 @@ def test_ten_times_outside_widens_the_interval_by_a_factor_of_1_6() -> None:
     assert (outside.low, outside.high) == pytest.approx((1 / 1.2 / 1.6, 1.2 * 1.6))
     twice = error.interval(1.0, decades_outside=2.0)
     assert twice.high == pytest.approx(1.2 * 1.6**2)
+
+
+def test_with_op_times_a_network_of_more_ops_has_a_narrower_interval() -> None:
+    """One op alone scatters by 0.4 (in logarithms), a step of 16 by 0.1. Ten times outside is 1.6 again."""
+    ops = np.array([1.0] * 10 + [16.0] * 20)
+    ratios = 0.4 / np.sqrt(ops) * np.array([1, -1] * 15)
+    rows = [observe(network(2, 8))] * 30
+    error = _error_model(rows, [str(index) for index in range(30)], ratios, ops)
+    assert error.interval(1.0, ops=16).high == pytest.approx(math.exp(0.1))
+    assert error.interval(1.0, ops=1).high == pytest.approx(math.exp(0.4))
+    assert error.interval(1.0, ops=4).low == pytest.approx(math.exp(-0.2))
+    assert error.interval(1.0, 1.0, ops=16).high == pytest.approx(math.exp(0.1) * 1.6)
 
 
 def test_a_poor_fit_still_widens_by_half_of_its_logarithm_for_each_decade() -> None:

@@ -271,3 +271,34 @@ def test_power_tally_takes_no_failure_for_a_zero():
     for seconds, value in ((0, 10**8), (1, Failure("lost")), (2, 10**8)):
         tally.add(_sample(seconds, value), value, seconds == 0)
     assert tally.reading().energy_uj == 200_000_000
+
+
+@pytest.mark.parametrize(("drawn_uj", "label"), [(101_000_000, "measured"), (101_000_001, "missing")])
+def test_the_ceiling_holds_for_the_time_of_the_window_and_one_refresh(drawn_uj: int, label: str):
+    """100 W for 1 s, and what the counter had not yet shown of the 10 ms before it: 101 J."""
+    assert _reading(PACKAGE, _sample(0, 0), _sample(1, drawn_uj)).label == label
+
+
+@pytest.mark.parametrize(("gap_s", "label"), [(9.99, "measured"), (9.990_000_01, "ambiguous")])
+def test_a_second_wrap_is_excluded_up_to_the_shortest_wrap_time(gap_s: float, label: str):
+    """At 100 W the range of 1,000 J takes 10 s, of which one refresh of 10 ms may be left over from before."""
+    assert _reading(PACKAGE, _sample(0, 500_000_000), _sample(gap_s, 500_000_000 + 1)).label == label
+
+
+def test_a_failed_power_read_leaves_a_hole_in_the_trace():
+    domain = Domain("gpu-0", "gpu", True, ceiling_w=3000, method="integrated power")
+    ledger, shown = Ledger((domain,)), []
+    for sample in (_sample(0, 100_000_000), _sample(1, Failure("busy")), _sample(2, 100_000_000)):
+        ledger.add(sample)
+        shown.append(ledger.point().energy_uj)
+    assert shown == [(0,), (None,), (200_000_000,)]
+
+
+def test_power_that_was_doubtful_once_has_no_trace_after_it():
+    domain = Domain("gpu-0", "gpu", True, ceiling_w=3000, method="integrated power")
+    ledger, shown = Ledger((domain,)), []
+    for sample in (_sample(0, 100_000_000), _sample(2.0, 100_000_000), _sample(4.1, 100_000_000)):
+        ledger.add(sample)
+        shown.append(ledger.point().energy_uj)
+    assert shown == [(0,), (200_000_000,), (None,)]
+    assert ledger.readings({})[0].label == "ambiguous"
