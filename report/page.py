@@ -33,10 +33,10 @@ from .sentences import (
     verdict_sentence,
 )
 
-LABEL_MEANINGS = {
-    "measured": "from measurements of this hardware",
-    "modelled": "calculated from measurements of other quantities",
-    "datasheet": "from the maker's datasheet, not measured",
+LABELS = {  # what a figure is based on: a label, and its explanation
+    "measured": ("profile measured", "predicted with a profile from measurements of this hardware"),
+    "modelled": ("profile modelled", "predicted with a profile calculated from measurements of other quantities"),
+    "datasheet": ("from datasheet", "predicted from the maker's datasheet, without measurements"),
 }
 _COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 _DEFAULT_PUE_SOURCE = "the world's average data centre, Uptime Institute 2018"
@@ -175,8 +175,8 @@ def _facts(first: Answer) -> dict[str, str]:
     pue_source = _DEFAULT_PUE_SOURCE if site.pue == DEFAULT_PUE else "given"
     return {
         "Profile": f"{profile.name}: {profile.hardware} with {profile.framework}",
-        "Time": first.estimate.time_source,
-        "Power": first.estimate.power_source,
+        "Time": first.time_basis,
+        "Power": first.power_basis,
         "Covers": provenance.boundary,
         "Fitted on": provenance.fitted_on,
         "Made": provenance.created,
@@ -188,7 +188,7 @@ def _facts(first: Answer) -> dict[str, str]:
 
 
 _GLOBALS: dict[str, Any] = {
-    "LABEL_MEANINGS": LABEL_MEANINGS,
+    "LABELS": LABELS,
     "COLUMNS": _COLUMNS,
     "LIMITED": LIMITED,
     "METHOD": _METHOD,

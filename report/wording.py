@@ -30,7 +30,7 @@ def plain_number(value: float, digits: int = 4) -> str:
 def origin(answer: Answer) -> str:
     """The program, its version, and what the prediction is based on."""
     estimate = answer.estimate
-    return f"{PROGRAM}, predicted before training (time {estimate.time_source}, power {estimate.power_source})"
+    return f"{PROGRAM}, predicted before training (profile: time {estimate.time_source}, power {estimate.power_source})"
 
 
 def hardware(answer: Answer) -> str:

@@ -103,7 +103,7 @@ def card(answers: Sequence[Answer]) -> dict[str, Any]:
 def test_a_model_card(answer: Answer) -> None:
     assert card([answer]) == {
         "emissions": pytest.approx(answer.co2e_kg.value * 1000, rel=1e-3),
-        "source": f"joulecast {__version__}, predicted before training (time datasheet, power datasheet)",
+        "source": f"joulecast {__version__}, predicted before training (profile: time datasheet, power datasheet)",
         "geographical_location": "France",
         "hardware_used": "4 x " + answer.profile.hardware,
     }
