@@ -46,6 +46,7 @@ _OPTIONS = {
     "val_samples": _NUMBER,
     "devices": _WHOLE,
     "hardware": _TEXT,
+    "software": _TEXT,
     "pue": _NUMBER,
     "region": _TEXT,
     "carbon_intensity": _NUMBER,

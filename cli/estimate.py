@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..estimator.cost.software import SOFTWARE
+
 if TYPE_CHECKING:
     from ..estimator.answer.answer import Answer
     from ..estimator.answer.request import Request
@@ -57,6 +59,7 @@ _FILE = click.Path(path_type=Path)
     help="Compute activations again in the backward pass (with --cluster).",
 )
 @click.option("--hardware", "--profile", "hardware", metavar="NAME", help="Hardware, profile or profile file.")
+@click.option("--software", type=click.Choice(SOFTWARE), help="What runs it; stated, the interval is narrower.")
 @click.option(
     "--pue", type=float, metavar="X", help="Energy of the building over energy of the machines (default 1.58)."
 )
@@ -198,6 +201,7 @@ def read_request(model: str, options: Mapping[str, Any]) -> Request:
         parallel=options["parallel"],
         zero=_zero(options["zero"], options["fsdp"]),
         activation_checkpointing=options["activation_checkpointing"],
+        software=options["software"],
         region=options["region"],
         regions=() if options["regions"] is None else options["regions"],
         live=options["live"],

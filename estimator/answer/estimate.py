@@ -44,6 +44,7 @@ def estimate(
     parallel: str | None = None,
     zero: int | None = None,
     activation_checkpointing: str | None = None,
+    software: str | None = None,
     region: str | None = None,
     regions: str | Sequence[str] = (),
     live: bool = False,
@@ -93,6 +94,9 @@ def estimate(
         Devices that share the model: "64x8xh100-sxm:400gb-ib" (64 nodes of 8 H100 with 400 Gbit/s of network a device)
         or a name of `datasets/clusters.csv`; the split ("dp=8,tp=4,pp=2", by default the fastest that fits); the ZeRO
         stage (3 is FSDP); "full" or "selective" recomputation of activations.
+    software:
+        What runs the network: "eager" PyTorch, "channels-last", "compiled", "ngc" (NVIDIA's containers), "vendor-tuned"
+        (MLPerf) or "tensorflow". None: not known; the interval is wider.
     region, regions, live, carbon_intensity, pue, price, currency:
         Where it runs: a region ("FR"), others to compare with it, this hour's carbon intensity, or figures of your own.
     budget, budget_at:
@@ -170,6 +174,7 @@ def priced(
     `where` is the request's own place by default, `schedule` its own length. Nothing is traced.
     """
     where, schedule = where or read_where(request), schedule or request.schedule(work)
+    profile = profile.for_software(request.software)
     predicted, split = _predicted(request, work, profile, schedule)
     warnings = [*predicted.warnings, *_assumptions(request), *where.notes_on(predicted.seconds)]
     predicted = replace(predicted, warnings=tuple(warnings))

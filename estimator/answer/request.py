@@ -14,6 +14,7 @@ from ..base.suggest import near
 from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
 from ..cost.parallel.cluster import Cluster, parse_cluster
 from ..cost.parallel.plan import CHECKPOINTING, Plan, parse_plan
+from ..cost.software import SOFTWARE
 from ..model.inputs import parse_input
 from ..model.presets import DatasetPreset, dataset_preset
 from ..model.read_model import TraceOptions
@@ -74,6 +75,7 @@ class Request:
     parallel: str | None = None
     zero: int | None = None
     activation_checkpointing: str | None = None
+    software: str | None = None
     # Where it runs.
     region: str | None = None
     regions: str | Sequence[str] = ()
@@ -89,6 +91,7 @@ class Request:
     def __post_init__(self) -> None:
         _check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
         _check_choice("precision", self.precision, (*PRECISIONS, *PRECISIONS.values()))
+        _check_choice("software", self.software, SOFTWARE)
         _check_choice("budget_at", self.budget_at, get_args(End))
         _check_choice("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _ = self.split_devices, self.plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from ..base.units import JOULES_PER_KWH
 from ..trace.workload import Op, Workload
 from .bounds import ErrorModel, Range
 from .estimate import Estimate, Share, shares, with_parts
+from .software import check_software
 
 SCHEMA = "joulecast.profile/1"
 STATIC = "static"
@@ -116,15 +117,37 @@ class Profile:
     host: Mapping[str, Any] = field(default_factory=dict)
     precision: str = ""  # of the arithmetic that was fitted; empty: any
     startup_s: float = 0.0  # once a run, at P_s: what a run of no steps would take
+    software: str = ""  # "" where it is not known
+    half_power: PowerModel | None = None  # in 16-bit arithmetic, where that differs
 
-    def predict(self, work: Workload, *, steps: int = 1, devices: int = 1) -> Estimate:
-        """The cost of `steps` steps of `work`.
+    def for_software(self, software: str | None) -> Profile:
+        """The profile for stated software (one of `SOFTWARE`), with the narrower intervals of knowing it.
+
+        None leaves it as it is. Raises ProfileError for software that has no name.
+        """
+        from .population import PopulationTime, load_population
+
+        if software is None:
+            return self
+        check_software(software)
+        if not isinstance(self.time, PopulationTime):
+            return self
+        time = replace(self.time, software=software)
+        time_error, energy_error = load_population().error_models(time, software_known=True)
+        return replace(self, time=time, time_error=time_error, energy_error=energy_error, software=software)
+
+    def predict(self, work: Workload, *, steps: int = 1, devices: int = 1, software: str | None = None) -> Estimate:
+        """The cost of `steps` steps of `work`, with `software` as `for_software` takes it.
 
         With `devices` > 1, each device does `work` in every step (data parallel): as long, and that
         many times the energy. Communication between devices is not modelled, and a warning says so.
         """
         if steps < 0 or devices < 1:
             raise JoulecastError(f"steps {steps}, devices {devices}; give 0 or more steps, 1 or more devices")
+        if software is not None and software != self.software:
+            return self.for_software(software).predict(work, steps=steps, devices=devices)
+        if self.half_power and work.precision in ("float16", "bfloat16"):
+            return replace(self, power=self.half_power, half_power=None).predict(work, steps=steps, devices=devices)
         seconds = self.time.seconds(work.ops)
         joules = seconds * (self.power.watts(self.time.components) + self.power.static_w)
         step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
@@ -232,7 +255,7 @@ class Profile:
             "device": self.device,
             "framework": self.framework,
             "provenance": asdict(self.provenance),
-            "power": {"weights_w": dict(self.power.weights_w), "static_w": self.power.static_w},
+            "power": _power_json(self.power),
             "time": {"form": self.time.form, **self.time.to_json()},
             "time_error": asdict(self.time_error),
             "energy_error": asdict(self.energy_error),
@@ -243,6 +266,8 @@ class Profile:
             "host": dict(self.host),
             "precision": self.precision,
             "startup_s": self.startup_s,
+            **({"software": self.software} if self.software else {}),
+            **({"half_power": _power_json(self.half_power)} if self.half_power else {}),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -265,10 +290,7 @@ class Profile:
                 device=str(document["device"]),
                 framework=str(document["framework"]),
                 time=time_model_from_json(document["time"]),
-                power=PowerModel(
-                    {name: float(w) for name, w in document["power"]["weights_w"].items()},
-                    float(document["power"]["static_w"]),
-                ),
+                power=_power(document["power"]),
                 time_error=ErrorModel(**document["time_error"]),
                 energy_error=ErrorModel(**document["energy_error"]),
                 provenance=_provenance(document["provenance"]),
@@ -279,6 +301,8 @@ class Profile:
                 host=dict(document.get("host", {})),
                 precision=str(document.get("precision", "")),
                 startup_s=float(document.get("startup_s", 0.0)),
+                software=str(document.get("software", "")),
+                half_power=_power(document["half_power"]) if document.get("half_power") else None,
             )
         except ProfileError:
             raise
@@ -348,6 +372,14 @@ def _by_layer(ops: Sequence[Op], seconds: Array, joules: Array, steps: int) -> t
     return shares(time, energy)
 
 
+def _power_json(power: PowerModel) -> dict[str, Any]:
+    return {"weights_w": dict(power.weights_w), "static_w": power.static_w}
+
+
+def _power(document: Mapping[str, Any]) -> PowerModel:
+    return PowerModel({name: float(w) for name, w in document["weights_w"].items()}, float(document["static_w"]))
+
+
 def _provenance(document: Mapping[str, Any]) -> Provenance:
     lists = {name: tuple(document[name]) for name in ("sources", "notes") if name in document}
     return Provenance(**{**document, **lists})
@@ -361,6 +393,10 @@ def time_model_from_json(document: Mapping[str, Any]) -> TimeModel:
         from .curves import Curves
 
         return Curves.from_json(values)
+    if form == "population":
+        from .population import PopulationTime
+
+        return PopulationTime.from_json(values)
     if form == "roofline":
         from .roofline import Roofline
 

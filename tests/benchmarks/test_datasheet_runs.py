@@ -75,7 +75,7 @@ def test_a_run_as_predicted_scores_one_and_lies_inside_and_a_slow_one_outside() 
     from torch import nn, zeros
 
     from joulecast.estimator.cost.datasheet import datasheet_profile
-    from joulecast.estimator.cost.hardware import find_hardware
+    from joulecast.estimator.cost.names import find_hardware
     from joulecast.estimator.trace.trace import trace
 
     work = trace(nn.Linear(1000, 1000), zeros(1000, 1000), layers=False)

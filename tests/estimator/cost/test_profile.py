@@ -242,13 +242,11 @@ def test_every_row_of_the_table_makes_a_profile(hardware: object) -> None:
     made = datasheet_profile(hardware)  # type: ignore[arg-type]
     busy = made.predict(workload(op("matmul", flops=10**12)), steps=1)
     assert (busy.time_source, busy.power_source) == ("datasheet", "datasheet")
-    # Bound by arithmetic: the stated share of the board power, and time by the stated efficiency.
-    assert busy.power_w == pytest.approx(hardware.power_w, rel=0.01)  # type: ignore[attr-defined]
-    assert busy.seconds.value == pytest.approx(
-        10**12 / (hardware.fp32_tflops * 1e12 / 2 * made.time.compute_efficiency["float32"]),
-        rel=0.01,  # type: ignore[attr-defined]
-    )
-    assert busy.energy_kwh.high > 2 * busy.energy_kwh.value > 4 * busy.energy_kwh.low
+    # Bound by arithmetic: between the peak of the part and a twentieth of it, within its board power.
+    peak_s = 10**12 / (hardware.fp32_tflops * 1e12 / 2)  # type: ignore[attr-defined]
+    assert 0.4 * peak_s < busy.seconds.value < 20 * peak_s
+    assert 0 < busy.power_w <= hardware.power_w * 1.01  # type: ignore[attr-defined]
+    assert busy.energy_kwh.low < busy.energy_kwh.value < busy.energy_kwh.high
 
 
 def test_names_of_hardware_and_what_is_unknown() -> None:

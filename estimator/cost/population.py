@@ -1,0 +1,521 @@
+"""The population model: how long ops take on hardware that is known by its specifications alone.
+
+One set of parameters, fitted on published measurements of many devices, serves all hardware
+(docs/method.md). A device enters through its datasheet: arithmetic rates, bandwidth, multiprocessors, cache,
+power limit, process. What is particular to it is a small deviation, zero until it has been measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..base.errors import ProfileError
+from ..trace.workload import Op
+from .bounds import ErrorModel
+from .features import COMPUTE, LAUNCH, MEMORY, Array
+from .hardware import Hardware
+from .software import check_software
+
+SCHEMA = "joulecast.population/1"
+
+# -- Pieces: what an op makes the device do ----------------------------------------------------------------
+
+CLASSES = ("conv", "conv1", "grouped", "depthwise", "matmul", "batched", "attention", "rnn", "moving")
+CONV, CONV1, GROUPED, DEPTHWISE, MATMUL, BATCHED, ATTENTION, RNN, MOVING = range(len(CLASSES))
+TRAFFIC = ("dense", "norm", "pointwise", "reduce", "pool", "optimizer", "gather")
+_TRAFFIC_OF = {
+    "norm": "norm",
+    "softmax": "reduce",
+    "loss": "reduce",
+    "reduce": "reduce",
+    "pool": "pool",
+    "optimizer": "optimizer",
+    "embedding": "gather",
+    "sort": "gather",
+}
+FORWARD, BACKWARD, UPDATE = range(3)
+_PHASES = {"forward": FORWARD, "backward": BACKWARD, "optimizer": UPDATE}
+_HALF = frozenset({"float16", "bfloat16"})
+
+FIELDS = (
+    "op",  # position of the op
+    "cls",  # of CLASSES
+    "traffic",  # of TRAFFIC
+    "phase",
+    "macs",
+    "moved",  # bytes
+    "b",  # products in one kernel
+    "m",
+    "k",
+    "n",
+    "count",
+    "half",  # 1 for 16-bit arithmetic
+    "issued",  # ops that the host issues
+    "kernels",  # kernels in a row that the device runs, of which the figures above are one
+    "layout",  # bytes of activations that a convolution reorders where channels come first
+    "last",  # 1 for channels last
+    "weight_grad",
+    "window",  # elements of a convolution's window
+    "stride",  # input positions for each output position
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The pieces of a workload, one array a field of `FIELDS`; equal pieces are one row with their count."""
+
+    table: Array  # shape (pieces, fields)
+
+    def __getattr__(self, name: str) -> Array:
+        column: Array = self.table[:, FIELDS.index(name)]
+        return column
+
+
+def columns(ops: Sequence[Op]) -> Columns:
+    rows = [row for index, op in enumerate(ops) for row in _rows(index, op)]
+    return Columns(np.array(rows, dtype=float).reshape(len(rows), len(FIELDS)))
+
+
+def merged(parts: Columns) -> Columns:
+    """Equal pieces of different ops as one, their counts added up; the op is forgotten."""
+    keys = parts.table.copy()
+    keys[:, FIELDS.index("op")] = 0.0
+    keys[:, FIELDS.index("count")] = 0.0
+    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    unique[:, FIELDS.index("count")] = np.bincount(inverse.ravel(), weights=parts.count)
+    return Columns(unique)
+
+
+def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
+    half, phase = float(op.dtype in _HALF), float(_PHASES[op.phase])
+
+    def row(
+        cls: int,
+        macs: float,
+        moved: float,
+        shape: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0),
+        *,
+        issued: float = 1.0,
+        kernels: float = 1.0,
+        layout: float = 0.0,
+        last: float = 0.0,
+        weight_grad: float = 0.0,
+        window: float = 0.0,
+        stride: float = 0.0,
+    ) -> tuple[float, ...]:
+        traffic = "dense" if cls != MOVING else _TRAFFIC_OF.get(op.kind, "pointwise")
+        head = (float(index), float(cls), float(TRAFFIC.index(traffic)), phase, macs, moved, *shape)
+        return (*head, float(op.count), half, issued, kernels, layout, last, weight_grad, window, stride)
+
+    dims = op.dims
+    if op.kind == "conv" and "c_in" in dims:
+        yield from _convolution(op, row)
+    elif op.kind == "matmul" and "n" in dims:
+        batch = float(dims["b"])
+        shape = (batch, float(dims["m"]), float(dims["k"]), float(dims["n"]))
+        yield row(BATCHED if batch > 1 else MATMUL, op.flops, op.bytes_moved, shape)
+    elif op.kind == "attention" and "q" in dims:
+        # Scores stay on chip: two products of each head, five in the backward pass.
+        shape = (float(dims["b"]), float(dims["q"]), float(dims["d"]), float(dims["s"]))
+        yield row(ATTENTION, op.flops, op.bytes_moved, shape)
+    elif op.kind == "rnn" and "steps" in dims:
+        yield from _recurrent(op, row)
+    elif op.flops and op.kind in ("conv", "matmul", "attention", "rnn"):
+        side = max(op.flops, 1.0) ** (1 / 3)
+        yield row(MATMUL, op.flops, op.bytes_moved, (1.0, side, side, side))
+    else:
+        yield row(MOVING, 0.0, op.bytes_moved)
+
+
+def _convolution(op: Op, row: Any) -> Iterator[tuple[float, ...]]:
+    dims = op.dims
+    groups, window = float(dims["groups"]), float(dims["k"])
+    c_in, c_out = dims["c_in"] / groups, dims["c_out"] / groups
+    inputs, outputs = float(dims["n"] * dims["in"]), float(dims["n"] * dims["out"])
+    places = inputs if dims["transposed"] else outputs
+    cls = (CONV1 if window == 1 else CONV) if groups == 1 else DEPTHWISE if c_in == 1 else GROUPED
+    item = 2.0 if op.dtype in _HALF else 4.0
+    activations = item * (inputs * dims["c_in"] + outputs * dims["c_out"])
+    shapes = {
+        "forward": (groups, places, c_in * window, c_out),
+        "grad_input": (groups, places, c_out * window, c_in),
+        "grad_weight": (groups, c_in * window, places, c_out),
+    }
+    forward = op.phase == "forward"
+    wanted = ["forward"] if forward else [role for role in ("grad_input", "grad_weight") if dims.get(role, 1)]
+    for position, role in enumerate(wanted):
+        yield row(
+            cls,
+            op.flops / len(wanted),
+            op.bytes_moved / len(wanted),
+            shapes[role],
+            issued=float(position == 0),
+            layout=activations,
+            last=float(dims.get("channels_last", 0)),
+            weight_grad=float(role == "grad_weight"),
+            window=window,
+            stride=max(dims["in"], 1) / max(dims["out"], 1),
+        )
+
+
+def _recurrent(op: Op, row: Any) -> Iterator[tuple[float, ...]]:
+    """All positions' inputs in one product, then one product after another for the states."""
+    dims = op.dims
+    steps, batch, hidden = float(dims["steps"]), float(dims["n"]), float(dims["hidden"])
+    cells = float(dims.get("layers", 1) * dims.get("directions", 1))
+    share = dims["input"] / (dims["input"] + hidden)
+    passes = 1.0 if op.phase == "forward" else 2.0
+    gates = op.flops / passes / max(steps * batch * (dims["input"] + hidden) * cells, 1.0)
+    yield row(
+        MATMUL, op.flops * share, op.bytes_moved, (1.0, steps * batch, float(dims["input"]) * passes * cells, gates)
+    )
+    yield row(
+        RNN,
+        op.flops * (1 - share) / max(steps * cells, 1.0),
+        0.0,
+        (1.0, batch, hidden * passes, gates),
+        issued=0.0,
+        kernels=steps * cells,
+    )
+
+
+# -- Devices -------------------------------------------------------------------------------------------------
+
+SPECS = (
+    "fp32",  # multiply-adds per second
+    "tf32",  # 0 where there is no such unit
+    "half",
+    "tensor",  # 1 where 16-bit products have units of their own
+    "bandwidth",
+    "sms",
+    "l2",
+    "power",
+    "nm",
+    "amd",
+    "other",  # 1 for parts that are neither NVIDIA's nor AMD's kind of GPU
+    "year",
+    "mobile",
+    "clock",  # Hz
+)
+_TERA = 1e12
+_OTHER_VENDORS = frozenset({"Apple", "AWS", "Amazon", "Google", "Graphcore", "Habana", "Huawei", "Intel"})
+
+
+def specs(hardware: Hardware) -> Array:
+    """Shape (specs,): what the model uses of a row of the hardware table, gaps filled by what is typical."""
+    fp32 = hardware.fp32_tflops
+    half = max(hardware.fp16_tflops or 0.0, hardware.bf16_tflops or 0.0)
+    tensor = bool(hardware.tf32_tflops) or half >= 3.5 * fp32
+    amd, other = hardware.vendor == "AMD", hardware.vendor in _OTHER_VENDORS
+    if amd and tensor and hardware.year < 2023:
+        fp32 *= 2.0  # CDNA 1 and 2: matrix units at twice the vector rate
+    sms = float(hardware.sms or 0)
+    if not sms or other:  # as many multiprocessors of usual size as its rate takes
+        sms = max(hardware.fp32_tflops * _TERA / 2 / 128 / 1.6e9, 1.0)
+    return np.array(
+        [
+            fp32 * _TERA / 2,
+            (hardware.tf32_tflops or 0.0) * _TERA / 2,
+            max(half, hardware.fp32_tflops) * _TERA / 2,
+            float(tensor),
+            hardware.bandwidth_gb_per_s * 1e9,
+            sms,
+            (hardware.l2_mb or 4.0) * 1e6,
+            hardware.power_w,
+            hardware.process_nm or _typical_nm(hardware.year),
+            float(amd),
+            float(other),
+            float(hardware.year),
+            float(any(word in hardware.name.lower() for word in ("laptop", "max-q", "mobile"))),
+            (1600.0 if other else hardware.boost_mhz or 1600.0) * 1e6,
+        ]
+    )
+
+
+def _typical_nm(year: int) -> float:
+    return 28.0 if year < 2016 else 16.0 if year < 2018 else 12.0 if year < 2020 else 7.0 if year < 2022 else 5.0
+
+
+# -- The model -----------------------------------------------------------------------------------------------
+
+_TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 32.0), (32.0, 32.0), (64.0, 16.0))
+_SPLIT_K = 256.0  # a reduction is split among multiprocessors down to this length
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Of every piece, count and kernels included."""
+
+    compute: Array
+    memory: Array
+    floor: Array  # kernels that are over before they have begun
+    host: Array
+
+
+def piece_seconds(
+    t: Columns,
+    s: Mapping[str, Array],
+    p: Mapping[str, float],
+    *,
+    tf32: Array,
+    software: Mapping[str, Array],
+    train: Array,
+) -> Seconds:
+    """Seconds of pieces `t` on devices `s` (one value a piece) with parameters `p`.
+
+    `tf32` is 1 where float32 products may run on TF32 units. `software` holds factors a piece: "compute",
+    "traffic", "host". Busy time is divided between compute and memory by which of them it waits for.
+    """
+    cls = t.cls.astype(int)
+    times = t.count * t.kernels
+    rate, sustained, peak = _rate(t, s, p, tf32, cls)
+    age = software["year"] - 2021.0
+    tuned = software["compute"] * np.where((cls <= DEPTHWISE) & (t.half > 0), software["conv"], 1.0)
+    tuned = tuned * p["yearly_compute"] ** -age
+    compute = np.maximum(_padded_macs(t, s, p, sustained) / rate * tuned, t.macs / peak)
+    memory = _bytes(t, s, p, software, cls) / _bandwidth(t, s, p)
+    sharp = p["overlap"]
+    larger = np.maximum(compute, memory)
+    smaller = np.minimum(compute, memory)
+    ratio = np.divide(smaller, larger, out=np.zeros_like(larger), where=larger > 0)
+    busy = larger * (1.0 + ratio**sharp) ** (1.0 / sharp)
+    bound = np.divide(compute**2, compute**2 + memory**2, out=np.zeros_like(larger), where=larger > 0)
+    phase = t.phase.astype(int)
+    own = np.array([p["host_forward"], p["host_backward"], p["host_update"]])[phase]
+    own = np.where(train > 0, own, own * p["host_infer"])
+    floor = np.array([p["floor"], p["floor"], p["floor_update"]])[phase] * (1.0 + s["amd"] * (p["floor_amd"] - 1.0))
+    floor = np.where(cls == RNN, p["floor_rnn"], floor) * np.where(cls == MOVING, software["kernels"], 1.0)
+    return Seconds(
+        compute=busy * bound * times,
+        memory=busy * (1.0 - bound) * times,
+        floor=floor * times,
+        host=own * software["host"] * t.issued * t.count * p["yearly_host"] ** -age,
+    )
+
+
+def _padded_macs(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], sustained: Array) -> Array:
+    """Multiply-adds as the device does them: whole tiles, whole waves of multiprocessors, a start for each tile."""
+    done = t.macs.copy()
+    tiled = np.flatnonzero((t.cls != DEPTHWISE) & (t.m > 0))
+    rows_, cols_ = t.m[tiled], t.n[tiled]
+    long, short, b, k, sms = np.maximum(rows_, cols_), np.minimum(rows_, cols_), t.b[tiled], t.k[tiled], s["sms"][tiled]
+    # Loading a tile's edges takes the longer the faster the multiprocessor computes.
+    per_clock = sustained[tiled] / (sms * s["clock"][tiled])
+    edge = p["edge"] * (per_clock / 128.0 * np.where(t.half[tiled] > 0, 0.5, 1.0)) ** p["edge_power"]
+    best = np.full(len(k), np.inf)
+    longest = np.maximum(k / _SPLIT_K, 1.0)
+    for rows, cols in _TILES:
+        tiles = b * np.ceil(long / rows) * np.ceil(short / cols)
+        split = np.clip(sms / tiles, 1.0, longest)
+        waves = tiles * split / sms
+        waves = np.where(waves < 1.0, 1.0, waves + p["wave"] * (np.ceil(waves) - waves))
+        np.minimum(
+            best, waves * (rows * cols) * (k / split + p["start"]) * (1.0 + edge * (1 / rows + 1 / cols)), out=best
+        )
+    done[tiled] = best * sms
+    return done
+
+
+def _rate(
+    t: Columns, s: Mapping[str, Array], p: Mapping[str, float], tf32: Array, cls: Any
+) -> tuple[Array, Array, Array]:
+    """Multiply-adds per second: what ops of a class reach, what the power limit sustains, and the units' peak."""
+    single = s["fp32"] * p["eff_fp32"]
+    matrix = s["tf32"] * p["eff_tf32"]
+    half = np.where(s["tensor"] > 0, s["half"] * p["eff_half"], s["fp32"] * p["eff_half_vector"])
+    on_tf32 = (tf32 > 0) & (matrix > single)
+    rate = np.where(t.half > 0, half, np.where(on_tf32, matrix, single))
+    joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
+    joules = joules * np.where(
+        (t.half > 0) & (s["tensor"] > 0), p["energy_half"], np.where(on_tf32, p["energy_tf32"], 1.0)
+    )
+    limit = s["power"] * 0.85 / joules
+    peak = np.where(t.half > 0, np.maximum(s["half"] * s["tensor"], s["fp32"]), np.where(on_tf32, s["tf32"], s["fp32"]))
+    rate = rate / np.sqrt(np.sqrt(1.0 + (rate / limit) ** 4))
+    wide = s["fp32"] * p["eff_depthwise"]
+    rate = np.where(cls == DEPTHWISE, wide, rate)
+    gain = np.array([p.get(f"gain_{name}", 1.0) for name in CLASSES])[cls]
+    half_conv = (t.half > 0) & (s["tensor"] > 0) & (cls <= GROUPED)
+    gain = gain * np.where(half_conv, np.where(t.last > 0, p["gain_half_last"], p["gain_half_conv"]), 1.0)
+    gain = gain * np.where(t.weight_grad > 0, p["gain_weight_grad"], 1.0)
+    winograd = (t.window == 9) & (t.stride < 1.5) & (t.half == 0) & (cls == CONV) & (on_tf32 == 0)
+    gain = gain * np.where(winograd, p["gain_winograd"], 1.0)
+    gain = gain * np.where((t.stride > 1.5) & (t.phase == BACKWARD) & (cls <= GROUPED), p["gain_strided"], 1.0)
+    gain = gain * np.where(s["amd"] > 0, np.where(cls <= DEPTHWISE, p["amd_conv"], p["amd_matmul"]), 1.0)
+    return rate * gain, rate, np.where(winograd, 2.25, 1.0) * peak
+
+
+def _bytes(
+    t: Columns, s: Mapping[str, Array], p: Mapping[str, float], software: Mapping[str, Array], cls: Any
+) -> Array:
+    weight = np.array([p.get(f"traffic_{name}", 1.0) for name in TRAFFIC])[t.traffic.astype(int)]
+    weight = weight * np.where(cls == MOVING, software["traffic"], 1.0)
+    reorder = (t.half > 0) & (s["tensor"] > 0) & (t.last == 0) & (cls <= GROUPED)
+    return np.asarray(t.moved * weight + np.where(reorder, p["reorder"] * software["reorder"], 0.0) * t.layout)
+
+
+def _bandwidth(t: Columns, s: Mapping[str, Array], p: Mapping[str, float]) -> Array:
+    cached = s["l2"] / (s["l2"] + t.moved)
+    share = p["eff_memory"] * np.where(s["amd"] > 0, p["amd_memory"], 1.0)
+    return np.asarray(s["bandwidth"] * share / (1.0 - p["cache"] * cached))
+
+
+def step_seconds(host: Array, device: Array, sharpness: float) -> Array:
+    """The host issues while the device works: about the larger of the two."""
+    larger, smaller = np.maximum(host, device), np.minimum(host, device)
+    return np.asarray(larger * (1.0 + (smaller / larger) ** sharpness) ** (1.0 / sharpness))
+
+
+FACTORS = ("compute", "conv", "traffic", "host", "kernels", "reorder")
+_SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
+_TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
+"""PyTorch itself uses TF32 for convolutions alone."""
+
+
+def software_factors(name: str, p: Mapping[str, float]) -> dict[str, float]:
+    """What software changes: factors on the seconds or bytes of each part; eager PyTorch is 1."""
+    return {factor: p.get(f"{name}:{factor}", 1.0) for factor in FACTORS}
+
+
+# -- What was fitted -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """What is particular to one device: logarithms of factors on the population's seconds."""
+
+    compute: float = 0.0
+    memory: float = 0.0
+    launch: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """The fitted values, as `datasets/population.json` holds them.
+
+    `spread` is the standard deviation of each `Deviation` among devices; `errors` are bounds of measured over
+    predicted on devices left out, by what was predicted and what was known; `power` says what the parts draw.
+    """
+
+    parameters: Mapping[str, float]
+    spread: Mapping[str, float]
+    errors: Mapping[str, tuple[float, float]]
+    power: Mapping[str, float]
+    fitted_on: str
+    sources: tuple[str, ...]
+
+    def error_models(self, time: PopulationTime, *, software_known: bool) -> tuple[ErrorModel, ErrorModel]:
+        """Bounds of time and energy for a device without measurements."""
+        vendor = "amd" if time.specs["amd"] else "other" if time.specs["other"] else "nvidia"
+        known = "known" if software_known else "unknown"
+        times, energies = (ErrorModel(*self.errors[f"{what} {vendor} {known}"]) for what in ("time", "energy"))
+        return times, energies
+
+
+@cache
+def load_population() -> Population:
+    """The shipped values. Raises ProfileError for a file of another schema."""
+    text = resources.files("joulecast.datasets").joinpath("population.json").read_text(encoding="utf-8")
+    document = json.loads(text)
+    if document.get("schema") != SCHEMA:
+        raise ProfileError(f"population.json has schema {document.get('schema')!r}, expected {SCHEMA!r}; reinstall")
+    return Population(
+        parameters=document["parameters"],
+        spread=document["spread"],
+        errors={name: (float(low), float(high)) for name, (low, high) in document["errors"].items()},
+        power=document["power"],
+        fitted_on=str(document["fitted_on"]),
+        sources=tuple(document["sources"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationTime:
+    """The time model of one device: `specs` by the names of `SPECS`, `software` one of `SOFTWARE`."""
+
+    specs: Mapping[str, float]
+    software: str = "eager"
+    deviation: Deviation = Deviation()
+    parameters: Mapping[str, float] = field(default_factory=lambda: load_population().parameters)
+
+    form: ClassVar[str] = "population"
+    components: ClassVar[tuple[str, ...]] = (COMPUTE, MEMORY, LAUNCH)
+
+    def __post_init__(self) -> None:
+        check_software(self.software)
+
+    def seconds(self, ops: Sequence[Op]) -> Array:
+        """Shape (ops, components); "launch" is what the device waits for the host, and kernels too short to matter."""
+        result = np.zeros((len(ops), len(self.components)))
+        if not len(ops):
+            return result
+        t = columns(ops)
+        size, count = len(t.count), len(ops)
+        factors = {**software_factors(self.software, self.parameters), "year": _SOFTWARE_YEAR}
+        x = piece_seconds(
+            t,
+            {name: np.full(size, value) for name, value in self.specs.items()},
+            self.parameters,
+            tf32=np.ones(size) if self.software in _TF32_EVERYWHERE else (t.cls <= DEPTHWISE).astype(float),
+            software={name: np.full(size, value) for name, value in factors.items()},
+            train=np.full(size, float(any(op.phase != "forward" for op in ops))),
+        )
+        index = t.op.astype(int)
+
+        def by_op(values: Array, log_factor: float) -> Array:
+            sums: Array = np.bincount(index, weights=values, minlength=count).astype(float)
+            return sums * math.exp(log_factor)
+
+        compute, memory = by_op(x.compute, self.deviation.compute), by_op(x.memory, self.deviation.memory)
+        floor, host = by_op(x.floor, self.deviation.launch / 2), by_op(x.host, self.deviation.launch)
+        device, issuing = float((compute + memory + floor).sum()), float(host.sum())
+        step = float(step_seconds(np.array(issuing), np.array(device), self.parameters["sharpness"]))
+        waiting = host * ((step - device) / issuing) if issuing > 0 else host
+        return np.stack([compute, memory, floor + waiting], axis=1)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "specs": dict(self.specs),
+            "software": self.software,
+            "deviation": asdict(self.deviation),
+            "parameters": dict(self.parameters),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PopulationTime:
+        return cls(
+            specs={name: float(value) for name, value in document["specs"].items()},
+            software=str(document["software"]),
+            deviation=Deviation(**document["deviation"]),
+            parameters={name: float(value) for name, value in document["parameters"].items()},
+        )
+
+
+def population_watts(time: PopulationTime, precision: str, idle_w: float | None) -> dict[str, float]:
+    """Watts of the board when idle, and while each component of the time is busy; each at least that before it.
+
+    Arithmetic draws its joules per multiply-add at the rate that the power limit sustains.
+    """
+    s, p, share = time.specs, time.parameters, load_population().power
+    board = s["power"]
+    idle = idle_w if idle_w is not None else share["idle"] * board
+    waiting = min(idle + share["waiting"] * board, board)
+    joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
+    half = precision in _HALF and s["tensor"] > 0
+    rate = s["half"] if half else s["fp32"]
+    dynamic = min(joules * (p["energy_half"] if half else 1.0) * rate, 0.85 * board)
+    busy = min(waiting + share["compute"] * dynamic, board)
+    memory = min(waiting + share["memory"] * board, board)
+    return {"idle": idle, LAUNCH: waiting, MEMORY: memory, COMPUTE: max(busy, waiting)}
+
+
+def population_time(hardware: Hardware, software: str = "eager") -> PopulationTime:
+    return PopulationTime(dict(zip(SPECS, specs(hardware).tolist(), strict=True)), software)
