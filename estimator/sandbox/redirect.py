@@ -1,0 +1,123 @@
+"""Runs code that asks for a GPU or a process group without either of them.
+
+Nothing is computed while a model is read, so `.cuda()`, `device="cuda"` and `.to("cuda:0")` keep the tensor on the
+device in use (meta or CPU), also on a machine that has a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
+
+_OWN_DEVICES = ("cpu", "meta")
+_GPU_TENSOR_TYPES = (
+    *("FloatTensor", "DoubleTensor", "HalfTensor", "BFloat16Tensor"),
+    *("LongTensor", "IntTensor", "ShortTensor", "CharTensor", "ByteTensor", "BoolTensor"),
+)
+_GPU_TYPE = re.compile(r"^torch\.(cuda|xpu|mps)\.")
+
+
+@contextlib.contextmanager
+def redirected() -> Iterator[None]:
+    """Calls that ask for an accelerator or a process group succeed, on the device in use and with one process."""
+    with contextlib.ExitStack() as stack:
+        for owner, name, stand_in in _replacements():
+            stack.enter_context(mock.patch.object(owner, name, stand_in))
+        stack.enter_context(_Redirect())
+        yield
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `DataParallel` and `DistributedDataParallel`."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
+
+
+class _Redirect(TorchFunctionMode):
+    """Takes accelerator devices out of calls to torch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
+            return args[0]
+        own = args[0].device if args and isinstance(args[0], torch.Tensor) else None
+        if func is torch.Tensor.to and len(args) > 1 and _is_foreign(args[1]):
+            args = (args[0], own, *args[2:])
+        if func is torch.Tensor.type:
+            args, kwargs = _on_cpu_type(args), {key: _cpu_type(value) for key, value in kwargs.items()}
+        if "device" in kwargs and _is_foreign(kwargs["device"]):
+            kwargs["device"] = own
+            if own is None:  # the device in use is then filled in, as for a call that names none
+                del kwargs["device"]
+        return func(*args, **kwargs)
+
+
+def _is_foreign(device: Any) -> bool:
+    """Whether `device` names something other than the CPU or meta; a bare number is the index of a GPU."""
+    if isinstance(device, bool):
+        return False
+    if isinstance(device, str):
+        return device.partition(":")[0] not in _OWN_DEVICES
+    if isinstance(device, torch.device):
+        return device.type not in _OWN_DEVICES
+    return isinstance(device, int)
+
+
+def _on_cpu_type(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_cpu_type(value) for value in args)
+
+
+def _cpu_type(value: Any) -> Any:
+    return _GPU_TYPE.sub("torch.", value) if isinstance(value, str) else value
+
+
+def _replacements() -> Iterator[tuple[Any, str, Any]]:
+    yield DeviceContext, "__init__", _device_context(DeviceContext.__init__)
+    yield nn.parallel.DistributedDataParallel, "__init__", _init_wrapper
+    yield nn.parallel.DistributedDataParallel, "forward", _forward_wrapper
+    yield torch, "set_default_tensor_type", _set_default_tensor_type(torch.set_default_tensor_type)
+    for name in ("set_device", "synchronize", "empty_cache"):
+        yield torch.cuda, name, _nothing
+    yield torch.cuda, "current_device", lambda: 0
+    for name in _GPU_TENSOR_TYPES:
+        yield torch.cuda, name, getattr(torch, name)
+    if torch.distributed.is_available():
+        for name in ("init_process_group", "destroy_process_group", "barrier"):
+            yield torch.distributed, name, _nothing
+        yield torch.distributed, "get_rank", lambda *_, **__: 0
+        yield torch.distributed, "get_world_size", lambda *_, **__: 1
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    return None
+
+
+def _device_context(init: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """`with torch.device("cuda")` and `torch.set_default_device("cuda")` keep the device in use."""
+
+    def made(context: Any, device: Any) -> None:
+        init(context, torch.get_default_device() if _is_foreign(device) else device)
+
+    return made
+
+
+def _set_default_tensor_type(function: Callable[[Any], None]) -> Callable[[Any], None]:
+    return lambda kind: function(_cpu_type(kind))
+
+
+def _init_wrapper(wrapper: Any, module: nn.Module, *_args: Any, **_kwargs: Any) -> None:
+    nn.Module.__init__(wrapper)
+    wrapper.module = module
+
+
+def _forward_wrapper(wrapper: Any, *args: Any, **kwargs: Any) -> Any:
+    return wrapper.module(*args, **kwargs)

@@ -1,0 +1,78 @@
+"""The Python source of a model file: a script as it is, a notebook as its code cells."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import JoulecastError
+
+SOURCE_SUFFIXES = (".py", ".ipynb")
+
+# Lines that only IPython understands: `!pip install x`, `%matplotlib inline`, `?help`, `help?`.
+_MAGIC_LINE = re.compile(r"^\s*([!%?]|\S+\?\s*$)")
+_SHELL_VALUE = re.compile(r"^(\s*)\w[\w, ]*=\s*[!%]")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One code cell: its number in the notebook, counted from 1 over the code cells, and its Python."""
+
+    number: int
+    source: str
+
+
+def is_source(path: str | Path) -> bool:
+    return str(path).endswith(SOURCE_SUFFIXES)
+
+
+def python_source(path: Path) -> bytes:
+    """The Python of a script or notebook, as `ast.parse` takes it. Raises OSError and JoulecastError."""
+    if path.suffix == ".ipynb":
+        return "\n".join(cell.source for cell in notebook_cells(path)).encode()
+    return path.read_bytes()
+
+
+def parsed_source(path: Path) -> ast.Module | None:
+    """The syntax tree of the file, or None for a file that is not Python: running it reports why."""
+    try:
+        return ast.parse(python_source(path))
+    except (OSError, SyntaxError, ValueError, JoulecastError):
+        return None
+
+
+def notebook_cells(path: Path) -> list[Cell]:
+    """The code cells without IPython's magics; cells that run another language (`%%bash`) are left out."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        rows = [row for row in document["cells"] if row["cell_type"] == "code"]
+        sources = ["".join(row["source"]) for row in rows]
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise JoulecastError(
+            f"{path} cannot be read as a notebook ({type(error).__name__}: {error}); "
+            "convert it with `jupyter nbconvert --to script`"
+        ) from None
+    return [Cell(number, _without_magics(source)) for number, source in enumerate(sources, 1)]
+
+
+def _without_magics(source: str) -> str:
+    """Magics become `pass` in place, so that line numbers stay and a block keeps a body."""
+    first = source.lstrip().partition("\n")[0]
+    if first.startswith("%%") and not first.startswith(("%%time", "%%capture")):
+        return ""
+    try:
+        ast.parse(source)
+    except SyntaxError:  # `%` may also start the second line of an expression: only change what is not Python
+        return "\n".join(_plain(line) for line in source.split("\n"))
+    return source
+
+
+def _plain(line: str) -> str:
+    if _MAGIC_LINE.match(line):
+        return line[: len(line) - len(line.lstrip())] + "pass"
+    if match := _SHELL_VALUE.match(line):
+        return f"{line[: match.end() - 1].rstrip()} None"
+    return line
