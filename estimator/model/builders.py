@@ -1,4 +1,4 @@
-"""Choosing what builds the model in a namespace, and calling it with the arguments it takes."""
+"""Chooses what builds the model in a namespace, and calls it with the arguments it takes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
 from ..base.suggest import near
+from .config_objects import ConfigObject, config_object
+from .interrupted import whole_models
 
 if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("model", "build_model", "get_model")
 
-# These build their networks behind **kwargs, which take `num_classes` without naming it.
+# These packages pass `num_classes` on in **kwargs, without a parameter of that name.
 _NUM_CLASSES_BEHIND_KWARGS = ("timm", "torchvision", "pytorchcv")
 
 
 def parse_args(args: Mapping[str, str]) -> dict[str, Any]:
-    """`--model-arg` values as Python literals where they are some, else as the strings they are."""
+    """Model arguments as Python literals where they parse as such, else as strings."""
     values: dict[str, Any] = {}
     for name, text in args.items():
         try:
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             values[name] = text
     return values
 
@@ -50,8 +52,9 @@ def named(namespace: ModuleType, name: str, label: str) -> Any:
 def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str, Any]:
     """The name and value of what builds the model of a file that was given without a name.
 
-    `model`, `build_model` or `get_model`, else the one model class of the file that builds with `args`
-    and is no part of another one. Raises JoulecastError that lists what there is.
+    `model`, `build_model` or `get_model`; else the one model class of the file that builds with `args`
+    and is not part of another one; else the one variable that holds a model. Raises JoulecastError
+    that lists what there is.
     """
     from torch import nn
 
@@ -60,11 +63,14 @@ def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str
         if isinstance(value, nn.Module) or (callable(value) and _counts(value, module, args)):
             return name, value
     classes = _own_classes(module)
-    ready = {name: value for name, value in classes.items() if not missing(value, args)}
+    ready = {name: value for name, value in classes.items() if _is_ready(value, args)}
     used = _used_in_others(module, classes)
     whole = {name: value for name, value in ready.items() if name not in used} or ready
     if len(whole) == 1:
         return next(iter(whole.items()))
+    variables = whole_models(vars(module))
+    if len(variables) == 1 and not args:
+        return next(iter(variables.items()))
     if whole:
         raise JoulecastError(
             f"{label} holds several models: {', '.join(whole)}; name one, as in {label}:{next(iter(whole))}"
@@ -77,6 +83,14 @@ def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str
 def _counts(value: Callable[..., Any], module: ModuleType, args: Mapping[str, Any]) -> bool:
     """A function of the file's own, or an imported one (`from lib import get_model`) that can be called."""
     return getattr(value, "__module__", None) == module.__name__ or not missing(value, args)
+
+
+def _is_ready(value: type[nn.Module], args: Mapping[str, Any]) -> bool:
+    """Whether `args` and a config object of the file's own are all that the class needs."""
+    if not missing(value, args):
+        return True
+    found = config_object(value, args)
+    return found is not None and not found.missing
 
 
 def _own_classes(module: ModuleType) -> dict[str, type[nn.Module]]:
@@ -93,7 +107,7 @@ def _own_classes(module: ModuleType) -> dict[str, type[nn.Module]]:
 
 
 def _used_in_others(module: ModuleType, classes: Mapping[str, Any]) -> set[str]:
-    """Those of `classes` that the body or the bases of another one name."""
+    """Those of `classes` whose names occur in the body or the bases of another one."""
     try:
         tree = ast.parse(inspect.getsource(module))
     except (OSError, SyntaxError):
@@ -107,7 +121,7 @@ def _used_in_others(module: ModuleType, classes: Mapping[str, Any]) -> set[str]:
 
 
 def _inventory(module: ModuleType) -> str:
-    """What the module defines, as the tail of an error, and how to name one."""
+    """The end of an error: what the module defines, and how to name one of it."""
     own = {name: v for name, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
     functions = [f"{name}()" for name, v in own.items() if inspect.isfunction(v) and not name.startswith("_")]
     classes = [_with_needs(name, v) for name, v in _own_classes(module).items()]
@@ -140,14 +154,18 @@ def missing(function: Callable[..., Any], args: Mapping[str, Any]) -> list[str]:
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # some callables written in C tell no signature: they take anything
+    except (TypeError, ValueError):  # some callables written in C have no signature: they take anything
         return [inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
 
 
-def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
-    """The module that `value` is or makes; `num_classes` goes in where it is taken and not in `args`.
+def build(
+    value: Any, label: str, args: Mapping[str, Any], num_classes: int | None, notes: list[str] | None = None
+) -> nn.Module:
+    """The module that `value` is or makes; `num_classes` is passed where it is taken and not in `args`.
 
-    Raises JoulecastError for arguments that do not fit; errors of the call itself are the user's.
+    A class that takes one config object, whose class is defined beside it, gets that object with its defaults,
+    changed by `args`; `notes` then says so. Raises JoulecastError for arguments that do not fit; errors of the call
+    itself are the user's.
     """
     from torch import nn
 
@@ -163,6 +181,8 @@ def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | No
         raise JoulecastError(f"{label} is a {type(value).__name__}, not a model, class or function; name another")
     if takes_config(value) and "config" not in args:
         return from_config_class(value, args, num_classes)
+    if found := config_object(value, args):
+        args = _with_config(found, label, args, notes)
     parameters = _parameters(value)
     _check_args(parameters, label, args)
     lacking = missing(value, args)
@@ -175,6 +195,26 @@ def build(value: Any, label: str, args: Mapping[str, Any], num_classes: int | No
     if not isinstance(result, nn.Module):
         raise JoulecastError(f"{label} returned a {type(result).__name__}, not a torch.nn.Module; return the model")
     return result
+
+
+def _with_config(found: ConfigObject, label: str, args: Mapping[str, Any], notes: list[str] | None) -> dict[str, Any]:
+    """`args` with the config object in place of its fields."""
+    if found.missing:
+        given = " ".join(f"`model_args` {name}=VALUE" for name in found.missing)
+        raise JoulecastError(
+            f"{label} takes {found.parameter}, a {found.kind.__name__} that needs {', '.join(found.missing)}; "
+            f"give {given}, or define build_model()"
+        )
+    if unknown := [name for name in args if name not in found.fields and name not in found.own]:
+        raise JoulecastError(
+            f"{found.kind.__name__} has no field {unknown[0]!r}, it has {', '.join(found.fields)}"
+            f"{near(unknown[0], found.fields)}"
+        )
+    if notes is not None:
+        changed = ", ".join(f"{name}={args[name]!r}" for name in args if name in found.fields)
+        notes.append(f"{label} is built with {found.kind.__name__}({changed}), its other fields by default")
+    rest = {name: value for name, value in args.items() if name not in found.fields}
+    return {**rest, found.parameter: found.make(args)}
 
 
 def _check_args(parameters: list[inspect.Parameter], label: str, args: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Tracing Keras models: in a process of their own, on Keras' torch backend.
+"""Traces Keras models: in a process of their own, on Keras' torch backend.
 
-Keras takes its backend once per process, and its torch backend makes every layer an `nn.Module`: the
-same `trace` serves both frameworks, and the caller's own Keras and TensorFlow stay as they are. The
+Keras chooses its backend once per process, and its torch backend makes every layer an `nn.Module`: the
+same `trace` reads both frameworks, and the caller's own Keras and TensorFlow stay as they are. The
 process (keras_worker.py) reads one JSON request from stdin and answers with one JSON object.
 """
 
@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from ..base.errors import JoulecastError, ModelError
 from ..sandbox.opened_files import note_sources, recorded_folders
+from ..sandbox.source import SOURCE_SUFFIXES, is_source, parsed_source
 from ..trace.workload import Workload
 
 INSTALL_KERAS = "pip install 'joulecast[keras]'"
@@ -67,7 +68,7 @@ class KerasRequest:
 def is_keras_target(target: str) -> bool:
     """Whether `target` (FILE.py[:name] or package.module:callable) is a Keras model, without importing it."""
     location, _ = split_target(target)
-    if location.endswith(".py"):
+    if is_source(location):
         return is_keras_source(location)
     if location.partition(".")[0] in _KERAS_ROOTS:
         return True
@@ -81,14 +82,13 @@ def is_keras_target(target: str) -> bool:
 def split_target(target: str) -> tuple[str, str]:
     """FILE.py or module, and the name in it ("" for none)."""
     location, colon, name = target.rpartition(":")
-    return (location, name) if colon and not target.endswith(".py") else (target, "")
+    return (location, name) if colon and not target.endswith(SOURCE_SUFFIXES) else (target, "")
 
 
 def is_keras_source(path: str | Path) -> bool:
-    """Whether a Python file imports Keras or TensorFlow and no torch; False for what is not Python."""
-    try:
-        tree = ast.parse(Path(path).read_bytes())
-    except (OSError, SyntaxError, ValueError):
+    """Whether a file imports Keras or TensorFlow but not torch; False for a file that is not Python."""
+    tree = parsed_source(Path(path))
+    if tree is None:
         return False
     roots: set[str] = set()
     for node in ast.walk(tree):
@@ -149,7 +149,7 @@ def _ask_worker(request: KerasRequest, time_limit_s: float) -> dict[str, Any]:
 
 def _last_words(target: str, status: int, complaints: IO[bytes]) -> str:
     complaints.seek(0)
-    last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+    last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2] or "no message"
     return (
         f"{target} ended its process with status {status} ({last}); "
         'put what is not the model under `if __name__ == "__main__":`'

@@ -1,6 +1,6 @@
 """The process that keras_bridge.py starts: one request on stdin, one answer on stdout.
 
-Whatever the model prints goes to stderr: the real stdout is kept aside for the answer.
+What the model prints goes to stderr: the real stdout is kept for the answer.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from typing import Any
 from ..base.errors import JoulecastError, ModelError
 from ..sandbox.importing import UserImports
 from ..sandbox.opened_files import recording
+from ..sandbox.source import is_source
+from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import time_limit, user_code
 from ..trace.workload import Workload
 from .builders import build, choose, named
+from .interrupted import where_it_trains
 from .keras_bridge import INSTALL_KERAS, KerasInput, KerasRequest, split_target
 
 _TENSORFLOW_OP = re.compile(r"\b(tf|tensorflow)\.(?!keras\b)\w")
@@ -66,9 +69,9 @@ def _trace(request: KerasRequest, seconds: float) -> Workload:
     imports = _imports(location)
     what = Path(location).name
     with time_limit(seconds, f"reading {what}"), imports.active(), user_code(what):
-        is_file = location.endswith(".py")
-        module = imports.import_file(Path(location)) if is_file else importlib.import_module(location)
-        model = _model(module, name, request)
+        with training_stopped():
+            module, notes = _module(location, imports)
+            model = _model(module, name, request)
         inputs = _inputs(module, model, request)
         _build(model, inputs)
         workload = trace(
@@ -81,7 +84,20 @@ def _trace(request: KerasRequest, seconds: float) -> Workload:
             name=request.name or model.name,
             layers=request.layers,
         )
-    return replace(workload, framework="keras")
+    return replace(workload, framework="keras", warnings=(*workload.warnings, *notes))
+
+
+def _module(location: str, imports: UserImports) -> tuple[ModuleType, list[str]]:
+    """The module, up to where it starts a training, with a note that says so."""
+    try:
+        if not is_source(location):
+            return importlib.import_module(location), []
+        return imports.import_file(Path(location)), []
+    except TrainingStarted as stop:
+        where = where_it_trains(stop, Path(location).name)
+        if stop.module is None:
+            raise JoulecastError(f"{where} on import; name another file") from None
+        return stop.module, [f"{where}: it was stopped there, and the file is read as far as it ran"]
 
 
 def _require_keras_3(target: str) -> None:
@@ -99,12 +115,12 @@ def _require_keras_3(target: str) -> None:
 
 
 def _imports(location: str) -> UserImports:
-    if not location.endswith(".py"):
+    if not is_source(location):
         return UserImports([Path.cwd()], before_installed=False)
     path = Path(location)
     if not path.is_file():
         raise JoulecastError(f"there is no file {location}; check the path")
-    return UserImports([path.resolve().parent], own_name=path.stem)
+    return UserImports([path.resolve().parent], file=path)
 
 
 def _model(module: ModuleType, name: str, request: KerasRequest) -> Any:
@@ -116,7 +132,7 @@ def _model(module: ModuleType, name: str, request: KerasRequest) -> Any:
     arguments = _without_download(value, request.arguments)
     model = build(value, f"{label}:{name}" if name else label, arguments, request.num_classes)
     if not isinstance(model, keras.layers.Layer):
-        raise JoulecastError(f"{request.target} is a {type(model).__name__}, no Keras model; name another")
+        raise JoulecastError(f"{request.target} is a {type(model).__name__}, not a Keras model; name another")
     return model
 
 

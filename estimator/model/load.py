@@ -1,9 +1,10 @@
-"""From `--model` to a model: a file, a package's callable, or a Hugging Face config; no weights."""
+"""From the text of `--model` to a model: a file, a package's callable or a Hugging Face config; no weights."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,28 +15,33 @@ from typing import TYPE_CHECKING, Any
 from ..base.errors import JoulecastError
 from ..base.suggest import near
 from ..sandbox.importing import UserImports
+from ..sandbox.source import is_source, python_source
+from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import time_limit, user_code
 from .builders import build, choose, named, parse_args
+from .interrupted import choose_in_frames, where_it_trains
 from .keras_bridge import is_keras_target
 
 if TYPE_CHECKING:
     from torch import nn
 
+_log = logging.getLogger(__name__)
+
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".onnx", ".pkl", ".h5", ".keras")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Code that asks about the meta device would build another network there.
 _ASKS_FOR_META = re.compile(r"""\bis_meta\b|["']meta["']""")
-_USAGE = "give FILE.py, FILE.py:name, package.module:callable or a Hugging Face config.json"
+_USAGE = "give FILE.py, FILE.py:name, package.module:callable, a Hugging Face config.json or hf:ORGANISATION/NAME"
 _FIX = "correct the model, or what it is built with (`model_args`)"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model as `--model` named it, on the meta device wherever it can be built there.
+    """A model as `--model` names it, on the meta device wherever it can be built there.
 
     `framework` is "pytorch", or "keras" with `model` None: Keras is read in a process of its own.
     `example_inputs` is what the file defines under that name, a value or a function, else None.
-    `device` is "meta" or "cpu"; `source` says where the model came from.
+    `device` is "meta" or "cpu"; `source` says where the model came from; `notes` what was assumed.
     """
 
     spec: str
@@ -45,17 +51,21 @@ class LoadedModel:
     model: nn.Module | None
     example_inputs: Any = None
     device: str = "meta"
+    notes: tuple[str, ...] = ()
     _imports: UserImports | None = field(default=None, repr=False)
     _on_cpu: Callable[[], LoadedModel] | None = field(default=None, repr=False)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Around calls into the model: its modules can be imported, prints and errors are taken care of."""
-        with self._imports.active() if self._imports else contextlib.nullcontext(), user_code(self.name):
+        """Around calls into the model: its modules can be imported, and it needs no GPU of its own."""
+        from ..sandbox.redirect import redirected
+
+        imports = self._imports.active() if self._imports else contextlib.nullcontext()
+        with imports, user_code(self.name), redirected():
             yield
 
     def on_cpu(self) -> LoadedModel:
-        """The same model built again with real tensors, for a trace that must know values.
+        """The same model built again with real tensors, for a trace that needs values.
 
         Raises ModelError as `load_model` does.
         """
@@ -110,10 +120,10 @@ def load_model(
             return _build(spec, target, values, num_classes, device)
 
     def on_cpu() -> LoadedModel:
-        with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label, fix=_FIX):
+        with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label):
             return attempt("cpu")
 
-    with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label, fix=_FIX):
+    with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label):
         if target.kind != "config" and is_keras_target(spec):
             return LoadedModel(spec, _display_name(target, values), "keras", spec, None)
         loaded = _on_meta(attempt) if _allows_meta(target) else None
@@ -122,14 +132,15 @@ def load_model(
 
 
 def _on_meta(attempt: Callable[[str], LoadedModel]) -> LoadedModel | None:
-    """The model on the meta device, or None where anything speaks against it: the CPU then has the word."""
+    """The model on the meta device, or None where it cannot be built there: the CPU is tried next."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return attempt("meta")
     except (SyntaxError, ModuleNotFoundError):
         raise
-    except Exception:
+    except Exception as error:
+        _log.debug("not built on the meta device, so built on the CPU: %s: %s", type(error).__name__, error)
         return None
 
 
@@ -137,18 +148,18 @@ def _on_meta(attempt: Callable[[str], LoadedModel]) -> LoadedModel | None:
 
 
 def _parse_spec(spec: str) -> _Target:
-    """Raises JoulecastError with what was given and what would do."""
+    """Raises JoulecastError with the text that was given and the forms that are accepted."""
     if not spec.strip():
         raise JoulecastError(f"no model is named; {_USAGE}")
     before, colon, name = spec.rpartition(":")
-    if colon and before.endswith(".py"):
+    if colon and is_source(before):
         if not _DOTTED.fullmatch(name):
             raise JoulecastError(f"{name!r} in {spec} is not a name in a Python file; give FILE.py:name")
         return _Target("file", _existing(Path(before)), name=name)
     path = Path(spec).expanduser()
     if path.is_dir():
         return _Target("config", _config_in(path))
-    if spec.endswith(".py"):
+    if is_source(spec):
         return _Target("file", _existing(path))
     if spec.endswith(".json"):
         return _Target("config", _existing(path))
@@ -195,22 +206,29 @@ def _not_a_spec(spec: str, path: Path) -> str:
 
 
 def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int | None, device: str) -> LoadedModel:
-    """One attempt, the user's modules imported afresh. Errors of the user's code are raised as they are."""
+    """One attempt, with the user's modules imported again. Errors of the user's code are raised as they are."""
     imports: UserImports | None = None
     example_inputs = None
+    notes: list[str] = []
     with contextlib.ExitStack() as stack:
         if target.kind == "config":
             from .hub import from_config_file
 
             model, name = from_config_file(target.path, values, num_classes), ""
         else:
+            from ..sandbox.redirect import redirected, unwrapped
+
             imports = _imports(target)
             stack.enter_context(imports.active())
-            package = target.kind == "package"
-            module = importlib.import_module(target.module) if package else imports.import_file(target.path)
-            name, value = _pick(module, target, values)
-            label = target.label if package else f"{target.path.name}:{name}"
-            model = build(value, label, values, num_classes)
+            stack.enter_context(redirected())
+            stack.enter_context(training_stopped())
+            module, stop = _import(target, imports)
+            name, value = _pick(module, target, values, stop)
+            label = target.label if target.kind == "package" else f"{target.path.name}:{name}"
+            if stop is not None:
+                notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {name} is read as it was then")
+            with user_code(label, fix=_FIX):
+                model = unwrapped(_built(value, label, values, num_classes, notes))
             example_inputs = vars(module).get("example_inputs")
     if device == "meta":
         _all_to_meta(model)
@@ -222,22 +240,54 @@ def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int 
         model=model,
         example_inputs=example_inputs,
         device=device,
+        notes=tuple(notes),
         _imports=imports,
     )
 
 
+def _built(value: Any, label: str, values: Mapping[str, Any], num_classes: int | None, notes: list[str]) -> nn.Module:
+    try:
+        return build(value, label, values, num_classes, notes)
+    except TrainingStarted as stop:
+        raise JoulecastError(
+            f"{where_it_trains(stop, label)} while it builds the model; name a function that only builds it"
+        ) from None
+
+
 def _imports(target: _Target) -> UserImports:
-    """Beside a file its neighbours come first, as for a script; for a package this folder comes last."""
+    """For a file its neighbours come first, as for a script; for a package this folder comes last."""
     if target.kind == "file":
-        return UserImports([target.path.resolve().parent], own_name=target.path.stem)
+        return UserImports([target.path.resolve().parent], file=target.path)
     return UserImports([Path.cwd()], before_installed=False)
 
 
-def _pick(module: Any, target: _Target, values: Mapping[str, Any]) -> tuple[str, Any]:
+def _import(target: _Target, imports: UserImports) -> tuple[Any, TrainingStarted | None]:
+    """The module, and the start of a training where one stopped it half-way."""
+    try:
+        if target.kind == "package":
+            return importlib.import_module(target.module), None
+        return imports.import_file(target.path), None
+    except TrainingStarted as stop:
+        if stop.module is None:
+            raise JoulecastError(f"{where_it_trains(stop, target.label)} on import; name another file") from None
+        return stop.module, stop
+
+
+def _pick(module: Any, target: _Target, values: Mapping[str, Any], stop: TrainingStarted | None) -> tuple[str, Any]:
     label = target.module or target.path.name
-    if target.name:
-        return target.name, named(module, target.name, label)
-    return choose(module, label, values)
+    if stop is not None and not target.name and (found := choose_in_frames(stop)):
+        return found
+    try:
+        if target.name:
+            return target.name, named(module, target.name, label)
+        return choose(module, label, values)
+    except JoulecastError as error:
+        if stop is None:
+            raise
+        raise JoulecastError(
+            f"{where_it_trains(stop, label)} and was stopped there ({error}); "
+            'put the training under `if __name__ == "__main__":`'
+        ) from None
 
 
 def _display_name(target: _Target, values: Mapping[str, Any]) -> str:
@@ -249,11 +299,11 @@ def _display_name(target: _Target, values: Mapping[str, Any]) -> str:
 
 
 def _allows_meta(target: _Target) -> bool:
-    return target.kind != "file" or not _ASKS_FOR_META.search(target.path.read_text("utf-8", "replace"))
+    return target.kind != "file" or not _ASKS_FOR_META.search(python_source(target.path).decode("utf-8", "replace"))
 
 
 def _all_to_meta(model: nn.Module) -> None:
-    """Moves what the code put elsewhere (`torch.from_numpy`) to the meta device; tied tensors stay tied."""
+    """Moves tensors that the code made elsewhere (`torch.from_numpy`) to the meta device; tied tensors stay tied."""
     from torch import nn
 
     moved: dict[int, Any] = {}
@@ -269,7 +319,7 @@ def _all_to_meta(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _on_device(device: str) -> Iterator[None]:
-    """New tensors lie on `device`; torch's global settings that a model file may change are put back."""
+    """New tensors are made on `device`; torch's global settings that a model file may change are restored."""
     import torch
 
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()

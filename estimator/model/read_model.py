@@ -90,7 +90,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             fix=fix,
             batch_size=inputs.batch_size,
         )
-    return replace(work, warnings=(*work.warnings, *inputs.notes))
+    return replace(work, warnings=(*work.warnings, *inputs.notes, *loaded.notes))
 
 
 def _read_keras(loaded: LoadedModel, options: TraceOptions, classes: int | None) -> Workload:

@@ -40,9 +40,7 @@ class UserImports:
     active, `sys.argv` is that file's, without arguments. Inside `timm.py`, `import timm` is the installed package.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], *, file: Path | None = None, before_installed: bool = True
-    ) -> None:
+    def __init__(self, folders: Sequence[Path], *, file: Path | None = None, before_installed: bool = True) -> None:
         above, is_root_known = _folders_above(file) if file else ([], False)
         self._file = file
         self._finder = _Finder(

@@ -1,4 +1,4 @@
-"""Runs code that asks for a GPU or a process group without either of them.
+"""Runs code that asks for a GPU, or that wraps its model for several, on the device in use.
 
 Nothing is computed while a model is read, so `.cuda()`, `device="cuda"` and `.to("cuda:0")` keep the tensor on the
 device in use (meta or CPU), also on a machine that has a GPU.
@@ -27,10 +27,13 @@ _GPU_TYPE = re.compile(r"^torch\.(cuda|xpu|mps)\.")
 
 @contextlib.contextmanager
 def redirected() -> Iterator[None]:
-    """Calls that ask for an accelerator or a process group succeed, on the device in use and with one process."""
+    """Calls that ask for an accelerator succeed on the device in use; `DistributedDataParallel` needs no processes.
+
+    Only attributes that are looked up at each call are replaced: a library that is imported meanwhile keeps none of it.
+    """
     with contextlib.ExitStack() as stack:
         for owner, name, stand_in in _replacements():
-            stack.enter_context(mock.patch.object(owner, name, stand_in))
+            stack.enter_context(mock.patch.object(owner, name, stand_in, create=True))
         stack.enter_context(_Redirect())
         yield
 
@@ -49,6 +52,8 @@ class _Redirect(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
+        if func is torch._C._nn._parse_to and args and _is_foreign(args[0]):
+            args = (torch.device("cuda"), *args[1:])  # the index of a GPU that is not here is an error, its name is not
         own = args[0].device if args and isinstance(args[0], torch.Tensor) else None
         if func is torch.Tensor.to and len(args) > 1 and _is_foreign(args[1]):
             args = (args[0], own, *args[2:])
@@ -84,21 +89,14 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
     yield DeviceContext, "__init__", _device_context(DeviceContext.__init__)
     yield nn.parallel.DistributedDataParallel, "__init__", _init_wrapper
     yield nn.parallel.DistributedDataParallel, "forward", _forward_wrapper
-    yield torch, "set_default_tensor_type", _set_default_tensor_type(torch.set_default_tensor_type)
-    for name in ("set_device", "synchronize", "empty_cache"):
-        yield torch.cuda, name, _nothing
-    yield torch.cuda, "current_device", lambda: 0
+    yield torch._C, "_set_default_tensor_type", _set_default_tensor_type(torch._C._set_default_tensor_type)
     for name in _GPU_TENSOR_TYPES:
         yield torch.cuda, name, getattr(torch, name)
-    if torch.distributed.is_available():
-        for name in ("init_process_group", "destroy_process_group", "barrier"):
-            yield torch.distributed, name, _nothing
-        yield torch.distributed, "get_rank", lambda *_, **__: 0
-        yield torch.distributed, "get_world_size", lambda *_, **__: 1
-
-
-def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    return None
+    if not torch.cuda.is_available():  # what torch.cuda.set_device, current_device and synchronize call
+        yield torch.cuda, "_lazy_init", lambda: None
+        yield torch._C, "_cuda_setDevice", lambda _device: None
+        yield torch._C, "_cuda_getDevice", lambda: 0
+        yield torch._C, "_cuda_synchronize", lambda: None
 
 
 def _device_context(init: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +66,18 @@ def _without_magics(source: str) -> str:
         return ""
     try:
         ast.parse(source)
-    except SyntaxError:  # `%` may also start the second line of an expression: only change what is not Python
-        return "\n".join(_plain(line) for line in source.split("\n"))
+    except SyntaxError:
+        return "\n".join(_plain_lines(source))
     return source
+
+
+def _plain_lines(source: str) -> Iterator[str]:
+    """Changes the magics among lines that start a statement; inside brackets, `%` is the operator."""
+    depth = 0
+    for line in source.split("\n"):
+        line = line if depth > 0 else _plain(line)
+        yield line
+        depth += sum(line.count(bracket) for bracket in "([{") - sum(line.count(bracket) for bracket in ")]}")
 
 
 def _plain(line: str) -> str:

@@ -62,7 +62,7 @@ def guard_module(module: ModuleType) -> None:
         return
     for path in _STARTS.get(module.__name__, ()):
         *outer, name = path.split(".")
-        owner = functools.reduce(lambda found, part: getattr(found, part, None), outer, module)
+        owner: Any = getattr(module, outer[0], None) if outer else module
         start = vars(owner).get(name) if owner is not None else None
         if start is not None:
             setattr(owner, name, _stopping(start, path.removeprefix("Torch")))

@@ -1,4 +1,4 @@
-"""Running code of the user's: within a time limit, its prints kept off stdout, its errors in one line."""
+"""Runs the user's code: within a time limit, with its prints on stderr and its errors as one line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from pathlib import Path
 from types import FrameType
 
 from ..base.errors import JoulecastError, ModelError
+from .training_stop import TrainingStarted
 
 # Seconds between the time limit and the end of the process, for code that catches the interruption.
 _GRACE_S = 3.0
 _MESSAGE_CHARACTERS = 400
 _FRAMES = 20
 
-# Import names that pip knows under another.
+# Import names whose distributions have another name.
 _PIP_NAMES = {
     "cv2": "opencv-python",
     "PIL": "pillow",
@@ -36,6 +37,14 @@ _PIP_NAMES = {
     "mamba_ssm": "mamba-ssm",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
 }
+# Names of folders in many repositories: a package of that name on PyPI is somebody else's.
+_REPOSITORY_FOLDERS = frozenset(
+    [
+        *("src", "lib", "libs", "core", "common", "utils", "util", "helpers", "tools", "scripts", "engine", "train"),
+        *("models", "model", "modules", "networks", "network", "nets", "layers", "blocks", "backbones", "losses"),
+        *("config", "configs", "data", "dataset", "datasets", "experiments"),
+    ]
+)
 _NO_GPU = re.compile(r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU", re.I)
 
 _PACKAGE = Path(__file__).parents[2]
@@ -43,6 +52,13 @@ _ROOMS = ("estimator", "measure", "trainers", "check", "report", "cli")  # `mode
 _OWN = tuple(str(_PACKAGE / name) + os.sep for name in _ROOMS)
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
+# What an error says that may come from the arguments or inputs that the model was given.
+_ABOUT_SHAPES = re.compile(
+    r"shape|size|dimension|\bdims?\b|channel|mat1|broadcast|out of (range|bounds)|unpack|expand|elements", re.I
+)
+_ABOUT_DTYPES = re.compile(r"dtype|scalar type", re.I)
+# A library's lazy import: the error that it raises hides the cause.
+_LAZY_IMPORT = re.compile(r"Could not import module|Failed to import")
 _PLUMBING = re.compile(r"[/\\](site|dist)-packages[/\\](torch|fvcore|functorch|keras|_pytest|pluggy)[/\\]")
 
 
@@ -51,45 +67,78 @@ _PLUMBING = re.compile(r"[/\\](site|dist)-packages[/\\](torch|fvcore|functorch|k
 
 @contextlib.contextmanager
 def user_code(what: str, *, fix: str = "") -> Iterator[None]:
-    """Around code of the user's: what it prints goes to stderr, what it raises becomes a ModelError.
+    """Around the user's code: what it prints goes to stderr, what it raises becomes a ModelError.
 
-    `what` names it ("mynet.py"); `fix` ends the message, where the error itself suggests no fix.
-    KeyboardInterrupt and JoulecastErrors pass through.
+    `what` names it ("mynet.py"); `fix` is as in `model_error`. KeyboardInterrupt, TrainingStarted and
+    JoulecastErrors pass through.
     """
     with contextlib.redirect_stdout(sys.stderr):
         try:
             yield
-        except (JoulecastError, KeyboardInterrupt, GeneratorExit):
+        except (JoulecastError, KeyboardInterrupt, GeneratorExit, TrainingStarted):
             raise
         except _TimeUp as up:
             up.where = up.where or _where(user_frames(up))
             raise
-        except BaseException as error:  # SystemExit too: a sys.exit() in a model file is an error of its own
+        except BaseException as error:  # SystemExit too: a sys.exit() in a model file is an error in that file
             raise model_error(error, what=what, fix=fix) from error
 
 
 def model_error(error: BaseException, *, what: str, fix: str = "") -> JoulecastError:
     """`error` of the user's code as one line, `mynet.py:23 in forward: RuntimeError: ...; fix`.
 
-    The ModelError's `frames` hold the traceback cut to the user's own files. A JoulecastError is
-    returned as it is.
+    `fix` says how to give other arguments or inputs; it ends the message where the error may come from those and
+    suggests nothing itself. The ModelError's `frames` hold the traceback cut to the user's own files. A
+    JoulecastError is returned as it is.
     """
     if isinstance(error, JoulecastError):
         return error
     frames = user_frames(error)
+    error = _cause(error)
     where = _where(frames) or what
     if isinstance(error, SyntaxError) and error.filename and not _ours(error.filename):
         where = f"{Path(error.filename).name}:{error.lineno}"
     said, hint = _said(error)
-    line = f"{where}: {said}" + (f"; {hint or fix}" if hint or fix else "")
+    advice = hint or (fix if about_arguments(error) else "")
+    line = f"{where}: {said}" + (f"; {advice}" if advice else "")
     return ModelError(line, "".join(traceback.format_list(frames[-_FRAMES:])))
+
+
+def about_arguments(error: BaseException) -> bool:
+    """Whether `error` may come from what the model was built or called with, rather than from its code."""
+    text = str(error)
+    if isinstance(error, NotImplementedError) or _ABOUT_DTYPES.search(text):
+        return False
+    if isinstance(error, (ValueError, AssertionError, LookupError)):
+        return True
+    if isinstance(error, TypeError):
+        return "argument" in text or bool(_ABOUT_SHAPES.search(text))
+    return isinstance(error, RuntimeError) and bool(_ABOUT_SHAPES.search(text))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error behind those that a library's lazy imports wrap around it."""
+    while error.__cause__ is not None and isinstance(error, (ImportError, RuntimeError)):
+        if not _LAZY_IMPORT.search(str(error)):
+            break
+        error = error.__cause__
+    return error
 
 
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The frames of the user's own files; where there are none, those of the installed model library."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _ours(frame.filename)]
-    own = [frame for frame in frames if not _INSTALLED.search(frame.filename)]
+    own = [frame for frame in frames if is_users(frame.filename)]
     return own or frames
+
+
+def is_users(filename: str) -> bool:
+    """Whether a file is the user's: not joulecast's, not installed and not Python's."""
+    return not _ours(filename) and not _INSTALLED.search(filename)
+
+
+def is_joulecasts(filename: str) -> bool:
+    return filename.startswith(_OWN)
 
 
 def _ours(filename: str) -> bool:
@@ -109,11 +158,15 @@ def _said(error: BaseException) -> tuple[str, str]:
     """What the error says, in one line, and the fix where it is known."""
     text = one_line(str(error)).replace("`", "'")  # backticks name fields of joulecast's own (base/errors.py)
     if isinstance(error, SystemExit):
+        if refused := _refused_arguments(error):
+            return f"its command line needs arguments ({refused})", "give them defaults, or name a class in the file"
         return f"calls sys.exit({text})", 'put what is not the model under `if __name__ == "__main__":`'
     if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg}", "mend the file"
+        return f"{type(error).__name__}: {error.msg}", "fix the syntax error"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return _missing_module(error.name)
+    if isinstance(error, NotImplementedError) and 'missing the required "forward"' in text:
+        return text, "define forward"
     if _NO_GPU.search(text):
         return (
             f"the model asks for a GPU ({text})",
@@ -122,22 +175,36 @@ def _said(error: BaseException) -> tuple[str, str]:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__, ""
 
 
+def _refused_arguments(error: SystemExit) -> str:
+    """What argparse said before it ended the program, "" for any other exit."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "error" and Path(frame.f_code.co_filename).name == "argparse.py":
+            return one_line(str(frame.f_locals.get("message", "")))
+    return ""
+
+
 def _missing_module(name: str) -> tuple[str, str]:
     top = name.partition(".")[0]
     if top != name and _is_installed(top):
         return f"the installed {top} has no module {name}", f"install the version of {top} that has it"
+    if top in _REPOSITORY_FOLDERS:
+        return (
+            f"there is no module {name} beside the file or in the folders above it",
+            "add the folder that has it to PYTHONPATH",
+        )
     return f"the module {top} is not installed", f"pip install {_PIP_NAMES.get(top, top)}"
 
 
 def _is_installed(name: str) -> bool:
     try:
-        return importlib.util.find_spec(name) is not None
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return False
+    return spec is not None and spec.origin is not None and bool(_INSTALLED.search(spec.origin))
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, cut where it grows too long to read."""
+    """`text` on one line, cut where it is too long to read."""
     text = " ".join(text.split())
     return text if len(text) <= _MESSAGE_CHARACTERS else text[: _MESSAGE_CHARACTERS - 1] + "…"
 
@@ -146,7 +213,7 @@ def one_line(text: str) -> str:
 
 
 class _TimeUp(BaseException):
-    """Interrupts the user's code; no Exception, so that `except Exception` does not hold it."""
+    """Interrupts the user's code. Not an Exception, so that `except Exception` does not catch it."""
 
     where = ""
 
@@ -155,9 +222,9 @@ class _TimeUp(BaseException):
 def time_limit(seconds: float, what: str) -> Iterator[None]:
     """Ends what runs longer than `seconds` (infinity: no limit) with a ModelError that names `what`.
 
-    In the main thread on POSIX the code is interrupted, again every second where it catches that; what
-    holds on for three seconds more ends the process with the same line and status 1. Elsewhere there is
-    no way to interrupt, so the process ends at the limit. C code that never lets go of the interpreter
+    In the main thread on POSIX the code is interrupted, again every second where it catches that; code
+    that runs for three seconds more ends the process with the same line and status 1. Elsewhere code
+    cannot be interrupted, so the process ends at the limit. C code that never releases the interpreter
     lock cannot be stopped either way.
     """
     if not seconds > 0:

@@ -119,7 +119,8 @@ def test_several_models_are_listed(write):
 def test_a_constructor_that_needs_arguments(write):
     text = NET.replace("width=4", "width, depth")
     assert message(write(text)) == (
-        "mynet.py:Net needs width, depth; give --model-arg width=VALUE --model-arg depth=VALUE, or define build_model()"
+        "mynet.py:Net needs width, depth; "
+        "give `model_args` width=VALUE `model_args` depth=VALUE, or define build_model()"
     )
     two = text + "class Other(nn.Module):\n    def __init__(self, k):\n        super().__init__()\n"
     assert "Net (needs width, depth), Other (needs k)" in message(write(two))
@@ -155,11 +156,59 @@ def test_import_names_that_pip_knows_under_another(write, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("code", ["model = Net().cuda()", "torch.zeros(1, device='cuda')\nmodel = Net()"])
-def test_a_gpu_at_import(write, code):
-    said = message(write(f"{NET}\n{code}\n"))
-    assert said.startswith("mynet.py:11 in <module>: the model asks for a GPU (")
-    assert said.endswith("guard it with torch.cuda.is_available(), or run on the machine that has the GPU")
+def test_a_gpu_that_cannot_be_stood_in_for(write):
+    said = message(write(f"{NET}\ntorch.cuda.get_device_properties(0)\n"))
+    assert said.startswith("mynet.py:11 in <module>: ")
+    assert "the module" not in said
+
+
+def test_advice_about_inputs_only_where_it_fits():
+    fix = "the inputs were float32 2x5: give others"
+    related = (
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        IndexError("index out of range in self"),
+        TypeError("forward() missing 1 required positional argument: 'y'"),
+    )
+    for error in related:
+        assert str(model_error(error, what="net", fix=fix)).endswith(fix)
+    unrelated = (
+        RuntimeError("expected scalar type Long but found Float"),
+        RuntimeError("mat1 and mat2 must have the same dtype, but got Float and Half"),
+        NotImplementedError("Could not run 'aten::foo' with shape arguments"),
+        AttributeError("'Net' object has no attribute 'shape'"),
+        NameError("name 'size' is not defined"),
+        OSError("no file of that size"),
+    )
+    for error in unrelated:
+        assert fix not in str(model_error(error, what="net", fix=fix))
+    missing = NotImplementedError('Module [Net] is missing the required "forward" function')
+    assert str(model_error(missing, what="net", fix=fix)).endswith("; define forward")
+
+
+def test_the_cause_behind_a_lazy_import_is_shown():
+    try:
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as broken:
+            raise ModuleNotFoundError("Could not import module 'DetrModel'. Are its requirements there?") from broken
+    except ModuleNotFoundError as error:
+        said = str(model_error(error, what="config.json", fix="correct the model"))
+    assert said.endswith("RuntimeError: operator torchvision::nms does not exist")
+
+
+def test_a_command_line_that_needs_arguments(write):
+    text = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--data', required=True)\n"
+    said = message(write(text + "parser.parse_args()\n"))
+    assert said.startswith("mynet.py:4 in <module>: its command line needs arguments (the following arguments are")
+    assert "give them defaults" in said
+
+
+def test_a_repository_folder_is_never_to_be_installed(write):
+    said = message(write("from networks.parts import Block\n" + NET))
+    assert "pip install" not in said
+    assert "there is no module networks.parts beside the file or in the folders above it" in said or (
+        "there is no module networks beside the file" in said
+    )
 
 
 def test_an_error_in_the_constructor_names_its_line_and_keeps_the_frames(write):
@@ -212,7 +261,7 @@ def test_a_wrong_input_shape(write):
     assert "mat1 and mat2 shapes cannot be multiplied (2x5 and 3x4)" in str(said)
     assert str(said).startswith("mynet.py:9 in forward: RuntimeError: ")
     assert str(said).endswith(
-        "the inputs were float32 2x5 (batch first): give one sample's shape with --input if they are wrong"
+        "the inputs were float32 2x5 (batch first): give one sample's shape as `inputs` if they are wrong"
     )
     assert 'mynet.py", line 9, in forward' in said.frames
 

@@ -123,7 +123,7 @@ def test_view_runs_keras_layers_as_keras_does() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import keras\ndef build_model(:\n", r"^mynet\.py:2: SyntaxError: .*; mend the file$"),
+        ("import keras\ndef build_model(:\n", r"^mynet\.py:2: SyntaxError: .*; fix the syntax error$"),
         ("import os, keras\nos._exit(3)\n", r"mynet\.py ended its process with status 3 .*__main__"),
         (
             "import keras, tensorflow as tf\n"
