@@ -37,7 +37,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--dataset", metavar="NAME", help="Shape, classes and size: cifar10, cifar100, mnist, imagenet-1k...")
 @click.option("--sequence-length", type=int, metavar="N", help="Positions of a language model's input.")
 @click.option("--batch-size", default="32", show_default=True, metavar="N", help="Samples per pass and device.")
-@click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd", show_default=True)
+@click.option("--optimizer", default="sgd", show_default=True, metavar="NAME", help="sgd, AdamW, lion, muon, 8-bit...")
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Autocast; default: the parameters' own."
 )

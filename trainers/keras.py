@@ -13,11 +13,11 @@ import keras
 
 from ..estimator.base.errors import JoulecastError
 from ..estimator.model.keras_bridge import KerasInput, KerasRequest, trace_keras
+from ..estimator.trace.optimizers import optimizer_of
 from ..estimator.trace.workload import Workload
 from .frames import running
 from .run import Length, Run
 from .terms import Terms
-from .tracing import optimizer_kind
 
 _REBUILT = f"{__package__}.keras_copy:rebuilt"
 
@@ -143,7 +143,7 @@ def _read(model: Any, fit: Mapping[str, Any], replicas: int) -> Workload:
         model.name,
         _inputs(model, fit.get("x")),
         math.ceil(_batch_size(fit) / replicas),
-        optimizer_kind(model.optimizer),
+        optimizer_of(model.optimizer),
     )
 
 

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric, MetricCollection
 
 from ..estimator.base.errors import JoulecastError
+from ..estimator.trace.optimizers import optimizer_of
 from ..estimator.trace.workload import Workload
 from .run import Length, Peers, Run
 from .terms import Terms
-from .tracing import optimizer_kind, read_step
+from .tracing import read_step
 
 # Lightning is published under two names, each with its own classes: the imported one is used.
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
@@ -136,7 +137,7 @@ def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
     step = _TrainingStep(trainer, pl_module, batch_idx)
     read = functools.partial(
         read_step,
-        optimizer=optimizer_kind(trainer.optimizers[0]),
+        optimizer=optimizer_of(trainer.optimizers[0]),
         precision=_PRECISIONS.get(str(trainer.precision)),
         accumulate=trainer.accumulate_grad_batches,
         name=type(pl_module).__name__,

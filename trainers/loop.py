@@ -15,11 +15,12 @@ from torch import nn
 from ..estimator.base.errors import JoulecastError
 from ..estimator.cost.estimate import Estimate
 from ..estimator.place.schedule import whole_number
+from ..estimator.trace.optimizers import optimizer_of
 from ..estimator.trace.workload import Workload
 from .forecast import Forecast
 from .run import Length, Run
 from .terms import Terms
-from .tracing import FirstBatch, autocast_precision, bare, optimizer_kind, read_step
+from .tracing import FirstBatch, autocast_precision, bare, read_step
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,7 +124,7 @@ class Loop:
         return read_step(
             self._model,
             inputs,
-            optimizer=optimizer_kind(self._options.optimizer),
+            optimizer=optimizer_of(self._options.optimizer),
             precision=precision,
             loss=self._options.loss,
             accumulate=self._run.length.accumulation,

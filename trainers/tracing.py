@@ -11,30 +11,6 @@ from torch import nn
 from ..estimator.trace.trace import trace
 from ..estimator.trace.workload import Workload
 
-# The kind that each optimizer is priced as, by the state that it keeps per parameter (estimator/trace/optimizers.py).
-_PRICED_AS = {"sgd": "sgd", "asgd": "momentum", "adagrad": "momentum", "rmsprop": "momentum", "lion": "momentum"}
-
-
-def optimizer_kind(optimizer: Any) -> str:
-    """How `trace` prices an optimizer of torch or Keras, or a name: "sgd", "momentum", "adam" or "adamw".
-
-    Wrappers (accelerate's, Keras' loss scaling) are unwrapped; an unknown optimizer is priced as one with two states,
-    like Adam.
-    """
-    for wrapped in ("optimizer", "inner_optimizer"):
-        optimizer = getattr(optimizer, wrapped, optimizer)
-    name = (optimizer if isinstance(optimizer, str) else type(optimizer).__name__).casefold()
-    if name in ("adam", "momentum"):
-        return name
-    if name == "sgd" and _momentum(optimizer):
-        return "momentum"
-    return _PRICED_AS.get(name, "adamw")
-
-
-def _momentum(optimizer: Any) -> float:
-    groups = getattr(optimizer, "param_groups", None)
-    return float((groups[0].get("momentum") if groups else getattr(optimizer, "momentum", 0)) or 0)
-
 
 def bare(model: nn.Module) -> nn.Module:
     """The model without wrappers that compile it or distribute it over devices."""

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
+from ..estimator.trace.optimizers import optimizer_of
 from ..estimator.trace.workload import Workload
 from .frames import running
 from .run import Length, Peers, Run
 from .terms import Terms
-from .tracing import FirstBatch, bare, optimizer_kind, read_step
+from .tracing import FirstBatch, bare, read_step
 
 
 class TransformersBudget(TrainerCallback):
@@ -140,7 +141,7 @@ def _read(model: Any, inputs: Any, optimizer: Any, args: Any) -> Workload:
     return read_step(
         model,
         inputs,
-        optimizer=optimizer_kind(optimizer if optimizer is not None else "adamw"),
+        optimizer=optimizer_of(optimizer if optimizer is not None else "adamw"),
         precision="bfloat16" if args.bf16 else "float16" if args.fp16 else None,
         accumulate=args.gradient_accumulation_steps,
     )

@@ -21,7 +21,7 @@ from ..model.read_model import TraceOptions
 from ..place.budget import End, Limit, judge_run, parse_limit
 from ..place.schedule import Number, Schedule, make_schedule, whole_number
 from ..place.site import Site
-from ..trace.optimizers import OPTIMIZERS
+from ..trace.optimizers import optimizer_name
 from ..trace.workload import Workload
 from .where import read_where
 
@@ -89,7 +89,8 @@ class Request:
     budget_at: End = "high"
 
     def __post_init__(self) -> None:
-        _check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
+        if self.optimizer is not None:
+            optimizer_name(self.optimizer)
         _check_choice("precision", self.precision, (*PRECISIONS, *PRECISIONS.values()))
         _check_choice("software", self.software, SOFTWARE)
         _check_choice("budget_at", self.budget_at, get_args(End))

@@ -202,7 +202,8 @@ def _pieces(op: Op) -> Iterator[_Piece]:
         yield from _conv(op)
     elif op.kind == "matmul" and "n" in op.dims:
         m, k, n = (float(op.dims[name]) for name in ("m", "k", "n"))
-        yield _Piece("matmul", op.phase, op.flops, op.bytes_moved, 1.0, m, k, n, _fresh_of(op))
+        role = "forward" if op.phase == "optimizer" else op.phase  # products of an optimizer are like any other
+        yield _Piece("matmul", role, op.flops, op.bytes_moved, 1.0, m, k, n, _fresh_of(op))
     elif op.kind == "rnn" and "steps" in op.dims:
         starts = op.dims["steps"] * op.dims.get("layers", 1)
         yield _Piece("rnn", op.phase, op.flops, op.bytes_moved, float(starts), fresh=_fresh_of(op))

@@ -358,9 +358,10 @@ def memory_needed(work: Workload) -> int:
     from ..trace.optimizers import optimizer_named
 
     per_parameter = work.parameter_bytes / work.parameters if work.parameters else 0
-    trainable = work.trainable_parameters * per_parameter
-    state = trainable * (1 + optimizer_named(work.optimizer).state)
-    return int(work.parameter_bytes + state + work.activation_bytes + work.input_bytes)
+    gradients = work.trainable_parameters * per_parameter
+    known = work.optimizer_state_bytes
+    state = known if known is not None else gradients * optimizer_named(work.optimizer).state
+    return int(work.parameter_bytes + gradients + state + work.activation_bytes + work.input_bytes)
 
 
 def _by_layer(ops: Sequence[Op], seconds: Array, joules: Array, steps: int) -> tuple[Share, ...]:

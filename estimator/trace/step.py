@@ -64,6 +64,7 @@ class Trained:
     elements: int
     element_size: int
     dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,13 @@ def _trained(state: Mapping[str, torch.Tensor]) -> tuple[Trained, ...]:
     for path, tensor in state.items():
         first_names.setdefault(id(tensor), (path, tensor))  # tied ones by their first name
     return tuple(
-        Trained(path, numel(tensor.grad), tensor.element_size(), dtype_name(tensor.dtype))  # sparse: rows alone
+        Trained(
+            path,
+            numel(tensor.grad),  # of a sparse gradient, its rows alone
+            tensor.element_size(),
+            dtype_name(tensor.dtype),
+            tuple(tensor.shape),
+        )
         for path, tensor in first_names.values()
         if tensor.requires_grad and tensor.grad is not None
     )

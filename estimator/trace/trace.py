@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from ..base.errors import JoulecastError
 from .batch import call_arguments, samples_in, tensors_in, tokens_per_sample
 from .formulas import lookup
 from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
-from .optimizers import optimizer_named, update_op
+from .optimizers import OPTIMIZERS, clip_op, ema_op, optimizer_name, state_bytes, update_ops
 from .step import PRECISIONS, Listing, Loss, Step, Trained, list_step
 from .untouched import untouched
 from .workload import Op, Workload
@@ -29,6 +30,8 @@ def trace(
     precision: str | None = None,
     loss: Loss | None = None,
     accumulate: int = 1,
+    clip_gradients: bool = False,
+    ema: bool = False,
     name: str | None = None,
     layers: bool = True,
     fix: str = "",
@@ -46,7 +49,7 @@ def trace(
     train:
         Forward, loss, backward and optimizer; or the forward pass alone.
     optimizer:
-        "sgd", "momentum", "adam" or "adamw".
+        One of `OPTIMIZERS`, in any spelling: "sgd", "AdamW", "adamw_8bit", "lion", "muon"...
     precision:
         None runs in the parameters' own dtype; "bfloat16" and "float16" (also "bf16", "fp16") under
         autocast, with the parameters as they are.
@@ -56,6 +59,10 @@ def trace(
         cross-entropy on class scores and the mean square of every other output.
     accumulate:
         Micro-batches per optimizer step; `inputs` are one of them.
+    clip_gradients:
+        Gradients are clipped by their norm before the optimizer's step.
+    ema:
+        A moving average of the parameters is kept.
     layers:
         False leaves out the fvcore pass over one real sample that checks the per-layer FLOPs.
     batch_size:
@@ -75,8 +82,7 @@ def trace(
     precision = _precision(precision)
     if accumulate < 1:
         raise JoulecastError(f"accumulate is {accumulate}; give 1 or more micro-batches per step")
-    if train:
-        optimizer_named(optimizer)
+    optimizer = optimizer_name(optimizer)
     samples = samples_in((args, kwargs)) if batch_size is None else batch_size
     step = Step(model, args, kwargs, train, precision, loss, fix)
     _check_trainable(step)
@@ -88,8 +94,13 @@ def trace(
         if layers and sum(listing.elements.values()) <= FVCORE_MAX_PARAMETERS:
             counts, notes = fvcore_counts(step, samples, forward_flops, reached, batch_first=batch_size is None)
     ops = _accumulated(listing, accumulate)
+    kept = 0
     if train:
-        ops += [_update(optimizer, trained) for trained in listing.trained]
+        for trained in listing.trained:
+            ops += _update(optimizer, trained, clip_gradients, ema)
+            kept += state_bytes(optimizer, trained.shape, trained.element_size)
+            kept += math.prod(trained.shape) * trained.element_size * ema
+        notes += [OPTIMIZERS[optimizer].note] * bool(OPTIMIZERS[optimizer].note)
     parameters, elements = list(model.parameters()), listing.elements
     return Workload(
         name=name or type(model).__name__,
@@ -102,6 +113,7 @@ def trace(
         trainable_parameters=sum(elements[id(one)] for one in parameters if one.requires_grad),
         parameter_bytes=sum(elements[id(one)] * one.dtype.itemsize for one in parameters),
         activation_bytes=listing.saved_bytes,
+        optimizer_state_bytes=kept if train else 0,
         layers=layer_table(model, listing, counts, samples),
         ops=tuple(ops),
         unsupported=dict(listing.recorder.unsupported),
@@ -163,9 +175,11 @@ def _accumulated(listing: Listing, accumulate: int) -> list[Op]:
     return ops
 
 
-def _update(optimizer: str, trained: Trained) -> Op:
-    layer = trained.path.rpartition(".")[0]
-    return update_op(optimizer, layer, trained.elements, trained.element_size, trained.dtype)
+def _update(optimizer: str, trained: Trained, clip_gradients: bool, ema: bool) -> list[Op]:
+    layer, size, dtype = trained.path.rpartition(".")[0], trained.element_size, trained.dtype
+    before = [clip_op(layer, trained.elements, size, dtype)] if clip_gradients else []
+    after = [ema_op(layer, math.prod(trained.shape), size, dtype)] if ema else []
+    return before + update_ops(optimizer, layer, trained.shape, size, dtype, trained.elements) + after
 
 
 def _arithmetic(ops: Sequence[Op]) -> str:

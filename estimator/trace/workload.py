@@ -80,6 +80,7 @@ class Workload:
     tokens_per_sample: int = 1
     input_bytes: int = 0
     warnings: tuple[str, ...] = ()
+    optimizer_state_bytes: int | None = None  # of moments, averages and preconditioners; None in older documents
     tracer: str = "meta"  # "meta", "fake" or "real": the tensors the step was read off from
 
     @property

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.trace.optimizers import optimizer_of
 from joulecast.trainers.budget import Budget
 from joulecast.trainers.loop import Loop
 from joulecast.trainers.terms import BudgetExceeded
-from joulecast.trainers.tracing import bare, optimizer_kind
+from joulecast.trainers.tracing import bare
 
 STEPS = 40
 PAUSE_S = 0.005
@@ -251,13 +252,13 @@ class _Wrapped:
 
 def test_optimizers_are_priced_by_the_state_they_keep() -> None:
     weights = [nn.Parameter(torch.zeros(1))]
-    assert optimizer_kind(torch.optim.SGD(weights, lr=1)) == "sgd"
-    assert optimizer_kind(torch.optim.SGD(weights, lr=1, momentum=0.9)) == "momentum"
-    assert optimizer_kind(torch.optim.Adam(weights)) == "adam"
-    assert optimizer_kind(_Wrapped(torch.optim.AdamW(weights))) == "adamw"
-    assert optimizer_kind(torch.optim.RMSprop(weights)) == "momentum"
-    assert optimizer_kind(torch.optim.Adadelta(weights)) == "adamw"
-    assert [optimizer_kind(name) for name in ("sgd", "momentum", "adam", "AdamW")] == [
+    assert optimizer_of(torch.optim.SGD(weights, lr=1)) == "sgd"
+    assert optimizer_of(torch.optim.SGD(weights, lr=1, momentum=0.9)) == "momentum"
+    assert optimizer_of(torch.optim.Adam(weights)) == "adam"
+    assert optimizer_of(_Wrapped(torch.optim.AdamW(weights))) == "adamw"
+    assert optimizer_of(torch.optim.RMSprop(weights)) == "rmsprop"
+    assert optimizer_of(torch.optim.Adadelta(weights)) == "adadelta"
+    assert [optimizer_of(name) for name in ("sgd", "momentum", "adam", "AdamW")] == [
         "sgd",
         "momentum",
         "adam",
