@@ -42,13 +42,15 @@ def test_folders_without_init_are_found_too(tmp_path):
     assert imported(write(tmp_path / "models" / "net.py", "from util.ops import K\n")).K == 3
 
 
-def test_in_a_repository_its_packages_come_before_installed_ones(tmp_path):
-    write(tmp_path / "pyproject.toml")
-    write(tmp_path / "yaml" / "__init__.py", "OWN = True\n")
-    net = write(tmp_path / "models" / "net.py", "import yaml\nown = hasattr(yaml, 'OWN')\n")
+def test_in_a_repository_its_packages_come_before_installed_ones(tmp_path, monkeypatch):
+    write(tmp_path / "installed" / "some_parts" / "__init__.py")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    write(tmp_path / "repo" / "some_parts" / "__init__.py", "OWN = True\n")
+    net = write(tmp_path / "repo" / "models" / "net.py", "import some_parts\nown = hasattr(some_parts, 'OWN')\n")
+    assert not imported(net).own  # a folder that is not known to be a repository gives way
+    sys.modules.pop("some_parts")
+    write(tmp_path / "repo" / "pyproject.toml")
     assert imported(net).own
-    (tmp_path / "pyproject.toml").unlink()  # a folder that is not known to be a repository gives way
-    assert not imported(net).own
 
 
 def test_the_standard_library_is_never_shadowed_from_above(tmp_path):
