@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401  # loading a model imports it first
 
 from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.sandbox.importing import UserImports
