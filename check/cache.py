@@ -87,6 +87,12 @@ def file_digest(path: Path) -> str | None:
         return None
 
 
+def sources_digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of all Python files in `folder` and its subfolders."""
+    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in folder.rglob("*.py")}
+    return _digest(json.dumps(files, sort_keys=True).encode())
+
+
 def _unchanged(sources: dict[str, str], root: Path, known: dict[str, str | None]) -> bool:
     for name, digest in sources.items():
         if name not in known:
@@ -107,8 +113,7 @@ def _tracer() -> tuple[str, ...]:
     The digest is needed because the sources of a checkout change without a new version. Packages are listed by their
     metadata folders, such as `torch-2.13.0.dist-info`, which takes a millisecond.
     """
-    own = sorted(Path(workload.__file__).parents[1].rglob("*.py"))
-    code = _digest(b"".join(path.read_bytes() for path in own))
+    code = sources_digest(Path(workload.__file__).parents[1])
     packages = {
         name
         for folder in sys.path
