@@ -37,7 +37,9 @@ def make_console(*, stderr: bool = False) -> Console:
     if console.is_terminal:
         return console
     columns = os.environ.get("COLUMNS", "")
-    return Console(highlight=False, stderr=stderr, width=int(columns) if columns.isdigit() else PIPE_WIDTH)
+    return Console(
+        highlight=False, stderr=stderr, width=int(columns) if columns.isdecimal() and int(columns) else PIPE_WIDTH
+    )
 
 
 def show(console: Console, lines: Iterator[Text] | Sequence[Text]) -> None:

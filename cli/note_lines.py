@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import click
 from rich.text import Text
 
 from ..estimator.answer.answer import Answer
 from ..estimator.base.notes import Note, Topic, Weight
+from .fields import with_options
 from .layout import wrapped
 
 MOST = 3
@@ -41,6 +43,12 @@ def _notes(answer: Answer) -> list[Note]:
     return list(dict.fromkeys(notes))
 
 
+def _with_options(note: Note) -> str:
+    """The note with the options of the command that runs, if any, instead of the core's fields."""
+    context = click.get_current_context(silent=True)
+    return with_options(note, context.command) if context else note
+
+
 def note_lines(answers: Sequence[Answer], width: int, *, verbose: bool) -> list[Text]:
     """The notes by topic, a blank line before them."""
     notes = notes_of(answers)
@@ -55,5 +63,5 @@ def note_lines(answers: Sequence[Answer], width: int, *, verbose: bool) -> list[
     for topic, members in by_topic.items():
         lines.append(Text(f"  {topic}", style="dim"))
         for note in members:
-            lines += wrapped(note, width, indent=2, bullet="- ", style=_STYLES[note.weight])
+            lines += wrapped(_with_options(note), width, indent=2, bullet="- ", style=_STYLES[note.weight])
     return lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..base.errors import RequestError
 from ..base.interval import Interval
+from ..base.notes import Note, Topic, Weight
 from ..base.units import SECONDS_PER_HOUR
 from ..place.electricity_maps import is_zone, live_regions, locate
 from ..place.regions import mixed_basis, region_list
@@ -27,13 +28,13 @@ class Where:
     regions: tuple[Region, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def notes_on(self, seconds: Interval) -> tuple[str, ...]:
+    def notes_on(self, seconds: Interval) -> tuple[Note, ...]:
         """The notes on a run of that length: the intensity of one hour is a poor guide for a week."""
-        live = any(region.live for region in (self.site.region, *self.regions) if region is not None)
-        if not live or seconds.value <= _DAY_S:
-            return self.notes
-        length = figures.seconds(seconds)[0]
-        return (*self.notes, f"the live intensity is of one hour, the run takes {length}: the yearly one may be nearer")
+        notes = list(self.notes)
+        if seconds.value > _DAY_S and any(region.live for region in (self.site.region, *self.regions) if region):
+            length = figures.seconds(seconds)[0]
+            notes.append(f"the live intensity is of one hour, the run takes {length}: the yearly one may be nearer")
+        return tuple(Note(note, Topic.SITE, Weight.ROUGH) for note in notes)
 
 
 def read_where(request: Request, *, live: bool = True) -> Where:
