@@ -249,7 +249,8 @@ class Request:
 
     def _check_same(self, name: str, own: object) -> None:
         value = getattr(self, name)
-        if value is not None and PRECISIONS.get(str(value), value) != own:
+        known = optimizer_name(value) if name == "optimizer" and value else PRECISIONS.get(str(value), value)
+        if value is not None and known != own:
             raise RequestError(f"`{name}` {value} and the workload's {own} contradict: leave out `{name}`")
 
 

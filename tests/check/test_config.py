@@ -117,7 +117,7 @@ def test_a_profile_is_found_beside_the_configuration(tmp_path: Path, monkeypatch
         ('model_arg = "width=3"\n' + MODEL, "model_arg is 'width=3'; give a table"),
         ('budget = "0 kWh"\n' + MODEL, "budget '0 kWh' cannot be used"),
         ('budget = "2 parsecs"\n' + MODEL, "unknown unit 'parsecs'"),
-        ('optimizer = "lion"\n' + MODEL, "optimizer 'lion' is not one of sgd, momentum"),
+        ('optimizer = "xyz"\n' + MODEL, "optimizer 'xyz' is not known; choose one of sgd"),
         ('region = "Atlantis"\n' + MODEL, "unknown region 'Atlantis'"),
         ("pue = 0.5\n" + MODEL, "PUE 0.5"),
         ("batch_size = 0\n" + MODEL, "batch_size 0 cannot be used"),
