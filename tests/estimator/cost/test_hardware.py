@@ -279,7 +279,7 @@ def test_broken_users_rows_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, column: str, value: str, message: str
 ) -> None:
     path = write_rows(tmp_path / "mine.csv", mine())
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     rows[0][column] = value
     with path.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, COLUMNS)

@@ -13,6 +13,8 @@ import pytest
 from joulecast.estimator.base.errors import FitError
 from joulecast.estimator.cost.features import pieces
 from joulecast.estimator.fit import fit as fitting
+from joulecast.estimator.fit.design import Design
+from joulecast.estimator.fit.fit import _Solution, _stand_ins
 from joulecast.estimator.fit.intervals import _error_model, judge
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.fit.regression import bounds, family_shares, folds, log_errors, rows_worth
@@ -167,3 +169,27 @@ def test_work_is_rounded_up_to_whole_tiles(n: int, tile: int, whole: int) -> Non
     macs = 16 * 4 * 9 * n
     assert parts.values("macs")[0] == macs
     assert parts.values(f"macs_n{tile}")[0] == macs * whole / n
+
+
+# -- kinds that were never observed ---------------------------------------------------------------
+
+
+def test_kinds_without_a_price_cost_what_the_priced_ones_of_their_class_cost_on_average() -> None:
+    """Priced by hand: convolutions 2 s a multiply-add and 3 s a byte, norms 5 and activations 7 s a byte, a start 11 s.
+
+    Attention then costs as convolutions do, and a pool what a byte of all priced movers cost on average: starts are
+    not part of either.
+    """
+    table = Design([observe(network(depth, 16, side=16, batch=8)) for depth in (2, 3, 5, 9)])
+    form = next(form for form in table.forms if form.name == "kinds")
+    by_hand = {"macs": 2.0, "launch": 11.0}
+    bytes_s = {"conv": 3.0, "norm": 5.0, "activation": 7.0}
+    prices = [bytes_s[kind] if feature == "bytes" else by_hand[feature] for kind, _, feature in form.keys]
+    assert {kind for kind, _, _ in form.keys} == {"conv", "norm", "activation", "*"}
+    solution = _Solution(tuple(table.positions(form, False)), np.array(prices), np.zeros(4))
+    terms = {(term.kind, term.feature): term.seconds for term in _stand_ins(table, form, solution)}
+    norms, activations = table.amounts["norm", "bytes"], table.amounts["activation", "bytes"]
+    assert terms["attention", "macs"] == pytest.approx(2.0)
+    assert terms["attention", "bytes"] == pytest.approx(3.0)
+    assert terms["pool", "bytes"] == pytest.approx((5 * norms + 7 * activations) / (norms + activations))
+    assert not {"conv", "norm", "activation"} & {kind for kind, _ in terms}
