@@ -13,7 +13,7 @@ import pytest
 from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import Meter, SampledMeter, SampledWindow
 from joulecast.measure.meters.rapl import RaplSource
-from joulecast.measure.meters.reading import DomainReading, Reading
+from joulecast.measure.meters.reading import DomainReading, PowerTrace, Reading, TracePoint
 from joulecast.measure.meters.replay import ReplaySource, read_trace
 from joulecast.measure.meters.testing import FakePowercap, FakeZone, ManualClock
 
@@ -292,3 +292,21 @@ def test_an_unknown_part_makes_the_total_unknown():
     assert reading.label == "ambiguous"
     assert Reading("rapl", 1.0, (good, core)).label == "measured"
     assert Reading("rapl", 1.0, (core,)).label == "missing"
+
+
+def test_a_replay_starts_when_its_source_is_made_however_long_ago_the_machine_started(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,watts,package-0_uj\n0,,0\n10,1,10000000\n20,3,40000000\n")
+    clock = ManualClock(now_ns=4 * 10**9)
+    source = ReplaySource(path, clock=clock)
+    shown = []
+    for seconds in (0.0, 5.0, 10.0):
+        clock.advance(seconds)
+        shown.append(source.sample().values[0])
+    assert shown == [0, 5_000_000, 25_000_000]
+
+
+def test_a_trace_whose_rows_do_not_fit_its_domains_is_an_error():
+    trace = PowerTrace(("package-0", "dram"), ("package-0",), (TracePoint(0.0, (0,)), TracePoint(1.0, (5,))))
+    with pytest.raises(ValueError, match="shorter"):
+        trace.watts()
