@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
 from ..base.suggest import near
+from .implied import UnknownShape, implied_inputs
 from .presets import DatasetPreset
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ _DTYPES = (
 _NAME = re.compile(r"[A-Za-z_]\w*")
 # Positions that a language model is given where nobody says how many; configs allow up to millions.
 _MAX_DEFAULT_TOKENS = 2048
-_AUDIO_SAMPLES = 16_000
 _THREE_WAYS = "give `inputs` (as in 3,224,224 or ids:int64:128) or `dataset`, or define example_inputs"
 
 
@@ -315,25 +315,15 @@ def _text_config(model: Any) -> Any:
 
 def _from_config(model: Any, sequence_length: int | None, label: str) -> tuple[list[InputSpec], tuple[str, ...]]:
     """The inputs that a transformers model's config implies; encoder-decoders get as many target tokens."""
-    config, main, own = model.config, _main_input(model), _float_dtype(model)
-    tokens, notes = _tokens(_text_config(model), sequence_length)
-    targets = (
-        [InputSpec((tokens,), "int64", "decoder_input_ids")] if getattr(config, "is_encoder_decoder", False) else []
-    )
-    if main == "input_ids":
-        contrastive = hasattr(model, "logit_scale")  # CLIP and its like compare texts with images
-        images = [InputSpec(_image_shape(config, label), own, "pixel_values")] if contrastive else []
-        return [InputSpec((tokens,), "int64", main), *images, *targets], notes
-    if main == "pixel_values":
-        wanted = [InputSpec(_image_shape(config, label), own, main)]
-        return wanted + targets, notes if targets else ()
-    if main == "input_features" and hasattr(config, "num_mel_bins") and hasattr(config, "max_source_positions"):
-        frames = 2 * config.max_source_positions  # Whisper's convolutions halve them
-        return [InputSpec((config.num_mel_bins, frames), own, main), *targets], notes
-    if main == "input_values":
-        note = f"{label}: one second of audio at 16 kHz a sample; input_values:SAMPLES for another"
-        return [InputSpec((_AUDIO_SAMPLES,), own, main)], (note,)
-    raise JoulecastError(f"{label} takes {main}, whose shape its config does not say; {_THREE_WAYS}")
+    tokens, token_notes = _tokens(_text_config(model), sequence_length)
+    try:
+        implied, notes = implied_inputs(model, tokens)
+    except UnknownShape as unknown:
+        raise JoulecastError(f"{label} takes {unknown}, whose shape its config does not say; {_THREE_WAYS}") from None
+    own = _float_dtype(model)
+    specs = [InputSpec(shape, dtype or own, name) for name, shape, dtype in implied]
+    texts = any(name.endswith("input_ids") for name, _, _ in implied)
+    return specs, (*(token_notes if texts else ()), *(f"{label}: {note}" for note in notes))
 
 
 def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, ...]]:
@@ -354,13 +344,3 @@ def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, .
     tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
     limit = f"the config allows {longest}" if longest is not None else "the config names no length"
     return tokens, (f"{tokens} tokens a sample ({limit}); set the sequence length for another",)
-
-
-def _image_shape(config: Any, label: str) -> tuple[int, ...]:
-    vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
-    size = getattr(vision, "image_size", None)
-    if isinstance(size, int):
-        size = (size, size)
-    if not isinstance(size, (tuple, list)) or not size:
-        raise JoulecastError(f"{label} takes images, but its config says no image_size; {_THREE_WAYS}")
-    return (getattr(vision, "num_channels", 3), *size)
