@@ -150,29 +150,29 @@ def _recipe(network: str, options: dict[str, Any]) -> Recipe:
 
 
 def _print_epochs(record: Record) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from ..measure.training.stretches import epochs_of
-    from .layout import make_console
+    from .layout import Column, make_console, show, table_lines, wrapped
 
-    table = Table(title=f"{record.name}, run {record.id}: {record.status}", title_justify="left", box=None)
-    for heading in ("epoch", "steps", "loss", "accuracy", "tested on", "seconds", "energy by domain"):
-        table.add_column(heading, justify="left" if heading.startswith("energy") else "right")
-    for epoch in epochs_of(record.windows):
-        table.add_row(
-            str(epoch.number),
-            str(epoch.steps),
-            "-" if epoch.loss is None else f"{epoch.loss:.3f}",
-            "-" if epoch.accuracy is None else f"{100 * epoch.accuracy:.1f} %",
-            f"{epoch.tested} images" if epoch.tested else "-",
-            f"{epoch.seconds:.1f}",
-            Text(_domains(epoch.reading)),
-        )
+    epochs = epochs_of(record.windows)
+    losses = ["-" if epoch.loss is None else f"{epoch.loss:.3f}" for epoch in epochs]
+    accuracies = ["-" if epoch.accuracy is None else f"{100 * epoch.accuracy:.1f} %" for epoch in epochs]
+    columns = [
+        Column("epoch", [str(epoch.number) for epoch in epochs], right=True),
+        Column("steps", [str(epoch.steps) for epoch in epochs], right=True, keep=2),
+        Column("loss", losses, right=True, keep=3),
+        Column("accuracy", accuracies, right=True),
+        Column("tested on", [f"{one.tested} images" if one.tested else "-" for one in epochs], right=True, keep=1),
+        Column("seconds", [f"{epoch.seconds:.1f}" for epoch in epochs], right=True),
+        Column("energy by domain", [_domains(epoch.reading) for epoch in epochs], keep=4),
+    ]
     console = make_console()
-    console.print(table)
+    show(console, [Text(f"{record.name}, run {record.id}: {record.status}", style="bold")])
+    if epochs:
+        show(console, table_lines(columns, console.width))
     for flag in record.flags:
-        console.print(f"  {flag}", markup=False)
+        show(console, wrapped(flag, console.width, indent=2))
 
 
 def _domains(reading: Any) -> str:
@@ -236,30 +236,34 @@ def _passed_on(options: dict[str, Any]) -> list[str]:
 
 
 def _print_comparison(rows: list[ThesisRow], target: float, notes: list[str]) -> None:
-    from rich.table import Table
+    from rich.text import Text
 
-    from ..measure.training.thesis import THESIS_ROWS
-    from .layout import make_console
-
-    table = Table(title=f"Table 4.0.1: to {target:g} % accuracy on CIFAR-10", title_justify="left", box=None)
-    for heading in ("model", "where", "power (W)", f"hours to {target:g} %", "kWh-PUE", "CO2 (lb)", "energy is"):
-        table.add_column(heading, justify="left" if heading in ("model", "where", "energy is") else "right")
-    for old in THESIS_ROWS:
-        _add_row(table, old, "thesis (to 60 %)")
-        for row in rows:
-            if row.model == old.model:
-                _add_row(table, row, "this machine")
-    console = make_console()
-    console.print(table)
-    for line in [f"{row.model}: {row.note}" for row in rows if row.note] + notes:
-        console.print(f"  {line}", soft_wrap=True, markup=False)
-
-
-def _add_row(table: Any, row: ThesisRow, where: str) -> None:
     from ..estimator.answer.figures import number
+    from ..measure.training.thesis import THESIS_ROWS
+    from .layout import Column, make_console, show, table_lines, wrapped
 
-    cells = ["-" if value is None else number(value) for value in (row.power_w, row.hours, row.kwh_pue, row.co2_lb)]
-    table.add_row(row.model, where, *cells, row.label)
+    shown: list[tuple[ThesisRow, str]] = []
+    for old in THESIS_ROWS:
+        shown.append((old, "thesis (to 60 %)"))
+        shown += [(row, "this machine") for row in rows if row.model == old.model]
+
+    def figures(heading: str, values: list[float | None], keep: int = 99) -> Column:
+        return Column(heading, ["-" if value is None else number(value) for value in values], right=True, keep=keep)
+
+    columns = [
+        Column("model", [row.model for row, _ in shown]),
+        Column("where", [where for _, where in shown]),
+        figures("power (W)", [row.power_w for row, _ in shown], keep=1),
+        figures("hours", [row.hours for row, _ in shown]),
+        figures("kWh-PUE", [row.kwh_pue for row, _ in shown]),
+        figures("CO2 (lb)", [row.co2_lb for row, _ in shown], keep=2),
+        Column("energy is", [row.label for row, _ in shown]),
+    ]
+    console = make_console()
+    show(console, [Text(f"Table 4.0.1: to {target:g} % accuracy on CIFAR-10", style="bold")])
+    show(console, table_lines(columns, console.width))
+    for line in [f"{row.model}: {row.note}" for row in rows if row.note] + notes:
+        show(console, wrapped(line, console.width, indent=2))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def test_the_command_trains_once_and_compares(tmp_path: Path) -> None:
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     table = next(index for index, line in enumerate(lines) if line.startswith("Table 4.0.1: to 1 % accuracy"))
     assert lines[table + 1].split("  ")[0].strip() == "model"
-    assert lines[table + 2].startswith(" SimpleNet  thesis (to 60 %) ")
+    assert lines[table + 2].startswith("SimpleNet  thesis (to 60 %) ")
     assert lines[table + 2].split()[5:] == ["49.5", "0.500", "0.0390", "0.0370", "measured"]
     ours = lines[table + 3].split()
     assert ours[:3] == ["SimpleNet", "this", "machine"]
