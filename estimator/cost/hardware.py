@@ -31,8 +31,9 @@ class Hardware:
 
     Tensor rates are with FP32 accumulation and without sparsity. `power_w` is the board's power or
     the TDP, `idle_w` its power at rest. Link rates count both directions. `verified` is false where
-    a figure was not read in a source. `label` says how the figures were found, and `power_spread` by
-    which factor `power_w` may be off either way. `origin` is "joulecast", or the path of the user's file.
+    a figure was not read in a source. The labels say where rates and watts come from, `power_spread` by
+    which factor `power_w` may be off either way, `notes` what was assumed. `origin` is "joulecast", or
+    the path of the user's file.
     """
 
     key: str
@@ -61,7 +62,9 @@ class Hardware:
     pcie_gb_per_s: float | None = None
     verified: bool = True
     power_spread: float = 1.0
-    label: str = "datasheet"  # "datasheet", "probed", "assumed" or "given"
+    time_label: str = "datasheet"  # "datasheet", "probed", "assumed" or "given"
+    power_label: str = "datasheet"
+    notes: tuple[str, ...] = ()
     origin: str = SHIPPED
 
     @property
@@ -69,7 +72,8 @@ class Hardware:
         return self.origin != SHIPPED
 
 
-COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name not in ("power_spread", "label", "origin"))
+_NO_COLUMN = ("power_spread", "time_label", "power_label", "notes", "origin")
+COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name not in _NO_COLUMN)
 _NEEDED = COLUMNS[: COLUMNS.index("fp8_tflops")]  # a user's own table may leave out the others
 
 

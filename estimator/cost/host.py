@@ -10,7 +10,10 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+_NVML_CLOCK_SM, _NVML_CLOCK_MEMORY = 1, 2
 _BYTES_PER_GB = 2**30  # memory sizes are printed by vendors in binary gigabytes
 _MB_PER_GB = 1024
 _TOOL_TIMEOUT_S = 20
@@ -19,10 +22,29 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One device as its driver names it."""
+    """One device as its driver describes it. None: the driver does not say.
+
+    `sm_mhz` and `memory_mhz` are the highest clocks, `power_w` is the limit in force.
+    """
 
     name: str
     memory_gb: float | None
+    cuda_cores: int | None = None
+    sm_mhz: float | None = None
+    memory_mhz: float | None = None
+    bus_bits: int | None = None
+    capability: tuple[int, int] | None = None
+    power_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CpuFacts:
+    """What Linux says of the CPU beyond its name. None: not said."""
+
+    flags: frozenset[str] = frozenset()
+    mhz: float | None = None
+    cache_mb: float | None = None  # of the last level
+    battery: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,30 @@ def _cpu(system: str, root: Path) -> tuple[str, int, bool | None]:
     first = cpuinfo[0] if cpuinfo else {}
     flags = first.get("flags")
     return first.get("model name", ""), cores, None if flags is None else "hypervisor" in flags.split()
+
+
+def cpu_facts(root: Path = Path("/")) -> CpuFacts:
+    """Vector extensions, clock, cache and whether there is a battery; nothing where there is no /proc."""
+    try:
+        blocks = parse_cpuinfo((root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return CpuFacts()
+    first = blocks[0] if blocks else {}
+    flags = frozenset((first.get("flags") or first.get("Features") or "").split())
+    khz = _read(root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq") or ""
+    mhz = float(khz) / 1000 if khz.isdigit() else _float(first.get("cpu MHz"))
+    caches = sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
+    size = (_read(caches[-1]) or "") if caches else ""
+    cache_mb = float(size[:-1]) / (1024 if size[-1] == "K" else 1) if size[:-1].isdigit() and size[-1] in "KM" else None
+    batteries = list((root / "sys/class/power_supply").glob("BAT*"))
+    return CpuFacts(flags, mhz, cache_mb, bool(batteries))
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
 
 
 def parse_cpuinfo(text: str) -> list[dict[str, str]]:
@@ -168,15 +214,31 @@ def _nvml_gpus() -> tuple[Gpu, ...] | None:
         return None
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return tuple(
-            Gpu(
-                _text(pynvml.nvmlDeviceGetName(handle)),
-                pynvml.nvmlDeviceGetMemoryInfo(handle).total / _BYTES_PER_GB,
-            )
-            for handle in handles
-        )
+        return tuple(_described(pynvml, handle) for handle in handles)
     finally:
         pynvml.nvmlShutdown()
+
+
+def _described(nvml: ModuleType, handle: object) -> Gpu:
+    def ask(function: str, *arguments: object) -> Any:
+        """None for what this driver, device or version of the library does not answer."""
+        try:
+            return getattr(nvml, function)(handle, *arguments)
+        except (nvml.NVMLError, AttributeError):
+            return None
+
+    milliwatts = ask("nvmlDeviceGetEnforcedPowerLimit")
+    capability = ask("nvmlDeviceGetCudaComputeCapability")
+    return Gpu(
+        _text(nvml.nvmlDeviceGetName(handle)),
+        nvml.nvmlDeviceGetMemoryInfo(handle).total / _BYTES_PER_GB,
+        cuda_cores=ask("nvmlDeviceGetNumGpuCores"),
+        sm_mhz=ask("nvmlDeviceGetMaxClockInfo", _NVML_CLOCK_SM),
+        memory_mhz=ask("nvmlDeviceGetMaxClockInfo", _NVML_CLOCK_MEMORY),
+        bus_bits=ask("nvmlDeviceGetMemoryBusWidth"),
+        capability=None if capability is None else (int(capability[0]), int(capability[1])),
+        power_w=None if milliwatts is None else milliwatts / 1000,
+    )
 
 
 def _text(name: str | bytes) -> str:

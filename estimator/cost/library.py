@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import HardwareError, ProfileError
+from ..base.notes import Note, Topic, Weight
 from .datasheet import datasheet_profile
-from .host import Host, detect_host
-from .names import look_up
+from .host import Host, cpu_facts, detect_host
+from .names import Match, look_up, normalise
+from .probe import probe_cpu
 from .profile import Profile, read_profile
+from .stated import Stated, parse_stated, stated_part
+from .unlisted import cpu_row, gpu_row, of_cores
 
 LOGGER = logging.getLogger("joulecast")
 
@@ -23,9 +28,11 @@ LOGGER = logging.getLogger("joulecast")
 def load_profile(name: str | Path | None = None, *, framework: str = "pytorch") -> Profile:
     """The profile to predict with.
 
-    A path to a JSON file; the name of a shipped profile, of hardware in the table (the shipped one wins,
-    as it is measured) or of a calibration; or None for the machine at hand: its own newest calibration,
-    else the shipped or datasheet profile of its GPU, else of its CPU.
+    A path to a JSON file; the name of a shipped profile, of hardware in the tables (the shipped one wins,
+    as it is measured) or of a calibration; figures ("tflops=35,bandwidth=448,watts=150",
+    "rtx-3090,watts=250"); or None for the machine at hand: its own newest calibration, else the profile
+    of its GPU, else of its CPU. A part of this machine that no table holds gets a row from its driver or
+    a probe.
 
     Raises ProfileError for a file that cannot be used and HardwareError for hardware that is not
     known, with near names and how to add or calibrate it.
@@ -33,6 +40,8 @@ def load_profile(name: str | Path | None = None, *, framework: str = "pytorch") 
     if name is None:
         return _this_machine(framework)
     text = str(name)
+    if not isinstance(name, Path) and _FIGURES.search(text) and not text.endswith(".json"):
+        return _stated(parse_stated(text))
     if isinstance(name, Path) or text.endswith(".json") or "/" in text:
         return read_profile(name)
     try:
@@ -41,7 +50,13 @@ def load_profile(name: str | Path | None = None, *, framework: str = "pytorch") 
         for profile in calibrations():
             if profile.name == text:
                 return profile
+        host = detect_host()
+        if normalise(text) in {normalise(part) for part in (host.cpu_name, *(gpu.name for gpu in host.gpus)) if part}:
+            return _of(_own_part(host))
         raise
+
+
+_FIGURES = re.compile(r"(?:^|,)\s*[a-z0-9_-]+\s*=", re.I)
 
 
 def shipped_profiles() -> dict[str, Path]:
@@ -59,8 +74,43 @@ def _named(name: str) -> Profile:
         return read_profile(shipped[slug])
     match = look_up(name)
     key = match.part.key
-    profile = read_profile(shipped[key]) if key in shipped else datasheet_profile(match.part)
-    return _noting(profile, match.note) if match.note else profile
+    return _noting(read_profile(shipped[key]), match.note) if key in shipped else _of(match)
+
+
+def _stated(stated: Stated) -> Profile:
+    """The profile of figures that the user gives, alone or in place of a part's own."""
+    if stated.base:
+        match = look_up(stated.base)
+        return _of(Match(stated_part(stated, match.part), match.note))
+    if stated.kind is None and not stated.figures.keys() & {"fp32_tflops", "bandwidth_gb_per_s"}:
+        return _of(Match(stated_part(stated, _own_part(detect_host()).part)))
+    return _of(Match(stated_part(stated, None)))
+
+
+def _of(match: Match) -> Profile:
+    """The datasheet's profile of a row, labelled and widened by how its figures were found."""
+    part, profile = match.part, datasheet_profile(match.part)
+    basis, error = profile.provenance, profile.energy_error
+    notes = [*basis.notes, *(_act(note) for note in (*part.notes, match.note) if note)]
+    if not part.verified and part.time_label == "datasheet":
+        notes.append(f"the hardware table's figures of {part.name} are not all verified")
+    return replace(
+        profile,
+        energy_error=replace(
+            error, low=_wider(error.low, part.power_spread), high=1 / _wider(1 / error.high, part.power_spread)
+        ),
+        provenance=replace(
+            basis,
+            time=basis.time if part.time_label == "datasheet" else part.time_label,
+            power=basis.power if part.power_label == "datasheet" else part.power_label,
+            notes=tuple(notes),
+        ),
+    )
+
+
+def _wider(bound: float, spread: float) -> float:
+    """A bound below 1 that also holds where the watts are off by `spread`: independent errors add in squares."""
+    return math.exp(-math.hypot(math.log(bound), math.log(spread)))
 
 
 def _this_machine(framework: str) -> Profile:
@@ -68,19 +118,39 @@ def _this_machine(framework: str) -> Profile:
     unseen = f"GPUs could not be listed: {host.gpu_problem}" if not host.gpus and host.gpu_problem else None
     profile = newest_calibration(host, framework)
     if profile is None:
-        part = host.gpus[0].name if host.gpus else host.cpu_name
+        match, shipped = _own_part(host), shipped_profiles()
+        exact = match.part.key in shipped and not match.part.notes
+        profile = read_profile(shipped[match.part.key]) if exact else _of(match)
+    return _noting(profile, f"the CPU answers, because {unseen}" if unseen else "")
+
+
+def _own_part(host: Host) -> Match:
+    """This machine's GPU, else its CPU: the row of its name, or one made on the spot."""
+    if host.gpus:
+        gpu = host.gpus[0]
         try:
-            profile = _named(part)
-        except HardwareError as error:
-            raise HardwareError(
-                f"this machine's {'GPU' if host.gpus else 'CPU'}: {error}; or name the `hardware`"
-                + (f" ({unseen})" if unseen else "")
-            ) from error
-    return _noting(profile, f"the CPU answers, because {unseen}") if unseen else profile
+            return look_up(gpu.name, memory_gb=gpu.memory_gb)
+        except HardwareError as unknown:
+            try:
+                return Match(gpu_row(gpu))
+            except HardwareError as silent:
+                raise HardwareError(f"this machine's GPU: {unknown} ({silent})") from None
+    try:
+        match = look_up(host.cpu_name)
+    except HardwareError:
+        return Match(cpu_row(host, cpu_facts(), probe_cpu(host.cpu_name, host.cpu_cores)))
+    return Match(of_cores(match.part, host.cpu_cores), match.note)
 
 
 def _noting(profile: Profile, note: str) -> Profile:
-    return replace(profile, provenance=replace(profile.provenance, notes=(*profile.provenance.notes, note)))
+    if not note:
+        return profile
+    return replace(profile, provenance=replace(profile.provenance, notes=(*profile.provenance.notes, _act(note))))
+
+
+def _act(note: str) -> Note:
+    """A note that is shown among the first: naming the hardware more exactly changes the figures."""
+    return Note(note, Topic.PROFILE, Weight.ACT)
 
 
 def _log(problem: str) -> None:

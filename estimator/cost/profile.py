@@ -33,7 +33,7 @@ _RANGE_WORDS = {
 }
 _RANGE_UNITS = {"flops": "", "bytes": "B", "ops": "", "batch_size": ""}
 _ENGINES = {"keras": "tensorflow"}  # what runs a framework's models
-LABELS = ("measured", "modelled", "datasheet")
+LABELS = ("measured", "modelled", "datasheet", "probed", "given", "assumed")
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

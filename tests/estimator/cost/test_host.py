@@ -7,11 +7,14 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from joulecast.estimator.cost.host import (
+    CpuFacts,
     Gpu,
+    cpu_facts,
     cpu_quota,
     detect_gpus,
     detect_host,
@@ -162,3 +165,66 @@ def test_a_real_gpu_is_listed() -> None:
     assert problem is None
     assert gpus
     assert all(gpu.memory_gb is not None and gpu.memory_gb > 1 for gpu in gpus)
+
+
+@linux
+def test_what_the_cpu_says_beyond_its_name(tmp_path: Path) -> None:
+    write(tmp_path, "proc/cpuinfo", cpuinfo(I7, 4, 2, flags="fpu avx2 fma") + "\nprocessor\t: 8\ncpu MHz\t: 800.0\n")
+    write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "3900000\n")
+    for index, size in enumerate(("32K", "32K", "256K", "8192K")):
+        write(tmp_path, f"sys/devices/system/cpu/cpu0/cache/index{index}/size", f"{size}\n")
+    facts = cpu_facts(tmp_path)
+    assert (facts.mhz, facts.cache_mb, facts.battery) == (3900.0, 8.0, False)
+    assert {"avx2", "fma"} <= facts.flags
+    write(tmp_path, "sys/class/power_supply/BAT0/type", "Battery\n")
+    assert cpu_facts(tmp_path).battery
+
+
+def test_a_machine_without_proc_says_nothing(tmp_path: Path) -> None:
+    assert cpu_facts(tmp_path) == CpuFacts()
+
+
+class FakeNvmlError(Exception):
+    """As pynvml's: the base of what its functions raise."""
+
+
+def fake_nvml(**answers: object) -> ModuleType:
+    """One device; a function that is not in `answers` raises as a driver without it does."""
+    module = ModuleType("pynvml")
+
+    def refuse(*_: object) -> object:
+        raise FakeNvmlError("Not Supported")
+
+    fields = ("Name", "MemoryInfo", "NumGpuCores", "MaxClockInfo", "MemoryBusWidth", "CudaComputeCapability")
+    for field in (*fields, "EnforcedPowerLimit"):
+        value = answers.get(field)
+        setattr(module, f"nvmlDeviceGet{field}", refuse if value is None else value)
+    module.NVMLError = FakeNvmlError  # type: ignore[attr-defined]
+    module.NVMLError_LibraryNotFound = type("NotFound", (FakeNvmlError,), {})  # type: ignore[attr-defined]
+    module.nvmlInit = module.nvmlShutdown = lambda: None  # type: ignore[attr-defined]
+    module.nvmlDeviceGetCount = lambda: 1  # type: ignore[attr-defined]
+    module.nvmlDeviceGetHandleByIndex = lambda index: index  # type: ignore[attr-defined]
+    return module
+
+
+def test_nvml_describes_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(total=48 * 2**30)
+    clocks = {1: 1740, 2: 7251}
+    nvml = fake_nvml(
+        Name=lambda _: b"NVIDIA Q9000",
+        MemoryInfo=lambda _: memory,
+        NumGpuCores=lambda _: 10752,
+        MaxClockInfo=lambda _, clock: clocks[clock],
+        MemoryBusWidth=lambda _: 384,
+        CudaComputeCapability=lambda _: (8, 6),
+        EnforcedPowerLimit=lambda _: 300_000,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert detect_gpus() == ((Gpu("NVIDIA Q9000", 48.0, 10752, 1740, 7251, 384, (8, 6), 300.0),), None)
+
+
+def test_what_nvml_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = fake_nvml(Name=lambda _: "Tesla K20", MemoryInfo=lambda _: SimpleNamespace(total=5 * 2**30))
+    del nvml.nvmlDeviceGetNumGpuCores  # an old pynvml lacks the function itself
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert detect_gpus() == ((Gpu("Tesla K20", 5.0),), None)

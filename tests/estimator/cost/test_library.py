@@ -15,6 +15,7 @@ from joulecast.estimator.cost import library
 from joulecast.estimator.cost.host import Gpu, Host
 from joulecast.estimator.cost.library import calibrations, load_profile, newest_calibration
 from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.probe import CpuProbe
 from joulecast.estimator.cost.profile import Profile
 
 HERE = Host("AMD EPYC", 4, (), "Linux 6", "x86_64", True)
@@ -103,7 +104,7 @@ def test_a_calibration_is_found_by_its_name() -> None:
 
 
 def test_gpus_that_could_not_be_listed_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a calibration or the datasheet answers for the CPU; and an unknown CPU's error says it too."""
+    """Whether a calibration, the datasheet or a probe answers for the CPU."""
     blind = replace(HERE, cpu_name=find_hardware("epyc-7763").name, gpu_problem="no driver")
     note = "the CPU answers, because GPUs could not be listed: no driver"
     monkeypatch.setattr(library, "detect_host", lambda: blind)
@@ -111,7 +112,51 @@ def test_gpus_that_could_not_be_listed_are_noted(monkeypatch: pytest.MonkeyPatch
     calibrated("ours", cpu_name=blind.cpu_name)
     assert (load_profile().name, load_profile().provenance.notes[-1]) == ("ours", note)
     monkeypatch.setattr(library, "detect_host", lambda: replace(blind, cpu_name="Unheard of"))
-    with pytest.raises(HardwareError, match=r"GPUs could not be listed: no driver"):
-        load_profile()
+    monkeypatch.setattr(library, "probe_cpu", lambda *_: CpuProbe(0.9, 40.0, 4))
+    assert load_profile().provenance.notes[-1] == note
     monkeypatch.setattr(library, "detect_host", lambda: replace(blind, gpus=(Gpu("Tesla T4", 16),)))
     assert note not in load_profile().provenance.notes
+
+
+def test_a_cpu_that_no_table_holds_is_probed_and_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "detect_host", lambda: HERE)
+    monkeypatch.setattr(library, "probe_cpu", lambda *_: CpuProbe(0.9, 40.0, 4))
+    profile = load_profile()
+    assert (profile.hardware, profile.device) == ("AMD EPYC", "cpu")
+    assert (profile.provenance.time, profile.provenance.power) == ("probed", "assumed")
+    assert "a probe reached 900 GFLOPS and 40 GB/s; 24 W are assumed for 4 cores" in profile.provenance.notes[-1]
+    known = load_profile("epyc-7763").energy_error
+    assert profile.energy_error.low < known.low  # the watts are a class's
+    assert profile.energy_error.high > known.high
+    assert load_profile("AMD EPYC") == profile  # this machine's CPU by its name
+
+
+def test_a_virtual_machine_has_its_share_of_a_known_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "AMD EPYC 7763 64-Core Processor"
+    monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, cpu_name=name))
+    profile = load_profile()
+    assert profile.name == "epyc-7763"
+    assert profile.provenance.notes[-1] == "4 of the 64 cores of EPYC 7763, with their share of its power"
+    full = load_profile("epyc-7763")
+    assert profile.power.static_w == pytest.approx(full.power.static_w / 16)
+    assert load_profile("cores=64").power.static_w == pytest.approx(full.power.static_w)
+
+
+def test_a_gpu_that_no_table_holds_comes_from_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu("NVIDIA Q9000", 48.0, 10752, 1740.0, 7251.0, 384, (8, 6), 300.0)
+    monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, gpus=(card,)))
+    profile = load_profile()
+    assert (profile.hardware, profile.device, profile.name) == ("NVIDIA Q9000", "gpu", "nvidia-q9000")
+    assert (profile.provenance.time, profile.provenance.power) == ("probed", "probed")
+    assert profile.memory_bytes == 48_000_000_000
+    monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, gpus=(Gpu("NVIDIA Q9000", 48.0),)))
+    with pytest.raises(
+        HardwareError, match=r"this machine's GPU: unknown hardware .* does not say its CUDA cores, clock"
+    ):
+        load_profile()
+
+
+def test_boards_of_one_name_are_told_apart_by_the_drivers_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu("NVIDIA GeForce RTX 3080", 12.0)
+    monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, gpus=(card,)))
+    assert load_profile().name == "rtx-3080-12gb"

@@ -1,0 +1,109 @@
+"""Names that people type and drivers print, each with its row by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from joulecast.estimator.base.errors import HardwareError
+from joulecast.estimator.base.tables import read_table
+from joulecast.estimator.cost.hardware import load_hardware
+from joulecast.estimator.cost.names import find_hardware, look_up
+
+FOUND = {
+    # short names and families
+    "a100": "a100-sxm4-80gb", "v100": "v100-sxm2-16gb", "h100": "h100-sxm", "p100": "p100-pcie", "4090": "rtx-4090",
+    "3090 ti": "rtx-3090-ti", "2080ti": "rtx-2080-ti", "1080 Ti": "gtx-1080-ti", "A6000": "rtx-a6000",
+    "7900 XTX": "rx-7900-xtx", "5950X": "ryzen-9-5950x", "13900K": "i9-13900k", "M1 Pro": "apple-m1-pro",
+    "m2 ultra": "apple-m2-ultra", "A10G": "a10g", "K80": "k80", "gaudi2": "gaudi2", "TPU v4": "tpu-v4",
+    "Trainium": "trainium1", "GH200": "gh200", "A100 40GB": "a100-sxm4-40gb", "V100 32GB": "v100-sxm2-32gb",
+    "A100 PCIe": "a100-pcie-80gb", "TITAN X": "titan-x-pascal", "Vega 64": "rx-vega-64", "DGX Spark": "gb10",
+    # as drivers and the OS print them
+    "NVIDIA A10G": "a10g", "Tesla K80": "k80", "NVIDIA GeForce RTX 4080 Laptop GPU": "rtx-4080-laptop",
+    "NVIDIA GeForce RTX 3060 Laptop GPU": "rtx-3060-laptop",
+    "NVIDIA GeForce RTX 2070 with Max-Q Design": "rtx-2070-max-q",
+    "NVIDIA RTX A2000": "rtx-a2000", "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000-blackwell-server",
+    "NVIDIA GH200 480GB": "gh200", "NVIDIA B200": "b200", "AMD Radeon RX 6800 XT": "rx-6800-xt",
+    "AMD Instinct MI210": "mi210", "Intel Arc A770": "arc-a770", "AMD EPYC 7R32": "epyc-7r32",
+    "AMD EPYC 9454 48-Core Processor": "epyc-9454", "12th Gen Intel(R) Core(TM) i7-12700K": "i7-12700k",
+    "Intel(R) Xeon(R) Platinum 8275CL CPU @ 3.00GHz": "xeon-platinum-8275cl",
+    "Intel(R) Xeon(R) CPU E5-2686 v4 @ 2.30GHz": "xeon-e5-2686-v4",
+    "Intel(R) Xeon(R) Gold 5120 CPU @ 2.20GHz": "xeon-gold-5120",
+    # CPU models of cpus.csv
+    "13th Gen Intel(R) Core(TM) i5-1335U": "core-i5-1335u", "Intel(R) Core(TM) i5-2400 CPU @ 3.10GHz": "core-i5-2400",
+    "Intel Core i9-14900HX": "core-i9-14900hx", "Intel(R) Xeon(R) Gold 6330N CPU @ 2.20GHz": "xeon-gold-6330n",
+    # cloud machine types
+    "p4d.24xlarge": "a100-sxm4-40gb", "p4de.24xlarge": "a100-sxm4-80gb", "p3.2xlarge": "v100-sxm2-16gb",
+    "p3dn.24xlarge": "v100-sxm2-32gb", "p2.xlarge": "k80", "p5.48xlarge": "h100-sxm", "g4dn.xlarge": "t4",
+    "g5.xlarge": "a10g", "g6.12xlarge": "l4", "g6e.xlarge": "l40s", "ml.p3.16xlarge": "v100-sxm2-16gb",
+    "trn1.32xlarge": "trainium1", "inf2.xlarge": "inferentia2", "dl1.24xlarge": "gaudi",
+    "a2-highgpu-8g": "a100-sxm4-40gb",
+    "a2-ultragpu-1g": "a100-sxm4-80gb", "a3-highgpu-8g": "h100-sxm", "g2-standard-4": "l4",
+    "n1-standard-8 + T4": "t4",
+    "n1-highmem-4+nvidia-tesla-v100": "v100-sxm2-16gb", "v3-8": "tpu-v3", "TPU v4-8": "tpu-v4",
+    "v5litepod-8": "tpu-v5e",
+    "Standard_ND96asr_v4": "a100-sxm4-40gb", "ND96amsr_A100_v4": "a100-sxm4-80gb",
+    "Standard_NC6s_v3": "v100-pcie-16gb",
+    "NC24ads A100 v4": "a100-pcie-80gb", "Standard_NC4as_T4_v3": "t4", "Standard_NV36ads_A10_v5": "a10",
+    "Standard_ND96isr_H100_v5": "h100-sxm", "Standard_ND40rs_v2": "v100-sxm2-32gb",
+    # counts
+    "8x A100": "a100-sxm4-80gb", "4 x RTX 3090": "rtx-3090", "T4 x 2": "t4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), FOUND.items())
+def test_names_people_use_are_found(name: str, key: str) -> None:
+    assert find_hardware(name).key == key
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("p4d.24xlarge", "has 8 x A100 SXM4 40GB; the figures are those of --devices, 1 if not given (all: 8)"),
+        ("g5.xlarge", "g5.xlarge has one A10G"),
+        ("Standard_NV6ads_A10_v5", "has a share (0.167) of one A10; the figures are those of the whole"),
+        ("T4 x 2", "T4 x 2 has 2 x Tesla T4"),
+    ],
+)  # fmt: skip
+def test_what_a_machine_type_has_is_said(name: str, note: str) -> None:
+    assert note in look_up(name).note
+
+
+def test_an_exact_name_has_no_note() -> None:
+    for name in ("rtx-4090", "NVIDIA A100-SXM4-80GB", "Tesla T4", "EPYC 7763"):
+        assert look_up(name).note == ""
+
+
+def test_every_instance_is_found_and_points_at_a_part() -> None:
+    rows = read_table("instances.csv")
+    keys = {part.key for part in load_hardware()}
+    assert len({row["instance"].casefold() for row in rows}) == len(rows) > 200
+    for row in rows:
+        assert row["part"] in keys, row
+        assert row["source"], row
+        assert 0 < float(row["count"]) <= 512, row
+        assert find_hardware(row["instance"]).key == row["part"], row
+
+
+def test_every_cpu_model_has_plausible_figures() -> None:
+    rows = read_table("cpus.csv")
+    assert len(rows) > 3000
+    for row in rows:
+        assert 1 <= int(row["cores"]) <= 288, row
+        assert 0.5 <= float(row["base_ghz"]) <= 6, row
+        assert int(row["flop_per_cycle"]) in (8, 16, 24, 32, 64), row
+        assert 4 <= float(row["bandwidth_gb_per_s"]) <= 900, row
+        assert 1 <= float(row["power_w"]) <= 600, row
+        assert row["source"], row
+
+
+def test_a_cpu_models_rate_is_that_of_its_generation() -> None:
+    part = find_hardware("Intel(R) Core(TM) i5-2400 CPU @ 3.10GHz")  # 4 cores x 3.1 GHz x 16 (AVX)
+    assert (part.kind, part.cores, part.power_w) == ("cpu", 4, 95)
+    assert part.fp32_tflops == pytest.approx(0.1984)
+
+
+@pytest.mark.parametrize("name", ["8x", "x 8", "0 x A100x", "n1-standard-8 + ", "p4d.99xlarge", "8x nonsense", "+"])
+def test_odd_names_are_one_line(name: str) -> None:
+    with pytest.raises(HardwareError, match="unknown hardware") as caught:
+        look_up(name)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,79 @@
+"""The probe: what it measures is physical, it is cached by CPU and cores, and a broken cache is measured again."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from joulecast.estimator.cost.probe import SCHEMA, CpuProbe, measure_cpu, probe_cpu
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JOULECAST_CACHE", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return tmp_path
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> CpuProbe:
+        self.calls += 1
+        return CpuProbe(0.5, 20.0, self.calls)
+
+
+def test_a_probe_is_measured_once_for_a_cpu_and_its_cores(cache: Path) -> None:
+    measure = Counted()
+    first = probe_cpu("AMD EPYC", 2, measure)
+    assert probe_cpu("AMD EPYC", 2, measure) == first
+    assert measure.calls == 1
+    probe_cpu("AMD EPYC", 4, measure)
+    probe_cpu("Intel", 2, measure)
+    assert measure.calls == 3
+    (document,) = [
+        json.loads(path.read_text()) for path in cache.glob("probes/*.json") if '"cores": 4' in path.read_text()
+    ]
+    assert (document["schema"], document["cpu_name"], document["cores"]) == (SCHEMA, "AMD EPYC", 4)
+
+
+def test_threads_have_a_probe_of_their_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Counted()
+    probe_cpu("AMD EPYC", 2, measure)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    probe_cpu("AMD EPYC", 2, measure)
+    assert measure.calls == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"schema": "joulecast.probe/0"}', f'{{"schema": "{SCHEMA}", "fp32_tflops": -1}}', "null"],
+)
+def test_a_broken_cache_is_measured_again(cache: Path, content: str) -> None:
+    measure = Counted()
+    probe_cpu("AMD EPYC", 2, measure)
+    (path,) = cache.glob("probes/*.json")
+    path.write_text(content)
+    assert probe_cpu("AMD EPYC", 2, measure).threads == 2
+    assert probe_cpu("AMD EPYC", 2, measure).threads == 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("JOULECAST_CACHE", str(tmp_path / "file"))
+    assert probe_cpu("AMD EPYC", 2, Counted()).fp32_tflops == 0.5
+
+
+def test_the_measurement_is_physical_quick_and_leaves_the_threads(cache: Path) -> None:
+    import torch
+
+    threads, begin = torch.get_num_threads(), time.perf_counter()
+    probe = measure_cpu()
+    assert time.perf_counter() - begin < 30  # two seconds on an idle machine
+    assert torch.get_num_threads() == threads == probe.threads
+    assert 0.002 * threads < probe.fp32_tflops < 0.6 * threads
+    assert 0.5 < probe.bandwidth_gb_per_s < 2000

@@ -1,0 +1,89 @@
+"""Hardware in the user's figures: what is missing, odd or contradictory is one line with the fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from joulecast.estimator.base.errors import HardwareError
+from joulecast.estimator.cost.hardware import load_hardware
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.stated import check_plausible, parse_stated, stated_part
+
+
+def test_three_figures_are_a_gpu() -> None:
+    part = stated_part(parse_stated("tflops=35, bandwidth=448,watts=150"), None)
+    assert (part.kind, part.fp32_tflops, part.bandwidth_gb_per_s, part.power_w) == ("gpu", 35, 448, 150)
+    assert (part.time_label, part.power_label, part.power_spread) == ("given", "given", 1.0)
+
+
+def test_the_optional_figures_are_taken() -> None:
+    text = "name=My card,tflops=35,fp16_tflops=70,bandwidth=448,watts=150,memory_gb=16,sms=40,idle_watts=9"
+    part = stated_part(parse_stated(text), None)
+    assert (part.name, part.key, part.fp16_tflops, part.bf16_tflops) == ("My card", "my-card", 70, 70)
+    assert (part.memory_gb, part.sms, part.cores, part.idle_w) == (16, 40, 5120, 9)
+
+
+def test_a_cpu_of_which_the_cores_are_known_gets_assumed_rates() -> None:
+    part = stated_part(parse_stated("kind=cpu,cores=8,watts=65"), None)
+    assert (part.kind, part.cores, part.power_w) == ("cpu", 8, 65)
+    assert part.fp32_tflops == pytest.approx(0.64)  # 8 cores x 2.5 GHz x 32
+    assert (part.time_label, part.power_label) == ("assumed", "given")
+    assert "assumed for 8 cores" in part.notes[0]
+
+
+def test_figures_replace_those_of_a_named_part() -> None:
+    card, profile = find_hardware("rtx-3090"), load_profile("rtx-3090,watts=250")
+    limited = stated_part(parse_stated("rtx-3090,watts=250"), card)
+    assert (limited.power_w, limited.fp32_tflops) == (250, card.fp32_tflops)
+    assert profile.name == "rtx-3090"
+    assert (profile.provenance.time, profile.provenance.power) == ("datasheet", "given")
+
+
+def test_cores_of_a_named_cpu_have_their_share() -> None:
+    whole, one = find_hardware("xeon-gold-5120"), load_profile("Xeon Gold 5120, cores=1")
+    part = stated_part(parse_stated("Xeon Gold 5120,cores=1"), whole)
+    assert part.fp32_tflops == pytest.approx(whole.fp32_tflops / 14)
+    assert part.power_w == pytest.approx(whole.power_w / 14)
+    assert part.bandwidth_gb_per_s == 12  # more than a fourteenth of 115
+    assert one.provenance.notes[-1] == "1 of the 14 cores of Xeon Gold 5120, with their share of its power"
+    both = stated_part(parse_stated("xeon-gold-5120,cores=28"), whole)  # two sockets
+    assert both.bandwidth_gb_per_s == pytest.approx(2 * whole.bandwidth_gb_per_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tflops=100,bandwidth=5,watts=300", r"100 TFLOPS and 5 GB/s contradict each other: 2e\+04 operations"),
+        ("tflops=0.1,bandwidth=4000,watts=30", "contradict each other"),
+        ("tflops=35,bandwidth=448,watts=15000", r"35 TFLOPS and 15000 W contradict each other"),
+        ("tflops=35,bandwidth=448,watts=2", r"contradict each other"),
+        ("tflops=35000,bandwidth=448000,watts=150", r"fp32_tflops of 35000 cannot be right"),
+        ("tflops=-35,bandwidth=448,watts=150", r"tflops is '-35': give a number above 0"),
+        ("tflops=nan,bandwidth=448,watts=150", r"tflops is 'nan'"),
+        ("tflops=inf,bandwidth=448,watts=150", r"tflops is 'inf'"),
+        ("tflops=35TF,bandwidth=448,watts=150", r"tflops is '35TF'"),
+        ("tflops=35,watts=150", r"lack bandwidth \(GB/s\): write them as tflops=35,bandwidth=448,watts=150"),
+        ("tflops=35", r"lack bandwidth \(GB/s\) and watts"),
+        ("tflops=35,bandwidth=448,watts=150,fp16_tflops=70000", r"fp16_tflops of 70000 is 2e\+03 times"),
+        ("tflops=35,bandwidth=448,watts=150,idle_watts=200", r"200 W idle beside 150 W"),
+        ("tflops=35,bandwith=448,watts=150", r"unknown key 'bandwith'; did you mean bandwidth"),
+        ("tflops=35,tflops=36,bandwidth=448,watts=150", r"gives tflops twice"),
+        ("tflops=35,fp32_tflops=36,bandwidth=448,watts=150", r"gives fp32_tflops twice"),
+        ("tflops=35,,watts=150", r"is not KEY=NUMBER"),
+        ("tflops=35,bandwidth=448,watts=150,kind=tpu", r"kind is 'tpu': give gpu or cpu"),
+        ("kind=cpu,cores=1.5,watts=65", r"cores is '1.5': give a whole number"),
+        ("a100,cores=4", r"cores=4 is for CPUs"),
+        ("a100,kind=cpu", r"is a GPU, not a CPU"),
+        ("nonsense 9000,watts=10", r"unknown hardware 'nonsense 9000'"),
+    ],
+)  # fmt: skip
+def test_odd_figures_are_one_line(text: str, message: str) -> None:
+    with pytest.raises(HardwareError, match=message) as caught:
+        load_profile(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_row_of_the_table_is_plausible() -> None:
+    for part in load_hardware():
+        check_plausible(part)
