@@ -58,7 +58,14 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(["none", "selective", "full"]),
     help="Compute activations again in the backward pass (with --cluster).",
 )
-@click.option("--hardware", "--profile", "hardware", metavar="NAME", help="Hardware, profile or profile file.")
+@click.option(
+    "--hardware",
+    "--profile",
+    "hardware",
+    metavar="NAME",
+    help="Hardware, machine type, profile or profile file; or figures: tflops=35,bandwidth=448,watts=150.",
+)
+@click.option("--cores", type=click.IntRange(1, 10**6), metavar="N", help="CPU cores that the job uses (default: all).")
 @click.option("--software", type=click.Choice(SOFTWARE), help="What runs it; stated, the interval is narrower.")
 @click.option(
     "--pue", type=float, metavar="X", help="Energy of the building over energy of the machines (default 1.58)."
@@ -196,7 +203,7 @@ def read_request(model: str, options: Mapping[str, Any]) -> Request:
         tokens=options["tokens"],
         val_samples=options["val_samples"],
         devices=options["devices"],
-        hardware=options["hardware"],
+        hardware=_hardware(options["hardware"], options["cores"]),
         cluster=options["cluster"],
         parallel=options["parallel"],
         zero=_zero(options["zero"], options["fsdp"]),
@@ -218,6 +225,11 @@ def _zero(stage: int | None, fsdp: bool) -> int | None:
     if fsdp and stage not in (None, 3):
         raise click.UsageError(f"--fsdp and --zero {stage} contradict: give one of them")
     return 3 if fsdp else stage
+
+
+def _hardware(name: str | None, cores: int | None) -> str | None:
+    """The hardware's text; cores are one of its figures."""
+    return name if cores is None else f"{name},cores={cores}" if name else f"cores={cores}"
 
 
 def _model_args(texts: Sequence[str]) -> dict[str, str]:

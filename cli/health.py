@@ -134,7 +134,7 @@ def _profiles() -> Iterator[Finding]:
         return
     provenance = chosen.provenance
     detail = f"`estimate` uses {chosen.name}: time {provenance.time}, power {provenance.power}"
-    fix = "measure --quick narrows the interval" if provenance.time == "datasheet" else ""
+    fix = "measure --quick narrows the interval" if provenance.time in ("datasheet", "probed") else ""
     yield Finding("profiles", "this machine", OK, detail, fix)
 
 

@@ -37,6 +37,9 @@ LABELS = {  # what a figure is based on: a label, and its explanation
     "measured": ("profile measured", "predicted with a profile from measurements of this hardware"),
     "modelled": ("profile modelled", "predicted with a profile calculated from measurements of other quantities"),
     "datasheet": ("from datasheet", "predicted from the maker's datasheet, without measurements"),
+    "probed": ("profile probed", "predicted from a short probe of this machine or from its driver"),
+    "given": ("figures given", "predicted from figures that the user gave"),
+    "assumed": ("assumed", "predicted from what this class of hardware usually has"),
 }
 _COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 _DEFAULT_PUE_SOURCE = "the world's average data centre, Uptime Institute 2018"

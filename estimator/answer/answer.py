@@ -25,6 +25,9 @@ _PROFILE_BASES = {
     "measured": ("profile measured on {}", "profile measured"),
     "modelled": ("profile modelled for {}", "profile modelled"),
     "datasheet": ("profile from the datasheet of {}", "profile from a datasheet"),
+    "probed": ("profile probed on {}", "profile probed"),
+    "given": ("profile from the figures given", "profile from the figures given"),
+    "assumed": ("profile assumed for {}", "profile assumed"),
 }
 
 
