@@ -67,7 +67,7 @@ def _covered(spot: Spot, boxes: Sequence[Box]) -> int:
 
 
 def _spots(whisker: Whisker, width: float, height: float) -> Iterator[Spot]:
-    """Above and below the whisker, then beside its point and its ends."""
+    """Above and below the whisker, then left and right of its point and its ends."""
     for y in (whisker.high + _GAP + height / 2, whisker.low - _GAP - height / 2):
         for across in ("center", "left", "right"):
             yield _spot(whisker.x, y, across, width, height)

@@ -2,7 +2,7 @@
 
 Keys and unit after https://huggingface.co/docs/hub/model-cards-co2: `emissions` is a number of grams
 of CO2e; `source`, `training_type` ("pre-training" or "fine-tuning"), `geographical_location` and
-`hardware_used` are text. What nobody told joulecast stays a comment to be filled in.
+`hardware_used` are text. Fields that joulecast does not know are comments to fill in.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from .markup import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What charts are drawn in, and the variable of style.css that stands for it.
+# The colours of the charts, and the variable of style.css for each.
 INK, MUTED, LINE, TRACK, ACCENT, PAPER = "#16202a", "#55616e", "#dfe3e6", "#e9edee", "#0a6c5b", "#ffffff"
 _VARIABLES = {
     INK: "var(--ink)",

@@ -13,7 +13,7 @@ def test_python_dash_m_is_the_command() -> None:
 
 
 def test_shell_completion_is_there() -> None:
-    """What docs/completion.md tells people to install is a script that asks the program itself."""
+    """What docs/terminal.md tells people to evaluate is a script that calls the program."""
     for shell in ("bash", "zsh", "fish"):
         for program in ("joulecast", "estimate", "measure"):
             code = f"from joulecast.cli.main import {'main' if program == 'joulecast' else program} as run; run()"
