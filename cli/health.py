@@ -35,6 +35,7 @@ EXTRAS = {
         "budgets in its Trainer",
     ),
     "data": (("pooch",), ("pooch",), "downloading CIFAR-10 for `measure train`"),
+    "parquet": (("pyarrow",), ("pyarrow",), "`measure export --format parquet`"),
 }
 
 

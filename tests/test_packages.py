@@ -1,0 +1,37 @@
+"""pyproject.toml installs every package and data file of the repository: a wheel lacks what it does not list."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+SETUPTOOLS = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+ROOMS = {name: folder for name, folder in SETUPTOOLS["package-dir"].items() if name}
+
+
+def test_every_folder_of_code_is_a_package_of_the_wheel() -> None:
+    found = {"joulecast", *ROOMS}
+    for name, folder in ROOMS.items():
+        for init in (TOP / folder).rglob("__init__.py"):
+            found.add(".".join([name, *init.parent.relative_to(TOP / folder).parts]))
+    assert set(SETUPTOOLS["packages"]) == found
+
+
+def test_every_file_that_is_not_code_is_data_of_its_package() -> None:
+    listed = subprocess.run(["git", "ls-files", *ROOMS.values()], cwd=TOP, capture_output=True, text=True)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("not a git checkout")
+    lacking = []
+    for name, folder in ROOMS.items():
+        patterns = SETUPTOOLS["package-data"].get(name, [])
+        for line in listed.stdout.split():
+            if line.startswith(f"{folder}/") and not line.endswith(".py"):
+                path = line.removeprefix(f"{folder}/")
+                if not any(fnmatch(path, one) and path.count("/") == one.count("/") for one in patterns):
+                    lacking.append(line)
+    assert lacking == []
