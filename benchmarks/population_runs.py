@@ -404,6 +404,7 @@ def zeus_steps(measured: Path) -> Iterator[Step]:
                 software="eager",
                 seconds=float(row["time_per_epoch"]) * batch / _SAMPLES[row["dataset"]],
                 year=2021,
+                tf32="all",  # PyTorch's default until 1.12
                 watts=float(row["average_power"]),
                 label=row["network"],
             )

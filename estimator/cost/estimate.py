@@ -57,6 +57,35 @@ class Estimate:
         )
 
 
+def towards(own: Estimate, other: Estimate, weight: float) -> Estimate:
+    """`own` moved by `weight` (0 to 1) towards `other`'s time, on a logarithmic scale, bounds included.
+
+    The mean power stays `own`'s, whose boundary it is; the energy's relative bounds move as the time's do.
+    """
+
+    def between(first: Interval, second: Interval, scale: float = 1.0) -> Interval:
+        pairs = ((first.value, second.value), (first.low, second.low), (first.high, second.high))
+        return Interval(*(a ** (1 - weight) * (b * scale) ** weight if min(a, b) > 0 else a for a, b in pairs))
+
+    seconds = between(own.seconds, other.seconds)
+    slower = seconds.value / own.seconds.value if own.seconds.value else 1.0
+    per_watt = own.power_w / other.power_w if other.power_w else 1.0
+
+    def scaled(parts: tuple[Share, ...]) -> tuple[Share, ...]:
+        return tuple(
+            replace(part, seconds=part.seconds * slower, energy_kwh=part.energy_kwh * slower) for part in parts
+        )
+
+    return replace(
+        own,
+        seconds=seconds,
+        energy_kwh=between(own.energy_kwh, other.energy_kwh, per_watt),
+        breakdown=scaled(own.breakdown),
+        layers=scaled(own.layers),
+        time_source=own.time_source if weight <= 0.5 else other.time_source,
+    )
+
+
 def with_parts(first: tuple[Share, ...], second: tuple[Share, ...]) -> tuple[Share, ...]:
     """The parts of both, those of one name added up."""
     seconds: dict[str, float] = {}

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..base.errors import JoulecastError, ProfileError
+from ..base.errors import HardwareError, JoulecastError, ProfileError
 from ..base.files import read_text, write_json
 from ..base.notes import Note, Topic, Weight
 from ..base.units import JOULES_PER_KWH
 from ..trace.workload import Op, Workload
 from .bounds import ErrorModel, Range
-from .estimate import Estimate, Share, shares, with_parts
+from .estimate import Estimate, Share, shares, towards, with_parts
 from .software import check_software
 
 SCHEMA = "joulecast.profile/1"
@@ -32,6 +34,9 @@ _RANGE_WORDS = {
     "batch_size": "has a batch size of {}",
 }
 _RANGE_UNITS = {"flops": "", "bytes": "B", "ops": "", "batch_size": ""}
+_OTHER_ENGINE = 0.7
+"""The weight of the population where a profile was measured with another framework or other software."""
+_LOST_DECADES = 0.7  # this far outside of what was measured, and what others left out covered, it says nothing
 _ENGINES = {"keras": "tensorflow"}  # what runs a framework's models
 LABELS = ("measured", "modelled", "datasheet", "probed", "given", "assumed")
 
@@ -131,7 +136,7 @@ class Profile:
             return self
         check_software(software)
         if not isinstance(self.time, PopulationTime):
-            return self
+            return replace(self, software=software)
         time = replace(self.time, software=software)
         time_error, energy_error = load_population().error_models(time, software_known=True)
         return replace(self, time=time, time_error=time_error, energy_error=energy_error, software=software)
@@ -148,6 +153,46 @@ class Profile:
             return self.for_software(software).predict(work, steps=steps, devices=devices)
         if self.half_power and work.precision in ("float16", "bfloat16"):
             return replace(self, power=self.half_power, half_power=None).predict(work, steps=steps, devices=devices)
+        own = self._predict(work, steps, devices)
+        weight = self._distance(work)
+        if weight <= 0 or not steps:
+            return own
+        moved = towards(own, self._population().predict(work, steps=steps, devices=devices), weight)
+        text = (
+            f"this run differs from what {self.name} was measured on: {weight:.0%} of the prediction comes from the "
+            "population of GPUs, 0 % would be the profile's own"
+        )
+        return replace(moved, warnings=(*moved.warnings, Note(text, Topic.PROFILE, Weight.ROUGH)))
+
+    def _distance(self, work: Workload) -> float:
+        """How far `work` is from what was measured, 0 to 1: precision, framework, software, size and kinds of ops.
+
+        Each counts as a chance that the measurements say nothing; 0 for what is no measurement of a known GPU.
+        """
+        if self.provenance.time != "measured" or self._population() is None:
+            return 0.0
+        other_engine = _engine(work.framework) != _engine(self.framework)
+        if self.software:  # as stated; a profile of TensorFlow knows TensorFlow
+            other_engine = (self.software == "tensorflow") != (_engine(self.framework) == "tensorflow")
+        tuned = self.software in ("channels-last", "compiled", "ngc", "vendor-tuned")
+        outside = self._decades_outside(work)
+        doubts = (
+            1.0 if self.precision and work.precision != self.precision else 0.0,
+            _OTHER_ENGINE if other_engine else 0.0,
+            _OTHER_ENGINE if tuned else 0.0,
+            min(max(outside - LEFT_OUT_DECADES, 0.0) / _LOST_DECADES, 1.0),
+        )
+        return 1.0 - math.prod(1.0 - doubt for doubt in doubts)
+
+    def _population(self) -> Any:
+        """The profile of the same GPU from its datasheet, or None where the table does not have it."""
+        from .population import PopulationTime
+
+        if self.device != "gpu" or isinstance(self.time, PopulationTime):
+            return None
+        return _datasheet_of(self.hardware, self.name, self.software)
+
+    def _predict(self, work: Workload, steps: int, devices: int) -> Estimate:
         seconds = self.time.seconds(work.ops)
         joules = seconds * (self.power.watts(self.time.components) + self.power.static_w)
         step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
@@ -371,6 +416,24 @@ def _by_layer(ops: Sequence[Op], seconds: Array, joules: Array, steps: int) -> t
         time[op.layer] = time.get(op.layer, 0.0) + op_s * steps
         energy[op.layer] = energy.get(op.layer, 0.0) + op_j * steps / JOULES_PER_KWH
     return shares(time, energy)
+
+
+@lru_cache(maxsize=64)
+def _datasheet_of(hardware: str, name: str, software: str) -> Any:
+    from .datasheet import datasheet_profile
+    from .names import find_hardware
+
+    for text in (hardware, name):
+        try:
+            found = find_hardware(text)
+        except HardwareError:
+            continue
+        return datasheet_profile(found).for_software(software or None) if found.kind == "gpu" else None
+    return None
+
+
+def _engine(framework: str) -> str:
+    return _ENGINES.get(framework, framework)
 
 
 def _power_json(power: PowerModel) -> dict[str, Any]:

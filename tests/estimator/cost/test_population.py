@@ -11,6 +11,7 @@ import pytest
 from joulecast.estimator.base.errors import ProfileError
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.hardware import Hardware, load_hardware
+from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.population import (
     BATCHED,
@@ -233,6 +234,19 @@ def test_shares_add_up_to_the_step() -> None:
         estimate.seconds.value
     )
     assert sum(part.energy_kwh for part in estimate.breakdown) == pytest.approx(estimate.energy_kwh.value)
+
+
+@pytest.mark.parametrize(("dtype", "framework"), [("float16", "keras"), ("float32", "pytorch"), ("float16", "pytorch")])
+def test_a_measured_profile_is_no_surer_than_its_distance_allows(dtype: str, framework: str) -> None:
+    """EC-NAS measured TensorFlow in float32, batch 256: away from there the prediction is the population's."""
+    measured, population = load_profile("rtx-3090"), profile_of(find_hardware("rtx-3090"))
+    step = replace(work(*[convolution(64, 256, 256, 14, 3, dtype=dtype), copy(10**7)] * 20), framework=framework)
+    near, general = measured.predict(step, steps=1000), population.predict(step, steps=1000)
+    assert near.seconds.high / near.seconds.low > 0.95 * general.seconds.high / general.seconds.low
+    assert near.seconds.value == pytest.approx(general.seconds.value, rel=0.25)
+    assert any("population of GPUs" in note for note in near.warnings)
+    parts = sum(part.energy_kwh for part in near.breakdown)
+    assert parts == pytest.approx(near.energy_kwh.value, rel=1e-6)
 
 
 def test_the_data_file_names_its_sources() -> None:
