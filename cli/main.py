@@ -18,6 +18,7 @@ _COMMANDS = {
     ),
     "check": ("joulecast.cli.check", "check", "Verify the budgets of a project's models, in CI or before a commit."),
     "measure": ("joulecast.cli.measure", "measure", "Measure training runs and calibrate this machine."),
+    "fit": ("joulecast.cli.fit", "fit", "Learn from a table of your own runs, from one run on."),
     "profiles": ("joulecast.cli.profiles", "profiles", "List profiles and known hardware, with their sources."),
     "explain": ("joulecast.cli.explain", "explain", "Show the weights, prices, evidence and errors of a profile."),
     "doctor": ("joulecast.cli.doctor", "doctor", "Check this machine, and how to get what is missing."),

@@ -454,9 +454,20 @@ class PopulationTime:
 
     def seconds(self, ops: Sequence[Op]) -> Array:
         """Shape (ops, components); "launch" is what the device waits for the host, and kernels too short to matter."""
-        result = np.zeros((len(ops), len(self.components)))
         if not len(ops):
-            return result
+            return np.zeros((0, len(self.components)))
+        compute, memory, floor, host = self._by_op(ops).T
+        device, issuing = float((compute + memory + floor).sum()), float(host.sum())
+        step = float(step_seconds(np.array(issuing), np.array(device), self.parameters["sharpness"]))
+        waiting = host * ((step - device) / issuing) if issuing > 0 else host
+        return np.stack([compute, memory, floor + waiting], axis=1)
+
+    def parts(self, ops: Sequence[Op]) -> Array:
+        """Seconds of one step's compute, memory, short kernels and host, as if none hid behind another."""
+        return np.asarray(self._by_op(ops).sum(axis=0))
+
+    def _by_op(self, ops: Sequence[Op]) -> Array:
+        """Shape (ops, 4): seconds of compute, memory, short kernels and the host's issuing."""
         t = columns(ops)
         size, count = len(t.count), len(ops)
         factors = {**software_factors(self.software, self.parameters), "year": _SOFTWARE_YEAR}
@@ -468,18 +479,16 @@ class PopulationTime:
             software={name: np.full(size, value) for name, value in factors.items()},
             train=np.full(size, float(any(op.phase != "forward" for op in ops))),
         )
-        index = t.op.astype(int)
-
-        def by_op(values: Array, log_factor: float) -> Array:
-            sums: Array = np.bincount(index, weights=values, minlength=count).astype(float)
-            return sums * math.exp(log_factor)
-
-        compute, memory = by_op(x.compute, self.deviation.compute), by_op(x.memory, self.deviation.memory)
-        floor, host = by_op(x.floor, self.deviation.launch / 2), by_op(x.host, self.deviation.launch)
-        device, issuing = float((compute + memory + floor).sum()), float(host.sum())
-        step = float(step_seconds(np.array(issuing), np.array(device), self.parameters["sharpness"]))
-        waiting = host * ((step - device) / issuing) if issuing > 0 else host
-        return np.stack([compute, memory, floor + waiting], axis=1)
+        index, own = t.op.astype(int), self.deviation
+        pairs = (
+            (x.compute, own.compute),
+            (x.memory, own.memory),
+            (x.floor, own.launch / 2),
+            (x.host, own.launch),
+        )
+        return np.stack(
+            [np.bincount(index, weights=values, minlength=count) * math.exp(log) for values, log in pairs], axis=1
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

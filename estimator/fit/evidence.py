@@ -16,20 +16,21 @@ _MODELLED = ("model", "tdp", "datasheet", "estimate")
 _LEAST_SPREAD = 0.02
 
 
-def checked(observations: Iterable[Observation]) -> tuple[Observation, ...]:
+def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS) -> tuple[Observation, ...]:
     """The observations, fit to be fitted. Raises FitError."""
     rows = tuple(observations)
     strangers = [type(row).__name__ for row in rows if not isinstance(row, Observation)]
     if strangers:
         raise FitError(f"{strangers[0]} offered for fitting; give joulecast.Observation objects")
-    if len(rows) < LEAST_NETWORKS:
-        raise FitError(f"{len(rows)} observation(s); a fit needs at least {LEAST_NETWORKS} different networks")
+    if len(rows) < least:
+        raise FitError(f"{len(rows)} observation(s); a fit needs at least {least} different networks")
     for row in rows:
         _check_window(row)
         _check_energy(row)
     _check_same(rows)
-    _check_networks(rows)
-    _check_mix(rows)
+    if least > 1:
+        _check_networks(rows)
+        _check_mix(rows)
     return rows
 
 

@@ -14,7 +14,8 @@ from ..cost.features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTH
 from ..cost.profile import PowerModel, Profile, Provenance, features
 from ..trace.formulas import KINDS
 from .design import STARTUP, TIMED, Design, Form, Key
-from .evidence import checked, network_of
+from .evidence import LEAST_NETWORKS, checked, network_of
+from .few import fit_few, known_gpu, left_out_seconds
 from .intervals import judge
 from .observation import CALLER, Observation
 from .regression import family_shares, folds, log_errors, nonnegative_fit, relative_errors
@@ -101,6 +102,7 @@ def fit(
     power: PowerModel | None = None,
     memory_bytes: int | None = None,
     created: str = "",
+    software: str | None = None,
     startup: bool = False,
     seed: int = 0,
     jobs: int = 1,
@@ -115,7 +117,10 @@ def fit(
     ----------
     observations:
         Whole runs, with or without seconds per op, of one hardware, framework and precision; at
-        least 4 different networks.
+        least 4 different networks, or one where `hardware` is a GPU of the table: its deviation from the
+        population of GPUs is then fitted, and competes with the other forms from 4 networks on.
+    software:
+        What ran them, as `--software` takes it; None: the framework as installed.
     device:
         "gpu" or "cpu"; left out, "gpu" where the meter names NVML, else "cpu".
     power:
@@ -131,6 +136,12 @@ def fit(
     FitError
         The observations cannot carry a fit; the message says what is missing.
     """
+    part = known_gpu(hardware, observations := tuple(observations))
+    if part is not None:
+        rows = checked(observations, least=1)
+        few = fit_few(rows, part, name=name, software=software, created=created)
+        if len({network_of(row) for row in rows}) < LEAST_NETWORKS:
+            return few
     rows = checked(observations)
     metered = rows[0].energy_j is not None
     if not metered and power is None:
@@ -140,6 +151,8 @@ def fit(
         )
     table = Design(rows)
     form, started, seconds, watts = _best(table, startup, seed, jobs)
+    if part is not None and _is_better(rows, left_out_seconds(rows, table.families, few), seconds, table.families):
+        return few
     solution = _solve(table, form, started, np.ones(len(rows), dtype=bool))
     curves = _curves(table, form, solution)
     if metered:
@@ -177,6 +190,12 @@ def fit(
         host=dict(rows[0].host),
         startup_s=_startup(table, solution),
     )
+
+
+def _is_better(rows: Sequence[Observation], few: Array, seconds: Array, families: Sequence[str]) -> bool:
+    """Whether `few` is nearer to the measured times than `seconds`, each predicted without the row's family."""
+    measured, shares = np.array([row.step_seconds for row in rows]), family_shares(families)
+    return float(log_errors(few, measured) @ shares) < float(log_errors(seconds, measured) @ shares)
 
 
 def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:

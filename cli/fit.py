@@ -1,0 +1,74 @@
+"""`joulecast fit`: a profile from a table of a user's own runs, from one run on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..estimator.base.folders import profiles_folder
+from ..estimator.cost.software import SOFTWARE
+
+if TYPE_CHECKING:
+    from ..estimator.fit.observation import Observation
+    from ..estimator.fit.runs import Run
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--name", required=True, metavar="NAME", help="The profile's name; --hardware takes it afterwards.")
+@click.option("--hardware", metavar="NAME", help="The GPU that the runs were made on (or a column of the table).")
+@click.option("--software", type=click.Choice(SOFTWARE), help="What ran them (or a column of the table).")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to save it, instead.")
+def fit(runs: Path, name: str, hardware: str | None, software: str | None, output: Path | None) -> None:
+    """Learn from runs of your own: RUNS is a CSV file with a line for each.
+
+    Columns: model and batch; seconds_per_step or samples_per_second; watts or joules_per_step where known; precision,
+    input, dataset, sequence_length, optimizer, hardware, software where they are not the defaults.
+    """
+    from ..estimator.fit.fit import fit as fitted
+    from ..estimator.fit.runs import read_runs
+
+    table = read_runs(runs)
+    hardware = hardware or table[0].options.get("hardware")
+    if hardware is None:
+        raise click.UsageError("the hardware is not known: give --hardware or a column `hardware`")
+    profile = fitted(
+        [_observation(run, hardware) for run in table],
+        name=name,
+        hardware=hardware,
+        device="gpu",
+        software=software or table[0].options.get("software"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    path = profile.save(output or profiles_folder() / f"{name}.json")
+    click.echo(f"{name}: {profile.provenance.fitted_on}")
+    for note in profile.provenance.notes:
+        click.echo(f"  {note}")
+    click.echo(
+        f"  90 % of times within {profile.time_error.low:.2f} to {profile.time_error.high:.2f} of the prediction"
+    )
+    click.echo(f"saved to {path}; use it with: estimate --hardware {output or name}")
+
+
+def _observation(run: Run, hardware: str) -> Observation:
+    from ..estimator.answer.estimate import read
+    from ..estimator.answer.request import Request
+    from ..estimator.fit.observation import Observation as Measured
+
+    options = run.options
+    request = Request(
+        model=run.model,
+        batch_size=run.batch,
+        precision=options.get("precision"),
+        inputs=options.get("input"),
+        dataset=options.get("dataset"),
+        sequence_length=int(options["sequence_length"]) if "sequence_length" in options else None,
+        optimizer=options.get("optimizer"),
+        steps=1,
+    )
+    return Measured(
+        workload=read(request), steps=1, seconds=run.seconds, energy_j=run.joules, hardware=hardware, family=run.model
+    )
