@@ -190,7 +190,7 @@ class Answer:
 
     def breakdown_frame(self) -> pandas.DataFrame:
         """Where the energy goes: one row per component, largest first."""
-        return _frame([_share(part) for part in self.estimate.breakdown])
+        return self.estimate.breakdown_frame()
 
     def rows(self) -> list[dict[str, Any]]:
         """Flat rows: intervals as three columns (`co2e_kg`, `co2e_kg_low`, `co2e_kg_high`)."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..base.interval import Interval
 from ..base.units import JOULES_PER_KWH
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,12 @@ class Estimate:
     power_source: str  # "measured", "modelled" or "datasheet"
     devices: int = 1
     warnings: tuple[str, ...] = ()
+
+    def breakdown_frame(self) -> pandas.DataFrame:
+        """Where the energy goes: one row per component, largest first."""
+        import pandas
+
+        return pandas.DataFrame([asdict(part) for part in self.breakdown])
 
     @property
     def power_w(self) -> float:

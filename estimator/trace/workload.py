@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = "joulecast.workload/1"
 
@@ -100,6 +103,18 @@ class Workload:
     def unsupported_byte_share(self) -> float:
         total = self.bytes_moved
         return sum(self.unsupported.values()) / total if total else 0.0
+
+    def ops_frame(self) -> pandas.DataFrame:
+        """One row per op: kind, phase, layer, multiply-adds, bytes, count and the sizes in `dims`."""
+        import pandas
+
+        return pandas.DataFrame([asdict(op) for op in self.ops])
+
+    def layers_frame(self) -> pandas.DataFrame:
+        """One row per module: path, kind, output shape, multiply-adds and parameters."""
+        import pandas
+
+        return pandas.DataFrame([asdict(layer) for layer in self.layers])
 
     def forward_only(self) -> Workload:
         """The same network run forward once, as a validation step does."""

@@ -160,6 +160,9 @@ def test_frames(ask: Callable[..., jc.Answer]) -> None:
     parts = answer.breakdown_frame()
     assert parts["share"].sum() == pytest.approx(1)
     assert parts["energy_kwh"].sum() == pytest.approx(JOULES / 3.6e6)
+    ops = answer.workload.ops_frame()
+    assert ops.groupby("phase")["flops"].sum().to_dict() == {"forward": 1280, "backward": 1280, "optimizer": 0}
+    assert answer.workload.layers_frame()["flops"].tolist() == [1280]
     assert list(parts["energy_kwh"]) == sorted(parts["energy_kwh"], reverse=True)
 
 
