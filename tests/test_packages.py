@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -35,3 +38,35 @@ def test_every_file_that_is_not_code_is_data_of_its_package() -> None:
                 if not any(fnmatch(path, one) and path.count("/") == one.count("/") for one in patterns):
                     lacking.append(line)
     assert lacking == []
+
+
+# What a requirement is imported as, where that differs from its name.
+MODULES = {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}
+OPTIONAL = {"torchmetrics"}  # comes with Lightning
+
+
+def test_every_import_is_declared_and_every_dependency_is_imported() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    required = {_module(text) for text in project["dependencies"]}
+    offered = {_module(text) for name, texts in extras.items() if name != "test" for text in texts}
+    imported = set().union(*(_imports(path) for folder in ROOMS.values() for path in (TOP / folder).rglob("*.py")))
+    imported -= set(sys.stdlib_module_names) | {"joulecast"}
+    assert imported <= required | offered | OPTIONAL
+    assert required <= imported
+
+
+def _module(requirement: str) -> str:
+    name = re.match(r"[\w-]+", requirement)
+    assert name
+    return MODULES.get(name[0], name[0])
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
