@@ -6,7 +6,7 @@
 cosmic-ray changes one operator, number, comparison, keyword or exception at a time in a copy of the checkout, and
 pytest runs the room's tests until the first failure. Every place that can be changed has the same chance to be drawn.
 Left out: decorators, `|` (mostly annotations, which never run), `is` for `==`, numbers of five or more digits (10 ms
-and 1 ns more are the same limit), and the fakes in `testing.py`.
+and 1 ns more are the same limit), `strict=True` of zips, and the fakes in `testing.py`.
 Prints each mutant that survives as a diff, then the share that was killed. Exit status 1 below `--least`.
 """
 
@@ -56,7 +56,12 @@ def places(folder: Path, room: str) -> list[list[Any]]:
         line = mutation.module_path.read_text().splitlines()[mutation.start_pos[0] - 1]
         changed = line[mutation.start_pos[1] : mutation.end_pos[1]]
         long_number = len(re.sub(r"[_.]|0*e.*", "", changed)) >= 5 and "Number" in mutation.operator_name
-        if line.lstrip().startswith("@") or long_number or any(part in mutation.operator_name for part in LEFT_OUT):
+        if (
+            line.lstrip().startswith("@")
+            or "strict=True" in line[: mutation.end_pos[1]][-11:]
+            or long_number
+            or any(part in mutation.operator_name for part in LEFT_OUT)
+        ):
             continue
         kind = mutation.operator_name.rpartition("_")[0] or mutation.operator_name
         groups.setdefault((mutation.module_path, mutation.start_pos, kind), []).append(mutation)

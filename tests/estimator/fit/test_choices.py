@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 
 from joulecast.estimator.base.errors import FitError
-from joulecast.estimator.cost.features import pieces
+from joulecast.estimator.cost.features import DENSE, pieces
 from joulecast.estimator.fit import fit as fitting
-from joulecast.estimator.fit.design import Design
+from joulecast.estimator.fit.design import Design, _traits
 from joulecast.estimator.fit.fit import _Solution, _stand_ins
 from joulecast.estimator.fit.intervals import _error_model, judge
 from joulecast.estimator.fit.observation import Observation
-from joulecast.estimator.fit.regression import bounds, family_shares, folds, log_errors, rows_worth
+from joulecast.estimator.fit.regression import (
+    bounds,
+    family_shares,
+    folds,
+    log_errors,
+    nonnegative_fit,
+    rows_worth,
+    shared_error,
+)
 
 from ..synthetic import conv, network, observe
 
@@ -193,3 +201,45 @@ def test_kinds_without_a_price_cost_what_the_priced_ones_of_their_class_cost_on_
     assert terms["attention", "bytes"] == pytest.approx(3.0)
     assert terms["pool", "bytes"] == pytest.approx((5 * norms + 7 * activations) / (norms + activations))
     assert not {"conv", "norm", "activation"} & {kind for kind, _ in terms}
+
+
+# -- regression ----------------------------------------------------------------------------------
+
+
+def test_rows_far_off_count_less_by_hubers_weights() -> None:
+    """One price for ten rows of 1 unit; the rule as documented, in plain numbers: five rounds, twice 1.5 medians."""
+    measured = [1.00, 1.02, 0.98, 1.05, 0.95, 1.01, 0.99, 1.03, 0.97, 3.0]
+    shares, price = [1.0] * 10, 0.0
+    for _ in range(5):
+        price = sum(w / t for w, t in zip(shares, measured, strict=True)) / sum(
+            w / t**2 for w, t in zip(shares, measured, strict=True)
+        )
+        residual = [abs(price / t - 1) for t in measured]
+        limit = 2 * (1.5 * float(np.median(residual)) + 1e-6)
+        shares = [min(1.0, limit / max(one, 1e-12)) for one in residual]
+    found = nonnegative_fit(np.ones((10, 1)), np.array(measured))
+    assert found[0] == pytest.approx(price, rel=1e-3)
+    assert 0.97 < price < 1.01
+
+
+def test_the_error_that_ops_share_is_found() -> None:
+    """Errors of c sqrt(0.5^2 + 1 / ops), as if half of an op's error were common to all of a network's."""
+    ops = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
+    assert shared_error(0.2 * np.sqrt(0.25 + 1 / ops), ops) == pytest.approx(0.5)
+    assert shared_error(0.2 / np.sqrt(ops), ops) == 0.0
+
+
+def test_families_of_different_sizes() -> None:
+    """One row of a, three of b: Kish's mean size is (4 - 10 / 4) / 1 = 1.5, so 4 / (1 + 0.5) rows."""
+    ratios = np.array([0.3, -0.3, -0.3, -0.3])
+    assert rows_worth(ratios, ["a", "b", "b", "b"]) == pytest.approx(4 / 1.5)
+
+
+def test_traits_are_shares_of_the_work_by_kind() -> None:
+    work = network(4, 16)
+    traits = _traits(pieces(work.ops).sums(), work)
+    dense = traits[4 : 4 + len(DENSE)]
+    assert sum(dense) == pytest.approx(1.0)
+    assert dense[DENSE.index("conv")] == pytest.approx(1.0)
+    assert all(0 <= share <= 1 for share in traits[4:])
+    assert traits[3] == pytest.approx(math.log(32))

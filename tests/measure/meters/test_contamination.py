@@ -16,8 +16,8 @@ from joulecast.measure.meters.contamination import Conditions, SystemCounters, d
 QUIET = Conditions(
     at_s=0.0, own_cpu_s=0.0, busy_s=100.0, steal_s=1.0, throttles=3, quota_throttled_s=0.0, frequency_hz=3e9
 )
-# One second later, this process having kept two cores busy.
-LATER = replace(QUIET, at_s=1.0, own_cpu_s=1.98, busy_s=101.98)
+# Two seconds later, this process having kept two cores busy.
+LATER = replace(QUIET, at_s=2.0, own_cpu_s=3.96, busy_s=103.96)
 
 
 def test_a_quiet_window_is_clean():
@@ -27,10 +27,10 @@ def test_a_quiet_window_is_clean():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"busy_s": 102.28}, "other processes used 30% of a core"),
-        ({"steal_s": 1.2}, "gave 20% of a core to other guests"),
+        ({"busy_s": 104.56}, "other processes used 30% of a core"),
+        ({"steal_s": 1.4}, "gave 20% of a core to other guests"),
         ({"throttles": 5}, "thermal throttling (2 events)"),
-        ({"quota_throttled_s": 0.5}, "stopped the run for 50% of the time"),
+        ({"quota_throttled_s": 1.0}, "stopped the run for 50% of the time"),
         ({"frequency_hz": 2.4e9}, "the clock went from 3.00 to 2.40 GHz"),
     ],
 )

@@ -302,3 +302,12 @@ def test_power_that_was_doubtful_once_has_no_trace_after_it():
         shown.append(ledger.point().energy_uj)
     assert shown == [(0,), (200_000_000,), (None,)]
     assert ledger.readings({})[0].label == "ambiguous"
+
+
+def test_a_power_meter_that_vanishes_after_a_gap_is_missing_and_keeps_the_first_reason():
+    domain = Domain("gpu-0", "gpu", True, ceiling_w=3000, method="integrated power")
+    samples = [_sample(0, 100), _sample(3, 100), _sample(4, Failure("gone", fatal=True)), _sample(5, 100)]
+    assert _reading(domain, *samples[:2]).label == "ambiguous"
+    assert (_reading(domain, *samples).label, _reading(domain, *samples).reason) == ("missing", "gone")
+    twice = [*samples, _sample(6, Failure("gone again", fatal=True)), _sample(7, 100)]
+    assert _reading(domain, *twice).reason == "gone"
