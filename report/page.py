@@ -16,6 +16,7 @@ from markupsafe import Markup
 from ..estimator.answer import figures
 from ..estimator.answer.answer import Answer
 from ..estimator.base.interval import Interval
+from ..estimator.base.notes import Note, Topic
 from ..estimator.base.units import GRAMS_PER_KG
 from ..estimator.place.comparisons import familiar
 from ..estimator.place.site import DEFAULT_PUE
@@ -164,12 +165,12 @@ def _carbon(kg: float) -> str:
 
 
 def _notes(report: Report) -> Mapping[str, Sequence[str]]:
-    """Each note once, with the names of the models that it is about."""
+    """Each note once, the most important first, with the names of the models that it is about."""
     about: dict[str, list[str]] = {}
     for answer, name in zip(report.answers, report.names, strict=True):
         for note in answer.notes:
             about.setdefault(note, []).append(name)
-    return about
+    return dict(sorted(about.items(), key=lambda item: -Note.of(item[0], Topic.PROFILE).weight))
 
 
 def _facts(first: Answer) -> dict[str, str]:
