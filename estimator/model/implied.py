@@ -121,7 +121,7 @@ def _image(model: Any, notes: list[str]) -> Shape:
     size = _image_size(config)
     if size is None:
         name = type(model).__name__
-        finds = any(word in name for word in ("Detection", "Detr", "DETR", "Grounding", "Former", "Segmentation"))
+        finds = any(word in name for word in ("Detection", "Detr", "DETR", "Grounding", "Segmentation"))
         side = _DETECTION_SIDE if finds else _IMAGE_SIDE
         size = (side, side)
         notes.append(f"images of {side} x {side}: the config says no size; set the inputs for another")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from .scans import fused_scans
 from .workload import Op
 
 _ATTENTION = F.scaled_dot_product_attention
+GROUPED = "_grouped_mm"
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
@@ -72,7 +74,7 @@ class FusedLayers(TorchFunctionMode):
         if func is _ATTENTION:
             return self._attention(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name == "_grouped_mm":
+        if name == GROUPED:
             return self._grouped(*args, **kwargs)
         if name in _RECURRENT and len(args) == 9 and isinstance(args[0], torch.Tensor):
             return self._recurrent(name, *args)
@@ -164,7 +166,7 @@ class _Grouped(torch.autograd.Function):
         stacked = left.dim() == right.dim()
         shape = (*([groups] if stacked else []), left.shape[-2], right.shape[-1])
         output: torch.Tensor = left.new_empty(shape, dtype=dtype)
-        _add(recorder, "_grouped_mm", "matmul", ctx.layer, flops, (left, right), (output,), dims)
+        _add(recorder, GROUPED, "matmul", ctx.layer, flops, (left, right), (output,), dims)
         return output
 
     @staticmethod
@@ -181,8 +183,18 @@ class _Grouped(torch.autograd.Function):
             if ctx.needs_input_grad[3 + index]:
                 results[index] = result = torch.empty_like(tensor)
                 reads = (grad, other)
-                _add(ctx.recorder, "_grouped_mm", "matmul", ctx.layer, flops, reads, (result,), turned[index])
+                _add(ctx.recorder, GROUPED, "matmul", ctx.layer, flops, reads, (result,), turned[index])
         return None, None, None, *results
+
+
+def with_imbalance(ops: Sequence[Op], imbalance: float) -> list[Op]:
+    """The ops with the busiest expert at `imbalance` times its equal share, and the others waiting for it."""
+    return [
+        replace(op, flops=int(op.flops * imbalance), dims={**op.dims, "m": int(op.dims["m"] * imbalance)})
+        if op.name == GROUPED
+        else op
+        for op in ops
+    ]
 
 
 def _heads_inside(like: torch.Tensor, width: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 from ..base.errors import JoulecastError
 from .batch import call_arguments, samples_in, tensors_in, tokens_per_sample
 from .formulas import lookup
+from .fused import GROUPED, with_imbalance
 from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
 from .optimizers import OPTIMIZERS, clip_op, ema_op, optimizer_name, state_bytes, update_ops
 from .step import PRECISIONS, Listing, Loss, Step, Trained, list_step
@@ -36,6 +37,7 @@ def trace(
     layers: bool = True,
     fix: str = "",
     batch_size: int | None = None,
+    expert_imbalance: float = 1.0,
 ) -> Workload:
     """One training (or inference) step of `model` as layers and ops, without running it.
 
@@ -68,6 +70,9 @@ def trace(
     batch_size:
         Samples in `inputs`, if that is not the first dimension of their first tensor: time-first sequences,
         graphs, lists of images.
+    expert_imbalance:
+        Of a mixture of experts: tokens of the busiest expert over an equal share. 1 spreads them evenly; above,
+        grouped products take as long as if every expert had that many.
     fix:
         What a ModelError suggests when the model rejects its inputs.
 
@@ -82,6 +87,8 @@ def trace(
     precision = _precision(precision)
     if accumulate < 1:
         raise JoulecastError(f"accumulate is {accumulate}; give 1 or more micro-batches per step")
+    if not expert_imbalance >= 1:
+        raise JoulecastError(f"expert_imbalance is {expert_imbalance}; give 1 (equal shares) or more")
     optimizer = optimizer_name(optimizer)
     samples = samples_in((args, kwargs)) if batch_size is None else batch_size
     step = Step(model, args, kwargs, train, precision, loss, fix)
@@ -93,7 +100,9 @@ def trace(
         notes: list[str] = []
         if layers and sum(listing.elements.values()) <= FVCORE_MAX_PARAMETERS:
             counts, notes = fvcore_counts(step, samples, forward_flops, reached, batch_first=batch_size is None)
-    ops = _accumulated(listing, accumulate)
+    ops = with_imbalance(_accumulated(listing, accumulate), expert_imbalance)
+    if any(op.name == GROUPED for op in ops):
+        notes.append(f"experts: the busiest is taken to get {expert_imbalance:g} times an equal share of the tokens")
     kept = 0
     if train:
         for trained in listing.trained:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.model.hub import from_config_file
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Workload
@@ -158,6 +159,16 @@ def test_active_experts_cost_time_and_all_cost_memory(dtype: torch.dtype, precis
     size = dtype.itemsize
     assert (products[0].bytes_read, products[0].bytes_written) == (size * (40 * 16 + 4 * 512), size * 40 * 32)
     assert sum(op.bytes_moved for op in work.ops if op.phase == "optimizer") == 7 * size * 4 * 1024
+
+
+def test_imbalance_of_experts_is_an_option_with_a_stated_default() -> None:
+    balanced = trace(Grouped(), torch.zeros(40, 16), layers=False)
+    assert any("get 1 times an equal share" in note for note in balanced.warnings)
+    uneven = trace(Grouped(), torch.zeros(40, 16), layers=False, expert_imbalance=1.5)
+    assert uneven.flops == balanced.flops * 3 // 2
+    assert uneven.parameter_bytes == balanced.parameter_bytes
+    with pytest.raises(JoulecastError, match=r"expert_imbalance is 0.5; give 1 \(equal shares\) or more"):
+        trace(Grouped(), torch.zeros(40, 16), expert_imbalance=0.5)
 
 
 def test_a_grouped_product_has_the_shape_that_torch_gives_it() -> None:
