@@ -113,6 +113,15 @@ def test_the_bounds_are_those_of_the_worst_session() -> None:
     assert judged(calm + rough).time_error.high == pytest.approx(math.exp(0.05))
 
 
+def test_a_sessions_families_are_its_own() -> None:
+    """Six rows of three families that err together are worth 3: t(0.95, 2 degrees) = 2.91999, and sqrt(1 + 1/3)."""
+    ratios = np.array([0.01] * 20 + [0.3, 0.3, -0.3, -0.3, 0.3, 0.3])
+    families = [f"f{index}" for index in range(20)] + ["p", "p", "q", "q", "r", "r"]
+    rows = [replace(observe(network(2, 8)), host={"session": "a" if index < 20 else "b"}) for index in range(26)]
+    error = _error_model(rows, families, ratios, None)
+    assert math.log(error.high) == pytest.approx(2.919986 * 0.3 * math.sqrt(4 / 3), rel=1e-5)
+
+
 def test_scores_are_mean_and_median_relative_errors() -> None:
     scores = judged([math.log(1 / 1.1), math.log(1 / 1.1), math.log(1 / 1.4)]).scores
     assert scores["time_mean_error"] == pytest.approx((0.1 + 0.1 + 0.4) / 3)

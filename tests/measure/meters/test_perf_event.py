@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
+import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -116,3 +121,24 @@ def test_the_real_system_call_counts(tmp_path: Path):
     nanoseconds = window.reading.energy_uj / 1e6 * 2**32
     assert nanoseconds == pytest.approx(window.reading.seconds * 1e9, rel=0.2)
     meter.close()
+
+
+@pytest.mark.parametrize(("answer", "errno_"), [(7, 0), (0, 0), (-1, errno.EACCES)])
+def test_the_system_call_is_made_as_its_manual_says(monkeypatch: pytest.MonkeyPatch, answer: int, errno_: int):
+    """All processes (-1) on CPU 3, no group (-1), closed on exec (8); the attributes of version 0 have 64 bytes."""
+    calls = []
+
+    def syscall(*arguments: Any) -> int:
+        number, attributes, *rest = arguments
+        calls.append((number.value, ctypes.string_at(attributes, 64), [one.value for one in rest]))
+        return answer
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syscall=syscall))
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno_)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    if answer < 0:
+        with pytest.raises(PermissionError):
+            open_counter(22, 2, 3)
+    else:
+        assert open_counter(22, 2, 3) == answer
+    assert calls == [(298, struct.pack("=IIQ", 22, 64, 2) + bytes(48), [-1, 3, -1, 8])]

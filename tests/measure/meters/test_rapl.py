@@ -11,6 +11,7 @@ from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
 from joulecast.measure.meters.rapl import RaplSource, find_zones, plan
 from joulecast.measure.meters.reading import Reading
+from joulecast.measure.meters.tally import Mirror
 from joulecast.measure.meters.testing import FakePowercap, FakeZone
 
 
@@ -276,3 +277,15 @@ def test_links_that_lead_nowhere_say_how_to_see_the_host_s(tmp_path: Path):
         f"{tmp_path}/intel-rapl:0: is a dangling link, as in a container that masks it; mount the host's sysfs"
         " (docker run -v /sys:/host/sys:ro) and give `sysfs` /host/sys"
     )
+
+
+@pytest.mark.parametrize(("apart_uj", "mirrored"), [(0, True), (3_000_000, True), (3_000_001, False)])
+def test_dies_are_told_apart_beyond_what_a_package_draws_in_2_ms(tmp_path: Path, apart_uj: int, mirrored: bool):
+    """1,500 W for 2 ms are 3 J: a die whose counter is further away counts for itself."""
+    dies = [
+        FakeZone(f"package-0-die-{die}", start_uj=10**9 + die * apart_uj, range_uj=10**11, max_power_uw=200_000_000)
+        for die in (0, 1)
+    ]
+    source = RaplSource(FakePowercap(tmp_path, dies).root)
+    source.sample()
+    assert source.mirrors() == ({1: Mirror(0, certain=apart_uj == 0)} if mirrored else {})
