@@ -13,6 +13,7 @@ from ..estimator.answer.answer import Answer
 from ..estimator.trace.workload import Layer
 
 _NOTICEABLE = 5e-4  # of the energy: a smaller change is not visible in the digits shown
+_SIDE_EFFECT = 0.02  # of an unchanged layer's energy: it may shift so much with costs that all ops of a step share
 _NAMED_SHARE = 0.8  # layers are named until they make up this share of the change of all layers
 _MOST_NAMED = 3
 ROOT = "the model itself"  # a layer without a path
@@ -237,7 +238,7 @@ class _Charged:
 
     def differs_from(self, other: _Charged) -> bool:
         """Whether the energy differs: work that a module does outside its layers changes no size of its own."""
-        return abs(other.energy_kwh - self.energy_kwh) > _NOTICEABLE * self.energy_kwh
+        return abs(other.energy_kwh - self.energy_kwh) > _SIDE_EFFECT * self.energy_kwh
 
     @property
     def signature(self) -> tuple[Any, ...]:
