@@ -1,23 +1,31 @@
-"""Transformers models from their configuration alone: no weights, no network, no code from a hub."""
+"""Transformers models from their configuration alone: no weights, and no code from a hub."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
+import logging
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
 from ..base.files import read_text
-from ..base.suggest import near
+from ..base.suggest import clipped, near
+from ..sandbox.user_code import one_line
 
 if TYPE_CHECKING:
     from torch import nn
 
+_log = logging.getLogger(__name__)
+
 
 def takes_config(value: Any) -> bool:
-    """Whether `value` is a transformers model class, which builds from an object of its config class."""
+    """Whether `value` is a transformers model class, which is built from an object of its config class."""
     if not isinstance(value, type) or getattr(value, "config_class", None) is None:
         return False
     return "config" in inspect.signature(value).parameters
@@ -67,8 +75,10 @@ def _in_own_dtype(model_class: Any, config: Any) -> nn.Module:
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(read_text(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JoulecastError(f"{path} cannot be read as JSON ({error}); give a Hugging Face config.json") from None
+    if isinstance(document, dict) and isinstance(document.get("architecture"), str):
+        return document
     if not isinstance(document, dict) or not isinstance(document.get("model_type"), str):
         raise JoulecastError(f"{path} has no model_type; give a Hugging Face config.json, or a FILE.py")
     return document
@@ -88,8 +98,10 @@ def _config_class(document: Mapping[str, Any], path: Path) -> Any:
 
 
 def _model_class(transformers: Any, document: Mapping[str, Any], config_class: Any, path: Path) -> Any:
-    for architecture in document.get("architectures") or ():
-        model_class = getattr(transformers, architecture, None)
+    architectures = document.get("architectures")
+    for architecture in architectures if isinstance(architectures, list) else ():
+        # Where a package that the class needs is missing or broken, this raises, with the cause.
+        model_class = getattr(transformers, architecture, None) if isinstance(architecture, str) else None
         if model_class is not None:
             return model_class
     if config_class in transformers.MODEL_MAPPING:
@@ -98,6 +110,97 @@ def _model_class(transformers: Any, document: Mapping[str, Any], config_class: A
     raise JoulecastError(
         f"{path}: transformers has no model for {config_class.__name__}; name its class under architectures"
     )
+
+
+def _from_timm(architecture: str, path: Path, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
+    import timm  # its absence is reported with how to install it
+
+    if not timm.is_model(architecture):
+        raise JoulecastError(
+            f"{path}: timm {timm.__version__} has no model {architecture}; install a version that has it"
+        )
+    classes = {} if num_classes is None else {"num_classes": num_classes}
+    model: nn.Module = timm.create_model(architecture, pretrained=False, **{**classes, **args})
+    return model
+
+
+# -- files of the hub ----------------------------------------------------------------------------
+
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_PROCESSOR_PARTS = ("image_processor", "video_processor", "feature_extractor")
+
+
+def processor_beside(config: Path) -> dict[str, Any]:
+    """The settings of the processor that lies beside a config: image sizes, audio features. Empty without one."""
+    settings: dict[str, Any] = {}
+    for name in _PROCESSORS:
+        path = config.with_name(name)
+        if not path.is_file():
+            continue
+        try:
+            document = json.loads(read_text(path))
+        except (OSError, ValueError, RecursionError, JoulecastError) as error:
+            raise JoulecastError(f"{path} cannot be read as JSON ({error}); correct or remove it") from None
+        if isinstance(document, dict):
+            parts = [document[part] for part in _PROCESSOR_PARTS if isinstance(document.get(part), dict)]
+            for part in (document, *parts):
+                settings.update(part)
+    return settings
+
+
+def fetch_config(name: str) -> Path:
+    """The `config.json` of a repository on the Hugging Face hub, by the hub's own client, and its processor's files.
+
+    The client's cache, `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN` apply. Weights are not downloaded. Raises
+    JoulecastError in one line where the repository or the network is not there.
+    """
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub import hf_hub_download
+
+    repository, _, revision = name.partition("@")
+    download = functools.partial(
+        hf_hub_download, repository, revision=revision or None, local_files_only=not _is_hub_known()
+    )
+    try:
+        config = Path(download("config.json"))
+    except hub_errors.GatedRepoError:
+        raise JoulecastError(f"hf:{name} is gated: accept its terms on the hub and set HF_TOKEN") from None
+    except hub_errors.RepositoryNotFoundError:
+        raise JoulecastError(f"the hub has no repository {repository}, or it is private: check the name") from None
+    except hub_errors.RevisionNotFoundError:
+        raise JoulecastError(f"{repository} has no revision {revision}; give a branch, tag or commit") from None
+    except hub_errors.RemoteEntryNotFoundError:
+        raise JoulecastError(
+            f"hf:{name} has no config.json; name a repository of a transformers or timm model"
+        ) from None
+    except (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled):
+        raise JoulecastError(
+            f"hf:{name} is not in the local cache and the hub cannot be reached; "
+            "connect to the network, or give a config.json"
+        ) from None
+    except hub_errors.HFValidationError:
+        raise JoulecastError(f"hf:{clipped(name)} is not a repository; give hf:ORGANISATION/NAME") from None
+    except (OSError, hub_errors.HfHubHTTPError) as error:
+        raise JoulecastError(f"hf:{name} cannot be downloaded ({one_line(str(error))})") from None
+    for processor in _PROCESSORS:
+        try:
+            download(processor)
+        except Exception as error:  # most repositories have one of them, and without it the family's size is used
+            _log.debug("%s has no %s: %s", name, processor, error)
+    return config
+
+
+def _is_hub_known() -> bool:
+    """Whether the hub's address resolves; without it the client would retry for half a minute."""
+    from huggingface_hub import constants
+
+    address = urllib.parse.urlsplit(constants.ENDPOINT)
+    if urllib.request.getproxies():
+        return True
+    try:
+        return bool(socket.getaddrinfo(address.hostname, address.port or address.scheme))
+    except OSError:
+        return False
 
 
 def _check_settings(config: Any, label: str, args: Mapping[str, Any]) -> None:

@@ -1,45 +1,24 @@
-"""What goes into the model: `--input`, the file's `example_inputs`, a dataset's or the model's own word."""
+"""What goes into the model: the given shapes, the file's `example_inputs`, a dataset's, or what the model implies."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
-from ..base.suggest import near
-from .implied import UnknownShape, implied_inputs
+from .config_inputs import from_config, main_input, vocab_size
+from .input_spec import HOW_TO_GIVE_INPUTS, InputSpec, make_inputs, parse_input
 from .presets import DatasetPreset
+
+__all__ = ["InputSpec", "ModelInputs", "describe_inputs", "make_inputs", "model_inputs", "parse_input"]
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from .load import LoadedModel
-
-_DTYPES = (
-    *("float32", "float64", "float16", "bfloat16", "complex64"),
-    *("int64", "int32", "int16", "int8", "uint8", "bool"),
-)
-_NAME = re.compile(r"[A-Za-z_]\w*")
-# Positions that a language model is given where nobody says how many; configs allow up to millions.
-_MAX_DEFAULT_TOKENS = 2048
-_THREE_WAYS = "give `inputs` (as in 3,224,224 or ids:int64:128) or `dataset`, or define example_inputs"
-
-
-@dataclass(frozen=True, slots=True)
-class InputSpec:
-    """One input of one sample: `shape` is without the batch dimension.
-
-    With a `name` it is passed by keyword, without by position. Without a `dtype` it is the floating
-    point type of the model's parameters, or token ids where a language model asks for them.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str | None = None
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,67 +30,6 @@ class ModelInputs:
     source: str
     notes: tuple[str, ...] = field(default=())
     batch_size: int | None = None  # None: the first dimension of every tensor
-
-
-def parse_input(text: str) -> InputSpec:
-    """`3,224,224`, `int64:128`, `ids:128` or `ids:int64:128` (NAME:DTYPE:SHAPE) of one sample.
-
-    An empty shape after a colon (`t:int64:`) is one number per sample. Raises JoulecastError.
-    """
-    *head, sizes = text.strip().split(":")
-    dtype = head.pop() if head and (head[-1] in _DTYPES or len(head) > 1) else None
-    name = head.pop() if head else ""
-    if head or (name and not _NAME.fullmatch(name)):
-        raise JoulecastError(f"`inputs` {text!r} is not SHAPE or NAME:DTYPE:SHAPE, as in 3,224,224 or ids:int64:128")
-    if dtype is not None and dtype not in _DTYPES:
-        raise JoulecastError(
-            f"`inputs` {text!r}: dtype {dtype!r} is not one of {', '.join(_DTYPES)}{near(dtype, _DTYPES)}"
-        )
-    shape = tuple(_size(size, text) for size in re.split(r"[,x]", sizes)) if sizes.strip() else ()
-    if not shape and not (name or dtype):
-        raise JoulecastError(f"`inputs` {text!r} has no shape; give one sample's, as in 3,224,224")
-    return InputSpec(shape, dtype, name)
-
-
-def _size(text: str, whole: str) -> int:
-    if not text.strip().isascii() or not text.strip().isdigit() or int(text) < 1:
-        raise JoulecastError(f"`inputs` {whole!r}: {text!r} is not a size; give whole numbers above 0, as in 3,224,224")
-    return int(text)
-
-
-def make_inputs(
-    specs: Sequence[InputSpec], batch_size: int, *, vocab_size: int | None = None, device: str = "meta"
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword tensors of shape (batch_size, *spec.shape).
-
-    Floats are normal noise, integers below `vocab_size` where it is given and else zero. Raises
-    JoulecastError for a batch size below 1 or a name given twice.
-    """
-    if batch_size < 1:
-        raise JoulecastError(f"batch size is {batch_size}; give 1 or more")
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for spec in specs:
-        tensor = _tensor(spec, batch_size, vocab_size, device)
-        if spec.name in kwargs:
-            raise JoulecastError(f"`inputs` {spec.name} is given twice; give each name once")
-        if spec.name:
-            kwargs[spec.name] = tensor
-        else:
-            args.append(tensor)
-    return tuple(args), kwargs
-
-
-def _tensor(spec: InputSpec, batch_size: int, vocab_size: int | None, device: str) -> torch.Tensor:
-    import torch
-
-    dtype = getattr(torch, spec.dtype or "float32")
-    shape = (batch_size, *spec.shape)
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(shape, dtype=torch.complex64 if dtype.is_complex else torch.float32, device=device).to(dtype)
-    if vocab_size and dtype in (torch.int64, torch.int32):
-        return torch.randint(vocab_size, shape, dtype=dtype, device=device)
-    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 # -- which inputs --------------------------------------------------------------------------------
@@ -136,7 +54,7 @@ def model_inputs(
     assert model is not None
     if sequence_length is not None and sequence_length < 1:
         raise JoulecastError(f"sequence length is {sequence_length}; give 1 or more")
-    if sequence_length is not None and (specs or preset or loaded.example_inputs is not None or not _main_input(model)):
+    if sequence_length is not None and (specs or preset or loaded.example_inputs is not None or not main_input(model)):
         raise JoulecastError(
             f"`sequence_length` {sequence_length} has no use here; it is for a transformers model "
             "without `inputs`, `dataset` or example_inputs"
@@ -153,8 +71,8 @@ def model_inputs(
             [InputSpec(preset.input_shape, _float_dtype(model) or preset.input_dtype)],
         )
     else:
-        source, wanted, notes = _from_model(model, sequence_length, loaded.name)
-    args, kwargs = make_inputs(wanted, batch_size, vocab_size=_vocab_size(model), device=device)
+        source, wanted, notes = _from_model(model, sequence_length, loaded.name, loaded.processor)
+    args, kwargs = make_inputs(wanted, batch_size, vocab_size=vocab_size(model), device=device)
     return ModelInputs(args, kwargs, source, notes)
 
 
@@ -175,7 +93,7 @@ def _described(name: str, tensor: torch.Tensor) -> str:
 def _typed(specs: Sequence[InputSpec], model: nn.Module) -> list[InputSpec]:
     """The specs with a dtype each: the model's own, or token ids where a language model takes the first."""
     own = _float_dtype(model) or "float32"
-    if len(specs) == 1 and not specs[0].name and specs[0].dtype is None and _main_input(model) == "input_ids":
+    if len(specs) == 1 and not specs[0].name and specs[0].dtype is None and main_input(model) == "input_ids":
         return [InputSpec(specs[0].shape, "int64", "input_ids")]
     return [replace(spec, dtype=spec.dtype or own) for spec in specs]
 
@@ -279,68 +197,17 @@ def _on_device(arguments: Any, device: str) -> Any:
     return tree_map(moved, arguments)
 
 
-# -- what the model itself says ------------------------------------------------------------------
+# -- what the model itself implies ------------------------------------------------------------------
 
 
 def _from_model(
-    model: nn.Module, sequence_length: int | None, label: str
+    model: nn.Module, sequence_length: int | None, label: str, processor: Mapping[str, Any]
 ) -> tuple[str, list[InputSpec], tuple[str, ...]]:
-    if _main_input(model):
-        wanted, notes = _from_config(model, sequence_length, label)
+    if main_input(model):
+        wanted, notes = from_config(model, sequence_length, label, _float_dtype(model), processor)
         return "config", wanted, notes
     timm_config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = timm_config.get("input_size") if isinstance(timm_config, Mapping) else None
     if size:
         return "default_cfg", [InputSpec(tuple(size), _float_dtype(model))], ()
-    raise JoulecastError(f"{label} does not say what it takes in; {_THREE_WAYS}")
-
-
-def _main_input(model: nn.Module) -> str:
-    """The name of a transformers model's main input, "" for any other model."""
-    name = getattr(model, "main_input_name", "")
-    return name if isinstance(name, str) and hasattr(model, "config") else ""
-
-
-def _vocab_size(model: nn.Module) -> int | None:
-    """Tokens that the model's embedding holds, for a transformers model."""
-    if not _main_input(model):
-        return None
-    size = getattr(_text_config(model), "vocab_size", None)
-    return size if isinstance(size, int) else None
-
-
-def _text_config(model: Any) -> Any:
-    return getattr(model.config, "text_config", None) or model.config
-
-
-def _from_config(model: Any, sequence_length: int | None, label: str) -> tuple[list[InputSpec], tuple[str, ...]]:
-    """The inputs that a transformers model's config implies; encoder-decoders get as many target tokens."""
-    tokens, token_notes = _tokens(_text_config(model), sequence_length)
-    try:
-        implied, notes = implied_inputs(model, tokens)
-    except UnknownShape as unknown:
-        raise JoulecastError(f"{label} takes {unknown}, whose shape its config does not say; {_THREE_WAYS}") from None
-    own = _float_dtype(model)
-    specs = [InputSpec(shape, dtype or own, name) for name, shape, dtype in implied]
-    texts = any(name.endswith("input_ids") for name, _, _ in implied)
-    return specs, (*(token_notes if texts else ()), *(f"{label}: {note}" for note in notes))
-
-
-def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, ...]]:
-    longest = next(
-        (
-            getattr(config, name)
-            for name in ("max_position_embeddings", "n_positions", "max_target_positions")
-            if isinstance(getattr(config, name, None), int) and getattr(config, name) > 0
-        ),
-        None,
-    )
-    if sequence_length is not None:
-        beyond = longest is not None and sequence_length > longest
-        note = f"{sequence_length} tokens a sample are more than the config's {longest}"
-        return sequence_length, ((note,) if beyond else ())
-    if longest is not None and longest <= _MAX_DEFAULT_TOKENS:
-        return longest, (f"{longest} tokens a sample, the config's longest; set the sequence length for another",)
-    tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
-    limit = f"the config allows {longest}" if longest is not None else "the config names no length"
-    return tokens, (f"{tokens} tokens a sample ({limit}); set the sequence length for another",)
+    raise JoulecastError(f"{label} does not say what it takes in; {HOW_TO_GIVE_INPUTS}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
-from ..base.suggest import near
+from ..base.suggest import clipped, near
 from ..sandbox.importing import UserImports
 from ..sandbox.source import is_source, python_source
 from ..sandbox.training_stop import TrainingStarted, training_stopped
@@ -24,6 +24,8 @@ from .keras_bridge import is_keras_target
 
 if TYPE_CHECKING:
     from torch import nn
+
+_HUB = "hf:"
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class LoadedModel:
     example_inputs: Any = None
     device: str = "meta"
     notes: tuple[str, ...] = ()
+    processor: Mapping[str, Any] = field(default_factory=dict)  # of a config's folder: image sizes, audio frames
     _imports: UserImports | None = field(default=None, repr=False)
     _on_cpu: Callable[[], LoadedModel] | None = field(default=None, repr=False)
 
@@ -74,7 +77,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    kind: str  # "file", "package" or "config"
+    kind: str  # "file", "package", "config" or "hub"
     path: Path = Path()
     module: str = ""
     name: str = ""  # of the callable in it, "" to choose
@@ -83,6 +86,8 @@ class _Target:
     def label(self) -> str:
         if self.kind == "package":
             return f"{self.module}:{self.name}"
+        if self.kind == "hub":
+            return f"{_HUB}{self.module}"
         return f"{self.path.name}:{self.name}" if self.name else self.path.name
 
 
@@ -98,9 +103,10 @@ def load_model(
     Parameters
     ----------
     spec:
-        `FILE.py`, `FILE.py:name`, `package.module:callable`, or a Hugging Face `config.json` (or the
-        folder that holds it). In a file without a name: `model`, `build_model`, `get_model`, else the
-        one model class that builds without arguments and is no part of another.
+        `FILE.py` or `FILE.ipynb`, `FILE.py:name`, `package.module:callable`, a Hugging Face `config.json` (or
+        its folder), or `hf:ORGANISATION/NAME[@REVISION]` for the config of a repository on the hub. In a file
+        without a name: `model`, `build_model`, `get_model`, else the one model class that builds without
+        arguments and is not part of another, else the one variable that holds a model.
     args:
         Arguments of the callable, or settings of the config, as text; literals are parsed.
     num_classes:
@@ -111,6 +117,10 @@ def load_model(
     JoulecastError for a spec or arguments that cannot be used.
     """
     target = _parse_spec(spec)
+    if target.kind == "hub":
+        from .hub import fetch_config
+
+        target = replace(target, kind="config", path=fetch_config(target.module))
     import torch  # noqa: F401  # takes seconds that are not the model's: before the time limit
 
     values = parse_args(args or {})
@@ -151,6 +161,15 @@ def _parse_spec(spec: str) -> _Target:
     """Raises JoulecastError with the text that was given and the forms that are accepted."""
     if not spec.strip():
         raise JoulecastError(f"no model is named; {_USAGE}")
+    if spec.startswith(_HUB):
+        return _Target("hub", module=spec.removeprefix(_HUB))
+    try:
+        return _parse_path(spec)
+    except (OSError, ValueError, RuntimeError) as error:  # too long for a file name, a null byte, no such home
+        raise JoulecastError(f"{clipped(spec)!r} cannot be looked up ({clipped(str(error))}); {_USAGE}") from None
+
+
+def _parse_path(spec: str) -> _Target:
     before, colon, name = spec.rpartition(":")
     if colon and is_source(before):
         if not _DOTTED.fullmatch(name):
@@ -210,10 +229,12 @@ def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int 
     imports: UserImports | None = None
     example_inputs = None
     notes: list[str] = []
+    processor: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         if target.kind == "config":
-            from .hub import from_config_file
+            from .hub import from_config_file, processor_beside
 
+            processor = processor_beside(target.path)
             model, name = from_config_file(target.path, values, num_classes), ""
         else:
             from ..sandbox.redirect import redirected, unwrapped
@@ -241,6 +262,7 @@ def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int 
         example_inputs=example_inputs,
         device=device,
         notes=tuple(notes),
+        processor=processor,
         _imports=imports,
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import JoulecastError
+from ..base.files import read_bytes, read_text
 
 SOURCE_SUFFIXES = (".py", ".ipynb")
 
@@ -34,7 +35,7 @@ def python_source(path: Path) -> bytes:
     """The Python of a script or notebook, as `ast.parse` takes it. Raises OSError and JoulecastError."""
     if path.suffix == ".ipynb":
         return "\n".join(cell.source for cell in notebook_cells(path)).encode()
-    return path.read_bytes()
+    return read_bytes(path)
 
 
 def parsed_source(path: Path) -> ast.Module | None:
@@ -48,7 +49,7 @@ def parsed_source(path: Path) -> ast.Module | None:
 def notebook_cells(path: Path) -> list[Cell]:
     """The code cells without IPython's magics; cells that run another language (`%%bash`) are left out."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
         rows = [row for row in document["cells"] if row["cell_type"] == "code"]
         sources = ["".join(row["source"]) for row in rows]
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError) as error:
