@@ -191,7 +191,7 @@ def _settings(base: Answer, head: Answer) -> Iterator[str]:
         if told and before != after:
             yield f"{name} {_shown(after)}, was {_shown(before)}"
     if base.profile.name == head.profile.name and base.profile != head.profile:
-        yield f"profile {head.profile.name} fitted anew"
+        yield f"profile {head.profile.name} was fitted again"
 
 
 def _run(answer: Answer) -> str:
