@@ -79,8 +79,13 @@ _NEEDED = COLUMNS[: COLUMNS.index("fp8_tflops")]  # a user's own table may leave
 
 def load_hardware() -> tuple[Hardware, ...]:
     """The user's own rows, then the shipped ones. Raises HardwareError for a broken user's file."""
+    return (*user_hardware(), *shipped_hardware())
+
+
+def user_hardware() -> tuple[Hardware, ...]:
+    """The rows of the user's own table, if there is one. Raises HardwareError for a broken file."""
     path = user_file()
-    return (*(_read_user_file(path) if path else ()), *_shipped())
+    return _read_user_file(path) if path else ()
 
 
 def user_file() -> Path | None:
@@ -99,7 +104,7 @@ def default_user_file() -> Path:
 
 
 @cache
-def _shipped() -> tuple[Hardware, ...]:
+def shipped_hardware() -> tuple[Hardware, ...]:
     return tuple(_row(row, SHIPPED) for row in read_table("hardware.csv"))
 
 

@@ -11,7 +11,7 @@ from functools import cache
 
 from ..base.errors import HardwareError
 from ..base.tables import read_table
-from .hardware import Hardware, default_user_file, load_hardware, user_file
+from .hardware import Hardware, default_user_file, shipped_hardware, user_file, user_hardware
 
 FIGURES_EXAMPLE = "`hardware` 'tflops=35,bandwidth=448,watts=150'"
 
@@ -36,16 +36,14 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
     the first of them, and the note lists the others; `memory_gb`, where the device reports it, tells
     them apart. Raises HardwareError for a name that none of the tables holds.
     """
-    table = load_hardware()
-    parts = _by_name(table).get(normalise(name), ())
-    if parts:
+    if parts := _named(name):
         return _choose(name, parts, memory_gb)
     if memory_gb is None and (found := _with_a_count(name) or _on_instance(name)):
         return found
     if cpu := _cpu_models().get(normalise(name)):
         return Match(cpu)
     raise HardwareError(
-        f"unknown hardware {name!r}: near names are {', '.join(_near(name, table)) or 'none'}; "
+        f"unknown hardware {name!r}: near names are {', '.join(_near(name)) or 'none'}; "
         f"give its figures ({FIGURES_EXAMPLE}), add its row to {user_file() or default_user_file()} "
         "(columns as in datasets/hardware.csv), or calibrate this machine with `measure`"
     )
@@ -78,7 +76,7 @@ def _with_a_count(name: str) -> Match | None:
     text = name.rpartition("+")[2].strip() if re.match(r"\s*[a-z]\d[a-z]?-", name, re.I) else name.strip()
     counted = _COUNTED.fullmatch(text)
     inner = text if counted is None else (counted["part"] or counted["name"]).strip()
-    parts = _by_name(load_hardware()).get(normalise(inner), ())
+    parts = _named(inner)
     if inner == name.strip() or not parts:
         return None
     match = _choose(inner, parts, None)
@@ -99,7 +97,7 @@ def _on_instance(name: str) -> Match | None:
     if row is None:
         return None
     key, count = row
-    part = next(part for part in load_hardware() if part.key == key)
+    part = _named(key)[0]
     return Match(part, _count_note(name, count, part))
 
 
@@ -134,8 +132,19 @@ def normalise(name: str) -> str:
 _SERIES = re.compile(r"(?:rtx|gtx|rx)(\d{4}.*)|(?:i[3579]|ryzen[3579]?|epyc|rtx)(\d{4,5}[a-z].*|a\d{4})")
 
 
+def _named(name: str) -> tuple[Hardware, ...]:
+    """The user's parts of that name, then the shipped ones."""
+    wanted = normalise(name)
+    return (*_by_name(user_hardware()).get(wanted, ()), *_shipped_names().get(wanted, ()))
+
+
+@cache
+def _shipped_names() -> dict[str, tuple[Hardware, ...]]:
+    return _by_name(shipped_hardware())
+
+
 def _by_name(table: Iterable[Hardware]) -> dict[str, tuple[Hardware, ...]]:
-    """The parts of each normalised name, in the table's order; the user's rows come first."""
+    """The parts of each normalised name, in the table's order."""
     exact: dict[str, list[Hardware]] = {}
     for part in table:
         for name in dict.fromkeys(normalise(text) for text in (part.key, part.name, *part.aliases)):
@@ -148,9 +157,9 @@ def _by_name(table: Iterable[Hardware]) -> dict[str, tuple[Hardware, ...]]:
     return names
 
 
-def _near(name: str, table: Iterable[Hardware]) -> list[str]:
+def _near(name: str) -> list[str]:
     """Keys of parts whose names contain the wanted one, then of those spelt alike."""
-    names, wanted = _by_name(table), normalise(name)
+    names, wanted = {**_shipped_names(), **_by_name(user_hardware())}, normalise(name)
     family = [known for known in names if wanted and (known.startswith(wanted) or wanted in known)]
     close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
     return list(dict.fromkeys(names[known][0].key for known in (*family, *close)))[:4]

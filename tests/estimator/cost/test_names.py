@@ -58,7 +58,7 @@ def test_names_people_use_are_found(name: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("name", "note"),
     [
-        ("p4d.24xlarge", "has 8 x A100 SXM4 40GB; the figures are those of --devices, 1 if not given (all: 8)"),
+        ("p4d.24xlarge", "has 8 x A100 SXM4 40GB; the figures are for 1, unless another number"),
         ("g5.xlarge", "g5.xlarge has one A10G"),
         ("Standard_NV6ads_A10_v5", "has a share (0.167) of one A10; the figures are those of the whole"),
         ("T4 x 2", "T4 x 2 has 2 x Tesla T4"),
