@@ -42,8 +42,8 @@ def test_every_file_that_is_not_code_is_data_of_its_package() -> None:
 
 # What a requirement is imported as, where that differs from its name.
 MODULES = {"scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}
-# Used where the user has it: torchmetrics comes with Lightning, timm with models that are named by it.
-OPTIONAL = {"timm", "torchmetrics"}
+# Not declared by themselves: torchmetrics comes with Lightning, huggingface_hub with transformers; timm is the user's.
+OPTIONAL = {"huggingface_hub", "timm", "torchmetrics"}
 
 
 def test_every_import_is_declared_and_every_dependency_is_imported() -> None:
