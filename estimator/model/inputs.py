@@ -134,9 +134,13 @@ def _examples(value: Any, batch_size: int, device: str, model: nn.Module) -> Mod
 def _called(function: Callable[..., Any], batch_size: int, device: str, takes_batch_size: bool) -> Any:
     import torch
 
+    from ..trace.values import made_on_meta
+
     arguments = {"batch_size": batch_size} if takes_batch_size else {}
     try:
-        with torch.device(device):  # a large batch costs nothing on the meta device
+        if device == "meta":  # where a large batch costs nothing
+            return made_on_meta(lambda: function(**arguments))
+        with torch.device(device):
             return function(**arguments)
     except Exception:
         return function(**arguments)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .formulas import count_op, is_free
 from .meta_rules import meta_output
+from .values import Values
 from .workload import Op
 
 LOSS_LAYER = "(loss)"
@@ -32,9 +33,9 @@ class Recorder(TorchDispatchMode):
     given out, and the node that runs in backward carries the same number.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, values: Values | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.values = module, values
         self.ops: list[Op] = []
         self.output_shapes: dict[str, tuple[int, ...]] = {}
         self.unsupported: dict[str, int] = {}
@@ -97,12 +98,24 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # nothing here is a call of the model's
+            return self._dispatched(func, args, kwargs or {})
+
+    def _dispatched(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         layer = self._note_node()
         name = func._schema.name.rpartition("::")[2]
-        output = meta_output(name, args, kwargs)
+        output = None
+        if self.values is not None:
+            args, kwargs = self.values.prepared(func, name, args, kwargs)
+            if (copied := self.values.to_host(name, args, kwargs)) is not None:
+                return copied
+            output = self.values.answer(name, args, kwargs)
+        if output is None:
+            output = meta_output(name, args, kwargs)
         if output is None:
             output = func(*args, **kwargs)
+        if self.values is not None:
+            self.values.follow(func, name, args, kwargs, output)
         if not self.costs_nothing(func):
             self._record(func, layer, args, kwargs, output)
         return output

@@ -30,6 +30,7 @@ from .fused import FusedLayers
 from .losses import differentiable, training_loss
 from .recorder import Recorder
 from .untouched import Reached
+from .values import ReadsValues, Values
 
 Loss = Callable[[Any], torch.Tensor]
 
@@ -77,6 +78,7 @@ class Listing:
     saved_bytes: int
     tracer: str
     has_output: bool
+    values_drawn: int = 0  # that the model read, and that depend on its activations
 
 
 def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
@@ -141,7 +143,8 @@ def _model_error(step: Step, error: Exception) -> JoulecastError:
 
 
 def _run(step: Step, tracer: str, reached: Reached) -> Listing:
-    recorder = Recorder(step.model)
+    values = None if tracer == "real" else Values("meta" if tracer == "meta" else "cpu")
+    recorder = Recorder(step.model, values)
     sizes = _SavedBytes()
     with ExitStack() as stack:
         stack.enter_context(reached.attempt())
@@ -149,7 +152,7 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
         step.model.train(step.train)
         if tracer == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stand_ins = StandIns(tracer)
+        stand_ins = StandIns(tracer, values)
         state = stand_ins.swapped_in(step.model, reached)
         args, kwargs = tree_map(stand_ins.of, (step.args, dict(step.kwargs)))
         stack.enter_context(torch.device("meta" if tracer == "meta" else "cpu"))
@@ -157,6 +160,9 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
         stack.enter_context(torch.set_grad_enabled(step.train))
         if tracer != "real":
             stack.enter_context(FusedLayers(recorder))
+        if values is not None:
+            stack.callback(values.put_back)
+            stack.enter_context(ReadsValues(values))
         stack.enter_context(_modes_in_backward())
         with ExitStack() as forward:
             forward.enter_context(recorder)
@@ -172,8 +178,10 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
                 loss.backward()
         activations = sizes.total_besides(state.values())
         has_output = next(differentiable(output), None) is not None
+    recorder.values = None  # and with it every tensor of this run
     elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
-    return Listing(recorder, _trained(state), elements, activations, tracer, has_output)
+    drawn = values.drawn if values else 0
+    return Listing(recorder, _trained(state), elements, activations, tracer, has_output, drawn)
 
 
 @contextmanager
@@ -246,7 +254,8 @@ class StandIns:
     `tracer` is "meta", "fake" or "real", or "zeros": real, with zeros for parameters, which costs no memory.
     """
 
-    def __init__(self, tracer: str) -> None:
+    def __init__(self, tracer: str, values: Values | None = None) -> None:
+        self._values = values
         self._tracer, self._device = tracer, "meta" if tracer == "meta" else "cpu"
         self._made: dict[int, torch.Tensor] = {}
         self._originals: list[torch.Tensor] = []  # alive as long as their ids are used
@@ -288,6 +297,8 @@ class StandIns:
             stand_in.__dict__.update(tensor.__dict__)
         elif tensor.is_leaf and tensor.requires_grad:
             stand_in.requires_grad_()
+        if self._values is not None:
+            self._values.know(stand_in, tensor)
         return stand_in
 
     def _empty(self, tensor: torch.Tensor) -> torch.Tensor:

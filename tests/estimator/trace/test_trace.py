@@ -320,28 +320,6 @@ def test_dict_inputs_and_outputs() -> None:
     assert {layer.path: layer.source for layer in work.layers} == {"": "fvcore", "head": "fvcore"}
 
 
-def test_a_model_that_needs_values_falls_back_and_says_so() -> None:
-    class Sparse(TwoLayers):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            rows = torch.unique(torch.arange(len(x)) // 2)
-            return super().forward(x[: int(rows.max()) + 1])
-
-    work = trace(Sparse(), torch.zeros(8, 10))
-    assert work.tracer == "real"
-    assert any("run on the CPU" in note for note in work.warnings)
-    assert flops(work, "forward", "matmul") == 4 * 300
-
-
-def test_constants_need_only_fake_tensors() -> None:
-    class Constant(TwoLayers):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) * torch.tensor(2.0).item()
-
-    work = trace(Constant(), torch.zeros(4, 10))
-    assert work.tracer == "fake"
-    assert flops(work, "forward") == 4 * 300
-
-
 def test_activation_checkpointing_runs_the_forward_twice() -> None:
     class Checkpointed(nn.Module):
         def __init__(self) -> None:

@@ -1,0 +1,467 @@
+"""Values of stand-ins, as far as a step reads them.
+
+A stand-in has a shape and no values. Masks, lengths, positions and random draws are small and follow from constants:
+they are computed for real beside their stand-ins, and a model that reads one (`if torch.rand([]) < p`, `.item()`,
+`nonzero`, a boolean index) gets it. What depends on the activations is computed, only when it is read, from random
+numbers in their place: a router then spreads its tokens evenly. No weight or activation ever has values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map_only
+
+# Elements of a tensor whose values are computed; when all of them together exceed the second figure, only small
+# tensors are followed any further.
+MAX_ELEMENTS = 2**23
+_MAX_TOTAL = 2**26
+_MAX_FOLLOWED_FLOATS, _SMALL = 2**21, 2**16
+# Floating-point inputs and parameters are data, and known up to this size: scales and thresholds.
+MAX_FLOATS = 2**12
+# A value that no tensor gives: neither padding (0, 1) nor a size that changes the shape of the network.
+_TOKEN = 2
+
+_OVERWRITES = frozenset(("fill_", "zero_", "uniform_", "normal_", "bernoulli_", "random_", "exponential_", "copy_"))
+_SHAPE_ONLY = frozenset(
+    (
+        *("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like"),
+        *("new_zeros", "new_ones", "new_full"),
+    )
+)
+_BLANK = frozenset(
+    (
+        *("empty", "empty_strided", "empty_like", "empty_permuted", "new_empty", "new_empty_strided"),
+        "native_dropout",
+    )
+)
+_READS = frozenset(
+    (
+        *("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"),
+        *("bincount", "repeat_interleave"),
+    )
+)
+_BY_MASK = frozenset(("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"))
+
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class NeedsValuesError(RuntimeError):
+    """The step reads values that cannot be computed beside the stand-ins."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """How an integer or boolean tensor is computed, once it is read."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    index: int | None  # in a tuple of outputs
+
+
+class Values:
+    """The known values of the stand-ins of one run, on `device` ("meta", or "cpu" for fake tensors)."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.drawn = 0  # values read that depend on activations
+        self._known: dict[int, tuple[torch.Tensor, torch.Tensor | _Later]] = {}
+        self._lifted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._spoilt: set[int] = set()
+        self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._generator = torch.Generator().manual_seed(0)
+        self._total = 0
+
+    # -- what is known -----------------------------------------------------------------------------
+
+    def know(self, stand_in: torch.Tensor, original: torch.Tensor) -> None:
+        """`stand_in` has the values of `original`, if they are small or whole numbers."""
+        limit = MAX_ELEMENTS if not _is_float(original) else MAX_FLOATS
+        if original.numel() > limit or original.layout is not torch.strided:
+            return
+        if original.is_meta:
+            if not _is_float(original):
+                self._set(stand_in, torch.full(original.shape, _TOKEN, device="cpu").to(original.dtype))
+            return
+        with _for_real():
+            self._set(stand_in, original.detach().to("cpu", copy=True))
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The values of a tensor; drawn where they depend on activations. Raises NeedsValuesError for large ones."""
+        if not self._stands_in(tensor):
+            return tensor
+        entry = self._entry(tensor)
+        if isinstance(entry, torch.Tensor):
+            return entry
+        if tensor.numel() > MAX_ELEMENTS:
+            raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
+        with _for_real():
+            self.drawn += 1
+            value = self._draw(tensor) if entry is None else self._evaluate(entry, depth=0)
+            self._set(tensor, value)
+        return value
+
+    def known(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The values of a tensor that depends on nothing unknown."""
+        entry = self._entry(tensor)
+        return entry if isinstance(entry, torch.Tensor) else None
+
+    def scalar(self, tensor: torch.Tensor) -> Any:
+        """The one value of a tensor; where it is too expensive, one that changes little."""
+        try:
+            value = self.of(tensor)
+            with _for_real():
+                return value.item()
+        except (NeedsValuesError, RuntimeError):
+            return {torch.bool: False, **dict.fromkeys(_FLOATS, 1.0)}.get(tensor.dtype, 1)
+
+    def _set(self, stand_in: torch.Tensor, value: torch.Tensor | _Later) -> None:
+        if isinstance(value, torch.Tensor):
+            self._total += value.numel()
+        self._known[id(stand_in)] = stand_in, value
+
+    def _entry(self, tensor: torch.Tensor) -> torch.Tensor | _Later | None:
+        found = self._known.get(id(tensor))
+        if found is None:
+            return None
+        value = found[1]
+        if self._spoilt and isinstance(value, torch.Tensor) and value.untyped_storage()._cdata in self._spoilt:
+            return None
+        return value
+
+    def _stands_in(self, tensor: torch.Tensor) -> bool:
+        return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+    # -- around an op ------------------------------------------------------------------------------
+
+    def prepared(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Arguments on one device: real tensors beside stand-ins get stand-ins, and boolean indices become numbers."""
+        leaves = list(_tensors((*args, *kwargs.values())))
+        stands = [self._stands_in(leaf) for leaf in leaves]
+        if not all(stands) and (any(stands) or self.device == "cpu"):
+            args, kwargs = tree_map_only(torch.Tensor, self._lift, (args, kwargs))
+        elif leaves and not any(stands) and func._schema.is_mutable:
+            self._keep_written(func, args)
+        if name in _BY_MASK and any(stands):
+            args = (args[0], self._numbered(args[1]), *args[2:])
+        device = kwargs.get("device")
+        if device is not None and (torch.device(device).type not in ("meta", "cpu") or name == "_to_copy"):
+            kwargs = self._moved(name, args, kwargs)
+        return args, kwargs
+
+    def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self._stands_in(tensor):
+            return tensor
+        if id(tensor) not in self._lifted:
+            stand_in = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self.device)
+            self._lifted[id(tensor)] = tensor, stand_in
+            self.know(stand_in, tensor)
+        return self._lifted[id(tensor)][1]
+
+    def _keep_written(self, func: Any, args: Any) -> None:
+        """Remembers what a tensor of the user's contained before the first write to it."""
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and isinstance(value, torch.Tensor) and not any(kept is value for kept, _ in self._written):
+                self._written.append((value, value.detach().clone()))
+
+    def put_back(self) -> None:
+        """Undoes what the step wrote into real tensors."""
+        with torch.no_grad():
+            for tensor, before in reversed(self._written):
+                tensor.detach().copy_(before)
+        self._written.clear()
+
+    def _numbered(self, indices: Sequence[Any]) -> list[Any]:
+        """Positions instead of boolean masks."""
+        numbered: list[Any] = []
+        for index in indices:
+            if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
+                with _for_real():
+                    positions = self.of(index).nonzero().unbind(1)
+                numbered += [self._lift(position.contiguous()) for position in positions]
+            else:
+                numbered.append(index)
+        return numbered
+
+    def _moved(self, name: str, args: Any, kwargs: Any) -> Any:
+        """Stand-ins stay on their device, whatever device the model names."""
+        if name == "_to_copy" and not self._stands_in(args[0]) and torch.device(kwargs["device"]).type == "cpu":
+            return kwargs
+        return {**kwargs, "device": torch.device(self.device)}
+
+    def answer(self, name: str, args: Any, kwargs: Any) -> Any:
+        """The output of an op that reads values or has no rule for stand-ins; None for all others."""
+        if name == "_local_scalar_dense":
+            return self.scalar(args[0])
+        if name == "equal":
+            left, right = self.of(args[0]), self.of(args[1])
+            with _for_real():
+                return bool(torch.equal(left, right))
+        if name in _READS and any(isinstance(arg, torch.Tensor) and self._stands_in(arg) for arg in args):
+            return self._read(name, args, kwargs)
+        rule = _SHAPES.get(name)
+        return rule(self, *args) if rule and self._stands_in(args[0]) else None
+
+    def to_host(self, name: str, args: Any, kwargs: Any) -> torch.Tensor | None:
+        """A copy on the CPU of known whole numbers: lengths, which torch's own code reads without a call."""
+        if self.device != "meta" or name != "_to_copy" or _is_float(args[0]) or not args[0].is_meta:
+            return None
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != "cpu" or args[0].numel() > MAX_ELEMENTS:
+            return None
+        try:
+            value = self.of(args[0])
+        except NeedsValuesError:
+            return None
+        with _for_real():
+            return value.to(kwargs.get("dtype") or args[0].dtype, copy=True)
+
+    def _read(self, name: str, args: Any, kwargs: Any) -> Any:
+        function = getattr(torch.ops.aten, name)
+        if name == "masked_select":
+            with _for_real():
+                count = int(self.of(args[1]).expand(torch.broadcast_shapes(args[0].shape, args[1].shape)).sum())
+            return args[0].new_empty((count,))
+        with _for_real():
+            output = function(*tree_map_only(torch.Tensor, self.of, args), **kwargs)
+        return tree_map_only(torch.Tensor, self.stand_in_for, output)
+
+    def stand_in_for(self, value: torch.Tensor) -> torch.Tensor:
+        """A new stand-in with the values of a real tensor."""
+        stand_in = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=self.device)
+        self._set(stand_in, value)
+        return stand_in
+
+    # -- after an op -------------------------------------------------------------------------------
+
+    def follow(self, func: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
+        """Computes the values of an op's output beside it, if all that they depend on is known."""
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        first = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
+        if first is None or not self._stands_in(first) or name in _BLANK:
+            return
+        leaves = list(_tensors((*args, *kwargs.values())))
+        writes = func._schema.is_mutable
+        entries = [self._entry(leaf) for leaf in leaves]
+        overwrites = name in _OVERWRITES and all(entry is not None for entry in entries[1:])
+        given = name in _SHAPE_ONLY or overwrites or all(isinstance(entry, torch.Tensor) for entry in entries)
+        if given and first.numel() <= self._limit(first):
+            self._compute(func, name, args, kwargs, outputs)
+            return
+        if writes:
+            self._spoil(leaves[0])
+        elif not all(_is_float(one) for one in outputs if isinstance(one, torch.Tensor)):
+            for index, one in enumerate(outputs):
+                if isinstance(one, torch.Tensor) and not _is_float(one):
+                    place = index if isinstance(output, (tuple, list)) else None
+                    self._set(one, _Later(func, args, kwargs, place))
+
+    def _limit(self, tensor: torch.Tensor) -> int:
+        if self._total > _MAX_TOTAL:
+            return _SMALL
+        return _MAX_FOLLOWED_FLOATS if _is_float(tensor) else MAX_ELEMENTS
+
+    def _spoil(self, written: torch.Tensor) -> None:
+        """Something unknown was written into a tensor: it and its views have no known values from now on."""
+        value = self._entry(written)
+        if isinstance(value, torch.Tensor):
+            self._spoilt.add(value.untyped_storage()._cdata)
+        elif value is not None:
+            del self._known[id(written)]
+
+    def _compute(self, func: Any, name: str, args: Any, kwargs: Any, outputs: Sequence[Any]) -> None:
+        def real(tensor: torch.Tensor) -> torch.Tensor:
+            entry = self._entry(tensor)
+            if isinstance(entry, torch.Tensor):
+                return entry
+            if name in _SHAPE_ONLY:
+                return torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
+            return torch.zeros(tensor.shape, dtype=tensor.dtype)
+
+        try:
+            with _for_real():
+                given, named = tree_map_only(torch.Tensor, real, (args, kwargs))
+                result = func(*given, **_on_cpu(named))
+        except (RuntimeError, IndexError, NotImplementedError):
+            return  # unknown: an error of the model's own shows on the stand-ins
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        for one, value in zip(outputs, results, strict=False):
+            if isinstance(one, torch.Tensor) and isinstance(value, torch.Tensor):
+                self._set(one, value)
+
+    def _evaluate(self, later: _Later, depth: int) -> torch.Tensor:
+        if depth > 200:
+            raise NeedsValuesError("a value depends on too many others")
+
+        def real(tensor: torch.Tensor) -> torch.Tensor:
+            entry = self._entry(tensor)
+            if isinstance(entry, torch.Tensor):
+                return entry
+            if tensor.numel() > MAX_ELEMENTS:
+                raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
+            value = self._draw(tensor) if entry is None else self._evaluate(entry, depth + 1)
+            self._set(tensor, value)
+            return value
+
+        args, kwargs = tree_map_only(torch.Tensor, real, (later.args, later.kwargs))
+        result = later.func(*args, **_on_cpu(kwargs))
+        value: torch.Tensor = result if later.index is None else result[later.index]
+        return value
+
+    def _draw(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Numbers between 0 and 1 for an activation: probabilities, scores and lengths may be any of them."""
+        if not _is_float(tensor):
+            return torch.zeros(tensor.shape, dtype=tensor.dtype)
+        return torch.rand(tensor.shape, generator=self._generator).to(tensor.dtype)
+
+
+@contextmanager
+def _for_real() -> Iterator[None]:
+    """Plain torch on the CPU: nothing in the block is recorded, redirected or differentiated."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
+        yield
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _is_float(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of the same op on the CPU, without the user's generator."""
+    named = {name: value for name, value in kwargs.items() if name != "generator"}
+    return {**named, "device": torch.device("cpu")} if named.get("device") is not None else named
+
+
+class ReadsValues(TorchFunctionMode):
+    """Calls that torch answers without an op: constants, lists and arrays of values, and other devices."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.values = values
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor, torch.scalar_tensor):
+            return self._constant(func, args, kwargs)
+        if func in (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__):
+            value = self.values.of(args[0])
+            with _for_real():
+                return func(value.detach(), *args[1:], **kwargs)
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if _is_elsewhere(kwargs.get("device")):
+            kwargs = {**kwargs, "device": self.values.device}
+        if func is torch.Tensor.to and len(args) > 1 and _is_elsewhere(args[1]):
+            args = (args[0], self.values.device, *args[2:])
+        return func(*args, **kwargs)
+
+    def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A constant and its stand-in; one that the model asks for on the CPU stays there."""
+        device = kwargs.get("device")
+        if args and (isinstance(args[0], torch.Tensor) or any(True for _ in _tensors(args))):
+            return func(*args, **kwargs)
+        if self.values.device == "meta" and device is not None and torch.device(device).type == "cpu":
+            return func(*args, **kwargs)
+        with _for_real():
+            value = func(
+                *args,
+                **{**kwargs, "device": "cpu", "requires_grad": False}
+                if func is torch.tensor
+                else {**kwargs, "device": "cpu"},
+            )
+        stand_in = self.values.stand_in_for(value)
+        return stand_in.requires_grad_() if kwargs.get("requires_grad") else stand_in
+
+
+class _Following(TorchDispatchMode):
+    """Ops on stand-ins with values, recorded nowhere."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.values = values
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func._schema.name.rpartition("::")[2]
+        args, kwargs = self.values.prepared(func, name, args, kwargs or {})
+        output = self.values.answer(name, args, kwargs)
+        if output is None:
+            output = func(*args, **kwargs)
+        self.values.follow(func, name, args, kwargs, output)
+        return output
+
+
+def made_on_meta(function: Callable[[], Any]) -> Any:
+    """What `function` returns, with meta tensors for data and real ones for whole numbers (lengths, indices)."""
+    values = Values("meta")
+
+    def known(tensor: torch.Tensor) -> torch.Tensor:
+        entry = values.known(tensor)
+        return tensor if entry is None or _is_float(tensor) else entry
+
+    with torch.device("meta"), _Following(values), ReadsValues(values):
+        made = function()
+    return tree_map_only(torch.Tensor, known, made)
+
+
+def _is_elsewhere(device: Any) -> bool:
+    if not isinstance(device, (str, torch.device)):
+        return False
+    return str(device).partition(":")[0] in ("cuda", "mps", "xpu", "hpu", "npu", "xla")
+
+
+# -- ops that read values and have no rule for stand-ins --------------------------------------------
+
+
+def _packed(values: Values, data: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> Any:
+    # _pack_padded_sequence(input, lengths, batch_first)
+    with _for_real():
+        known = values.of(lengths).to("cpu", torch.int64)
+        steps = torch.arange(int(known.max()))
+        batch_sizes = (known[None, :] > steps[:, None]).sum(1)
+        total = int(known.sum())
+    return data.new_empty((total, *data.shape[2:])), batch_sizes
+
+
+def _ctc(values: Values, scores: torch.Tensor, targets: torch.Tensor, *rest: Any) -> Any:
+    # _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity)
+    with _for_real():
+        lengths = values.of(rest[1]).tolist() if isinstance(rest[1], torch.Tensor) else rest[1]
+    steps, batch = scores.shape[:2]
+    return scores.new_empty((batch,)), scores.new_empty((batch, steps, 2 * max(lengths, default=0) + 1))
+
+
+def _ctc_backward(values: Values, grad: torch.Tensor, scores: torch.Tensor, *rest: Any) -> Any:
+    return scores.new_empty(scores.shape)
+
+
+_SHAPES: dict[str, Callable[..., Any]] = {
+    "_pack_padded_sequence": _packed,
+    "_ctc_loss": _ctc,
+    "_ctc_loss_backward": _ctc_backward,
+}

@@ -1,0 +1,173 @@
+"""Values that a step reads are computed beside the stand-ins: the listing is that of the real step, by hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from joulecast.estimator.trace.trace import trace
+from joulecast.estimator.trace.values import made_on_meta
+
+
+class Reads(nn.Module):
+    """Two layers of 10 x 10; `use` sees the model, the input and the first layer's output."""
+
+    def __init__(self, use: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(10, 10, bias=False), nn.Linear(10, 10, bias=False)
+        self.scale = nn.Parameter(torch.tensor(3.0))
+        self.register_buffer("count", torch.tensor(4))
+        self.kept = (torch.arange(6),)  # in a tuple, where no stand-in is put
+        self.use = use
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.use(self, x, self.first(x)))
+
+
+def rows(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return y[: int(torch.unique(torch.arange(len(x)) // 2).max()) + 1]
+
+
+READS = {
+    "unique": (rows, 4),
+    "item": (lambda m, x, y: y * torch.tensor(2.0).item(), 8),
+    "chance": (lambda m, x, y: y if torch.rand([]) < 2.0 else y[:1], 8),
+    "never": (lambda m, x, y: y[:1] if torch.rand([]) < 0.0 else y, 8),
+    "python": (lambda m, x, y: y if random.random() < 2.0 else y[:1], 8),
+    "buffer": (lambda m, x, y: y[: m.count.item()], 4),
+    "parameter": (lambda m, x, y: y[: int(m.scale)], 3),
+    "mask": (lambda m, x, y: y[torch.arange(8) < 5], 5),
+    "nonzero": (lambda m, x, y: y[(torch.arange(8) % 2).nonzero().flatten()], 4),
+    "where": (lambda m, x, y: y[torch.where(torch.tensor([True, False, True, True] * 2))[0]], 6),
+    "tolist": (lambda m, x, y: torch.cat([y[:n] for n in torch.tensor([1, 2]).tolist()]), 3),
+    "numpy": (lambda m, x, y: y[: int(torch.arange(3).numpy().max())], 2),
+    "in place": (lambda m, x, y: y[: int(torch.empty(3, dtype=torch.long).fill_(2).add_(1).sum() // 3)], 3),
+    "view written": (lambda m, x, y: y[: written().sum()], 5),
+    "equal": (lambda m, x, y: y[:2] if torch.equal(torch.ones(3), torch.ones(3)) else y, 2),
+    "in a tuple": (lambda m, x, y: y[m.kept[0]], 6),
+    "host": (lambda m, x, y: y[: int(torch.full((2,), 3, device=x.device).cpu()[0])], 3),
+    "repeat": (lambda m, x, y: y.repeat_interleave(torch.tensor([1, 0, 2, 0, 0, 0, 0, 1]), 0), 4),
+    "finite": (lambda m, x, y: y[:1] if not torch.isfinite(y).all() else y, 8),
+    "not a number": (lambda m, x, y: y[:1] if y.isnan().any() else y, 8),
+    "assertion": (lambda m, x, y: checked(y), 8),
+}
+
+
+def written() -> torch.Tensor:
+    table = torch.zeros(4, dtype=torch.long)
+    table[1:3] = 2
+    table[0] += 1
+    return table
+
+
+def checked(y: torch.Tensor) -> torch.Tensor:
+    assert y.abs().max() >= 0
+    assert (y == y).all()
+    return y
+
+
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+@pytest.mark.parametrize("name", READS)
+def test_a_value_read_does_not_need_a_real_run(name: str, precision: str | None) -> None:
+    use, left = READS[name]
+    work = trace(Reads(use), torch.zeros(8, 10), layers=False, precision=precision)
+    assert work.tracer == ("meta" if precision is None else "fake")
+    assert sum(op.flops * op.count for op in work.ops if op.phase == "forward" and op.kind == "matmul") == (
+        (8 + left) * 100
+    )
+
+
+class Routed(nn.Module):
+    """Each token goes to one of four experts, which the model finds with its own scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(16, 4, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = self.gate(x).softmax(-1).topk(1).indices[:, 0]
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            mine = (chosen == number).nonzero()[:, 0]
+            if len(mine):
+                out.index_add_(0, mine, expert(x[mine]))
+        return out
+
+
+def test_a_router_spreads_its_tokens() -> None:
+    work = trace(Routed(), torch.zeros(400, 16), layers=False)
+    assert work.forward_flops == 400 * 16 * 4 + 400 * 16 * 16
+    by_expert = [op.flops // 256 for op in work.ops if op.phase == "forward" and op.layer.startswith("experts")]
+    assert len(by_expert) == 4
+    assert all(60 < tokens < 140 for tokens in by_expert)
+    assert any("depend on its activations" in note for note in work.warnings)
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(4, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+
+
+def test_packed_sequences_cost_their_tokens_and_stay_one_op() -> None:
+    work = trace(Packed(), (torch.zeros(3, 7, 4), torch.tensor([2, 7, 4])))
+    assert work.forward_flops == (2 + 7 + 4) * 4 * 8 * (4 + 8)
+    assert [op.name for op in work.ops if op.kind == "rnn"] == ["lstm", "lstm_backward"]
+
+
+class Speech(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
+        scores = self.out(x).log_softmax(-1).transpose(0, 1)
+        frames = torch.full((x.shape[0],), x.shape[1], dtype=torch.long)
+        return {"loss": F.ctc_loss(scores, labels, frames, lengths)}
+
+
+def test_a_ctc_loss_is_read_without_values() -> None:
+    work = trace(Speech(), (torch.zeros(2, 30, 8), torch.ones(2, 6, dtype=torch.long), torch.tensor([6, 4])))
+    assert work.tracer == "meta"
+    assert work.forward_flops == 2 * 30 * 8 * 5
+
+
+def test_attention_of_torchs_own_layers_is_one_op() -> None:
+    work = trace(nn.TransformerEncoderLayer(16, 4, batch_first=True), torch.zeros(2, 5, 16), layers=False)
+    assert [op.name for op in work.ops if op.kind == "attention"] == ["attention", "attention_backward"]
+
+
+def test_inputs_made_on_meta_keep_their_whole_numbers() -> None:
+    def made() -> Any:
+        return torch.randn(2, 10**12), {"lengths": torch.full((3,), 7), "ids": torch.randint(5, (2, 2))}
+
+    data, others = made_on_meta(made)
+    assert data.is_meta
+    assert others["lengths"].tolist() == [7, 7, 7]
+    assert int(others["ids"].max()) < 5
+
+
+def test_real_tensors_of_the_user_are_not_written() -> None:
+    table = torch.zeros(4)
+
+    def use(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        table.add_(1)
+        (model.kept[0]).mul_(2)
+        return y
+
+    model = Reads(use)
+    trace(model, torch.zeros(8, 10), layers=False)
+    assert table.tolist() == [0, 0, 0, 0]
+    assert model.kept[0].tolist() == [0, 1, 2, 3, 4, 5]
