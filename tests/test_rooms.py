@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +92,28 @@ def test_imports_of_all_forms_are_seen(tmp_path: Path, monkeypatch: pytest.Monke
     path.parent.mkdir(parents=True)
     path.write_text(line)
     assert [found for _, found in imports(path)] == [target]
+
+
+# Options of other programs.
+FOREIGN = ("--query-gpu", "--format=csv", "--to script")
+
+
+def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of every string that is not a docstring."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, documented)]
+    plain = {id(line.value) for body in bodies for line in body if isinstance(line, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in plain:
+            yield node.lineno, node.value
+
+
+def test_messages_of_the_core_name_fields_and_no_options() -> None:
+    """The command line prints `samples` as --samples; Python and configurations have no options."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} {text!r}"
+        for path in sorted((ROOT / "estimator").rglob("*.py"))
+        for line, text in texts(ast.parse(path.read_text(encoding="utf-8")))
+        if re.search(r"(^|[^\w-])--[a-z]", text) and not any(option in text for option in FOREIGN)
+    ]
+    assert not wrong, "\n".join(wrong)

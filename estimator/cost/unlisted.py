@@ -90,7 +90,7 @@ def cpu_row(host: Host, facts: CpuFacts, probe: CpuProbe) -> Hardware:
         notes=(
             f"{name} is not in the hardware tables: a probe reached {1000 * probe.fp32_tflops:.3g} GFLOPS and "
             f"{probe.bandwidth_gb_per_s:.3g} GB/s; {kind.watts(host.cpu_cores):g} W are assumed for {host.cpu_cores} "
-            f"cores of a {kind.name} CPU (yours: --hardware watts=N)",
+            f"cores of a {kind.name} CPU (give watts=N as the hardware for yours)",
         ),
     )
 

@@ -65,7 +65,7 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
 def _run(path: Path, line: int, row: Mapping[str, str]) -> Run:
     where = f"{path}:{line}"
     if not row.get("model"):
-        raise FitError(f"{where} has no model; give what --model takes")
+        raise FitError(f"{where} has no model; give a text such as net.py:Net")
     batch = _positive(where, "batch", row.get("batch", ""))
     if batch != int(batch):
         raise FitError(f"{where} has batch {row['batch']!r}; give a whole number of samples per step")
