@@ -138,7 +138,15 @@ class Profile:
         if not isinstance(self.time, PopulationTime):
             return replace(self, software=software)
         time = replace(self.time, software=software)
-        time_error, energy_error = load_population().error_models(time, software_known=True)
+        population = load_population()
+        time_error, energy_error = population.error_models(time, software_known=True)
+        # What was added to the energy's bounds stays: watts that are assumed are as uncertain as before.
+        _, plain = population.error_models(self.time, software_known=bool(self.software))
+        energy_error = replace(
+            energy_error,
+            low=energy_error.low * self.energy_error.low / plain.low,
+            high=energy_error.high * self.energy_error.high / plain.high,
+        )
         return replace(self, time=time, time_error=time_error, energy_error=energy_error, software=software)
 
     def predict(self, work: Workload, *, steps: int = 1, devices: int = 1, software: str | None = None) -> Estimate:

@@ -160,3 +160,16 @@ def test_boards_of_one_name_are_told_apart_by_the_drivers_memory(monkeypatch: py
     card = Gpu("NVIDIA GeForce RTX 3080", 12.0)
     monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, gpus=(card,)))
     assert load_profile().name == "rtx-3080-12gb"
+
+
+def test_assumed_watts_stay_uncertain_where_the_software_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu("NVIDIA Q9000", 48.0, 10752, 1740.0, 7251.0, 384, (8, 6), None)
+    monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, gpus=(card,)))
+    assumed = load_profile()
+    assert assumed.provenance.power == "assumed"
+    known, stated = load_profile("a40").for_software("eager"), assumed.for_software("eager")
+    assert stated.energy_error.high > 1.2 * known.energy_error.high
+    assert stated.energy_error.low < known.energy_error.low
+    again = stated.for_software("eager")
+    assert again.energy_error.high == pytest.approx(stated.energy_error.high)
+    assert load_profile("a40").for_software("eager").energy_error == known.energy_error
