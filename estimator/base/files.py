@@ -18,7 +18,10 @@ def read_bytes(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> bytes:
 
     Raises OSError at once for a directory, device, pipe or socket, and for a larger file.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a null character in the path
+        raise OSError(str(error)) from None
     with os.fdopen(descriptor, "rb") as stream:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):

@@ -158,7 +158,7 @@ def _log(problem: str) -> None:
 
 
 def calibrations(on_problem: Callable[[str], None] = _log) -> list[Profile]:
-    """What `measure` fitted for this user, newest first; of a file that cannot be read, `on_problem` hears."""
+    """What `measure` fitted for this user, newest first; `on_problem` is called for a file that cannot be read."""
     from ..base.folders import profiles_folder
 
     fitted = []

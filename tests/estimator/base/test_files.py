@@ -60,3 +60,8 @@ def test_a_hardware_table_must_be_a_regular_file(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("JOULECAST_HARDWARE", "/dev/zero")
     with pytest.raises(HardwareError, match="not a regular file"):
         load_hardware()
+
+
+def test_a_path_with_a_null_character_is_one_line() -> None:
+    with pytest.raises(ProfileError, match="null"):
+        load_profile("/tmp/\0.json")

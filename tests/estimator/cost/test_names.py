@@ -107,3 +107,9 @@ def test_odd_names_are_one_line(name: str) -> None:
     with pytest.raises(HardwareError, match="unknown hardware") as caught:
         look_up(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_long_name_is_cut_in_the_message() -> None:
+    with pytest.raises(HardwareError) as caught:
+        look_up("x" * 100_000)
+    assert len(str(caught.value)) < 500
