@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..base.errors import ModelError
+from ..base.errors import JoulecastError, ModelError
 from ..trace.workload import Workload
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .inputs import InputSpec, ModelInputs
     from .load import LoadedModel
     from .presets import DatasetPreset
@@ -62,6 +65,7 @@ def _parameters(loaded: LoadedModel) -> int:
 def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
     from ..sandbox.user_code import time_limit, user_code
     from ..trace.trace import trace
+    from ..trace.training_step import has_training_step
     from .inputs import describe_inputs, model_inputs
 
     assert loaded.model is not None
@@ -78,9 +82,8 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         loaded.running(),
         user_code(loaded.name, fix=fix),
     ):
-        work = trace(
-            loaded.model,
-            (inputs.args, dict(inputs.kwargs)),
+        read = functools.partial(
+            trace,
             train=options.train,
             optimizer=options.optimizer,
             precision=options.precision,
@@ -88,9 +91,33 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             name=loaded.name,
             layers=options.layers,
             fix=fix,
-            batch_size=inputs.batch_size,
         )
+        if options.train and has_training_step(loaded.model):
+            work = _trace_training_step(read, loaded.model, inputs, options.batch_size)
+        else:
+            work = read(loaded.model, (inputs.args, dict(inputs.kwargs)), batch_size=inputs.batch_size)
     return replace(work, warnings=(*work.warnings, *inputs.notes, *loaded.notes))
+
+
+def _trace_training_step(
+    read: Callable[..., Workload], model: nn.Module, inputs: ModelInputs, batch_size: int
+) -> Workload:
+    """The training step of a LightningModule, on the first form of a batch that it takes; else its forward."""
+    from ..trace.training_step import TrainingStep, possible_batches, step_loss
+
+    first: JoulecastError | None = None
+    for batch in possible_batches(inputs.args, inputs.kwargs, batch_size):
+        try:
+            return read(TrainingStep(model), ((batch,), {}), loss=step_loss, batch_size=batch_size)
+        except JoulecastError as error:
+            first = first or error
+    try:
+        work = read(model, (inputs.args, dict(inputs.kwargs)), batch_size=inputs.batch_size)
+    except JoulecastError:
+        raise ModelError(
+            f"training_step cannot be traced ({first}); define example_inputs(batch_size) that returns its batch"
+        ) from first
+    return replace(work, warnings=(*work.warnings, f"forward was traced in place of training_step ({first})"))
 
 
 def _read_keras(loaded: LoadedModel, options: TraceOptions, classes: int | None) -> Workload:

@@ -215,7 +215,20 @@ def test_what_calls_its_optimizer_itself_is_metered_all_the_same(
     assert "40 steps took" in caplog.text
 
 
-def test_where_the_step_needs_values_its_forward_pass_stands_for_it(
+def test_a_step_that_counts_its_labels_is_traced(
+    budget: Callable[..., Budget], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Counting(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            self.most = int(torch.bincount(batch[1]).max())
+            return super().training_step(batch, batch_idx)
+
+    fit(tmp_path, budget("2 kWh"), module=Counting())
+    assert "40 steps of Counting (batch 4, momentum, float32)" in caplog.text
+    assert "cannot be traced" not in caplog.text
+
+
+def test_if_the_step_cannot_be_traced_its_forward_pass_is(
     budget: Callable[..., Budget], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Counting(Net):
@@ -223,7 +236,8 @@ def test_where_the_step_needs_values_its_forward_pass_stands_for_it(
             return self.net(inputs)
 
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            self.most = int(torch.bincount(batch[1]).max())
+            if batch[0].is_meta or type(batch[0]) is not torch.Tensor:
+                raise RuntimeError("only a real batch will do")
             return super().training_step(batch, batch_idx)
 
     fit(tmp_path, budget("2 kWh"), module=Counting())

@@ -397,7 +397,7 @@ def test_fvcore_counts_the_layers_it_can_trace() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"optimizer": "nonsense"}, "optimizer 'nonsense' is not known"),
+        ({"optimizer": "nonsense"}, "'nonsense' is not known"),
         ({"precision": "int3"}, "precision 'int3' is not known"),
         ({"accumulate": 0}, "accumulate is 0"),
     ],
