@@ -1,0 +1,240 @@
+"""How near is the population model on GPUs that it was not fitted on? Beside a roofline and what others reach.
+
+    python benchmarks/hardware_transfer.py --shared ../shared --cache DIR
+
+Every GPU is predicted with parameters fitted without any variant of its chip. The roofline is the datasheet model of
+before: fixed shares of the peaks, 75 us a launch. Fits are kept in the cache folder. Exit status 1 when the intervals
+contain less than 85 % of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import population_kernels
+from population_fit import Fit, Rows, bounds, chip, fit, for_fit, left_out, predict, rows_of, traces_of
+from population_power import fit_power
+from population_runs import all_steps
+
+from joulecast.estimator.cost import population as model
+from joulecast.estimator.cost.datasheet import datasheet_profile
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.population import FACTORS, Columns
+from joulecast.estimator.cost.software import SOFTWARE
+from joulecast.estimator.fit.few import _deviation, _log_step
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+NEUSIGHT_OWN = ("p4", "p100-pcie", "v100-pcie-32gb", "t4", "a100-pcie-40gb")
+_VECTOR_KERNELS = ("add", "addu", "mul", "mulu", "div", "divu", "pow", "powu", "relu", "gelu", "tanh", "ln", "softmax")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    what: str
+    rows: int
+    before: str
+    reached: str
+    wanted: str
+
+
+def roofline(rows: Rows) -> Array:
+    """Logarithm of seconds: the larger of arithmetic and traffic of each op, or 75 us."""
+    t, s = Columns(rows.table), rows.specs
+    dense = t.cls < model.MOVING
+    half = np.where(s["tensor"] > 0, 0.4 * s["half"], 0.9 * s["fp32"])
+    rate = np.where(
+        t.half > 0, half, np.where((rows.tf32 > 0) & (s["tf32"] > s["fp32"]), 0.3 * s["tf32"], 0.9 * s["fp32"])
+    )
+    compute = np.where(dense, t.macs / rate, 0.0) * t.kernels
+    busy = np.maximum(compute, t.moved / (0.6 * s["bandwidth"]))
+    alone = (rows.software < 0)[rows.row]
+    seconds = np.maximum(busy, np.where(alone, 0.0, 75e-6)) * t.count
+    return np.asarray(np.log(np.bincount(rows.row, weights=seconds, minlength=len(rows.steps))))
+
+
+def shares(error: Array) -> Array:
+    return np.abs(np.expm1(error))
+
+
+def _both(error: Array) -> str:
+    return f"{np.median(shares(error)):.1%} median, {shares(error).mean():.1%} mean"
+
+
+def table(rows: Rows, log_s: Array, plain: Array) -> list[Line]:
+    error, before = log_s - rows.log_s, plain - rows.log_s
+    train = np.array([step.key.train for step in rows.steps])
+    sources, gpus = rows.source, rows.gpu
+
+    def line(what: str, mask: Array, wanted: str) -> Line:
+        return Line(what, int(mask.sum()), _both(before[mask]), _both(error[mask]), wanted)
+
+    torchvision = np.isin(sources, ["ryujaehun", "lamikr"]) & train
+    amd = np.array([gpu.startswith(("rx-", "radeon", "mi")) for gpu in gpus.tolist()])
+    unseen = (sources == "neusight") & train & ~np.isin(gpus, NEUSIGHT_OWN)
+    kernel = np.array([source.startswith("neusight kernel") for source in sources.tolist()])
+    kinds = np.array([source.removeprefix("neusight kernel ") for source in sources.tolist()])
+    wanted_kernels = kernel & np.isin(kinds, ["linear", "bmm", *_VECTOR_KERNELS])
+    lines = [
+        line("ryujaehun + lamikr, training", torchvision, "15 % median"),
+        line("  of these NVIDIA", torchvision & ~amd, ""),
+        line("  of these AMD", torchvision & amd, ""),
+        line("lambda, training", sources == "lambda", "12 % median"),
+        line("NeuSight end to end, training, its unseen GPUs", unseen, "5 % median, 8 % mean"),
+        line("NeuSight end to end, all", sources == "neusight", ""),
+        line("NeuSight kernels (linear, bmm, vector)", wanted_kernels, "15 % mean"),
+        line("nvidia-dle, one GPU", sources == "nvidia-dle", "20 % median"),
+        line("MLPerf, up to 8 GPUs, vendor-tuned", sources == "mlperf", "25 % median"),
+        *(line(name, sources == name, "") for name in ("ec-nas", "zeus", "timm", "u39kun", "dlperf", "cnn-benchmarks")),
+    ]
+    known = [index for index, step in enumerate(rows.steps) if unseen[index] and step.reference_s]
+    theirs = np.array([np.log(rows.steps[index].reference_s or 1.0) - rows.log_s[index] for index in known])
+    return [*lines, Line("  NeuSight's own predictions of those", len(known), "", _both(theirs), "")]
+
+
+def power_lines(rows: Rows, log_s: Array, power_error: Array) -> list[Line]:
+    error = log_s - rows.log_s
+    board = rows.specs["power"][np.searchsorted(rows.row, np.arange(len(rows.steps)))]
+    watts = np.array([step.watts or 0.0 for step in rows.steps])
+    tdp = np.log(board / watts)
+    lines = []
+    for names, wanted in ((("ec-nas", "zeus"), "20 % median energy, 12 % power"), (("fischer",), "")):
+        mask = np.isin(rows.source, names)
+        what = " + ".join(names)
+        lines.append(Line(f"{what}: energy", int(mask.sum()), "", _both((error + power_error)[mask]), wanted))
+        power = f"{_both(power_error[mask])} (TDP: {np.median(shares(tdp[mask])):.1%})"
+        lines.append(Line(f"{what}: power", int(mask.sum()), "", power, ""))
+    return lines
+
+
+def coverage(rows: Rows, log_s: Array) -> list[Line]:
+    """Bounds from half of the chips, judged on the other half, and the other way round."""
+    error = rows.log_s - log_s
+    step = (rows.software >= 0) & (rows.source != "mlperf")
+    amd = np.array([gpu.startswith(("rx-", "radeon", "mi")) for gpu in rows.gpu.tolist()])
+    lines = []
+    for name, mask in (("NVIDIA", step & ~amd), ("AMD", step & amd)):
+        chips = sorted({chip(gpu) for gpu in rows.gpu[mask].tolist()})
+        half = np.array([chip(gpu) in chips[::2] for gpu in rows.gpu.tolist()])
+        inside, widths = [], []
+        for own, other in ((half, ~half), (~half, half)):
+            groups = list(zip(rows.source[mask & own].tolist(), rows.gpu[mask & own].tolist(), strict=True))
+            low, high = bounds(error[mask & own], groups)
+            inside += list((np.exp(error[mask & other]) >= low) & (np.exp(error[mask & other]) <= high))
+            widths.append(high / low)
+        text = f"{np.mean(inside):.0%} inside, high / low {np.mean(widths):.2f}"
+        lines.append(Line(f"90 % interval, software known, {name}", len(inside), "8.9 wide", text, "85-95 %, 2.5 wide"))
+    return lines
+
+
+def after_runs(rows: Rows, fits: dict[str, Fit], repeats: int = 20) -> list[Line]:
+    """Median error on a GPU after runs of other networks on it, from parameters fitted without its chip."""
+    random = np.random.default_rng(0)
+    lines = []
+    for source in ("lambda", "ec-nas", "ryujaehun", "timm"):
+        errors: dict[int, list[float]] = {count: [] for count in (0, 1, 3, 10)}
+        for gpu in sorted(set(rows.gpu[rows.source == source].tolist())):
+            values = fits[chip(gpu)].values
+            chosen = np.flatnonzero((rows.gpu == gpu) & (rows.source == source))
+            parts = _parts(rows, values)[chosen]
+            names = np.array([rows.steps[index].key.network for index in chosen.tolist()])
+            seconds = rows.log_s[chosen]
+            for count in errors:
+                for _ in range(repeats if count else 1):
+                    used = random.permutation(sorted(set(names.tolist())))[:count]
+                    taught = np.isin(names, used)
+                    if taught.all():
+                        continue
+                    runs = [random.choice(np.flatnonzero(names == name)) for name in used]
+                    own = np.zeros(3)
+                    if count:
+                        found = _deviation(parts[runs], seconds[runs], np.ones(len(runs)), values["sharpness"])
+                        own = np.array([found.compute, found.memory, found.launch])
+                    error = _log_step(parts[~taught], own, values["sharpness"]) - seconds[~taught]
+                    errors[count].append(float(np.median(shares(error))))
+        text = ", ".join(f"{count}: {np.mean(found):.1%}" for count, found in errors.items() if found)
+        lines.append(
+            Line(f"{source}: after 0, 1, 3, 10 runs", int((rows.source == source).sum()), "", text, "12, 9, 6 %")
+        )
+    return lines
+
+
+def _parts(rows: Rows, values: dict[str, float]) -> Array:
+    factors = {f: np.array([values.get(f"{n}:{f}", 1.0) for n in SOFTWARE])[rows.software][rows.row] for f in FACTORS}
+    factors["year"] = np.array([float(step.year) for step in rows.steps])[rows.row]
+    train = np.array([float(step.key.train) for step in rows.steps])[rows.row]
+    x = model.piece_seconds(Columns(rows.table), rows.specs, values, tf32=rows.tf32, software=factors, train=train)
+    size = len(rows.steps)
+    parts = (x.compute, x.memory, x.floor, x.host)
+    return np.stack([np.bincount(rows.row, weights=part, minlength=size) for part in parts], axis=1)
+
+
+def shipped(steps: Sequence[Any], traces: Any) -> Line:
+    """Shipped profiles asked about what others ran on the same cards."""
+    inside, errors, general = [], [], []
+    for step in steps:
+        if step.source == "ec-nas" or step.gpu not in ("rtx-3090", "rtx-3060", "quadro-rtx-6000", "titan-xp"):
+            continue
+        if step.source == "fischer" or (work := traces.work(step.key)) is None:
+            continue
+        measured = replace(load_profile(step.gpu), startup_s=0.0).predict(work, steps=1).seconds
+        population = datasheet_profile(find_hardware(step.gpu)).predict(work, steps=1).seconds
+        inside.append(measured.low <= step.seconds <= measured.high)
+        errors.append(abs(measured.value / step.seconds - 1))
+        general.append(abs(population.value / step.seconds - 1))
+    text = f"{np.mean(inside):.0%} inside, {np.median(errors):.1%} median (population {np.median(general):.1%})"
+    return Line(
+        "shipped profiles, other precision, framework, size", len(inside), "36 % inside", text, "85-95 % inside"
+    )
+
+
+def print_table(lines: Sequence[Line]) -> None:
+    print("| data | rows | roofline or before | reached | to reach |\n|---|---|---|---|---|")
+    for line in lines:
+        print(f"| {line.what} | {line.rows} | {line.before} | {line.reached} | {line.wanted} |", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--folds", type=int, default=6)
+    options = parser.parse_args()
+    measured = options.shared / "measured"
+    steps = all_steps(measured)
+    traces = traces_of(steps, options.cache)
+    rows = rows_of(for_fit(steps), traces, population_kernels.sample(measured))
+    kept = options.cache / f"left_out-{len(rows.steps)}-{options.folds}.pkl"
+    if kept.exists():
+        made, log_s, fits = pickle.loads(kept.read_bytes())
+    else:
+        made = fit(rows)
+        log_s, fits = left_out(rows, made, options.folds)
+        kept.write_bytes(pickle.dumps((made, log_s, fits)))
+    print_table(table(rows, log_s, roofline(rows)))
+    lines = coverage(rows, log_s)
+    powered = rows_of([step for step in steps if step.watts], traces)
+    powered_s = np.zeros(len(powered.steps))
+    for name in {chip(gpu) for gpu in powered.gpu.tolist()}:
+        mask = np.array([chip(gpu) == name for gpu in powered.gpu.tolist()])
+        powered_s[mask] = predict(powered, fits[name].values)[mask]
+    _, power_error = fit_power(powered, made)
+    print_table([*lines, *power_lines(powered, powered_s, power_error)])
+    print_table([*after_runs(rows, fits), shipped(steps, traces)])
+    error = np.exp(rows.log_s - log_s)
+    low, high = model.load_population().errors["time nvidia known"]
+    nvidia = (rows.software >= 0) & (rows.specs["amd"][np.searchsorted(rows.row, np.arange(len(rows.steps)))] == 0)
+    inside = float(np.mean((error[nvidia] >= low) & (error[nvidia] <= high)))
+    print(f"{inside:.0%} of the steps on NVIDIA GPUs left out are inside of the shipped bounds")
+    return 0 if inside >= 0.85 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
