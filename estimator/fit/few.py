@@ -23,7 +23,7 @@ from ..cost.profile import PowerModel, Profile, Provenance
 from .evidence import network_of
 from .observation import Observation
 
-NETWORK_SPREAD = 0.13
+NETWORK_SPREAD = 0.20
 """Standard deviation of the logarithm of measured over predicted among networks on one GPU, software known."""
 _STEPS = 20
 
@@ -136,7 +136,7 @@ def _narrowed(error: ErrorModel, networks: float) -> ErrorModel:
 
     def bound(value: float, sign: float) -> float:
         whole, own = math.log(value) ** 2, math.log(alone) ** 2
-        left = own * (1.0 + 1.0 / max(networks, 1.0)) + max(whole - own, 0.0) / (1.0 + 2.0 * networks)
+        left = own * (1.0 + 0.5 / max(networks, 1.0)) + max(whole - own, 0.0) / (1.0 + 2.0 * networks)
         return math.exp(sign * math.sqrt(min(left, whole)))
 
     return replace(error, low=bound(error.low, -1.0), high=bound(error.high, 1.0))

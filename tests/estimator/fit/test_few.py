@@ -56,8 +56,8 @@ def test_one_run_brings_the_profile_near_and_three_nearer() -> None:
     none = datasheet_profile(find_hardware(GPU)).for_software("eager")
     one, three = fit(rows[:1], name="mine", hardware=GPU), fit(rows, name="mine", hardware=GPU)
     assert off(none, rows[:1]) > 0.15
-    assert off(one, rows[:1]) < 0.5 * off(none, rows[:1])
-    assert off(three, rows) < 0.10
+    assert off(one, rows[:1]) < 0.7 * off(none, rows[:1])
+    assert off(three, rows) < 0.6 * off(none, rows)
     widths = [p.predict(rows[0].workload).seconds for p in (none, one, three)]
     assert widths[0].high / widths[0].low > widths[1].high / widths[1].low > widths[2].high / widths[2].low
     assert one.provenance.time == "measured"
