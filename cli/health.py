@@ -116,7 +116,7 @@ def _command(fix: str) -> str:
     """The command in "load it with: sudo modprobe intel_rapl_msr", for the Python that runs now."""
     if fix.startswith("pip install 'joulecast[gpu]'"):
         return _install(*EXTRAS["gpu"][1])
-    return fix.partition("with: ")[2] or fix
+    return (fix.partition("with: ")[2] or fix).replace("`hardware`", "--hardware")
 
 
 def _profiles() -> Iterator[Finding]:
