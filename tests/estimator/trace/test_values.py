@@ -171,3 +171,31 @@ def test_real_tensors_of_the_user_are_not_written() -> None:
     trace(model, torch.zeros(8, 10), layers=False)
     assert table.tolist() == [0, 0, 0, 0]
     assert model.kept[0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+class OnlyReal(nn.Module):
+    """Refuses stand-ins, as code does that calls a library of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.is_meta or type(x) is not torch.Tensor:
+            raise RuntimeError("no stand-ins")
+        if len(x) > 4:
+            raise RuntimeError("a real run of the whole batch")
+        return self.layers(x)
+
+
+def test_a_real_run_is_one_of_few_samples() -> None:
+    class Net(OnlyReal):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x)
+
+    real, meta = (trace(net, torch.zeros(64, 3, 8), layers=False) for net in (OnlyReal(), Net()))
+    assert (real.tracer, meta.tracer) == ("real", "meta")
+    assert (real.flops, real.batch_size, real.activation_bytes) == (meta.flops, 64, meta.activation_bytes)
+    assert real.layers == meta.layers or [layer.flops for layer in real.layers[1:]] == [
+        layer.flops for layer in meta.layers[1:]
+    ]
