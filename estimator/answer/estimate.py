@@ -27,6 +27,8 @@ from .where import Where, read_where
 if TYPE_CHECKING:
     from torch import nn
 
+_CLUSTER_SOFTWARE = "compiled"
+
 
 def estimate(
     model: str | Path | nn.Module | Workload,
@@ -196,8 +198,8 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
         return forecast(profile, work, schedule), None
     if schedule.validation_steps:
         raise RequestError("`val_samples` is not modelled on a `cluster` yet: leave it out")
-    return predict_split(
-        profile,
+    estimate, split = predict_split(
+        _as_clusters_run(profile, request),
         work,
         cluster,
         steps=schedule.steps,
@@ -205,6 +207,18 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
         plan=request.plan,
         base=request.base_plan,
     )
+    if request.software is None and profile.provenance.time == "datasheet":
+        text = f"the software is not given: fused kernels are assumed on a cluster (`software` {_CLUSTER_SOFTWARE})"
+        estimate = replace(estimate, warnings=(*estimate.warnings, Note(text, Topic.SCHEDULE, Weight.ACT)))
+    return estimate, split
+
+
+def _as_clusters_run(profile: Profile, request: Request) -> Profile:
+    """Fused kernels, which published trainings on clusters use, with the bounds of software that is not known."""
+    if request.software is not None or profile.provenance.time != "datasheet":
+        return profile
+    fused = profile.for_software(_CLUSTER_SOFTWARE)
+    return replace(fused, time_error=profile.time_error, energy_error=profile.energy_error)
 
 
 def _assumptions(request: Request) -> list[str]:

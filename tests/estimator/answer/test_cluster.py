@@ -81,3 +81,12 @@ def test_the_command_line_names_its_options(tmp_path: Path):
     contradicting = CliRunner().invoke(command, [*arguments, *cluster, "--fsdp"])
     assert contradicting.exit_code == 2
     assert "--fsdp and --zero 1 contradict" in contradicting.output
+
+
+def test_fused_kernels_are_assumed_on_a_cluster_and_the_interval_stays_wide():
+    assumed, stated, eager = ask(), ask(software="compiled"), ask(software="eager")
+    assert assumed.seconds.value == stated.seconds.value < eager.seconds.value
+    assert assumed.seconds.high / assumed.seconds.low > stated.seconds.high / stated.seconds.low
+    note = "the software is not given: fused kernels are assumed on a cluster (`software` compiled)"
+    assert note in assumed.warnings
+    assert note not in stated.warnings
