@@ -42,8 +42,11 @@ def implied_inputs(model: Any, tokens: int) -> tuple[list[Implied], list[str]]:
     if decodes and "decoder_input_ids" in (takes or {"decoder_input_ids"}) and "decoder_input_ids" not in names:
         names.append("decoder_input_ids")
     notes: list[str] = []
-    wanted = []
+    wanted: list[Implied] = []
     for name in names:
+        if name.endswith("_mask") and wanted:  # of the positions of the main input
+            wanted.append((name, wanted[0][1][:1], "bool"))
+            continue
         shape, dtype = _shape(model, name, tokens, notes)
         wanted.append((name, shape, dtype))
     return wanted, notes

@@ -65,3 +65,11 @@ def test_assumed_sizes_are_noted() -> None:
     wanted, notes = implied_inputs(Images(), tokens=8)
     assert wanted == [("pixel_values", (3, 224, 224), None)]
     assert notes == ["images of 224 x 224: the config says no size; set the inputs for another"]
+
+
+def test_a_required_mask_has_the_positions_of_the_main_input() -> None:
+    class Masked(Fake):
+        def forward(self, input_ids: torch.Tensor, input_ids_mask: torch.Tensor) -> None: ...
+
+    wanted, _ = implied_inputs(Masked(), tokens=8)
+    assert wanted == [("input_ids", (8,), "int64"), ("input_ids_mask", (8,), "bool")]
