@@ -7,7 +7,9 @@ import pytest
 from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
 from joulecast.measure.meters.modelled import ModelledSource, utilisation_model
-from joulecast.measure.meters.selection import PREFERENCES, select_meter
+from joulecast.measure.meters.rapl import RaplSource
+from joulecast.measure.meters.selection import PREFERENCES, JoinedSource, select_meter
+from joulecast.measure.meters.tally import Mirror
 from joulecast.measure.meters.testing import FakeGpu, FakeNvml, FakePowercap, FakeZone, ManualClock
 
 STAT = """cpu  {busy} 0 0 {idle} 0 0 0 0 0 0
@@ -203,3 +205,15 @@ def test_every_assumption_of_the_model_is_stated():
 def test_a_gpu_is_no_cpu_model(host: Path):
     with pytest.raises(MeterError, match="is a gpu"):
         ModelledSource("gtx-1080-ti", procfs=host / "proc")
+
+
+def test_joined_sources_keep_their_mirrors_apart(tmp_path: Path):
+    """The second source's domains come after the first's: its dies 0 and 1 are domains 2 and 3."""
+    dies = [
+        FakeZone("package-0-die-0", range_uj=10**11),
+        FakeZone("package-0-die-1", shows="package-0-die-0", range_uj=10**11),
+    ]
+    sources = [RaplSource(FakePowercap(tmp_path / name, dies).root) for name in ("a", "b")]
+    joined = JoinedSource(sources)
+    joined.sample()
+    assert joined.mirrors() == {1: Mirror(0, True), 3: Mirror(2, True)}
