@@ -252,3 +252,9 @@ def test_traits_are_shares_of_the_work_by_kind() -> None:
     assert dense[DENSE.index("conv")] == pytest.approx(1.0)
     assert all(0 <= share <= 1 for share in traits[4:])
     assert traits[3] == pytest.approx(math.log(32))
+
+
+@pytest.mark.parametrize(("meter", "device"), [("nvml+rapl", "gpu"), ("rapl", "cpu")])
+def test_the_meter_tells_the_device(meter: str, device: str) -> None:
+    works = [network(depth, width) for depth, width in ((2, 8), (9, 16), (3, 64), (20, 32), (5, 100))]
+    assert fitting.fit([replace(observe(work), meter=meter) for work in works], name="m").device == device
