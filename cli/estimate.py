@@ -42,6 +42,10 @@ _FILE = click.Path(path_type=Path)
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Autocast; default: the parameters' own."
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Passes per optimizer step.")
+@click.option("--clip-gradients", is_flag=True, help="Gradients are clipped by their norm.")
+@click.option("--ema", is_flag=True, help="A moving average of the parameters is kept.")
+@click.option("--lora", metavar="SPEC", help="Adapters through PEFT: r=16 or r=16,targets=q_proj+v_proj.")
+@click.option("--freeze", multiple=True, metavar="PATTERN", help="Parameters that are not trained: 'encoder.*'.")
 @click.option("--inference", is_flag=True, help="Forward passes only.")
 @click.option("--epochs", metavar="N", help="Passes over the training set.")
 @click.option("--steps", metavar="N", help="Optimizer steps.")
@@ -56,7 +60,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--activation-checkpointing",
     type=click.Choice(["none", "selective", "full"]),
-    help="Compute activations again in the backward pass (with --cluster).",
+    help="Compute activations again in the backward pass; selective needs --cluster.",
 )
 @click.option(
     "--hardware",
@@ -195,6 +199,10 @@ def read_request(model: str, options: Mapping[str, Any]) -> Request:
         optimizer=options["optimizer"],
         precision=options["precision"],
         accumulate=options["accumulate"],
+        clip_gradients=options["clip_gradients"],
+        ema=options["ema"],
+        lora=options["lora"],
+        freeze=options["freeze"],
         layers=options["layers"],
         time_limit_s=options["time_limit"],
         epochs=options["epochs"],

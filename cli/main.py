@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -88,8 +89,13 @@ def run(command: click.Command, program: str) -> None:
         sys.exit(status if isinstance(status, int) else 0)
 
 
+_LONG_WORD = re.compile(r"\S{300,}")
+
+
 def _fail(program: str, message: str, status: int) -> None:
-    click.echo(f"{program}: {message}", err=True)
+    """One line on stderr, values cut where they are too long to read."""
+    message = _LONG_WORD.sub(lambda found: f"{found[0][:80]}...", message)
+    click.echo(f"{program}: {message}".encode("utf-8", "replace").decode(), err=True)
     sys.exit(status)
 
 

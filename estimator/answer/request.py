@@ -15,6 +15,7 @@ from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
 from ..cost.parallel.cluster import Cluster, parse_cluster
 from ..cost.parallel.plan import CHECKPOINTING, Plan, parse_plan
 from ..cost.software import SOFTWARE
+from ..model.adapt import parse_lora
 from ..model.inputs import parse_input
 from ..model.presets import DatasetPreset, dataset_preset
 from ..model.read_model import TraceOptions
@@ -60,6 +61,10 @@ class Request:
     optimizer: str | None = None
     precision: str | None = None
     accumulate: Number | None = None
+    clip_gradients: bool = False
+    ema: bool = False
+    lora: str | None = None
+    freeze: str | Sequence[str] = ()
     loss: Callable[[Any], Any] | None = None
     layers: bool = False
     time_limit_s: float = 60.0
@@ -115,7 +120,10 @@ class Request:
     def split_devices(self) -> Cluster | None:
         """The devices that share the model; None where each device trains all of it."""
         if self.cluster is None:
-            if asked := [name for name in _SPLITS if getattr(self, name) is not None]:
+            asked = [name for name in _SPLITS if getattr(self, name) is not None]
+            if self.activation_checkpointing != "selective":  # the others are read from the model itself
+                asked = [name for name in asked if name != "activation_checkpointing"]
+            if asked:
                 raise RequestError(f"`{asked[0]}` needs `cluster`: give the devices, as in {CLUSTER_EXAMPLES}")
             return None
         cluster = parse_cluster(self.cluster)
@@ -188,6 +196,11 @@ class Request:
             accumulate=self.passes,
             layers=self.layers,
             time_limit_s=self.time_limit_s,
+            lora=None if self.lora is None else parse_lora(self.lora),
+            freeze=tuple(_texts("freeze", self.freeze)),
+            checkpointing=self.cluster is None and self.activation_checkpointing not in (None, "none"),
+            clip_gradients=self.clip_gradients,
+            ema=self.ema,
         )
 
     @property
@@ -232,7 +245,9 @@ class Request:
             self._check_same("batch_size", self.model.batch_size)
             self._check_same("precision", self.model.precision)
         elif _is_module(self.model):
-            self._check_unused("a module", "model_args", "sequence_length")
+            self._check_unused("a module", "model_args", "sequence_length", "lora")
+            if self.freeze:
+                raise RequestError("`freeze` has no use with a module: set requires_grad on its parameters")
             if self.inputs is None:
                 raise RequestError("`inputs` missing: give one batch of tensors for the module, batch dimension first")
             if _is_texts(self.inputs):

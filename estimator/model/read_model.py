@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..base.errors import JoulecastError, ModelError
 from ..trace.workload import Workload
+from .adapt import Lora, adapt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,11 @@ class TraceOptions:
     accumulate: int = 1
     layers: bool = False
     time_limit_s: float = 60.0
+    lora: Lora | None = None
+    freeze: Sequence[str] = ()
+    checkpointing: bool = False
+    clip_gradients: bool = False
+    ema: bool = False
 
 
 def read_model(spec: str, options: TraceOptions) -> Workload:
@@ -47,6 +53,8 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     classes = options.preset.classes if options.preset else None
     loaded = load_model(spec, args=options.args, time_limit_s=options.time_limit_s, num_classes=classes)
     if loaded.framework == "keras":
+        if unused := _not_for_keras(options):
+            raise JoulecastError(f"`{unused}` is not available for Keras models; leave it out")
         return _read_keras(loaded, options, classes)
     try:
         return _trace(loaded, options)
@@ -57,12 +65,25 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
         return _trace(loaded.on_cpu(), options)
 
 
+def _not_for_keras(options: TraceOptions) -> str:
+    asked = {
+        "lora": options.lora is not None,
+        "freeze": bool(options.freeze),
+        "activation_checkpointing": options.checkpointing,
+        "clip_gradients": options.clip_gradients,
+        "ema": options.ema,
+    }
+    return next((name for name, is_asked in asked.items() if is_asked), "")
+
+
 def _parameters(loaded: LoadedModel) -> int:
     assert loaded.model is not None
     return sum(parameter.numel() for parameter in loaded.model.parameters())
 
 
 def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
+    import torch
+
     from ..sandbox.user_code import time_limit, user_code
     from ..trace.trace import trace
     from ..trace.training_step import has_training_step
@@ -82,6 +103,8 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         loaded.running(),
         user_code(loaded.name, fix=fix),
     ):
+        with torch.device(loaded.device):
+            notes = adapt(loaded.model, lora=options.lora, freeze=options.freeze, checkpointing=options.checkpointing)
         read = functools.partial(
             trace,
             train=options.train,
@@ -90,13 +113,15 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             accumulate=options.accumulate,
             name=loaded.name,
             layers=options.layers,
+            clip_gradients=options.clip_gradients,
+            ema=options.ema,
             fix=fix,
         )
         if options.train and has_training_step(loaded.model):
             work = _trace_training_step(read, loaded.model, inputs, options.batch_size)
         else:
             work = read(loaded.model, (inputs.args, dict(inputs.kwargs)), batch_size=inputs.batch_size)
-    return replace(work, warnings=(*work.warnings, *inputs.notes, *loaded.notes))
+    return replace(work, warnings=(*work.warnings, *inputs.notes, *loaded.notes, *notes))
 
 
 def _trace_training_step(

@@ -21,6 +21,7 @@ from .training_stop import TrainingStarted
 
 # Seconds between the time limit and the end of the process, for code that catches the interruption.
 _GRACE_S = 3.0
+MAX_TIME_LIMIT_S = 1e6  # what timers of every platform take
 _MESSAGE_CHARACTERS = 400
 _FRAMES = 20
 
@@ -229,6 +230,8 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     """
     if not seconds > 0:
         raise JoulecastError(f"time limit is {seconds:g} s; give `time_limit_s` more than 0 seconds")
+    if MAX_TIME_LIMIT_S < seconds < math.inf:
+        raise JoulecastError(f"time limit is {seconds:g} s; give `time_limit_s` {MAX_TIME_LIMIT_S:g} at most, or inf")
     if math.isinf(seconds):
         yield
         return
