@@ -60,6 +60,10 @@ def estimate(
     optimizer: str | None = None,
     precision: str | None = None,
     accumulate: Number | None = None,
+    clip_gradients: bool = False,
+    ema: bool = False,
+    lora: str | None = None,
+    freeze: str | Sequence[str] = (),
     loss: Callable[[Any], Any] | None = None,
     dataset: str | None = None,
     sequence_length: int | None = None,
@@ -106,6 +110,11 @@ def estimate(
         or the "expected" value.
     train, optimizer, precision, accumulate, loss:
         How a step runs; see `trace`. `train=False` is inference.
+    clip_gradients, ema:
+        Gradients are clipped by their norm; a moving average of the parameters is kept.
+    lora, freeze:
+        For a text: adapters through PEFT ("r=16,targets=q_proj+v_proj"), and patterns of parameters that are not
+        trained ("encoder.*").
     dataset, sequence_length, model_args:
         A dataset's shape and size ("cifar10"); for a text, the length of a language model's input, and arguments of
         the model.
@@ -255,6 +264,8 @@ def _traced(model: nn.Module, request: Request) -> Workload:
         precision=request.precision,
         loss=request.loss,
         accumulate=request.passes,
+        clip_gradients=request.clip_gradients,
+        ema=request.ema,
         layers=request.layers,
     )
     own = work.batch_size // request.passes
