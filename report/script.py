@@ -97,6 +97,11 @@ def growth(answer: Answer) -> dict[str, dict[str, list[float]]]:
     start + v * per pass. Both are straight lines, so that two runs tell each.
     """
     steps, passes = answer.schedule.steps, max(answer.schedule.validation_steps, 1)
+    if answer.split is not None:  # without validation, and with a start-up that no cluster's profile has
+        return {
+            name: {bound: [0.0, getattr(getattr(answer, name), bound) / steps, 0.0, 0.0] for bound in BOUNDS}
+            for name in ("seconds", "energy_kwh")
+        }
     training = replace(answer.schedule, validation_steps=0)
     runs = [
         forecast(answer.profile, answer.workload, schedule)

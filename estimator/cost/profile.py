@@ -165,7 +165,10 @@ class Profile:
         weight = self._distance(work)
         if weight <= 0 or not steps:
             return own
-        moved = towards(own, self._population().predict(work, steps=steps, devices=devices), weight)
+        # Steps move towards the population; the start-up does not, so that the time grows in a straight line.
+        running = replace(self, startup_s=0.0)._predict(work, steps, devices)
+        moved = towards(running, self._population().predict(work, steps=steps, devices=devices), weight)
+        moved = _started(moved, running, own)
         text = (
             f"this run differs from what {self.name} was measured on: {weight:.0%} of the prediction comes from the "
             "population of GPUs, 0 % would be the profile's own"
@@ -361,6 +364,20 @@ class Profile:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ProfileError(f"{origin} is corrupt ({error!r}); calibrate again with `measure`") from error
+
+
+def _started(moved: Estimate, running: Estimate, own: Estimate) -> Estimate:
+    """`moved` with the start-up by which `own` exceeds `running`."""
+    startup_s = own.seconds.value - running.seconds.value
+    startup_kwh = own.energy_kwh.value - running.energy_kwh.value
+    start = tuple(part for part in own.breakdown if part.name == STARTUP)
+    return replace(
+        moved,
+        seconds=moved.seconds * (1.0 + startup_s / moved.seconds.value),
+        energy_kwh=moved.energy_kwh * (1.0 + startup_kwh / moved.energy_kwh.value),
+        breakdown=with_parts(moved.breakdown, start),
+        layers=with_parts(moved.layers, start),
+    )
 
 
 def effective_ops(ops: Sequence[Op], seconds: Array) -> float:
