@@ -90,11 +90,14 @@ class Answer:
     def length(self) -> str:
         """How long the run is, in words."""
         schedule = self.schedule
-        parts = [f"{schedule.steps:,} steps of {schedule.samples_per_step:,} samples"]
+        parts = [f"{_counted(schedule.steps, 'step')} of {_counted(schedule.samples_per_step, 'sample')}"]
         if schedule.epochs is not None and schedule.samples is not None:
-            parts.insert(0, f"{schedule.epochs:,.4g} epochs of {schedule.samples:,} samples")
+            epochs = f"{schedule.epochs:,.4g} epoch{'' if schedule.epochs == 1 else 's'}"
+            parts.insert(0, f"{epochs} of {_counted(schedule.samples, 'sample')}")
         if schedule.validation_steps:
-            parts.append(f"{schedule.validation_steps:,} validation passes")
+            parts.append(
+                f"{schedule.validation_steps:,} validation pass{'' if schedule.validation_steps == 1 else 'es'}"
+            )
         if schedule.devices > 1:
             parts.append(f"{schedule.devices:,} devices")
         return ", ".join(parts)
@@ -259,3 +262,7 @@ def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(rows)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
