@@ -34,6 +34,7 @@ EXTRAS = {
         ("accelerate", "transformers"),
         "budgets in its Trainer",
     ),
+    "lora": (("peft",), ("peft",), "`--lora`"),
     "data": (("pooch",), ("pooch",), "downloading CIFAR-10 for `measure train`"),
     "parquet": (("pyarrow",), ("pyarrow",), "`measure export --format parquet`"),
 }

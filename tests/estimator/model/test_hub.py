@@ -65,6 +65,7 @@ def hub():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
+    server.server_close()
 
 
 def ask(spec: str, cache, endpoint: str, **more: str) -> subprocess.CompletedProcess[str]:

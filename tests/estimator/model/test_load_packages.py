@@ -154,7 +154,7 @@ def test_a_70b_llama_costs_nothing(config):
     attention, mlp, norms = 2 * 8192 * 8192 + 2 * 8192 * 1024, 3 * 8192 * 28672, 2 * 8192
     assert parameters(loaded) == 80 * (attention + mlp + norms) + 2 * 128256 * 8192 + 8192 == 70_553_706_496
     assert loaded.device == "meta"
-    assert loaded.model.lm_head.weight.dtype == torch.float32
+    assert loaded.model.lm_head.weight.dtype == torch.bfloat16  # as the config says
     small = load_model(folder + "/config.json", args={"num_hidden_layers": "1"})
     assert parameters(small) == attention + mlp + norms + 2 * 128256 * 8192 + 8192
 

@@ -187,7 +187,7 @@ def test_a_failed_read_in_the_middle_is_a_gap(tmp_path: Path):
     assert window.reading.energy_uj == 20_000_000
 
 
-def test_breaking_and_mending_a_counter_never_looks_like_its_removal(tmp_path: Path):
+def test_breaking_and_restoring_a_counter_never_looks_like_its_removal(tmp_path: Path):
     tree = FakePowercap(tmp_path, [FakeZone("package-0")])
     ended, vanished, reads = threading.Event(), 0, 0
 

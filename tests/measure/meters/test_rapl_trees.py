@@ -85,7 +85,7 @@ def layouts(draw: st.DrawFn) -> Layout:
 ACTIONS = st.one_of(
     st.tuples(st.just("draw"), st.floats(0.0, SAFE_S), st.floats(0.0, 1.0)),
     st.tuples(st.just("draw"), st.floats(0.0, 400.0), st.floats(0.0, 1.0)),
-    st.tuples(st.sampled_from(("fail", "mend", "remove", "suspend", "skip")), st.floats(0, 1), st.floats(0, 1)),
+    st.tuples(st.sampled_from(("fail", "restore", "remove", "suspend", "skip")), st.floats(0, 1), st.floats(0, 1)),
 )
 
 
@@ -116,7 +116,7 @@ def _act(tree: FakePowercap, meter: SampledMeter, kind: str, size: float, share:
     elif kind == "skip":
         tree.advance(30 * size, dict.fromkeys(tree.zones, 50.0))
     else:
-        {"fail": tree.fail, "mend": tree.mend, "remove": tree.remove}[kind](zone)
+        {"fail": tree.fail, "restore": tree.restore, "remove": tree.remove}[kind](zone)
         meter.poll()
 
 

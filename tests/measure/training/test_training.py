@@ -387,7 +387,7 @@ def test_two_processes_never_train_one_run(tmp_path: Path) -> None:
         status, _, errors = finished(tmp_path, "--epochs=1", "--quiet")
         assert status == 1
         assert errors.strip().splitlines() == [
-            "measure: run run is being trained by another process; wait for it, or start a run of your own"
+            "measure: run run is being trained by another process; wait until it ends, or give another --run"
         ]
         status, _, errors = finished(tmp_path, "--epochs=1", run=None)
         assert status == 0, errors
