@@ -22,6 +22,7 @@ from .estimate import Estimate, Share, shares, towards, with_parts
 from .software import check_software
 
 SCHEMA = "joulecast.profile/1"
+_HALF = ("float16", "bfloat16")
 STATIC = "static"
 STARTUP = "start-up"
 LEFT_OUT_DECADES = 0.3
@@ -149,6 +150,12 @@ class Profile:
         )
         return replace(self, time=time, time_error=time_error, energy_error=energy_error, software=software)
 
+    def for_precision(self, precision: str) -> Profile:
+        """The profile with the watts of arithmetic in `precision`."""
+        if self.half_power is None or precision not in _HALF:
+            return self
+        return replace(self, power=self.half_power, half_power=None)
+
     def predict(self, work: Workload, *, steps: int = 1, devices: int = 1, software: str | None = None) -> Estimate:
         """The cost of `steps` steps of `work`, with `software` as `for_software` takes it.
 
@@ -159,8 +166,8 @@ class Profile:
             raise JoulecastError(f"steps {steps}, devices {devices}; give 0 or more steps, 1 or more devices")
         if software is not None and software != self.software:
             return self.for_software(software).predict(work, steps=steps, devices=devices)
-        if self.half_power and work.precision in ("float16", "bfloat16"):
-            return replace(self, power=self.half_power, half_power=None).predict(work, steps=steps, devices=devices)
+        if self.half_power and work.precision in _HALF:
+            return self.for_precision(work.precision).predict(work, steps=steps, devices=devices)
         own = self._predict(work, steps, devices)
         weight = self._distance(work)
         if weight <= 0 or not steps:

@@ -16,9 +16,9 @@ from .cluster import Cluster
 from .memory import Memory
 from .plan import Plan, check_plan
 from .search import Choice, choose_plan, priced
-from .step import StepCost
+from .step import StepCost, waiting_w
 
-COMMUNICATION, BUBBLE, RECOMPUTED = "communication", "pipeline bubble", "recomputation"
+COMMUNICATION, BUBBLE = "communication", "pipeline bubble"
 # 90 % bound on the logarithm of measured over predicted communication and waiting time: links, algorithms and
 # stragglers differ between clusters.
 _WAITING_DOUBT = math.log(2.0)
@@ -76,6 +76,7 @@ def predict_split(
     step, so each of its replicas runs more passes. Without `plan` the fastest split that fits is chosen; `base` gives
     its ZeRO stage, checkpointing and interleaving. Raises RequestError for a split that does not fit.
     """
+    profile = profile.for_precision(work.precision)
     anatomy = dissect(work, accumulation)
     passes = accumulation * cluster.devices
     if plan is None:
@@ -122,9 +123,8 @@ def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Clust
     cost, devices = choice.cost, cluster.devices
     exchanged_s = cost.waiting_s - cost.bubble_s
     total_kwh = cost.joules * steps * devices / JOULES_PER_KWH
-    per_s = (cost.joules - _busy_joules(profile, choice)) / cost.waiting_s if cost.waiting_s else 0.0
     seconds = {COMMUNICATION: exchanged_s * steps * devices, BUBBLE: cost.bubble_s * steps * devices}
-    energy = {name: spent * per_s / JOULES_PER_KWH for name, spent in seconds.items()}
+    energy = {name: spent * waiting_w(profile.power) / JOULES_PER_KWH for name, spent in seconds.items()}
     rest = total_kwh - sum(energy.values())
     whole_kwh = sum(part.energy_kwh for part in alone.breakdown)
     whole_s = alone.seconds.value or 1.0
@@ -134,12 +134,6 @@ def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Clust
         energy[part.name] = part.energy_kwh / whole_kwh * rest if whole_kwh else 0.0
     kept = {name for name in seconds if seconds[name] > 0 or energy[name] > 0}
     return shares({name: seconds[name] for name in kept}, {name: energy[name] for name in kept})
-
-
-def _busy_joules(profile: Profile, choice: Choice) -> float:
-    from .step import waiting_w
-
-    return choice.cost.joules - choice.cost.waiting_s * waiting_w(profile.power)
 
 
 def _scaled(parts: tuple[Share, ...], kwh: float, seconds: float) -> tuple[Share, ...]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from joulecast.estimator.base.errors import RequestError
@@ -14,6 +16,7 @@ from joulecast.estimator.cost.parallel.predict import predict_split
 from joulecast.estimator.cost.parallel.search import choose_plan
 from joulecast.estimator.cost.parallel.shard import slowest_stage
 from joulecast.estimator.cost.parallel.step import OVERLAP, step_cost
+from joulecast.estimator.cost.profile import PowerModel
 
 from .decoder import (
     BLOCKS,
@@ -157,6 +160,16 @@ def test_a_run_on_a_cluster():
     alone = device().predict(work, steps=10)
     assert estimate.seconds.high / estimate.seconds.value > alone.seconds.high / alone.seconds.value
     assert split.to_json()["memory_bytes"]["total"] == split.memory.total  # type: ignore[index]
+
+
+def test_16_bit_arithmetic_draws_its_own_watts():
+    plain = device()
+    hot = replace(plain, half_power=PowerModel({"compute": 260.0, "memory": 0.0, "launch": 0.0}, 40.0))
+    one = nodes(devices=1)
+    usual, _ = predict_split(plain, decoder(), one, steps=1, plan=Plan())
+    found, _ = predict_split(hot, decoder(), one, steps=1, plan=Plan())  # the decoder computes in bfloat16
+    assert found.energy_kwh.value == pytest.approx(3 * usual.energy_kwh.value)  # 300 W, not 100 W
+    assert found.seconds == usual.seconds
 
 
 def test_a_chosen_split_is_named_in_a_note():
