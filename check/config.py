@@ -36,6 +36,7 @@ _OPTIONS = {
     "sequence_length": _WHOLE,
     "batch_size": _NUMBER,
     "optimizer": _TEXT,
+    "loss": _TEXT,
     "precision": _TEXT,
     "accumulate": _WHOLE,
     "clip_gradients": _FLAG,

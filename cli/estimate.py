@@ -38,6 +38,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--sequence-length", type=int, metavar="N", help="Positions of a language model's input.")
 @click.option("--batch-size", default="32", show_default=True, metavar="N", help="Samples per pass and device.")
 @click.option("--optimizer", default="sgd", show_default=True, metavar="NAME", help="sgd, AdamW, lion, muon, 8-bit...")
+@click.option("--loss", metavar="NAME", help="package.module:function of the output [and a target] to a scalar.")
 @click.option(
     "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Autocast; default: the parameters' own."
 )
@@ -197,6 +198,7 @@ def read_request(model: str, options: Mapping[str, Any]) -> Request:
         batch_size=options["batch_size"],
         train=not options["inference"],
         optimizer=options["optimizer"],
+        loss=options["loss"],
         precision=options["precision"],
         accumulate=options["accumulate"],
         clip_gradients=options["clip_gradients"],

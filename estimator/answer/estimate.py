@@ -64,7 +64,7 @@ def estimate(
     ema: bool = False,
     lora: str | None = None,
     freeze: str | Sequence[str] = (),
-    loss: Callable[[Any], Any] | None = None,
+    loss: Callable[..., Any] | str | None = None,
     dataset: str | None = None,
     sequence_length: int | None = None,
     model_args: Mapping[str, str] | None = None,
@@ -109,7 +109,8 @@ def estimate(
         One budget or several ("2 kWh", "5 kgCO2e", "10 h", "3 USD"), compared with the interval's upper end ("high")
         or the "expected" value.
     train, optimizer, precision, accumulate, loss:
-        How a step runs; see `trace`. `train=False` is inference.
+        How a step runs; see `trace`. `train=False` is inference. For a text, `loss` is the name of a function,
+        "package.module:function".
     clip_gradients, ema:
         Gradients are clipped by their norm; a moving average of the parameters is kept.
     lora, freeze:
@@ -262,7 +263,7 @@ def _traced(model: nn.Module, request: Request) -> Workload:
         train=request.train is not False,
         optimizer=request.optimizer or "sgd",
         precision=request.precision,
-        loss=request.loss,
+        loss=request.loss if callable(request.loss) else None,
         accumulate=request.passes,
         clip_gradients=request.clip_gradients,
         ema=request.ema,

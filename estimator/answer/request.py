@@ -17,6 +17,7 @@ from ..cost.parallel.plan import CHECKPOINTING, Plan, parse_plan
 from ..cost.software import SOFTWARE
 from ..model.adapt import parse_lora
 from ..model.inputs import parse_input
+from ..model.loss import check_loss
 from ..model.presets import DatasetPreset, dataset_preset
 from ..model.read_model import TraceOptions
 from ..place.budget import End, Limit, judge_run, parse_limit
@@ -65,7 +66,7 @@ class Request:
     ema: bool = False
     lora: str | None = None
     freeze: str | Sequence[str] = ()
-    loss: Callable[[Any], Any] | None = None
+    loss: Callable[..., Any] | str | None = None
     layers: bool = False
     time_limit_s: float = 60.0
     # How long it runs, and on what.
@@ -103,6 +104,8 @@ class Request:
         _ = self.split_devices, self.plan
         nothing = Interval.exact(0.0)
         judge_run(self.limits, self.site, seconds=nothing, energy_kwh=nothing)
+        if self.loss is not None and self.train is False:
+            raise RequestError("`loss` has no use without training: leave it out")
         if self.model is not None:
             self._check_model()
             self.schedule()
@@ -192,6 +195,7 @@ class Request:
             batch_size=whole_number("batch_size", _given(self.batch_size, DEFAULT_BATCH_SIZE)),
             train=_given(self.train, True),
             optimizer=_given(self.optimizer, "sgd"),
+            loss=None if self.loss is None else check_loss(str(self.loss)),
             precision=self.precision,
             accumulate=self.passes,
             layers=self.layers,
@@ -236,7 +240,10 @@ class Request:
 
     def _check_model(self) -> None:
         if isinstance(self.model, str | Path):
-            self._check_unused("a model given as text", "loss")
+            if callable(self.loss):
+                raise RequestError(
+                    "`loss` is a function: give its name, package.module:function, for a model given as text"
+                )
             _ = self.trace_options
         elif isinstance(self.model, Workload):
             self._check_unused("a Workload", *_FIXED_BY_WORKLOAD)
@@ -248,6 +255,8 @@ class Request:
             self._check_unused("a module", "model_args", "sequence_length", "lora")
             if self.freeze:
                 raise RequestError("`freeze` has no use with a module: set requires_grad on its parameters")
+            if isinstance(self.loss, str):
+                raise RequestError(f"`loss` {self.loss!r} is a text: give the function itself for a module")
             if self.inputs is None:
                 raise RequestError("`inputs` missing: give one batch of tensors for the module, batch dimension first")
             if _is_texts(self.inputs):

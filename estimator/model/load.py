@@ -21,6 +21,7 @@ from ..sandbox.user_code import time_limit, user_code
 from .builders import build, choose, named, parse_args
 from .interrupted import choose_in_frames, where_it_trains
 from .keras_bridge import is_keras_target
+from .loss import file_loss, named_loss
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,8 @@ class LoadedModel:
     """A model as `--model` names it, on the meta device wherever it can be built there.
 
     `framework` is "pytorch", or "keras" with `model` None: Keras is read in a process of its own.
-    `example_inputs` is what the file defines under that name, a value or a function, else None.
+    `example_inputs` is what the file defines under that name, a value or a function, else None; `loss` is the one that
+    was asked for (`loss_asked`), else the file's.
     `device` is "meta" or "cpu"; `source` says where the model came from; `notes` what was assumed.
     """
 
@@ -52,6 +54,8 @@ class LoadedModel:
     source: str
     model: nn.Module | None
     example_inputs: Any = None
+    loss: Callable[..., Any] | None = None
+    loss_asked: bool = False
     device: str = "meta"
     notes: tuple[str, ...] = ()
     processor: Mapping[str, Any] = field(default_factory=dict)  # of a config's folder: image sizes, audio frames
@@ -97,6 +101,7 @@ def load_model(
     args: Mapping[str, str] | None = None,
     time_limit_s: float = 60,
     num_classes: int | None = None,
+    loss: str | None = None,
 ) -> LoadedModel:
     """The model that `spec` names, with no weights: built on the meta device, else on the CPU.
 
@@ -111,6 +116,8 @@ def load_model(
         Arguments of the callable, or settings of the config, as text; literals are parsed.
     num_classes:
         Passed on to a callable that takes `num_classes`, unless `args` says otherwise.
+    loss:
+        The text that `--loss` takes; the default is `loss` of the model's file, if that is a function.
 
     Module-level code of a file runs twice where the model cannot be built on the meta device. Raises
     ModelError for errors of the model's own code and for code that runs longer than `time_limit_s`,
@@ -127,7 +134,7 @@ def load_model(
 
     def attempt(device: str) -> LoadedModel:
         with _on_device(device):
-            return _build(spec, target, values, num_classes, device)
+            return _build(spec, target, values, num_classes, device, loss)
 
     def on_cpu() -> LoadedModel:
         with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label):
@@ -224,10 +231,12 @@ def _not_a_spec(spec: str, path: Path) -> str:
 # -- building ------------------------------------------------------------------------------------
 
 
-def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int | None, device: str) -> LoadedModel:
+def _build(
+    spec: str, target: _Target, values: dict[str, Any], num_classes: int | None, device: str, loss: str | None
+) -> LoadedModel:
     """One attempt, with the user's modules imported again. Errors of the user's code are raised as they are."""
     imports: UserImports | None = None
-    example_inputs = None
+    example_inputs = own_loss = module = None
     notes: list[str] = []
     processor: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
@@ -250,7 +259,9 @@ def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int 
                 notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {name} is read as it was then")
             with user_code(label, fix=_FIX):
                 model = unwrapped(_built(value, label, values, num_classes, notes))
-            example_inputs = vars(module).get("example_inputs")
+            example_inputs, own_loss = vars(module).get("example_inputs"), file_loss(module)
+        if loss is not None:
+            own_loss = _named_loss(loss, imports, module)
     if device == "meta":
         _all_to_meta(model)
     return LoadedModel(
@@ -260,11 +271,21 @@ def _build(spec: str, target: _Target, values: dict[str, Any], num_classes: int 
         source=f"{target.path}:{name}".removesuffix(":") if target.kind != "package" else target.label,
         model=model,
         example_inputs=example_inputs,
+        loss=own_loss,
+        loss_asked=loss is not None,
         device=device,
         notes=tuple(notes),
         processor=processor,
         _imports=imports,
     )
+
+
+def _named_loss(text: str, imports: UserImports | None, module: Any) -> Callable[..., Any]:
+    with contextlib.ExitStack() as stack, user_code(f"`loss` {text}"):
+        if imports is None:
+            imports = UserImports([Path.cwd()], before_installed=False)
+            stack.enter_context(imports.active())
+        return named_loss(text, imports, module)
 
 
 def _built(value: Any, label: str, values: Mapping[str, Any], num_classes: int | None, notes: list[str]) -> nn.Module:

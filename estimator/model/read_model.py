@@ -30,6 +30,7 @@ class TraceOptions:
     batch_size: int = 32
     train: bool = True
     optimizer: str = "sgd"
+    loss: str | None = None
     precision: str | None = None
     accumulate: int = 1
     layers: bool = False
@@ -51,7 +52,9 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     from .load import load_model
 
     classes = options.preset.classes if options.preset else None
-    loaded = load_model(spec, args=options.args, time_limit_s=options.time_limit_s, num_classes=classes)
+    loaded = load_model(
+        spec, args=options.args, time_limit_s=options.time_limit_s, num_classes=classes, loss=options.loss
+    )
     if loaded.framework == "keras":
         if unused := _not_for_keras(options):
             raise JoulecastError(f"`{unused}` is not available for Keras models; leave it out")
@@ -67,6 +70,7 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
 
 def _not_for_keras(options: TraceOptions) -> str:
     asked = {
+        "loss": options.loss is not None,
         "lora": options.lora is not None,
         "freeze": bool(options.freeze),
         "activation_checkpointing": options.checkpointing,
@@ -117,10 +121,12 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             ema=options.ema,
             fix=fix,
         )
-        if options.train and has_training_step(loaded.model):
+        if options.train and has_training_step(loaded.model) and not loaded.loss_asked:
             work = _trace_training_step(read, loaded.model, inputs, options.batch_size)
         else:
-            work = read(loaded.model, (inputs.args, dict(inputs.kwargs)), batch_size=inputs.batch_size)
+            work = read(
+                loaded.model, (inputs.args, dict(inputs.kwargs)), batch_size=inputs.batch_size, loss=loaded.loss
+            )
     return replace(work, warnings=(*work.warnings, *inputs.notes, *loaded.notes, *notes))
 
 

@@ -59,7 +59,13 @@ def _default(scores: torch.Tensor, sequences: bool) -> torch.Tensor:
 
 def _own_loss(loss: Callable[..., Any], output: Any, inputs: Any) -> torch.Tensor:
     """The caller's loss, from the output alone, or from the output and a target or the inputs."""
-    second = _second_parameter(loss)
+    needed = _needed_parameters(loss)
+    if len(needed) > 2:
+        raise JoulecastError(
+            f"`loss` takes {', '.join(needed)}; give a function of the output, or of the output and a target "
+            f"(a parameter named {' or '.join(_TARGETS[:2])}) or the inputs"
+        )
+    second = needed[1] if len(needed) > 1 else None
     if second is None:
         value = loss(output)
     elif second in _TARGETS:
@@ -69,31 +75,36 @@ def _own_loss(loss: Callable[..., Any], output: Any, inputs: Any) -> torch.Tenso
         whole = args if not kwargs else (args, kwargs)
         value = loss(output, whole[0] if len(whole) == 1 else whole)
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
-        raise JoulecastError(f"loss gave {type(value).__name__}; it must give a tensor with one element")
+        tensor = isinstance(value, torch.Tensor)
+        what = f"tensor of shape {'x'.join(map(str, value.shape))}" if tensor else type(value).__name__
+        raise JoulecastError(f"`loss` returned a {what}; return a tensor with one element")
+    if not value.requires_grad:
+        raise JoulecastError("`loss` returned a tensor without a gradient; compute it from the model's output")
     return value
 
 
-def _second_parameter(loss: Callable[..., Any]) -> str | None:
-    """The name of a second argument that has no default."""
+def _needed_parameters(loss: Callable[..., Any]) -> list[str]:
+    """The names of the arguments that have no default."""
     function = loss.forward if isinstance(loss, torch.nn.Module) else loss
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return None
-    required = [one for one in parameters if one.default is one.empty and one.kind <= one.POSITIONAL_OR_KEYWORD]
-    return required[1].name if len(required) > 1 else None
+        return []
+    return [one.name for one in parameters if one.default is one.empty and one.kind <= one.POSITIONAL_OR_KEYWORD]
 
 
 def _with_target(loss: Callable[..., Any], output: Any) -> Any:
-    """With class numbers as the target, else with one shaped as the output."""
+    """With class numbers as the target, else with one shaped as the output; the other way round for one value each."""
     scores = output if isinstance(output, torch.Tensor) else next(differentiable(output), None)
     if scores is None:
         raise JoulecastError("no output of the model depends on its parameters; give another loss")
     classes = torch.zeros((*scores.shape[:1], *scores.shape[2:]), dtype=torch.int64, device=scores.device)
+    alike = torch.zeros_like(scores)
+    first, second = (alike, classes) if scores.dim() < 2 or scores.shape[1] == 1 else (classes, alike)
     try:
-        return loss(output, classes)
+        return loss(output, first)
     except (RuntimeError, ValueError, TypeError):
-        return loss(output, torch.zeros_like(scores))
+        return loss(output, second)
 
 
 def differentiable(output: Any) -> Iterator[torch.Tensor]:

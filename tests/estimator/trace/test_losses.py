@@ -71,8 +71,12 @@ def test_a_loss_may_take_targets_or_the_inputs() -> None:
     for loss in (F.cross_entropy, nn.CrossEntropyLoss(), F.mse_loss, nn.L1Loss(), lambda output, x: (output - x).sum()):
         work = trace(net, torch.zeros(2, 8), loss=loss, layers=False)
         assert sum(op.flops for op in work.ops if op.phase == "backward") == 2 * 64
-    with pytest.raises(JoulecastError, match="loss gave Tensor"):
+    with pytest.raises(JoulecastError, match="`loss` returned a tensor of shape 2x8; return a tensor with one element"):
         trace(net, torch.zeros(2, 8), loss=lambda output: output)
+    with pytest.raises(JoulecastError, match="`loss` returned a tensor without a gradient"):
+        trace(net, torch.zeros(2, 8), loss=lambda output: output.detach().sum())
+    with pytest.raises(JoulecastError, match="`loss` takes output, target, weights; give a function of"):
+        trace(net, torch.zeros(2, 8), loss=lambda output, target, weights: output.sum())
 
 
 def test_the_batch_size_may_be_given() -> None:
