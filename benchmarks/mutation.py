@@ -1,33 +1,103 @@
 """Mutation testing of one room: how many small faults its own tests detect.
 
     pip install cosmic-ray
-    python benchmarks/mutation.py measure/meters --sample 60 --seed 1
+    python benchmarks/mutation.py estimator/cost --sample 60 --seed 1 --state cost.json
 
 cosmic-ray changes one operator, number, comparison, keyword or exception at a time in a copy of the checkout, and
 pytest runs the room's tests until the first failure. Every place that can be changed has the same chance to be drawn.
-Left out: decorators, `|` (mostly annotations, which never run), `is` for `==`, numbers of five or more digits (10 ms
-and 1 ns more are the same limit), `strict=True` of zips, and the fakes in `testing.py`.
+The tests run once without a change, under coverage. Then the tests that reach the changed line run first, the fastest
+first, and all others after them. Each mutant runs in a fork of a process that has already imported PyTorch.
+Left out: what is not valid Python, decorators, `TYPE_CHECKING`, `|` (mostly annotations, which never run), `is` for
+`==`, numbers from 10,000 up (they change by 1), `strict=True` of zips, and the fakes in
+`testing.py`. `mutation_equivalent.toml` lists the mutants that change no behaviour, each with the reason.
 Prints each mutant that survives as a diff, then the share that was killed. Exit status 1 below `--least`.
+With `--state FILE`, a mutant that was killed before is not tried again: run the same command after an interrupt, or
+after you added tests.
 """
 
 from __future__ import annotations
 
 import argparse
-import queue
+import ast
+import difflib
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
 import random
-import re
+import resource
 import shutil
+import signal
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
 ROOMS = ("estimator", "measure", "trainers", "check", "report", "cli", "models", "datasets")
 OTHER = ("tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CITATION.cff")
-_PYTEST_OPTIONS = "-x -q -n 0 -p no:cacheprovider"
 LEFT_OUT = ("BitOr", "_Is", "_IsNot")
+PRELOADED = ("torch", "scipy.optimize", "scipy.stats", "hypothesis", "coverage", "pytest")
+PYTEST_OPTIONS = (
+    *("-x", "-q", "-n", "0", "-p", "no:cacheprovider"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis, imported before
+)
+MEMORY_BYTES = 12 * 2**30  # a mutant that allocates without end fails its test instead of stopping the machine
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    path: str  # relative to the copy, such as src/joulecast/estimator/cost/curves.py
+    operator: str
+    line: int
+    source: str  # the whole changed file
+    diff: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.path} {hashlib.sha256(self.source.encode()).hexdigest()}"
+
+
+@dataclass(slots=True)
+class Tests:
+    """What pytest runs, and what the run without a change showed."""
+
+    paths: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # path -> line -> tests
+
+
+class _Recorder:
+    """A pytest plugin: which test runs which line, and for how long."""
+
+    def __init__(self, coverage: Any, seconds: dict[str, float]) -> None:
+        self.coverage, self.seconds = coverage, seconds
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+
+
+class _Order:
+    """A pytest plugin: first the tests that reach the changed line, and those never timed; the fastest first."""
+
+    def __init__(self, tests: Tests, reaching: set[str]) -> None:
+        self.tests, self.reaching = tests, reaching
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        seconds = self.tests.seconds
+        items.sort(
+            key=lambda one: (one.nodeid in seconds and one.nodeid not in self.reaching, seconds.get(one.nodeid, 0))
+        )
 
 
 def copy_of_checkout(folder: Path) -> Path:
@@ -50,22 +120,163 @@ def places(folder: Path, room: str) -> list[list[Any]]:
     from cosmic_ray.commands.init import _all_work_items
 
     files = [path for path in sorted((folder / "src/joulecast" / room).rglob("*.py")) if path.name != "testing.py"]
+    lines = {path: path.read_text().splitlines() for path in files}
     groups: dict[Any, list[Any]] = {}
     for item in _all_work_items(files, {}):
         mutation = item.mutations[0]
-        line = mutation.module_path.read_text().splitlines()[mutation.start_pos[0] - 1]
+        line = lines[mutation.module_path][mutation.start_pos[0] - 1]
         changed = line[mutation.start_pos[1] : mutation.end_pos[1]]
-        long_number = len(re.sub(r"[_.]|0*e.*", "", changed)) >= 5 and "Number" in mutation.operator_name
+        large_number = "Number" in mutation.operator_name and abs(ast.literal_eval(changed)) >= 10_000
         if (
             line.lstrip().startswith("@")
+            or "TYPE_CHECKING" in line
             or "strict=True" in line[: mutation.end_pos[1]][-11:]
-            or long_number
+            or large_number
             or any(part in mutation.operator_name for part in LEFT_OUT)
         ):
             continue
         kind = mutation.operator_name.rpartition("_")[0] or mutation.operator_name
         groups.setdefault((mutation.module_path, mutation.start_pos, kind), []).append(mutation)
     return list(groups.values())
+
+
+def mutant_of(folder: Path, mutation: Any) -> Mutant | None:
+    """The changed file, or None if it is not valid Python or cosmic-ray cannot make it (`except module.Error`)."""
+    from cosmic_ray import plugins
+    from cosmic_ray.mutating import mutate_code
+
+    before = mutation.module_path.read_text()
+    try:
+        after = mutate_code(before, plugins.get_operator(mutation.operator_name)(), mutation.occurrence)
+        compile(after, "mutant", "exec", dont_inherit=True)
+    except (SyntaxError, AttributeError):
+        return None
+    changes = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
+    diff = tuple(line for line in changes if line[:1] in "+-" and line[:3] not in ("+++", "---"))
+    path = str(mutation.module_path.relative_to(folder))
+    return Mutant(path, mutation.operator_name.removeprefix("core/"), mutation.start_pos[0], after, diff)
+
+
+def drawn(folder: Path, groups: list[list[Any]], count: int, seed: int) -> Iterator[Mutant]:
+    draw = random.Random(seed)
+    found = 0
+    for group in draw.sample(groups, len(groups)):
+        mutant = mutant_of(folder, draw.choice(group))
+        if mutant is not None:
+            found += 1
+            yield mutant
+        if found == count > 0:
+            return
+
+
+def pytest_in(tree: Path, tests: Tests, plugin: Any) -> int:
+    """pytest's exit status; only for a fork, since it changes the process."""
+    import pytest
+
+    os.setsid()  # what a test starts ends with it
+    output = os.open(tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree / "src")
+    sys.path.insert(0, str(tree / "src"))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    return int(pytest.main([*PYTEST_OPTIONS, *tests.paths], plugins=[plugin]))
+
+
+def _without_change(tree: Path, tests: Tests, result: Path) -> None:
+    from coverage import Coverage
+
+    coverage = Coverage(data_file=None, source=[str(tree / "src/joulecast")], config_file=False, messages=False)
+    coverage.start()
+    status = pytest_in(tree, tests, _Recorder(coverage, tests.seconds))
+    coverage.stop()
+    data = coverage.get_data()
+    reached = {
+        str(Path(path).relative_to(tree)): {
+            line: [one for one in contexts if one] for line, contexts in data.contexts_by_lineno(path).items()
+        }
+        for path in data.measured_files()
+    }
+    result.write_text(json.dumps({"status": status, "seconds": tests.seconds, "reached": reached}))
+
+
+def _with_change(tree: Path, tests: Tests, mutant: Mutant) -> None:
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    reaching = set(tests.reached.get(mutant.path, {}).get(mutant.line, ()))
+    os._exit(pytest_in(tree, tests, _Order(tests, reaching)))
+
+
+@dataclass(slots=True)
+class _Trial:
+    mutant: Mutant
+    original: str
+    mtime: float
+    process: Any
+    ends: float
+
+
+def outcomes(trees: list[Path], mutants: list[Mutant], tests: Tests, timeout_s: float) -> Iterator[tuple[Mutant, str]]:
+    """killed, survived or timeout for each mutant, in the order in which they end."""
+    fork = multiprocessing.get_context("fork")
+    free, waiting, running = list(trees), list(mutants), dict[Path, _Trial]()
+    try:
+        while waiting or running:
+            while free and waiting:
+                tree, mutant = free.pop(), waiting.pop(0)
+                file = tree / mutant.path
+                original, mtime = file.read_text(), file.stat().st_mtime
+                file.write_text(mutant.source)
+                os.utime(file, (mtime + 10, mtime + 10))  # bytecode is matched by size and whole seconds
+                process = fork.Process(target=_with_change, args=(tree, tests, mutant))
+                process.start()
+                running[tree] = _Trial(mutant, original, mtime, process, time.monotonic() + timeout_s)
+            wait([one.process.sentinel for one in running.values()], timeout=1)
+            for tree, trial in list(running.items()):
+                late = time.monotonic() > trial.ends
+                if trial.process.is_alive() and not late:
+                    continue
+                outcome = "timeout" if trial.process.is_alive() else "killed" if trial.process.exitcode else "survived"
+                _end(trial.process)
+                file = tree / trial.mutant.path
+                file.write_text(trial.original)
+                os.utime(file, (trial.mtime, trial.mtime))
+                free.append(tree)
+                del running[tree]
+                yield trial.mutant, outcome
+    finally:
+        for trial in running.values():
+            _end(trial.process)
+
+
+def _end(process: Any) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()
+    process.join()
+
+
+def tested_without_change(tree: Path, tests: Tests) -> str:
+    """The tests' output if they fail, else nothing; fills in what they reach."""
+    result = tree / "reached.json"
+    process = multiprocessing.get_context("fork").Process(target=_without_change, args=(tree, tests, result))
+    process.start()
+    process.join()
+    found = json.loads(result.read_text()) if result.exists() else {"status": 1}
+    if found["status"] != 0:
+        return (tree / "output.txt").read_text()
+    tests.seconds = found["seconds"]
+    tests.reached = {
+        path: {int(line): names for line, names in lines.items()} for path, lines in found["reached"].items()
+    }
+    return ""
+
+
+def equivalents() -> dict[tuple[str, str], str]:
+    listed = tomllib.loads((TOP / "benchmarks/mutation_equivalent.toml").read_text())["mutant"]
+    return {("src/joulecast/" + one["file"], one["line"]): one["why"] for one in listed}
 
 
 def main() -> int:
@@ -75,47 +286,62 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=60, help="how many mutants; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--timeout-s", type=float, default=300.0, help="tests that take longer count as failed")
+    parser.add_argument("--timeout-s", type=float, default=600.0, help="tests that take longer count as failed")
     parser.add_argument("--least", type=float, default=0.9, help="share of mutants that must be killed")
+    parser.add_argument("--state", type=Path, help="a JSON file with what was killed, to go on from")
     options = parser.parse_args()
-    from attrs import evolve
-    from cosmic_ray.mutating import mutate_and_test
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.path[:] = [one for one in sys.path if Path(one).resolve() not in (TOP, TOP / "benchmarks")]  # has a coverage.py
+    for name in PRELOADED:
+        importlib.import_module(name)
 
-    tests = " ".join(options.tests or [f"tests/{options.room}"])
+    tests = Tests(options.tests or [f"tests/{options.room}"])
+    before: dict[str, str] = json.loads(options.state.read_text()) if options.state and options.state.exists() else {}
+    known = equivalents()
+    counts: dict[str, int] = defaultdict(int)
     with tempfile.TemporaryDirectory(prefix="mutation-") as top:
-        trees: queue.Queue[Path] = queue.Queue()
-        for number in range(options.jobs):
-            trees.put(copy_of_checkout(Path(top) / str(number)))
-        draw = random.Random(options.seed)
-        groups = places(Path(top) / "0", options.room)
-        drawn = draw.sample(groups, options.sample) if 0 < options.sample < len(groups) else groups
-        chosen = [draw.choice(group) for group in drawn]
+        trees = [copy_of_checkout(Path(top).resolve() / str(number)) for number in range(options.jobs)]
+        groups = places(trees[0], options.room)
+        chosen = list(drawn(trees[0], groups, options.sample, options.seed))
         print(f"{options.room}: {len(chosen)} of {len(groups)} places, seed {options.seed}", flush=True)
-
-        def tried(*mutations: Any) -> Any:
-            tree = trees.get()
-            moved = [evolve(one, module_path=tree / one.module_path.relative_to(Path(top) / "0")) for one in mutations]
-            command = f"env -C {tree} PYTHONPATH={tree}/src {sys.executable} -m pytest {_PYTEST_OPTIONS} {tests}"
-            try:
-                return mutate_and_test(moved, command, options.timeout_s)
-            finally:
-                trees.put(tree)
-
-        unchanged = tried()
-        if unchanged.is_killed:
-            print(f"the tests fail without any mutation:\n{unchanged.output}", file=sys.stderr)
+        if failure := tested_without_change(trees[0], tests):
+            print(f"the tests fail without any mutation:\n{failure}", file=sys.stderr)
             return 1
-        survivors = 0
-        with ThreadPoolExecutor(options.jobs) as pool:
-            for number, (mutation, result) in enumerate(zip(chosen, pool.map(tried, chosen), strict=True), 1):
-                where = f"{mutation.module_path.relative_to(Path(top) / '0/src/joulecast')}:{mutation.start_pos[0]}"
-                print(f"{number} {result.test_outcome.value} {where} {mutation.operator_name}", flush=True)
-                if not result.is_killed:
-                    survivors += 1
-                    print(*(line for line in result.diff.splitlines() if line[:1] in "+-"), sep="\n", flush=True)
-    share = 1 - survivors / len(chosen)
-    print(f"{options.room}: killed {len(chosen) - survivors} of {len(chosen)} ({share:.1%})")
-    return 0 if share >= options.least else 1
+
+        def shown(mutant: Mutant, outcome: str) -> None:
+            why = next(
+                (known[mutant.path, line[1:].strip()] for line in mutant.diff if _listed(known, mutant, line)), ""
+            )
+            if outcome == "survived" and why:
+                outcome = f"equivalent ({why})"
+            counts[outcome.split()[0]] += 1
+            print(
+                f"{outcome}: {mutant.path.removeprefix('src/joulecast/')}:{mutant.line} {mutant.operator}", flush=True
+            )
+            if outcome == "survived":
+                print(*mutant.diff, sep="\n", flush=True)
+
+        for mutant in chosen:
+            if mutant.key in before:
+                shown(mutant, before[mutant.key])
+        for mutant, outcome in outcomes(
+            trees, [one for one in chosen if one.key not in before], tests, options.timeout_s
+        ):
+            shown(mutant, outcome)
+            if outcome != "survived" and options.state:
+                before[mutant.key] = outcome
+                options.state.write_text(json.dumps(before, indent=0))
+    tried = len(chosen) - counts["equivalent"]
+    killed = counts["killed"] + counts["timeout"]
+    print(
+        f"{options.room}: killed {killed} of {tried} ({killed / tried:.1%}), {counts['timeout']} of them by the time limit"
+    )
+    print(f"{counts['equivalent']} more are listed as equivalent")
+    return 0 if killed / tried >= options.least else 1
+
+
+def _listed(known: dict[tuple[str, str], str], mutant: Mutant, line: str) -> bool:
+    return line.startswith("+") and (mutant.path, line[1:].strip()) in known
 
 
 if __name__ == "__main__":

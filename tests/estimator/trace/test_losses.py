@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.trace.losses import training_loss
 from joulecast.estimator.trace.trace import trace
 
 Pair = namedtuple("Pair", "left right")
@@ -64,6 +66,89 @@ ONE = 2 * (64 + 2 * 32)
 def test_every_head_gets_a_gradient(out: Callable[..., Any], backward: int) -> None:
     work = trace(TwoHeads(out), torch.zeros(2, 8), layers=False)
     assert sum(op.flops * op.count for op in work.ops if op.phase == "backward") == backward
+
+
+IDS, WIDE_IDS, PIXELS = torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 5, 6, dtype=torch.int64), torch.zeros(2, 5)
+ENTROPY, SQUARE = math.log(4), 9.0  # of four equal scores of 3: -log(1/4), and 3 squared
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "value"),
+    [
+        ((2, 4), PIXELS, ENTROPY),  # a row of scores for each sample
+        ((2, 4), IDS, ENTROPY),
+        ((2, 5, 4), IDS, ENTROPY),  # a row of scores for each position of a sequence of numbers
+        ((2, 5, 4), PIXELS, SQUARE),  # positions of anything else
+        ((2, 5, 4), IDS[0], SQUARE),
+        ((2, 5, 4), WIDE_IDS, SQUARE),
+        ((4,), IDS, SQUARE),
+        ((2, 3, 5, 4), IDS, SQUARE),
+    ],
+)
+def test_cross_entropy_is_for_class_scores_and_mean_square_for_all_else(
+    shape: tuple[int, ...], inputs: torch.Tensor, value: float
+) -> None:
+    scores = torch.full(shape, 3.0, requires_grad=True)
+    assert training_loss(None, scores, ((inputs,), {})).item() == pytest.approx(value)
+    assert training_loss(None, scores.half(), ((), {"x": inputs})).item() == pytest.approx(value)
+
+
+def test_the_default_loss_is_the_sum_over_the_outputs() -> None:
+    """Two heads of class scores; and, where the output has scalars, they alone."""
+    scores, image = torch.full((2, 4), 3.0, requires_grad=True), torch.full((2, 1, 4, 4), 3.0, requires_grad=True)
+    inputs = ((PIXELS,), {})
+    assert training_loss(None, (scores, image, scores.exp()), inputs).item() == pytest.approx(2 * ENTROPY + SQUARE)
+    assert training_loss(None, (scores, image.mean(), image.sum()), inputs).item() == pytest.approx(3 + 3 * 32)
+    assert training_loss(None, {"loss": image.sum(), "other_loss": image.mean()}, inputs).item() == pytest.approx(96)
+    held = {"loss": torch.zeros(()), "scores": scores}  # a loss that depends on no parameter is none
+    assert training_loss(None, held, inputs).item() == pytest.approx(ENTROPY)
+    each = {"loss": image.mean((1, 2, 3)), "scores": scores}  # nor is one for each sample: an output like any other
+    assert training_loss(None, each, inputs).item() == pytest.approx(SQUARE + ENTROPY)
+
+
+def test_the_loss_of_complex_outputs_is_the_mean_square_of_both_parts() -> None:
+    scores = torch.full((2, 4), 3 + 4j, requires_grad=True)
+    assert training_loss(None, scores, ((PIXELS,), {})).item() == pytest.approx((9 + 16) / 2)
+
+
+def test_an_own_loss_gets_what_its_second_parameter_is_named_for() -> None:
+    scores = torch.full((2, 4, 3), 3.0, requires_grad=True)
+    got: list[Any] = []
+
+    def total(output: torch.Tensor) -> torch.Tensor:
+        return output.sum()
+
+    def with_option(output: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
+        return scale * output.sum()
+
+    def with_target(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        got.append((target.shape, target.dtype))
+        return output.sum()
+
+    def shaped_alike(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if labels.shape != output.shape:
+            raise ValueError("shapes")
+        return (output - labels).sum()
+
+    def with_inputs(output: torch.Tensor, given: Any) -> torch.Tensor:
+        got.append(given)
+        return output.sum()
+
+    inputs = ((PIXELS, IDS), {})
+    assert training_loss(total, scores, inputs).item() == 72
+    assert training_loss(with_option, scores, inputs).item() == 144
+    assert training_loss(with_target, scores, inputs).item() == 72
+    assert got.pop() == ((2, 3), torch.int64)  # a class for each sample and position
+    assert training_loss(shaped_alike, scores, inputs).item() == 72
+    training_loss(with_inputs, scores, inputs)
+    training_loss(with_inputs, scores, ((PIXELS,), {}))
+    training_loss(with_inputs, scores, ((PIXELS,), {"ids": IDS}))
+    several, one, named = got
+    assert (several[0] is PIXELS, several[1] is IDS, one is PIXELS) == (True, True, True)
+    assert (named[0][0] is PIXELS, named[1]["ids"] is IDS) == (True, True)
+    for wrong in (lambda output: 1.0, lambda output: output):
+        with pytest.raises(JoulecastError, match="it must give a tensor with one element"):
+            training_loss(wrong, scores, inputs)
 
 
 def test_a_loss_may_take_targets_or_the_inputs() -> None:
