@@ -64,6 +64,11 @@ class Mutant:
     def key(self) -> str:
         return f"{self.path} {hashlib.sha256(self.source.encode()).hexdigest()}"
 
+    def listed_in(self, known: dict[tuple[str, str], str]) -> str:
+        """Why the mutant changes no behaviour; "" if it is not listed."""
+        added = (line[1:].strip() for line in self.diff if line.startswith("+"))
+        return next((known[self.path, line] for line in added if (self.path, line) in known), "")
+
 
 @dataclass(slots=True)
 class Tests:
@@ -94,10 +99,11 @@ class _Order:
         self.tests, self.reaching = tests, reaching
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        seconds = self.tests.seconds
-        items.sort(
-            key=lambda one: (one.nodeid in seconds and one.nodeid not in self.reaching, seconds.get(one.nodeid, 0))
-        )
+        def rank(nodeid: str) -> tuple[bool, float]:
+            seconds = self.tests.seconds.get(nodeid)
+            return seconds is not None and nodeid not in self.reaching, seconds or 0.0
+
+        items.sort(key=lambda item: rank(item.nodeid))
 
 
 def copy_of_checkout(folder: Path) -> Path:
@@ -268,9 +274,8 @@ def tested_without_change(tree: Path, tests: Tests) -> str:
     if found["status"] != 0:
         return (tree / "output.txt").read_text()
     tests.seconds = found["seconds"]
-    tests.reached = {
-        path: {int(line): names for line, names in lines.items()} for path, lines in found["reached"].items()
-    }
+    for path, lines in found["reached"].items():
+        tests.reached[path] = {int(line): names for line, names in lines.items()}
     return ""
 
 
@@ -309,39 +314,28 @@ def main() -> int:
             return 1
 
         def shown(mutant: Mutant, outcome: str) -> None:
-            why = next(
-                (known[mutant.path, line[1:].strip()] for line in mutant.diff if _listed(known, mutant, line)), ""
-            )
-            if outcome == "survived" and why:
+            if outcome == "survived" and (why := mutant.listed_in(known)):
                 outcome = f"equivalent ({why})"
             counts[outcome.split()[0]] += 1
-            print(
-                f"{outcome}: {mutant.path.removeprefix('src/joulecast/')}:{mutant.line} {mutant.operator}", flush=True
-            )
+            where = f"{mutant.path.removeprefix('src/joulecast/')}:{mutant.line}"
+            print(f"{outcome}: {where} {mutant.operator}", flush=True)
             if outcome == "survived":
                 print(*mutant.diff, sep="\n", flush=True)
 
         for mutant in chosen:
             if mutant.key in before:
                 shown(mutant, before[mutant.key])
-        for mutant, outcome in outcomes(
-            trees, [one for one in chosen if one.key not in before], tests, options.timeout_s
-        ):
+        waiting = [mutant for mutant in chosen if mutant.key not in before]
+        for mutant, outcome in outcomes(trees, waiting, tests, options.timeout_s):
             shown(mutant, outcome)
             if outcome != "survived" and options.state:
                 before[mutant.key] = outcome
                 options.state.write_text(json.dumps(before, indent=0))
     tried = len(chosen) - counts["equivalent"]
     killed = counts["killed"] + counts["timeout"]
-    print(
-        f"{options.room}: killed {killed} of {tried} ({killed / tried:.1%}), {counts['timeout']} of them by the time limit"
-    )
+    print(f"{options.room}: killed {killed} of {tried} ({killed / tried:.1%}), {counts['timeout']} by the time limit")
     print(f"{counts['equivalent']} more are listed as equivalent")
     return 0 if killed / tried >= options.least else 1
-
-
-def _listed(known: dict[tuple[str, str], str], mutant: Mutant, line: str) -> bool:
-    return line.startswith("+") and (mutant.path, line[1:].strip()) in known
 
 
 if __name__ == "__main__":
