@@ -22,14 +22,15 @@ import population_kernels
 from population_fit import Fit, Rows, bounds, chip, fit, for_fit, left_out, predict, rows_of, traces_of
 from population_power import fit_power
 from population_runs import all_steps
+from population_spread import Device, devices
+from population_spread import after_runs as after
 
 from joulecast.estimator.cost import population as model
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.population import FACTORS, Columns
-from joulecast.estimator.cost.software import SOFTWARE
-from joulecast.estimator.fit.few import _deviation, _log_step
+from joulecast.estimator.cost.population import Columns
+from joulecast.estimator.fit.few import Prior
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 NEUSIGHT_OWN = ("p4", "p100-pcie", "v100-pcie-32gb", "t4", "a100-pcie-40gb")
@@ -134,46 +135,30 @@ def coverage(rows: Rows, log_s: Array) -> list[Line]:
     return lines
 
 
-def after_runs(rows: Rows, fits: dict[str, Fit], repeats: int = 20) -> list[Line]:
+def after_runs(rows: Rows, fits: dict[str, Fit]) -> list[Line]:
     """Median error on a GPU after runs of other networks on it, from parameters fitted without its chip."""
-    random = np.random.default_rng(0)
+    population = model.load_population()
+    prior = {amd: Prior.of(population, amd) for amd in (False, True)}
+    known: list[tuple[Device, float]] = []
+    for made in {id(one): one for one in fits.values()}.values():
+        own = [device for device in devices(rows, made.values) if fits[chip(device.gpu)] is made]
+        known += [(device, made.values["sharpness"]) for device in own]
     lines = []
-    for source in ("lambda", "ec-nas", "ryujaehun", "timm"):
-        errors: dict[int, list[float]] = {count: [] for count in (0, 1, 3, 10)}
-        for gpu in sorted(set(rows.gpu[rows.source == source].tolist())):
-            values = fits[chip(gpu)].values
-            chosen = np.flatnonzero((rows.gpu == gpu) & (rows.source == source))
-            parts = _parts(rows, values)[chosen]
-            names = np.array([rows.steps[index].key.network for index in chosen.tolist()])
-            seconds = rows.log_s[chosen]
-            for count in errors:
-                for _ in range(repeats if count else 1):
-                    used = random.permutation(sorted(set(names.tolist())))[:count]
-                    taught = np.isin(names, used)
-                    if taught.all():
-                        continue
-                    runs = [random.choice(np.flatnonzero(names == name)) for name in used]
-                    own = np.zeros(3)
-                    if count:
-                        found = _deviation(parts[runs], seconds[runs], np.ones(len(runs)), values["sharpness"])
-                        own = np.array([found.compute, found.memory, found.launch])
-                    error = _log_step(parts[~taught], own, values["sharpness"]) - seconds[~taught]
-                    errors[count].append(float(np.median(shares(error))))
-        text = ", ".join(f"{count}: {np.mean(found):.1%}" for count, found in errors.items() if found)
-        lines.append(
-            Line(f"{source}: after 0, 1, 3, 10 runs", int((rows.source == source).sum()), "", text, "12, 9, 6 %")
-        )
+    for source in ("lambda", "ec-nas", "timm", "ryujaehun", "lamikr"):
+        found = [
+            after([device], prior, sharpness, (0, 1, 3, 10, 25))
+            for device, sharpness in known
+            if device.source == source
+        ]
+        text = []
+        for count in (0, 1, 3, 10, 25):
+            own_lines = [one[count] for one in found if count in one]
+            if own_lines:
+                error, inside, width = np.mean(own_lines, axis=0)
+                text.append(f"{count}: {error:.1%} ({inside:.0%} inside, {width:.2f} wide)")
+        size = int((rows.source == source).sum())
+        lines.append(Line(f"{source}: after runs of other networks", size, "", ", ".join(text), "12, 9, 6 %"))
     return lines
-
-
-def _parts(rows: Rows, values: dict[str, float]) -> Array:
-    factors = {f: np.array([values.get(f"{n}:{f}", 1.0) for n in SOFTWARE])[rows.software][rows.row] for f in FACTORS}
-    factors["year"] = np.array([float(step.year) for step in rows.steps])[rows.row]
-    train = np.array([float(step.key.train) for step in rows.steps])[rows.row]
-    x = model.piece_seconds(Columns(rows.table), rows.specs, values, tf32=rows.tf32, software=factors, train=train)
-    size = len(rows.steps)
-    parts = (x.compute, x.memory, x.floor, x.host)
-    return np.stack([np.bincount(rows.row, weights=part, minlength=size) for part in parts], axis=1)
 
 
 def shipped(steps: Sequence[Any], traces: Any) -> Line:

@@ -1,6 +1,7 @@
 """Fits the shared parameters of the population model on published steps and kernels; writes datasets/population.json.
 
     python benchmarks/population_fit.py --measured ../shared/measured --cache DIR [--out datasets/population.json]
+    python benchmarks/population_spread.py --measured ../shared/measured --cache DIR --write datasets/population.json
 
 Robust least squares on the logarithm of measured over predicted, by Gauss-Newton. Every parameter has a first guess
 and a spread (`START`), and every GPU three deviations with spreads of their own (`PRIOR`), so that what one GPU does
@@ -415,15 +416,14 @@ def document(made: Fit, rows: Rows, error: Array, power: Mapping[str, float], po
     for name in list(errors):
         wider = [math.exp(math.copysign(math.hypot(math.log(x), spread), math.log(x))) for x in errors[name]]
         errors[name.replace("time", "energy")] = wider
-    deviations = np.array(list(made.deviations.values()))
-    spreads = dict(zip(("compute", "memory", "launch"), deviations.std(axis=0).tolist(), strict=True))
+    shipped = model.load_population()  # how devices deviate is fitted afterwards, by population_spread.py
     return {
         "schema": SCHEMA,
         "fitted_on": f"{int(step.sum())} steps and {int((~step).sum())} kernels on {len(rows.gpus)} devices",
         "sources": [SOURCES],
         "parameters": {name: float(f"{value:.5g}") for name, value in made.values.items() if name in START},
-        "spread": {name: float(f"{value:.3g}") for name, value in spreads.items()}
-        | {"power": float(f"{power_error.std():.3g}")},
+        "spread": {**shipped.spread, "power": float(f"{power_error.std():.3g}")},
+        "networks": [list(pair) for pair in shipped.networks],
         "power": {name: float(f"{value:.4g}") for name, value in power.items()},
         "errors": {name: [float(f"{value:.4g}") for value in pair] for name, pair in errors.items()},
     }

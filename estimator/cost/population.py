@@ -8,7 +8,6 @@ power limit, process. What is particular to it is a small deviation, zero until 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -390,23 +389,30 @@ def software_factors(name: str, p: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """What is particular to one device: logarithms of factors on the population's seconds."""
+    """What is particular to one device: logarithms of factors on the population's seconds, by `deviation.TRAITS`.
 
-    compute: float = 0.0
-    memory: float = 0.0
-    launch: float = 0.0
+    `covariance` is what is not known about them after the runs, and `noise` the standard deviation among networks;
+    both empty where nothing was measured.
+    """
+
+    logs: Mapping[str, float] = field(default_factory=dict)
+    covariance: tuple[tuple[float, ...], ...] = ()
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Population:
     """The fitted values, as `datasets/population.json` holds them.
 
-    `spread` is the standard deviation of each `Deviation` among devices; `errors` are bounds of measured over
-    predicted on devices left out, by what was predicted and what was known; `power` says what the parts draw.
+    `spread` is the standard deviation of each trait of a `Deviation` among devices, and "amd" how many times wider
+    they are there; `networks` holds standard deviations among networks of one device, each with its share of devices.
+    `errors` are bounds of measured over predicted on devices left out, by what was predicted and what was known;
+    `power` says what the parts draw.
     """
 
     parameters: Mapping[str, float]
     spread: Mapping[str, float]
+    networks: tuple[tuple[float, float], ...]
     errors: Mapping[str, tuple[float, float]]
     power: Mapping[str, float]
     fitted_on: str
@@ -430,6 +436,7 @@ def load_population() -> Population:
     return Population(
         parameters=document["parameters"],
         spread=document["spread"],
+        networks=tuple((float(noise), float(share)) for noise, share in document["networks"]),
         errors={name: (float(low), float(high)) for name, (low, high) in document["errors"].items()},
         power=document["power"],
         fitted_on=str(document["fitted_on"]),
@@ -443,7 +450,7 @@ class PopulationTime:
 
     specs: Mapping[str, float]
     software: str = "eager"
-    deviation: Deviation = Deviation()
+    deviation: Deviation = field(default_factory=Deviation)
     parameters: Mapping[str, float] = field(default_factory=lambda: load_population().parameters)
 
     form: ClassVar[str] = "population"
@@ -462,33 +469,43 @@ class PopulationTime:
         waiting = host * ((step - device) / issuing) if issuing > 0 else host
         return np.stack([compute, memory, floor + waiting], axis=1)
 
-    def parts(self, ops: Sequence[Op]) -> Array:
-        """Seconds of one step's compute, memory, short kernels and host, as if none hid behind another."""
-        return np.asarray(self._by_op(ops).sum(axis=0))
-
-    def _by_op(self, ops: Sequence[Op]) -> Array:
-        """Shape (ops, 4): seconds of compute, memory, short kernels and the host's issuing."""
-        t = columns(ops)
-        size, count = len(t.count), len(ops)
+    def seconds_of(self, t: Columns, *, train: bool) -> Seconds:
+        """Seconds of pieces of work before any deviation."""
+        size = len(t.count)
         factors = {**software_factors(self.software, self.parameters), "year": _SOFTWARE_YEAR}
-        x = piece_seconds(
+        return piece_seconds(
             t,
             {name: np.full(size, value) for name, value in self.specs.items()},
             self.parameters,
             tf32=np.ones(size) if self.software in _TF32_EVERYWHERE else (t.cls <= DEPTHWISE).astype(float),
             software={name: np.full(size, value) for name, value in factors.items()},
-            train=np.full(size, float(any(op.phase != "forward" for op in ops))),
+            train=np.full(size, float(train)),
         )
-        index, own = t.op.astype(int), self.deviation
-        pairs = (
-            (x.compute, own.compute),
-            (x.memory, own.memory),
-            (x.floor, own.launch / 2),
-            (x.host, own.launch),
-        )
-        return np.stack(
-            [np.bincount(index, weights=values, minlength=count) * math.exp(log) for values, log in pairs], axis=1
-        )
+
+    def log_spread(self, ops: Sequence[Op]) -> float | None:
+        """Standard deviation of the logarithm of a step's seconds, as far as runs told; None without runs."""
+        from .deviation import log_spread, log_step, traits, values_of
+
+        if not self.deviation.covariance:
+            return None
+        t, x = self._pieces(ops)
+        _, slopes = log_step(x, traits(t), values_of(self.deviation), self.parameters["sharpness"])
+        return log_spread(self.deviation, slopes)
+
+    def _pieces(self, ops: Sequence[Op]) -> tuple[Columns, Seconds]:
+        t = columns(ops)
+        return t, self.seconds_of(t, train=any(op.phase != "forward" for op in ops))
+
+    def _by_op(self, ops: Sequence[Op]) -> Array:
+        """Shape (ops, 4): seconds of compute, memory, short kernels and the host's issuing."""
+        from .deviation import deviated, traits, values_of
+
+        t, x = self._pieces(ops)
+        if self.deviation.logs:
+            x = deviated(x, traits(t), values_of(self.deviation))
+        index, count = t.op.astype(int), len(ops)
+        parts = (x.compute, x.memory, x.floor, x.host)
+        return np.stack([np.bincount(index, weights=values, minlength=count) for values in parts], axis=1)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -503,9 +520,17 @@ class PopulationTime:
         return cls(
             specs={name: float(value) for name, value in document["specs"].items()},
             software=str(document["software"]),
-            deviation=Deviation(**document["deviation"]),
+            deviation=_deviation(document["deviation"]),
             parameters={name: float(value) for name, value in document["parameters"].items()},
         )
+
+
+def _deviation(document: Mapping[str, Any]) -> Deviation:
+    return Deviation(
+        logs={name: float(value) for name, value in document["logs"].items()},
+        covariance=tuple(tuple(float(value) for value in row) for row in document["covariance"]),
+        noise=float(document["noise"]),
+    )
 
 
 def population_watts(time: PopulationTime, precision: str, idle_w: float | None) -> dict[str, float]:

@@ -25,6 +25,8 @@ SCHEMA = "joulecast.profile/1"
 _HALF = ("float16", "bfloat16")
 STATIC = "static"
 STARTUP = "start-up"
+NINETY_PERCENT = 1.645
+"""Standard deviations on either side of the middle that hold 90 % of a normal distribution."""
 LEFT_OUT_DECADES = 0.3
 """Networks left out of a fit lie about this far outside of the others' range: bounds hold up to there."""
 _IN_RANGE_DECADES = 0.05  # nearer than this to the measured range counts as inside
@@ -217,14 +219,15 @@ class Profile:
         outside = self._decades_outside(work)
         doubt = max(outside - LEFT_OUT_DECADES, 0.0) + self._never_fitted(work.ops, seconds)
         ops = effective_ops(work.ops, seconds.sum(axis=1))
+        time_error, energy_error = self._errors(work)
         startup_s = self.startup_s if steps else 0.0
         startup_kwh = startup_s * self.power.static_w * devices / JOULES_PER_KWH
         kwh = step_j * steps / JOULES_PER_KWH + startup_kwh
         start = (Share(STARTUP, startup_s * devices, startup_kwh, 0.0),) if startup_s else ()
         return Estimate(
             steps=steps,
-            seconds=self.time_error.interval(step_s * steps + startup_s, doubt, ops),
-            energy_kwh=self.energy_error.interval(kwh, doubt, ops),
+            seconds=time_error.interval(step_s * steps + startup_s, doubt, ops),
+            energy_kwh=energy_error.interval(kwh, doubt, ops),
             breakdown=with_parts(self._breakdown(seconds * devices, steps), start),
             layers=with_parts(_by_layer(work.ops, seconds.sum(axis=1), joules.sum(axis=1) * devices, steps), start),
             profile=self.name,
@@ -232,6 +235,21 @@ class Profile:
             power_source=self.provenance.power,
             devices=devices,
             warnings=tuple(self._warnings(work, devices, outside)),
+        )
+
+    def _errors(self, work: Workload) -> tuple[ErrorModel, ErrorModel]:
+        """Bounds of time and energy. After a few runs they are wider the less `work` is like what ran."""
+        from .population import PopulationTime
+
+        spread = self.time.log_spread(work.ops) if isinstance(self.time, PopulationTime) else None
+        if spread is None:
+            return self.time_error, self.energy_error
+        reach, typical = NINETY_PERCENT * spread, math.log(self.time_error.high)
+        power = math.sqrt(max(math.log(self.energy_error.high) ** 2 - typical**2, 0.0))
+        whole = math.hypot(reach, power)
+        return (
+            replace(self.time_error, low=math.exp(-reach), high=math.exp(reach)),
+            replace(self.energy_error, low=math.exp(-whole), high=math.exp(whole)),
         )
 
     def _breakdown(self, seconds: Array, steps: int) -> tuple[Share, ...]:

@@ -1,31 +1,61 @@
 """From one run on: a known GPU's deviation from the population, updated by what was measured on it.
 
-Maximum a posteriori: each `Deviation` starts at 0 with the spread that it has among GPUs, each network measured is
-evidence with the spread that networks have on one GPU. No runs give the datasheet's answer, many give their own.
+Maximum a posteriori. Each trait of a `Deviation` starts at 0 with the spread that it has among GPUs and software.
+Each network measured is evidence; how far networks scatter on one GPU is not known beforehand, so several noises
+compete, each with the share of GPUs that have it, and the runs decide among them. Without runs the answer is the
+datasheet's, with many it is their own.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..base.errors import FitError, HardwareError
 from ..cost.bounds import ErrorModel
 from ..cost.datasheet import datasheet_profile
+from ..cost.deviation import TRAITS, deviated, log_spread, log_step, traits, values_of
 from ..cost.features import Array
 from ..cost.hardware import Hardware
 from ..cost.names import find_hardware
-from ..cost.population import Deviation, PopulationTime, load_population, step_seconds
-from ..cost.profile import PowerModel, Profile, Provenance
+from ..cost.population import Deviation, Population, PopulationTime, Seconds, columns, load_population, merged
+from ..cost.profile import NINETY_PERCENT, Profile, Provenance
+from ..trace.workload import Op
 from .evidence import network_of
 from .observation import Observation
+from .regression import folds
+from .watts import with_watts
 
-NETWORK_SPREAD = 0.20
-"""Standard deviation of the logarithm of measured over predicted among networks on one GPU, software known."""
-_STEPS = 20
+_ROUNDS, _REWEIGHTINGS = 12, 3
+_FAR = 2.5
+"""Networks further off than this many standard deviations count less and less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is known before any run: `spread` in the order of `TRAITS`, `networks` as `Population` has them."""
+
+    spread: Array
+    networks: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, population: Population, amd: bool) -> Prior:
+        wider = population.spread["amd"] if amd else 1.0
+        return cls(wider * np.array([population.spread[name] for name in TRAITS]), population.networks)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One network's step: its pieces before any deviation and their traits, and the logarithm of its seconds."""
+
+    seconds: Seconds
+    traits: Array
+    log_s: float
+    weight: float = 1.0
 
 
 def known_gpu(hardware: str | None, rows: Sequence[Observation]) -> Hardware | None:
@@ -40,20 +70,6 @@ def known_gpu(hardware: str | None, rows: Sequence[Observation]) -> Hardware | N
     return found if found.kind == "gpu" else None
 
 
-def left_out_seconds(rows: Sequence[Observation], families: Sequence[str], fitted: Profile) -> Array:
-    """Seconds per step of every row, each predicted with the deviation that the other families tell."""
-    time = fitted.time
-    assert isinstance(time, PopulationTime)
-    parts = np.array([replace(time, deviation=Deviation()).parts(row.workload.ops) for row in rows])
-    measured, weights = np.log([row.step_seconds for row in rows]), _weights(rows)
-    sharpness, names, result = time.parameters["sharpness"], np.asarray(families), np.zeros(len(rows))
-    for family in set(families):
-        test = names == family
-        deviation = _deviation(parts[~test], measured[~test], weights[~test], sharpness)
-        result[test] = np.exp(_log_step(parts[test], np.array(astuple(deviation)), sharpness))
-    return result
-
-
 def fit_few(
     rows: Sequence[Observation], hardware: Hardware, *, name: str, software: str | None = None, created: str = ""
 ) -> Profile:
@@ -66,97 +82,136 @@ def fit_few(
     assert isinstance(time, PopulationTime)
     for row in rows:
         _check_peak(row, time)
-    parts = np.array([time.parts(row.workload.ops) for row in rows])
-    measured = np.log([row.step_seconds for row in rows])
-    weights = _weights(rows)
-    deviation = _deviation(parts, measured, weights, time.parameters["sharpness"])
-    fitted = replace(time, deviation=deviation)
+    evidence = _evidence(rows, time)
+    deviation = learnt(evidence, _prior(time), time.parameters["sharpness"])
     networks = float(len({network_of(row) for row in rows}))
+    metered = rows[0].energy_j is not None
     profile = replace(
         start,
         name=name,
-        time=fitted,
-        time_error=_narrowed(start.time_error, networks),
-        energy_error=_narrowed(start.energy_error, networks if rows[0].energy_j is not None else 0.0),
+        time=replace(time, deviation=deviation),
+        time_error=_typical(evidence, deviation, time.parameters["sharpness"]),
         provenance=Provenance(
             time="measured",
-            power="measured" if rows[0].energy_j is not None else "datasheet",
+            power="measured" if metered else "datasheet",
             sources=(f"{len(rows)} runs on {hardware.name}", *start.provenance.sources),
             fitted_on=f"{len(rows)} runs of {int(networks)} networks, deviation from the population of GPUs",
             created=created,
             boundary=start.provenance.boundary,
-            notes=(_what_was_learnt(deviation), *_limits(parts)),
+            notes=(_what_was_learnt(evidence, deviation), *_limits(evidence)),
         ),
         scores={"observations": float(len(rows)), "families": networks},
         host=dict(rows[0].host),
     )
-    return _with_power(profile, rows)
+    return with_watts(profile, rows, start, hardware.idle_w)
+
+
+def left_out_seconds(rows: Sequence[Observation], families: Sequence[str], fitted: Profile) -> Array:
+    """Seconds per step of every row, each predicted with the deviation that the other families teach."""
+    time = fitted.time
+    assert isinstance(time, PopulationTime)
+    evidence, sharpness, result = _evidence(rows, time), time.parameters["sharpness"], np.zeros(len(rows))
+    for train, test in folds(families):
+        deviation = learnt([evidence[index] for index in np.flatnonzero(train)], _prior(time), sharpness)
+        for index in np.flatnonzero(test):
+            one = evidence[index]
+            result[index] = math.exp(log_step(one.seconds, one.traits, values_of(deviation), sharpness)[0])
+    return result
+
+
+def learnt(evidence: Sequence[Evidence], prior: Prior, sharpness: float) -> Deviation:
+    """The most probable deviation, how uncertain it is, and the noise among networks (docs/method.md)."""
+    values, measured = np.zeros(len(TRAITS)), np.array([one.log_s for one in evidence])
+    weights = np.array([one.weight for one in evidence])
+    covariance, noise = np.diag(prior.spread**2), 0.0
+    for _ in range(_ROUNDS):
+        steps = [log_step(one.seconds, one.traits, values, sharpness) for one in evidence]
+        slopes = np.array([slope for _, slope in steps]).reshape(-1, len(TRAITS))
+        target = measured - np.array([base for base, _ in steps]) + slopes @ values
+        found, covariance, noise = posterior(slopes, target, weights, prior)
+        move = np.clip(found - values, -0.5, 0.5)
+        values = values + move
+        if float(np.abs(move).max()) < 1e-5:
+            break
+    return Deviation(
+        {name: float(value) for name, value in zip(TRAITS, values, strict=True)},
+        tuple(tuple(float(f"{value:.5g}") for value in row) for row in covariance),
+        noise,
+    )
+
+
+def posterior(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[Array, Array, float]:
+    """Mean, covariance and noise of target = slopes @ values + noise, shape (rows,), mixed over the prior's noises."""
+    shares, found = mixed(slopes, target, weights, prior)
+    mean = np.sum([share * one[0] for share, one in zip(shares, found, strict=True)], axis=0)
+    covariance = np.sum(
+        [share * (one[1] + np.outer(one[0] - mean, one[0] - mean)) for share, one in zip(shares, found, strict=True)],
+        axis=0,
+    )
+    squares = [share * noise**2 for share, (noise, _) in zip(shares, prior.networks, strict=True)]
+    return mean, covariance, math.sqrt(sum(squares))
+
+
+def mixed(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[Array, list[tuple[Array, Array, float]]]:
+    """How probable each of the prior's noises is after the rows, and what `_with_noise` finds with it."""
+    found = [_with_noise(slopes, target, weights, prior.spread, noise) for noise, _ in prior.networks]
+    logs = np.array([math.log(max(share, 1e-9)) for _, share in prior.networks]) + np.array([one[2] for one in found])
+    shares = np.exp(logs - logs.max())
+    return shares / shares.sum(), found
+
+
+def _with_noise(
+    slopes: Array, target: Array, weights: Array, spread: Array, noise: float
+) -> tuple[Array, Array, float]:
+    """Mean and covariance of the values at one noise, and the logarithm of how probable it makes the rows."""
+    precision, used = np.diag(spread**-2.0), weights
+    for _ in range(_REWEIGHTINGS):
+        mean, covariance = _gaussian(slopes, target, used / noise**2, precision)
+        used = weights / np.sqrt(1.0 + ((target - slopes @ mean) / (_FAR * noise)) ** 2)
+    plain = weights / noise**2
+    all_mean, all_covariance = _gaussian(slopes, target, plain, precision)
+    square = float(target @ (plain * target) - (slopes.T @ (plain * target)) @ all_mean)
+    volume = 2 * (float(weights.sum()) * math.log(noise) + float(np.log(spread).sum()))
+    volume -= float(np.linalg.slogdet(all_covariance)[1])
+    return mean, covariance, -0.5 * (square + volume)
+
+
+def _gaussian(slopes: Array, target: Array, weights: Array, precision: Array) -> tuple[Array, Array]:
+    covariance = np.asarray(np.linalg.inv(precision + slopes.T @ (slopes * weights[:, None])), dtype=float)
+    return covariance @ (slopes.T @ (weights * target)), covariance
+
+
+def _prior(time: PopulationTime) -> Prior:
+    return Prior.of(load_population(), amd=bool(time.specs["amd"]))
+
+
+def _evidence(rows: Sequence[Observation], time: PopulationTime) -> list[Evidence]:
+    """Repeated runs of one network count as one."""
+    known: dict[int, tuple[Seconds, Array]] = {}
+    names = [network_of(row) for row in rows]
+    counts, result = Counter(names), []
+    for row, name in zip(rows, names, strict=True):
+        if id(row.workload) not in known:
+            known[id(row.workload)] = _pieces(row.workload.ops, time)
+        result.append(Evidence(*known[id(row.workload)], math.log(row.step_seconds), 1.0 / counts[name]))
+    return result
+
+
+def _pieces(ops: Sequence[Op], time: PopulationTime) -> tuple[Seconds, Array]:
+    x = time.seconds_of(parts := merged(columns(ops)), train=any(op.phase != "forward" for op in ops))
+    return x, traits(parts)
+
+
+def _typical(evidence: Sequence[Evidence], deviation: Deviation, sharpness: float) -> ErrorModel:
+    """Bounds for networks like those that were run; `Profile.predict` makes its own for each network."""
+    values = values_of(deviation)
+    slopes = np.mean([log_step(one.seconds, one.traits, values, sharpness)[1] for one in evidence], axis=0)
+    reach = NINETY_PERCENT * log_spread(deviation, slopes)
+    return ErrorModel(math.exp(-reach), math.exp(reach))
 
 
 def _software_of(row: Observation) -> str:
     return "tensorflow" if row.workload.framework == "keras" else "eager"
-
-
-def _weights(rows: Sequence[Observation]) -> Array:
-    """Repeated runs of one network count as one."""
-    names = [network_of(row) for row in rows]
-    return np.array([1.0 / names.count(name) for name in names])
-
-
-def _log_step(parts: Array, deviation: Array, sharpness: float) -> Array:
-    """`parts`, shape (runs, 4): seconds of compute, memory, floor and host of one step."""
-    factors = np.exp(np.array([deviation[0], deviation[1], deviation[2] / 2, deviation[2]]))
-    scaled = parts * factors
-    return np.log(step_seconds(scaled[:, 3], scaled[:, :3].sum(axis=1), sharpness))
-
-
-def _deviation(parts: Array, measured: Array, weights: Array, sharpness: float) -> Deviation:
-    """Gauss-Newton on the logarithms; robust against single networks that the population does not fit."""
-    spread = load_population().spread
-    prior = np.array([spread["compute"], spread["memory"], spread["launch"]])
-    values = np.zeros(3)
-    for _ in range(_STEPS):
-        base = _log_step(parts, values, sharpness)
-        slopes = np.stack(
-            [(_log_step(parts, values + 1e-4 * unit, sharpness) - base) / 1e-4 for unit in np.eye(3)], axis=1
-        )
-        residual = measured - base
-        robust = weights / (NETWORK_SPREAD**2 * np.sqrt(1.0 + (residual / (2 * NETWORK_SPREAD)) ** 2))
-        matrix = slopes.T @ (slopes * robust[:, None]) + np.diag(prior**-2)
-        move = np.linalg.solve(matrix, slopes.T @ (residual * robust) - values / prior**2)
-        values = values + np.clip(move, -0.5, 0.5)
-        if float(np.abs(move).max()) < 1e-6:
-            break
-    return Deviation(*(float(value) for value in values))
-
-
-def _narrowed(error: ErrorModel, networks: float) -> ErrorModel:
-    """Bounds after runs of `networks` networks: what GPUs differ by shrinks, what networks differ by stays."""
-    alone = math.exp(1.645 * NETWORK_SPREAD)
-
-    def bound(value: float, sign: float) -> float:
-        whole, own = math.log(value) ** 2, math.log(alone) ** 2
-        left = own * (1.0 + 0.5 / max(networks, 1.0)) + max(whole - own, 0.0) / (1.0 + 2.0 * networks)
-        return math.exp(sign * math.sqrt(min(left, whole)))
-
-    return replace(error, low=bound(error.low, -1.0), high=bound(error.high, 1.0))
-
-
-def _with_power(profile: Profile, rows: Sequence[Observation]) -> Profile:
-    """The board's watts scaled by what was metered, towards 1 as the spread of the population says."""
-    known = [row for row in rows if row.power_w is not None]
-    if not known:
-        return profile
-    ratios = [math.log(float(row.power_w or 0.0) / profile.predict(row.workload, steps=1).power_w) for row in known]
-    spread, noise = load_population().spread["power"], 0.08
-    share = len(ratios) / (len(ratios) + (noise / spread) ** 2)
-    factor = math.exp(share * float(np.median(ratios)))
-
-    def scaled(power: PowerModel) -> PowerModel:
-        return PowerModel({name: watts * factor for name, watts in power.weights_w.items()}, power.static_w * factor)
-
-    half = scaled(profile.half_power) if profile.half_power else None
-    return replace(profile, power=scaled(profile.power), half_power=half)
 
 
 def _check_peak(row: Observation, time: PopulationTime) -> None:
@@ -172,15 +227,37 @@ def _check_peak(row: Observation, time: PopulationTime) -> None:
         )
 
 
-def _what_was_learnt(deviation: Deviation) -> str:
-    names = ("arithmetic", "memory", "waiting for the host")
-    changes = [f"{name} {math.expm1(value):+.0%}" for name, value in zip(names, astuple(deviation), strict=True)]
-    return f"seconds against the population of GPUs: {', '.join(changes)}"
+_GROUPS = {
+    "convolutions": ("conv", "conv1", "grouped", "depthwise"),
+    "matrix products": ("matmul", "batched", "attention", "rnn"),
+    "other ops": ("norm", "pointwise", "reduce", "pool", "optimizer", "gather"),
+}
 
 
-def _limits(parts: Array) -> tuple[str, ...]:
+def _what_was_learnt(evidence: Sequence[Evidence], deviation: Deviation) -> str:
+    """Seconds after over before, by groups of ops and for the host, where the runs have any."""
+    values, changes = values_of(deviation), []
+    after = [deviated(one.seconds, one.traits, values) for one in evidence]
+    for name, kinds in _GROUPS.items():
+        places = [TRAITS.index(kind) - 3 for kind in kinds]
+        masks = [one.traits[:, places].any(axis=1) for one in evidence]
+        before_s = sum(float(_device(one.seconds)[mask].sum()) for one, mask in zip(evidence, masks, strict=True))
+        after_s = sum(float(_device(x)[mask].sum()) for x, mask in zip(after, masks, strict=True))
+        if before_s > 0:
+            changes.append(f"{name} {after_s / before_s - 1:+.0%}")
+    changes.append(f"host {math.expm1(values[TRAITS.index('launch')]):+.0%}")
+    return f"seconds compared with the population of GPUs: {', '.join(changes)}"
+
+
+def _device(x: Seconds) -> Array:
+    return x.compute + x.memory + x.floor
+
+
+def _limits(evidence: Sequence[Evidence]) -> tuple[str, ...]:
     """What the runs cannot teach."""
-    device, host = parts[:, :3].sum(axis=1), parts[:, 3]
-    if (host > 2.0 * device).all():
-        return ("every run waits for the host most of the time: it teaches the host's speed, not the device's",)
+    if all(float(one.seconds.host.sum()) > 2.0 * float(_device(one.seconds).sum()) for one in evidence):
+        return (
+            "every run waits for the host most of the time: the fit learns the host's speed, not the device's; "
+            "add a run with a larger batch",
+        )
     return ()

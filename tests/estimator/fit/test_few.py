@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from joulecast.estimator.base.errors import FitError
 from joulecast.estimator.cost.datasheet import datasheet_profile
+from joulecast.estimator.cost.deviation import TRAITS, log_step, traits
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.population import Deviation, PopulationTime
+from joulecast.estimator.cost.population import Deviation, PopulationTime, columns
 from joulecast.estimator.cost.profile import Profile
+from joulecast.estimator.fit.few import Prior, posterior
 from joulecast.estimator.fit.fit import fit
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.fit.runs import read_runs
@@ -28,6 +32,19 @@ def network(name: str, products: int, side: int, copies: int) -> Workload:
     )  # fmt: skip
     copy = Op("copy", "copy", "forward", "", 0, 10**8, 10**8, dims={"elements_in": 1}, count=copies)
     return Workload(name, "pytorch", 32, False, None, "float32", side, side, 0, 0, (), (matmul, copy))
+
+
+def convolutions(name: str, channels: int, count: int) -> Workload:
+    dims = {"n": 32, "c_in": channels, "c_out": channels, "in": 784, "out": 784, "k": 9, "groups": 1, "transposed": 0}
+    size = 4 * 32 * 784 * channels
+    conv = Op(
+        "conv", "conv", "forward", "", 32 * 784 * channels**2 * 9, 2 * size, size, dims=dims, count=count
+    )  # fmt: skip
+    return Workload(name, "pytorch", 32, False, None, "float32", channels, channels, 0, 0, (), (conv,))
+
+
+def deviation(**logs: float) -> Deviation:
+    return Deviation(logs)
 
 
 NETWORKS = [network("dense", 20, 4096, 1), network("moving", 2, 1024, 60), network("both", 10, 2048, 10)]
@@ -52,7 +69,7 @@ def off(profile: Profile, rows: list[Observation]) -> float:
 
 
 def test_one_run_brings_the_profile_near_and_three_nearer() -> None:
-    rows = runs(Deviation(0.25, 0.2, 0.1), NETWORKS)
+    rows = runs(deviation(compute=0.25, memory=0.2, launch=0.1), NETWORKS)
     none = datasheet_profile(find_hardware(GPU)).for_software("eager")
     one, three = fit(rows[:1], name="mine", hardware=GPU), fit(rows, name="mine", hardware=GPU)
     assert off(none, rows[:1]) > 0.15
@@ -67,15 +84,67 @@ def test_one_run_brings_the_profile_near_and_three_nearer() -> None:
 def test_runs_as_the_population_predicts_them_change_nothing() -> None:
     fitted = fit(runs(Deviation(), NETWORKS), name="mine", hardware=GPU)
     assert isinstance(fitted.time, PopulationTime)
-    assert fitted.time.deviation.compute == pytest.approx(0.0, abs=1e-6)
+    assert max(abs(value) for value in fitted.time.deviation.logs.values()) < 1e-6
 
 
 def test_a_repeated_run_counts_once() -> None:
-    rows = runs(Deviation(0.3, 0.3, 0.0), NETWORKS[:1])
+    rows = runs(deviation(compute=0.3, memory=0.3), NETWORKS[:1])
     once, often = fit(rows, name="a", hardware=GPU), fit(rows * 5, name="a", hardware=GPU)
     assert isinstance(once.time, PopulationTime)
     assert isinstance(often.time, PopulationTime)
-    assert often.time.deviation.compute == pytest.approx(once.time.deviation.compute, abs=1e-6)
+    assert often.time.deviation.logs == pytest.approx(once.time.deviation.logs, abs=1e-6)
+
+
+def test_convolutions_teach_convolutions_more_than_matrix_products() -> None:
+    true = deviation(conv=0.4)
+    rows = runs(true, [convolutions("a", 64, 20), convolutions("b", 128, 20), convolutions("c", 256, 20)])
+    other = runs(true, [convolutions("d", 192, 30), NETWORKS[0]])
+    fitted = fit(rows, name="mine", hardware=GPU)
+    none = datasheet_profile(find_hardware(GPU)).for_software("eager")
+    assert off(none, other[:1]) > 0.3
+    assert off(fitted, other[:1]) < 0.08
+    moved = fitted.predict(NETWORKS[0]).seconds.value / none.predict(NETWORKS[0]).seconds.value
+    assert 1.0 < moved < 1.25  # a part of what convolutions show belongs to the whole device
+    conv, product = (fitted.predict(row.workload).seconds for row in other)
+    assert conv.high / conv.low < product.high / product.low
+
+
+def test_networks_that_scatter_move_the_deviation_less_and_widen_the_interval() -> None:
+    rows = runs(Deviation(), [convolutions(str(size), size, 20) for size in (64, 96, 128)])
+    noisy = [replace(row, seconds=row.seconds * math.exp(0.2 + 0.4 * (at - 1))) for at, row in enumerate(rows)]
+    steady = [replace(row, seconds=row.seconds * math.exp(0.2)) for row in rows]
+    wide, narrow = (fit(some, name="mine", hardware=GPU) for some in (noisy, steady))
+    one, other = (profile.predict(rows[0].workload).seconds for profile in (wide, narrow))
+    assert one.high / one.low > 1.3 * (other.high / other.low)
+    assert off(narrow, steady) < 0.06
+
+
+def test_the_posterior_of_one_trait_is_that_of_the_textbook() -> None:
+    # one value with spread 0.3, two rows of slope 1 with noise 0.1: variance 1 / (1/0.09 + 2/0.01), mean its share
+    prior = Prior(np.array([0.3]), ((0.1, 1.0),))
+    mean, covariance, noise = posterior(np.ones((2, 1)), np.array([0.011, 0.009]), np.ones(2), prior)
+    assert covariance[0, 0] == pytest.approx(1 / (1 / 0.09 + 2 / 0.01), rel=0.01)
+    assert mean[0] == pytest.approx(0.01 * 200 / (200 + 1 / 0.09), rel=0.01)
+    assert noise == pytest.approx(0.1)
+
+
+def test_rows_decide_between_noises() -> None:
+    prior = Prior(np.array([0.1]), ((0.05, 0.5), (0.4, 0.5)))
+    slopes, weights = np.ones((8, 1)), np.ones(8)
+    scatter = np.array([0.4, -0.4] * 4)
+    assert posterior(slopes, scatter, weights, prior)[2] == pytest.approx(0.4, abs=0.01)
+    assert posterior(slopes, scatter / 10, weights, prior)[2] == pytest.approx(0.05, abs=0.01)
+
+
+def test_slopes_are_those_of_the_logarithm_of_a_step() -> None:
+    time = datasheet_profile(find_hardware(GPU)).time
+    assert isinstance(time, PopulationTime)
+    parts = columns((*NETWORKS[2].ops, *convolutions("a", 64, 3).ops))
+    x, shapes, values = time.seconds_of(parts, train=False), traits(parts), np.linspace(-0.2, 0.2, len(TRAITS))
+    base, slopes = log_step(x, shapes, values, 2.0)
+    for index in range(len(TRAITS)):
+        moved, _ = log_step(x, shapes, values + 1e-6 * np.eye(len(TRAITS))[index], 2.0)
+        assert (moved - base) / 1e-6 == pytest.approx(slopes[index], abs=1e-4)
 
 
 def test_metered_watts_scale_the_power() -> None:
@@ -93,7 +162,7 @@ def test_a_wrong_unit_is_named() -> None:
 
 def test_a_run_that_waits_for_the_host_says_what_it_cannot_teach() -> None:
     fitted = fit(runs(Deviation(), [network("tiny", 300, 16, 1)]), name="mine", hardware=GPU)
-    assert any("teaches the host's speed" in note for note in fitted.provenance.notes)
+    assert any("learns the host's speed" in note for note in fitted.provenance.notes)
 
 
 def test_hardware_that_is_not_in_the_table_still_needs_four_networks() -> None:
@@ -102,7 +171,7 @@ def test_hardware_that_is_not_in_the_table_still_needs_four_networks() -> None:
 
 
 def test_a_fitted_profile_survives_its_document() -> None:
-    rows = runs(Deviation(0.2, 0.1, 0.0), NETWORKS)
+    rows = runs(deviation(compute=0.2, memory=0.1), NETWORKS)
     fitted = fit(rows, name="mine", hardware=GPU)
     assert Profile.from_json(fitted.to_json()).predict(rows[0].workload) == fitted.predict(rows[0].workload)
 

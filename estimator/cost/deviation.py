@@ -1,0 +1,81 @@
+"""What is particular to one device and its software: factors on the population's seconds, by kind and shape of op.
+
+Every piece of work has traits (its kind, its size, the component that it waits for); a factor's logarithm is the sum
+of its traits times what runs taught (estimator/fit/few.py).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .features import Array, Mask
+from .population import BACKWARD, CLASSES, DEPTHWISE, MOVING, TRAFFIC, Columns, Deviation, Seconds, step_seconds
+
+COMPONENTS = ("compute", "memory", "launch")
+_SHAPES = ("dense_size", "dense_depth", "dense_narrow", "moving_size", "depthwise_window", "strided")
+TRAITS = (*COMPONENTS, "device", *CLASSES[:-1], *TRAFFIC[1:], "backward", "weight_grad", *_SHAPES)
+"""Names of what is learnt. The first three belong to a component of the time, the others to pieces of work."""
+_OF_PIECES = TRAITS[len(COMPONENTS) :]
+_FARTHEST = 1.5
+"""A shape counts as no more than this many units from the middle: beyond, nothing was measured."""
+
+
+def traits(t: Columns) -> Array:
+    """Shape (pieces, traits without the components): 1 or 0 for a kind, about -1 to 1 for a shape."""
+    cls, dense = t.cls.astype(int), t.cls < MOVING
+    tiled = dense & (cls != DEPTHWISE)
+
+    def shape(where: Mask, value: Array) -> Array:
+        return np.where(where, np.clip(value, -_FARTHEST, _FARTHEST), 0.0)
+
+    narrow = np.maximum(np.minimum(t.m, t.n), 1.0)
+    columns = {
+        "device": np.ones(len(cls)),
+        **{name: (cls == index).astype(float) for index, name in enumerate(CLASSES[:-1])},
+        **{name: (~dense & (t.traffic == index)).astype(float) for index, name in enumerate(TRAFFIC) if index},
+        "backward": (t.phase == BACKWARD).astype(float),
+        "weight_grad": (t.weight_grad > 0).astype(float),
+        "dense_size": shape(tiled, np.log10(np.maximum(t.macs, 1.0)) - 9.5),
+        "dense_depth": shape(tiled, np.log2(np.maximum(t.k, 1.0) / 512.0) / 3.0),
+        "dense_narrow": shape(tiled, np.log2(narrow / 128.0) / 3.0),
+        "moving_size": shape(~dense, np.log10(np.maximum(t.moved, 1.0)) - 7.5),
+        "depthwise_window": shape(cls == DEPTHWISE, np.log2(np.maximum(t.window, 1.0) / 9.0) / 2.0),
+        "strided": (dense & (t.stride > 1.5)).astype(float),
+    }
+    return np.stack([columns[name] for name in _OF_PIECES], axis=1)
+
+
+def deviated(x: Seconds, pieces: Array, logs: Array) -> Seconds:
+    """`x` of a device whose deviation is `logs`, in the order of `TRAITS`; `pieces` are the pieces' `traits`."""
+    compute, memory, launch = logs[:3]
+    factor = np.exp(pieces @ logs[3:])
+    return Seconds(
+        compute=x.compute * factor * np.exp(compute),
+        memory=x.memory * factor * np.exp(memory),
+        floor=x.floor * factor * np.exp(launch / 2),
+        host=x.host * np.exp(launch),
+    )
+
+
+def log_step(x: Seconds, pieces: Array, logs: Array, sharpness: float) -> tuple[float, Array]:
+    """Logarithm of one step's seconds and its slope along each of `TRAITS`."""
+    y = deviated(x, pieces, logs)
+    device = y.compute + y.memory + y.floor
+    total, host = float(device.sum()), float(y.host.sum())
+    step = float(step_seconds(np.array(host), np.array(total), sharpness))
+    share = total**sharpness / (total**sharpness + host**sharpness)
+    part = share / total if total > 0 else 0.0
+    launch = 1.0 - share + part * float(y.floor.sum()) / 2
+    components = [part * float(y.compute.sum()), part * float(y.memory.sum()), launch]
+    return float(np.log(step)), np.concatenate([components, part * (device @ pieces)])
+
+
+def values_of(deviation: Deviation) -> Array:
+    """The logarithms in the order of `TRAITS`, 0 where nothing was learnt."""
+    return np.array([deviation.logs.get(name, 0.0) for name in TRAITS])
+
+
+def log_spread(deviation: Deviation, slopes: Array) -> float:
+    """Standard deviation of the logarithm of a step with `slopes`: of what is not known yet, and of single networks."""
+    covariance = np.asarray(deviation.covariance)
+    return float(np.sqrt(slopes @ covariance @ slopes + deviation.noise**2))

@@ -1,0 +1,104 @@
+"""Watts of eq. 2.2.1 from metered runs, kept physical: idle <= waiting for the host <= busy.
+
+The unknowns are steps up from the idle power: P_s over idle, waiting over P_s, and each busy component over waiting,
+none negative. Where a population of GPUs is known, each step starts at its value and stays there if no run tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..cost.bounds import ErrorModel
+from ..cost.features import COMPUTE, LAUNCH, MEMORY, Array
+from ..cost.population import load_population
+from ..cost.profile import NINETY_PERCENT, PowerModel, Profile
+from .observation import Observation
+
+NOISE = 0.08
+"""Standard deviation of a network's watts around its device's, as a share of them."""
+_STEP_SPREAD = 0.5  # of one step up, as a share of it, besides the factor that all steps share
+_LEAST_STEP = 0.05  # of the device's busy power: what a step's spread is at least a share of
+_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class WattsPrior:
+    """`idle_w` is below P_s whatever the runs say; `start` the population's watts, None where there are none."""
+
+    idle_w: float = 0.0
+    start: PowerModel | None = None
+
+
+def fitted_watts(activity: Array, power_w: Array, prior: WattsPrior) -> PowerModel:
+    """`activity`, shape (rows, 3), holds the shares of compute, memory and launch; `power_w` each row's mean watts."""
+    from scipy.optimize import lsq_linear
+
+    compute, memory, launch = activity.T
+    columns = np.stack(
+        [np.ones(len(power_w)), compute + memory + launch, compute, memory, np.zeros(len(power_w))], axis=1
+    )
+    rows, goal = columns / (NOISE * power_w[:, None]), (power_w - prior.idle_w) / (NOISE * power_w)
+    known, aim = _prior_rows(prior, float(np.median(power_w)))
+    robust = np.ones(len(power_w))
+    for _ in range(_ROUNDS):
+        root = np.sqrt(robust)
+        both = np.vstack([rows * root[:, None], known])
+        found = lsq_linear(both, np.concatenate([goal * root, aim]), bounds=([0.0] * 4 + [-0.9], np.inf)).x
+        robust = 1.0 / np.sqrt(1.0 + ((rows @ found - goal) / 2.0) ** 2)
+    above, waiting, computing, moving, _ = (float(value) for value in found)
+    weights = {COMPUTE: waiting + computing, MEMORY: waiting + moving, LAUNCH: waiting}
+    return PowerModel(weights, prior.idle_w + above)
+
+
+def _prior_rows(prior: WattsPrior, typical_w: float) -> tuple[Array, Array]:
+    """Equations that pull the steps to the population's; the last unknown is a factor that all of them share."""
+    if prior.start is None:
+        return 1e-3 / typical_w * np.eye(5), np.zeros(5)
+    weights, static = prior.start.weights_w, prior.start.static_w
+    steps = np.array(
+        [
+            max(static - prior.idle_w, 0.0),
+            weights[LAUNCH],
+            max(weights[COMPUTE] - weights[LAUNCH], 0.0),
+            max(weights[MEMORY] - weights[LAUNCH], 0.0),
+        ]
+    )
+    busy = static + max(weights.values())
+    spread = _STEP_SPREAD * np.maximum(steps, _LEAST_STEP * busy)
+    rows = np.hstack([np.eye(4) / spread[:, None], (-steps / spread)[:, None]])  # step - start * (1 + factor)
+    return np.vstack([rows, [0.0, 0.0, 0.0, 0.0, 1.0 / load_population().spread["power"]]]), np.append(
+        steps / spread, 0.0
+    )
+
+
+def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile, idle_w: float | None) -> Profile:
+    """`profile`, fitted from `start`, with the watts that the rows' meters tell and the error of its energy."""
+    power_log = math.sqrt(max(math.log(start.energy_error.high) ** 2 - math.log(start.time_error.high) ** 2, 0.0))
+    if rows[0].energy_j is not None:
+        ran = start.for_precision(rows[0].workload.precision)
+        half = start.half_power is not None and ran.half_power is None
+        idle = idle_w if idle_w is not None else start.power.static_w
+        times = np.array([profile.time.seconds(row.workload.ops).sum(axis=0) for row in rows])
+        shares = times / times.sum(axis=1, keepdims=True)
+        order = [profile.time.components.index(name) for name in (COMPUTE, MEMORY, LAUNCH)]
+        power = np.array([row.power_w for row in rows], dtype=float)
+        fitted = fitted_watts(shares[:, order], power, WattsPrior(idle, ran.power))
+        other = _scaled(start.power if half else start.half_power, ran.power, fitted)
+        profile = replace(profile, power=other if half and other else fitted, half_power=fitted if half else other)
+        between = load_population().spread["power"]
+        networks = len({id(row.workload) for row in rows})
+        power_log = NINETY_PERCENT * math.sqrt(NOISE**2 + between**2 / (1.0 + networks * (between / NOISE) ** 2))
+    reach = math.hypot(math.log(profile.time_error.high), power_log)
+    return replace(profile, energy_error=ErrorModel(math.exp(-reach), math.exp(reach)))
+
+
+def _scaled(other: PowerModel | None, before: PowerModel, after: PowerModel) -> PowerModel | None:
+    """The watts of a precision that was not run: its weights change as those of the one that was."""
+    if other is None:
+        return None
+    factor = sum(after.weights_w.values()) / max(sum(before.weights_w.values()), 1e-9)
+    return PowerModel({name: watts * factor for name, watts in other.weights_w.items()}, after.static_w)
