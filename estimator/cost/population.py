@@ -469,6 +469,10 @@ class PopulationTime:
         waiting = host * ((step - device) / issuing) if issuing > 0 else host
         return np.stack([compute, memory, floor + waiting], axis=1)
 
+    def parts(self, ops: Sequence[Op]) -> Array:
+        """Seconds of one step's compute, memory, short kernels and host, as if none hid behind another."""
+        return np.asarray(self._by_op(ops).sum(axis=0))
+
     def seconds_of(self, t: Columns, *, train: bool) -> Seconds:
         """Seconds of pieces of work before any deviation."""
         size = len(t.count)

@@ -480,7 +480,9 @@ def test_a_devices_deviation_multiplies_what_it_is_named_for() -> None:
     ops = [mover(), matmul(128, 256, 128)]
     settings = {"host_forward": 1.0, "floor": 1.0}
     plain = time_of(**settings).parts(ops)
-    off = time_of(deviation=Deviation(math.log(2), math.log(3), math.log(4)), **settings).parts(ops)
+    off = time_of(
+        deviation=Deviation({"compute": math.log(2), "memory": math.log(3), "launch": math.log(4)}), **settings
+    ).parts(ops)
     assert off / plain == pytest.approx([2, 3, 2, 4])  # short kernels take half of the launch's
 
 
@@ -581,7 +583,7 @@ def test_gaps_of_a_datasheet_are_filled(changes: dict[str, Any], expected: dict[
 def shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle at a tenth of the board's power, waiting a fifth more, memory half."""
     power = {"idle": 0.1, "waiting": 0.2, "compute": 0.5, "memory": 0.5}
-    known = Population(NEUTRAL, {}, {}, power, "made up", ("made up",))
+    known = Population(NEUTRAL, {}, (), {}, power, "made up", ("made up",))
     monkeypatch.setattr(population, "load_population", lambda: known)
 
 
@@ -622,7 +624,7 @@ def test_bounds_are_those_of_the_vendor_and_of_what_is_known() -> None:
             for known in ("known", "unknown")
         )
     }
-    fitted = Population(NEUTRAL, {}, errors, {}, "made up", ("made up",))
+    fitted = Population(NEUTRAL, {}, (), errors, {}, "made up", ("made up",))
     for flags, known, place in (
         ({}, True, 0),
         ({}, False, 1),
