@@ -185,8 +185,8 @@ def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
     return answers([read_request(model, options) for model in models])
 
 
-def read_request(model: str, options: Mapping[str, Any]) -> Request:
-    """What the options ask about `model`. Raises JoulecastError for values that cannot be used."""
+def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
+    """What the options ask about `model`, None for a template. Raises JoulecastError for values that cannot be used."""
     from ..estimator.answer.request import Request
 
     return Request(

@@ -18,6 +18,7 @@ _COMMANDS = {
         "Predict energy, CO2e, time and cost before training.",
     ),
     "check": ("joulecast.cli.check", "check", "Verify the budgets of a project's models, in CI or before a commit."),
+    "sweep": ("joulecast.cli.sweep", "sweep", "Predict the cost of many candidates, alone and together."),
     "measure": ("joulecast.cli.measure", "measure", "Measure training runs and calibrate this machine."),
     "fit": ("joulecast.cli.fit", "fit", "Learn from a table of your own runs, from one run on."),
     "profiles": ("joulecast.cli.profiles", "profiles", "List profiles and known hardware, with their sources."),

@@ -26,9 +26,10 @@ ALLOWED = {
     "measure/meters": _ANSWER | {"fit", "measure/meters"},
     "report": _ANSWER | {"report"},
     "check": _ANSWER | {"check"},
+    "sweeps": _ANSWER | {"sweeps"},
     "trainers": _ANSWER | {"trainers", "measure/meters"},
 }
-FOLDERS = ("estimator", "measure", "trainers", "check", "report", "cli")
+FOLDERS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "cli")
 
 
 def room(parts: tuple[str, ...]) -> str:

@@ -168,6 +168,12 @@ class Request:
         return self.cluster if own is None else own
 
     @property
+    def trace_key(self) -> object:
+        """Equal for requests that read the same step of the same model."""
+        own = str(self.model) if isinstance(self.model, str | Path) else id(self.model)
+        return own, repr(self.trace_options)
+
+    @property
     def place_key(self) -> tuple[object, ...]:
         """Equal for requests about the same place."""
         regions = self.regions if isinstance(self.regions, str) else tuple(self.regions)

@@ -49,7 +49,15 @@ _REPOSITORY_FOLDERS = frozenset(
 _NO_GPU = re.compile(r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU", re.I)
 
 _PACKAGE = Path(__file__).parents[2]
-_ROOMS = ("estimator", "measure", "trainers", "check", "report", "cli")  # `models` holds files that users name
+_ROOMS = (
+    "estimator",
+    "measure",
+    "trainers",
+    "check",
+    "report",
+    "sweeps",
+    "cli",
+)  # `models` holds files that users name
 _OWN = tuple(str(_PACKAGE / name) + os.sep for name in _ROOMS)
 _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")

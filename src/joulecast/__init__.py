@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from joulecast.estimator.trace.workload import Op as Op
     from joulecast.estimator.trace.workload import Workload as Workload
     from joulecast.measure.records.export import records as records
+    from joulecast.sweeps.objective import Cost as Cost
+    from joulecast.sweeps.run import sweep as sweep
     from joulecast.trainers.budget import Budget as Budget
     from joulecast.trainers.terms import BudgetExceeded as BudgetExceeded
 
@@ -49,6 +51,7 @@ _HOMES = {
     "Answer": "estimator.answer.answer",
     "Budget": "trainers.budget",
     "BudgetExceeded": "trainers.terms",
+    "Cost": "sweeps.objective",
     "Estimate": "estimator.cost.estimate",
     "FitError": "estimator.base.errors",
     "HardwareError": "estimator.base.errors",
@@ -70,6 +73,7 @@ _HOMES = {
     "load_profile": "estimator.cost.library",
     "records": "measure.records.export",
     "register_op": "estimator.trace.formulas",
+    "sweep": "sweeps.run",
     "trace": "estimator.trace.trace",
 }
 

@@ -1,0 +1,144 @@
+"""What a process of the engine does: it reads one model's step and prices every candidate of the job on it.
+
+A job and its results are plain values, so that a worker with another joulecast can read them and refuse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from .. import __version__
+from ..estimator.answer.answer import Answer
+from ..estimator.answer.estimate import find_profile, priced, read
+from ..estimator.answer.request import Request
+from ..estimator.answer.where import Where, read_where
+from ..estimator.base.errors import JoulecastError
+from ..estimator.cost.profile import Profile
+from ..estimator.trace.workload import Workload
+from .candidates import candidate
+
+JOB_CANDIDATES = 100  # of one model: a sweep that is stopped loses at most one job of each process
+_WORKLOADS = 32  # that a process keeps; one takes about a megabyte
+_WINDOW = 4096  # candidates among which those of one model are found
+
+Job = Mapping[str, Any]
+Result = dict[str, Any]
+
+
+class WorkerVersionError(JoulecastError):
+    """A worker that runs another joulecast."""
+
+
+def make_jobs(
+    given: Iterable[tuple[int, Mapping[str, Any]]], base: Request, columns: tuple[str, ...]
+) -> Iterator[Job | Result]:
+    """Jobs for the numbered candidates, and a result for each candidate that no request can be built for."""
+    window: OrderedDict[object, list[tuple[int, Mapping[str, Any]]]] = OrderedDict()
+    size = 0
+    for index, values in given:
+        try:
+            key = candidate(index, values, columns).request(base).trace_key
+        except JoulecastError as error:
+            yield failed(index, values, error)
+            continue
+        group = window.setdefault(key, [])
+        group.append((index, values))
+        size += 1
+        if len(group) == JOB_CANDIDATES:
+            yield _job(window.pop(key), base, columns)
+            size -= JOB_CANDIDATES
+        if size == _WINDOW:
+            _, oldest = window.popitem(last=False)
+            yield _job(oldest, base, columns)
+            size -= len(oldest)
+    for group in window.values():
+        yield _job(group, base, columns)
+
+
+def _job(group: list[tuple[int, Mapping[str, Any]]], base: Request, columns: tuple[str, ...]) -> Job:
+    return {"version": __version__, "base": base, "columns": columns, "candidates": tuple(group)}
+
+
+def failed(index: int, values: Mapping[str, Any], error: Exception) -> Result:
+    return {"index": index, "asked": dict(values), "error": " ".join(str(error).split())}
+
+
+# -- in the worker -------------------------------------------------------------------------------
+
+
+def run_job(job: Job) -> list[Result]:
+    """A result for each candidate, in order. Raises WorkerVersionError where the job is another version's."""
+    if job["version"] != __version__:
+        place = f"{socket.gethostname()}, process {os.getpid()}"
+        raise WorkerVersionError(
+            f"the worker on {place} has joulecast {__version__}, this sweep {job['version']}: install the same on both"
+        )
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        return [_result(index, values, job) for index, values in job["candidates"]]
+
+
+def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
+    try:
+        request = candidate(index, values, job["columns"]).request(job["base"])
+        answer = priced(request, _KEPT.workload(request), _KEPT.profile(request), where=_KEPT.where(request))
+    except JoulecastError as error:
+        return failed(index, values, error)
+    except Exception as error:  # a bug of joulecast: the other candidates are still priced
+        return failed(index, values, JoulecastError(f"joulecast failed: {type(error).__name__}: {error}"))
+    return {"index": index, "asked": dict(values), "row": row(answer)}
+
+
+def row(answer: Answer) -> dict[str, Any]:
+    """The columns of `estimate --csv`, with the step's FLOPs and whether a budget of the candidate is exceeded."""
+    columns = answer.rows()[0]
+    columns["step_flops"] = answer.workload.flops
+    if answer.verdicts:
+        columns["over_budget"] = answer.exceeded
+    return columns
+
+
+class Kept:
+    """What a process looked up already, by the part of a request that asks for it; failures too."""
+
+    def __init__(self, workloads: int = _WORKLOADS) -> None:
+        self._most = workloads
+        self._workloads: OrderedDict[object, Workload | JoulecastError] = OrderedDict()
+        self._profiles: dict[object, Profile] = {}
+        self._places: dict[object, Where] = {}
+
+    def workload(self, request: Request) -> Workload:
+        key = request.trace_key
+        if key not in self._workloads:
+            while len(self._workloads) >= self._most:
+                self._workloads.popitem(last=False)
+            try:
+                self._workloads[key] = read(request)
+            except JoulecastError as error:
+                self._workloads[key] = error.with_traceback(None)
+        self._workloads.move_to_end(key)
+        found = self._workloads[key]
+        if isinstance(found, JoulecastError):
+            raise found
+        return found
+
+    def profile(self, request: Request) -> Profile:
+        if isinstance(request.hardware, Profile):
+            return request.hardware
+        key = request.hardware_key
+        if key not in self._profiles:
+            self._profiles[key] = find_profile(request)
+        return self._profiles[key]
+
+    def where(self, request: Request) -> Where:
+        key = request.place_key
+        if key not in self._places:
+            self._places[key] = read_where(request)
+        return self._places[key]
+
+
+_KEPT = Kept()
