@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +69,7 @@ def sweep(
 
     base = _base(models, each_budget, options)
     candidates = _candidates(models, axes, source)
-    with SweepProgress() as progress:
+    with SweepProgress() as progress, _kept_on_interrupt(options["output"]):
         report = run(
             candidates,
             base,
@@ -88,6 +90,17 @@ def sweep(
 
 
 sweep.params += [option for option in estimate.params if option.name not in _OTHER]
+
+
+@contextlib.contextmanager
+def _kept_on_interrupt(output: Path | None) -> Iterator[None]:
+    """Says what an interrupted sweep leaves behind."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output is not None:
+            click.echo(f"{output}.partial keeps the candidates that are done; the same command goes on", err=True)
+        raise
 
 
 def _status(report: SweepReport) -> int:

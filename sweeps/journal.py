@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -81,6 +81,16 @@ class Journal:
     def __iter__(self) -> Iterator[Result]:
         """The results in the order of the candidates."""
         return (self[index] for index in range(len(self._offsets)) if index in self)
+
+    def lacks(self, index: int, asked: Mapping[str, Any]) -> bool:
+        """Whether the candidate is still to be done. Raises JoulecastError where another one was done in its place."""
+        if index not in self:
+            return True
+        if self[index]["asked"] != json.loads(_line(dict(asked))):
+            raise JoulecastError(
+                f"candidate {index} is not the one in {self.path}: repeat its command, or delete it to start again"
+            )
+        return False
 
     def write(self, results: Iterable[Result]) -> None:
         """Adds results; they are on the disk when this returns."""

@@ -184,7 +184,7 @@ def _fill(journal: Journal, source: Candidates, base: Request, engine: Engine, w
 
     def waiting() -> Iterator[Job]:
         """The jobs; candidates that no request can be built for are kept at once."""
-        given = ((index, values) for index, values in enumerate(source.given) if index not in journal)
+        given = ((index, values) for index, values in enumerate(source.given) if journal.lacks(index, values))
         for made in make_jobs(given, base, source.columns):
             if "error" in made:
                 refused.append(dict(made))

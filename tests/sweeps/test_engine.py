@@ -1,0 +1,172 @@
+"""The engines for real: joblib's processes, a Dask cluster and a Ray instance; workers that die, clusters that go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import joulecast as jc
+from joulecast.estimator.answer.request import Request
+from joulecast.estimator.base.errors import JoulecastError
+from joulecast.sweeps import jobs
+from joulecast.sweeps.engine import make_engine
+
+WIDTHS = [{"width": width} for width in range(1, 9)]
+DEADLY = [*WIDTHS[:3], {"width": 1, "ends": True}, *WIDTHS[3:]]
+
+
+@pytest.fixture
+def expected(base: Request, tmp_path: Path) -> bytes:
+    """The table that a sweep in this process writes."""
+    path = tmp_path / "serial.csv"
+    jc.sweep(WIDTHS, base, jobs=1, output=path)
+    return path.read_bytes()
+
+
+def swept(candidates: Any, base: Request, tmp_path: Path, **options: Any) -> tuple[Any, bytes]:
+    path = tmp_path / "out.csv"
+    report = jc.sweep(candidates, base, output=path, **options)
+    return report, path.read_bytes()
+
+
+def test_processes_of_this_machine_give_the_same_bytes(base: Request, tmp_path: Path, expected: bytes) -> None:
+    assert swept(WIDTHS, base, tmp_path, jobs=2)[1] == expected
+
+
+def test_a_model_that_ends_its_process_fails_alone(base: Request, tmp_path: Path) -> None:
+    report, _ = swept(DEADLY, base, tmp_path, jobs=2)
+    assert (report.candidates, report.failed) == (9, 1)
+    assert report.failures == (("the model's code ended its process: SIGKILL(-9)", 1),)
+
+
+def test_a_worker_with_another_version_is_refused_and_named(base: Request) -> None:
+    job = next(jobs.make_jobs([(0, {"width": 1})], base, ()))
+    with pytest.raises(
+        JoulecastError, match=rf"the worker on .+, process {os.getpid()} has joulecast .+, this sweep 9.9"
+    ):
+        list(make_engine(jobs=1).run([{**job, "version": "9.9"}]))
+
+
+# -- Dask ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Cluster:
+    address: str
+    scheduler: subprocess.Popen[bytes]
+    workers: list[subprocess.Popen[bytes]]
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a nanny and its worker end together
+    )
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[Cluster]:
+    """A scheduler and two workers, each a process of its own."""
+    pytest.importorskip("distributed")
+    found = tmp_path / "scheduler.json"
+    started = [start("distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(found))]
+    started += [
+        start("distributed.cli.dask_worker", "--scheduler-file", str(found), "--nthreads", "1", "--no-dashboard")
+        for _ in range(2)
+    ]
+    try:
+        yield Cluster(_address(found), started[0], started[1:])
+    finally:
+        for process in started:
+            kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def _address(path: Path) -> str:
+    import json
+
+    from distributed import Client
+
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if path.exists() and path.read_text().endswith("}"):
+            address = str(json.loads(path.read_text())["address"])
+            with Client(address, timeout=60, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=120)
+            return address
+        time.sleep(0.2)
+    raise TimeoutError("no scheduler")
+
+
+def test_a_dask_cluster_gives_the_same_bytes_though_a_worker_is_killed(
+    base: Request, tmp_path: Path, dask: Cluster, expected: bytes
+) -> None:
+    def watch(done: int, total: int | None, failed: int) -> None:
+        kill(dask.workers[0])
+
+    _, table = swept(WIDTHS, base, tmp_path, engine="dask", address=dask.address, watch=watch)
+    assert table == expected
+
+
+def test_a_sweep_goes_on_after_its_scheduler_was_killed(
+    base: Request, tmp_path: Path, dask: Cluster, expected: bytes
+) -> None:
+    def watch(done: int, total: int | None, failed: int) -> None:
+        kill(dask.scheduler)
+
+    with pytest.raises(JoulecastError, match=r"the Dask scheduler at .+ is gone: start it again"):
+        swept(WIDTHS, base, tmp_path, engine="dask", address=dask.address, watch=watch)
+    kept = (tmp_path / "out.csv.partial").read_bytes().count(b"\n") - 1
+    assert 0 < kept < len(WIDTHS)
+    done: list[int] = []
+    _, table = swept(WIDTHS, base, tmp_path, jobs=1, watch=lambda *counts: done.append(counts[0]))
+    assert table == expected
+    assert len(done) == len(WIDTHS) - kept  # what was done is not done again
+
+
+def test_no_scheduler_and_no_address(base: Request) -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(JoulecastError, match="needs `address`"):
+        jc.sweep(WIDTHS, base, engine="dask")
+    with pytest.raises(JoulecastError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        jc.sweep(WIDTHS, base, engine="dask", address="tcp://127.0.0.1:9")
+
+
+# -- Ray -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    """A real instance of two processes."""
+    found = pytest.importorskip("ray")
+    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield found
+    found.shutdown()
+
+
+def test_a_ray_instance_gives_the_same_bytes(base: Request, tmp_path: Path, ray: Any, expected: bytes) -> None:
+    assert swept(WIDTHS, base, tmp_path, engine="ray", jobs=2)[1] == expected
+
+
+def test_a_model_that_ends_its_ray_worker_fails_alone(base: Request, tmp_path: Path, ray: Any) -> None:
+    report, _ = swept(DEADLY, base, tmp_path, engine="ray", jobs=2)
+    assert (report.candidates, report.failed) == (9, 1)
+    assert "the model's code ended its process" in report.failures[0][0]
