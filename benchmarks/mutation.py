@@ -5,8 +5,8 @@
 
 cosmic-ray changes one operator, number, comparison, keyword or exception at a time in a copy of the checkout, and
 pytest runs the room's tests until the first failure. Every place that can be changed has the same chance to be drawn.
-The tests run once without a change, under coverage. Then the tests that reach the changed line run first, the fastest
-first, and all others after them. Each mutant runs in a fork of a process that has already imported PyTorch.
+The tests run once without a change, under coverage. A mutant then runs only those that reach its line, the fastest
+first, or all of them if the line runs at import, in a fork of a process that has already imported PyTorch.
 Left out: what is not valid Python, decorators, `TYPE_CHECKING`, `|` (mostly annotations, which never run), `is` for
 `==`, numbers from 10,000 up (they change by 1), `strict=True` of zips, and the fakes in
 `testing.py`. `mutation_equivalent.toml` lists the mutants that change no behaviour, each with the reason.
@@ -93,17 +93,14 @@ class _Recorder:
 
 
 class _Order:
-    """A pytest plugin: first the tests that reach the changed line, and those never timed; the fastest first."""
+    """A pytest plugin: only the tests that reach the changed line, or all if it runs at import; the fastest first."""
 
     def __init__(self, tests: Tests, reaching: set[str]) -> None:
         self.tests, self.reaching = tests, reaching
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        def rank(nodeid: str) -> tuple[bool, float]:
-            seconds = self.tests.seconds.get(nodeid)
-            return seconds is not None and nodeid not in self.reaching, seconds or 0.0
-
-        items.sort(key=lambda item: rank(item.nodeid))
+        items[:] = [item for item in items if item.nodeid in self.reaching] or items
+        items.sort(key=lambda item: self.tests.seconds.get(item.nodeid, 0.0))
 
 
 def copy_of_checkout(folder: Path) -> Path:
