@@ -433,9 +433,8 @@ def _covered(bound: Range, unit: str) -> str:
     (low, low_unit), (high, high_unit) = _scaled(bound.low, unit), _scaled(bound.high, unit)
     if bound.low == bound.high:
         return f"{high} {high_unit}".rstrip() + " only"
-    return (
-        f"{low} to {high} {high_unit}".rstrip() if low_unit == high_unit else f"{low} {low_unit} to {high} {high_unit}"
-    )
+    start = low if low_unit == high_unit else f"{low} {low_unit}".rstrip()
+    return f"{start} to {high} {high_unit}".rstrip()
 
 
 def _scaled(value: float, unit: str) -> tuple[str, str]:
