@@ -48,7 +48,7 @@
     const power = Number(size.toExponential().split("e")[1]);
     if (size >= 100) return commas(placed(...digitsOf(size, power + 1)));
     const [digits, rounded] = digitsOf(size, 3);
-    return placed(rounded > power ? `${digits}0` : digits, rounded);
+    return placed(digits, rounded);
   }
 
   // An interval in the unit that fits its value: ["1.23", "kWh", "0.98 to 1.60 kWh"].

@@ -23,9 +23,10 @@ def number(value: float) -> str:
     size = abs(value)
     if size >= 1e7 or size < 1e-9:
         return f"{value:.3g}"
-    if size >= 100:
+    rounded = float(f"{size:.3g}")  # 99.96 is 100, not 100.0
+    if rounded >= 100:
         return f"{value:,.0f}"
-    decimals = 2 - math.floor(math.log10(size))
+    decimals = 2 - math.floor(math.log10(rounded))
     return f"{value:.{decimals}f}"
 
 

@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..base.errors import JoulecastError
 from ..base.files import read_text
@@ -42,10 +42,12 @@ def from_config_class(model_class: Any, args: Mapping[str, Any], num_classes: in
 def from_config_file(path: Path, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
     """The model that a Hugging Face `config.json` describes, its settings changed by `args`.
 
-    The class is the first of `architectures`, else the bare model of `model_type`; parameters have the config's
-    `dtype`. Nothing but the file is read.
+    timm's configs have an `architecture`. For transformers, the class is the first of `architectures`, otherwise the
+    bare model of `model_type`; parameters have the config's `dtype`. Only the file is read.
     """
     document = _read(path)
+    if isinstance(document.get("architecture"), str):
+        return _from_timm(document, path, args, num_classes)
     import transformers
 
     config_class = _config_class(document, path)
@@ -112,16 +114,23 @@ def _model_class(transformers: Any, document: Mapping[str, Any], config_class: A
     )
 
 
-def _from_timm(architecture: str, path: Path, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
+def _from_timm(document: Mapping[str, Any], path: Path, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
+    """timm's model of that name, with the config's classes, arguments and size of images."""
     import timm  # its absence is reported with how to install it
 
-    if not timm.is_model(architecture):
-        raise JoulecastError(
-            f"{path}: timm {timm.__version__} has no model {architecture}; install a version that has it"
-        )
-    classes = {} if num_classes is None else {"num_classes": num_classes}
-    model: nn.Module = timm.create_model(architecture, pretrained=False, **{**classes, **args})
-    return model
+    name = document["architecture"]
+    if not timm.is_model(name):
+        raise JoulecastError(f"{path}: timm {timm.__version__} has no model {name}; install a version that has it")
+    classes = document.get("num_classes") if num_classes is None else num_classes
+    own = {**({} if classes is None else {"num_classes": classes}), **_mapping(document.get("model_args"))}
+    model: Any = timm.create_model(name, pretrained=False, **{**own, **args})
+    if size := _mapping(document.get("pretrained_cfg")).get("input_size"):
+        model.pretrained_cfg = {**_mapping(getattr(model, "pretrained_cfg", None)), "input_size": size}
+    return cast("nn.Module", model)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 # -- files of the hub ----------------------------------------------------------------------------

@@ -125,7 +125,8 @@ def grouped_flops(left: Any, right: Any) -> int:
 def grouped_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # _grouped_mm(self, mat2, offs, ...)
     left, right = args[:2]
-    offsets = next((arg for arg in args[2:] if is_tensor(arg) and len(arg.shape) == 1), None)
+    # Scales are one-dimensional too, but not integers.
+    offsets = next((arg for arg in args[2:] if is_tensor(arg) and not arg.is_floating_point()), None)
     batched = next((matrix.shape[0] for matrix in (left, right) if len(matrix.shape) == 3), None)
     groups = batched or (offsets.shape[0] if offsets is not None else 1)
     return grouped_flops(left, right), grouped_dims(left, right, groups)
@@ -241,12 +242,15 @@ def plain_conv(transposed: bool) -> Formula:
     return formula
 
 
-def plain_conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    """Two gradients; of the three leading arguments, the 4-dimensional ones are data, gradient and weight."""
-    tensors = [arg for arg in args if is_tensor(arg) and len(arg.shape) > 2][:3]
-    weight = tensors[2]
-    grad = min(tensors[:2], key=lambda tensor: abs(tensor.shape[1] - weight.shape[0]))
-    return 2 * numel(grad) * prod(weight.shape[1:]), {}
+def plain_conv_backward(grad: int) -> Formula:
+    """For kernels of one device, which take the weight third and the output's gradient as argument `grad`."""
+
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        masks = [arg for arg in args[3:] if isinstance(arg, (list, tuple)) and isinstance(arg[0], bool)]
+        wanted = sum(masks[0][:2]) if masks else 2
+        return wanted * numel(args[grad]) * prod(args[2].shape[1:]), {}
+
+    return formula
 
 
 def conv_tbc(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
@@ -281,13 +285,19 @@ def attention_flops(dims: dict[str, int]) -> int:
 
 
 def attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    dims = attention_dims(args[0], args[1], args[2], any(arg is True for arg in args[3:]))
+    dims = attention_dims(args[0], args[1], args[2], _is_causal(args[3:]))
     return attention_flops(dims), dims
+
+
+def _is_causal(options: Sequence[Any]) -> bool:
+    """The flag after the dropout's probability; flags before it say what else to compute."""
+    rate = next((index for index, option in enumerate(options) if isinstance(option, float)), -1)
+    return next((option for option in options[rate + 1 :] if isinstance(option, bool)), False)
 
 
 def attention_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # (grad_out, query, key, value, ...)
-    dims = attention_dims(args[1], args[2], args[3], any(arg is True for arg in args[4:]))
+    dims = attention_dims(args[1], args[2], args[3], _is_causal(args[4:]))
     return attention_backward_flops(dims), dims
 
 
@@ -297,12 +307,30 @@ def attention_backward_flops(dims: dict[str, int]) -> int:
 
 
 def packed_attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    # _flash_attention_forward(query, key, value, ...): (batch, positions, heads, width), or packed (tokens, ...)
-    query, key, value = ([*tensor.shape[:-3], *tensor.shape[-3:]] for tensor in args[:3])
-    batch, q, s = prod(query[:-3]), query[-3], key[-3]
-    heads, d, dv = query[-2], query[-1], value[-1]
-    dims = {"b": batch * heads, "q": q, "s": s, "d": d, "dv": dv, "causal": 0, "dropped": 0}
+    """_flash_attention_forward(query, key, value, ...), each (batch, positions, heads, width).
+
+    Sequences of several lengths are packed into one; the first vector is where each begins. They count with their
+    average length.
+    """
+    query, key, value = args[:3]
+    begins = next((arg for arg in args[3:] if is_tensor(arg) and len(arg.shape) == 1), None)
+    sequences = max(begins.shape[0] - 1, 1) if begins is not None else 1
+    dims = {
+        "b": prod(query.shape[:-3]) * query.shape[-2] * sequences,
+        "q": query.shape[-3] // sequences,
+        "s": key.shape[-3] // sequences,
+        "d": query.shape[-1],
+        "dv": value.shape[-1],
+        "causal": 0,
+        "dropped": 0,
+    }
     return attention_flops(dims), dims
+
+
+def packed_attention_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # (grad_out, query, key, value, ...)
+    _, dims = packed_attention(args[1:], outputs)
+    return attention_backward_flops(dims), dims
 
 
 def encoder_layer(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
@@ -359,13 +387,16 @@ def mkldnn_rnn_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     return 2 * flops, dims
 
 
-def weights_rnn(passes: int) -> Formula:
-    """Kernels that take a list of weights (_cudnn_rnn and the like): each matrix multiplies each position."""
+def weights_rnn(passes: int, *, data: int = 0) -> Formula:
+    """Kernels that take lists of tensors (_cudnn_rnn and the like): each weight matrix multiplies each position.
+
+    `data` is the argument with the positions, (..., width). States in a list have three dimensions.
+    """
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-        weights = next(arg for arg in args if isinstance(arg, (list, tuple)) and arg and is_tensor(arg[0]))
-        positions = prod(args[0].shape[:-1])
-        return passes * positions * sum(numel(weight) for weight in weights if len(weight.shape) == 2), {}
+        listed = [tensor for arg in args if isinstance(arg, (list, tuple)) for tensor in arg if is_tensor(tensor)]
+        weights = sum(numel(tensor) for tensor in listed if len(tensor.shape) == 2)
+        return passes * prod(args[data].shape[:-1]) * weights, {}
 
     return formula
 

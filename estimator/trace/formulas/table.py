@@ -109,7 +109,8 @@ _PRODUCTS: dict[str, Entry] = {
         "_mps_convolution_transpose",
         products.plain_conv(transposed=True),
     ),
-    **_group("conv", "_slow_conv2d_backward mps_convolution_backward", products.plain_conv_backward),
+    **_group("conv", "_slow_conv2d_backward", products.plain_conv_backward(grad=0)),
+    **_group("conv", "mps_convolution_backward", products.plain_conv_backward(grad=1)),
     **_group("conv", "conv_tbc", products.conv_tbc),
     **_group(
         "attention",
@@ -132,12 +133,18 @@ _PRODUCTS: dict[str, Entry] = {
         "_flash_attention_forward _efficient_attention_forward _cudnn_attention_forward",
         products.packed_attention,
     ),
+    **_group(
+        "attention",
+        "_flash_attention_backward _efficient_attention_backward _cudnn_attention_backward",
+        products.packed_attention_backward,
+    ),
     **_group("attention", "_transformer_encoder_layer_fwd", products.encoder_layer),
     **_group("attention", "_native_multi_head_attention", products.multi_head_attention),
     **_group("rnn", "mkldnn_rnn_layer", products.mkldnn_rnn),
     **_group("rnn", "mkldnn_rnn_layer_backward", products.mkldnn_rnn_backward),
     **_group("rnn", "_cudnn_rnn miopen_rnn _lstm_mps", products.weights_rnn(passes=1)),
-    **_group("rnn", "_cudnn_rnn_backward miopen_rnn_backward lstm_mps_backward", products.weights_rnn(passes=2)),
+    **_group("rnn", "_cudnn_rnn_backward miopen_rnn_backward", products.weights_rnn(passes=2)),
+    **_group("rnn", "lstm_mps_backward", products.weights_rnn(passes=2, data=5)),
     **_group(
         "rnn",
         "_thnn_fused_lstm_cell _thnn_fused_gru_cell _thnn_fused_lstm_cell_backward_impl "

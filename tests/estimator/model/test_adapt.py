@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from joulecast.estimator.base.errors import JoulecastError
-from joulecast.estimator.model.adapt import Lora, parse_lora
+from joulecast.estimator.model.adapt import Lora, adapt, parse_lora
 from joulecast.estimator.model.inputs import parse_input
 from joulecast.estimator.model.read_model import TraceOptions, read_model
 
@@ -65,12 +67,53 @@ def test_a_pattern_that_matches_nothing(step):
         step(freeze=("block",))
 
 
+def test_a_pattern_unlike_any_name_lists_the_parts(step):
+    with pytest.raises(JoulecastError, match=r"`freeze` 'zzz' matches no parameter; its parts are stem, blocks, head$"):
+        step(freeze=("zzz",))
+
+
+def test_lora_without_peft_names_the_extra(step, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    with pytest.raises(JoulecastError, match=r"`lora` needs PEFT .*pip install 'joulecast\[lora\]'"):
+        step(lora=Lora(2))
+
+
 def test_checkpointing_runs_the_blocks_again(step):
     """All but the last product of each, whose output nothing in the backward pass needs."""
     work = step(checkpointing=True)
     assert work.flops == STEP + 3 * BLOCK // 2
     assert work.warnings[-1] == "activations of 3 Block blocks are checkpointed"
     assert work.activation_bytes < step().activation_bytes
+
+
+def test_models_with_their_own_checkpointing_use_it():
+    class Transformers(nn.Module):
+        def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs):
+            self.asked = gradient_checkpointing_kwargs
+
+    class Timm(nn.Module):
+        def set_grad_checkpointing(self, enable):
+            self.asked = enable
+
+    class Without(nn.Module):
+        def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs):
+            raise ValueError("Without does not support gradient checkpointing.")
+
+    ours, timms = Transformers(), Timm()
+    own_method = ("activations are checkpointed by the model's own method",)
+    assert adapt(ours, checkpointing=True) == adapt(timms, checkpointing=True) == own_method
+    assert (ours.asked, timms.asked) == ({"use_reentrant": False}, True)
+    with pytest.raises(JoulecastError, match=r"not supported by the model \(Without does not support"):
+        adapt(Without(), checkpointing=True)
+
+
+def test_blocks_of_the_most_frequent_class_are_checkpointed_at_the_outermost_level():
+    class Block(nn.Sequential):
+        pass
+
+    body = nn.ModuleList([Block(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(3)])
+    model = nn.Sequential(nn.ModuleDict({"stem": nn.Sequential(nn.Linear(2, 2)), "body": body}))
+    assert adapt(model, checkpointing=True) == ("activations of 3 Block blocks are checkpointed",)
 
 
 def test_a_model_without_blocks_cannot_be_checkpointed(tmp_path):

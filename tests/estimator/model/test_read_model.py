@@ -1,0 +1,100 @@
+"""From `--model` to a workload: second attempts with real values, training steps, options that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from joulecast.estimator.base.errors import JoulecastError, ModelError
+from joulecast.estimator.model.input_spec import InputSpec
+from joulecast.estimator.model.read_model import TraceOptions, read_model
+from joulecast.estimator.trace.workload import Workload
+
+HEAD = "import torch\nfrom torch import nn\n"
+BATCH, MACS = 6, 6 * 8 * 4  # of a linear layer of 8 x 4
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Workload]:
+    def read(text: str, **options: object) -> Workload:
+        (tmp_path / "net.py").write_text(text if "keras" in text else HEAD + text)
+        wanted = {"specs": (InputSpec((8,)),), "batch_size": BATCH, **options}
+        return read_model(str(tmp_path / "net.py"), TraceOptions(**wanted))
+
+    return read
+
+
+NEEDS_MEMORY = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 4, bias=False)
+    def forward(self, x):
+        if type(x) is not torch.Tensor or x.device.type != "cpu":
+            raise RuntimeError("this kernel needs memory")
+        return self.layer(x)
+"""
+
+
+def test_a_model_that_fails_on_stand_ins_is_built_again_with_real_tensors(read: Callable[..., Workload]) -> None:
+    work = read(NEEDS_MEMORY, train=False)
+    assert (work.flops, work.tracer) == (MACS, "real")
+    assert "the model needs real values, so one step was run on the CPU to list its ops" in work.warnings
+
+
+def test_a_failure_with_real_values_is_reported(read: Callable[..., Workload]) -> None:
+    with pytest.raises(ModelError, match=r"net\.py:\d+ in forward: AttributeError: .*leyer"):
+        read(NEEDS_MEMORY.replace("return self.layer", "return self.leyer"))
+
+
+def test_a_model_that_is_too_large_for_real_values_is_not_built_for_real(read: Callable[..., Workload]) -> None:
+    with pytest.raises(ModelError, match=r"net\.py:\d+ in forward: RuntimeError: this kernel needs memory"):
+        read(NEEDS_MEMORY.replace("8, 4", "8, 10**12"))
+
+
+LIGHTNING = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 4, bias=False)
+    def forward(self, x):
+        return self.layer(x)
+    def training_step(self, batch):
+        return {step}
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+"""
+
+
+def test_a_training_step_comes_before_the_forward_pass(read: Callable[..., Workload]) -> None:
+    """Two passes of the layer in the step, one in forward."""
+    work = read(LIGHTNING.format(step="self.layer(batch).sum() + self.layer(2 * batch).sum()"))
+    assert (work.forward_flops, work.batch_size) == (2 * MACS, BATCH)
+    assert read(LIGHTNING.format(step="None"), train=False).forward_flops == MACS
+
+
+def test_a_training_step_without_a_loss_is_replaced_by_the_forward_pass(read: Callable[..., Workload]) -> None:
+    work = read(LIGHTNING.format(step="None"))
+    assert work.forward_flops == MACS
+    assert work.warnings[-1].startswith("forward was traced in place of training_step (training_step returned no loss")
+
+
+KERAS = "import keras\nmodel = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("freeze", ("dense",)),
+        ("checkpointing", True),
+        ("clip_gradients", True),
+        ("ema", True),
+    ],
+)
+def test_options_that_keras_models_do_not_have(read: Callable[..., Workload], option: str, value: object) -> None:
+    pytest.importorskip("keras")
+    name = {"checkpointing": "activation_checkpointing"}.get(option, option)
+    with pytest.raises(JoulecastError, match=rf"^`{name}` is not available for Keras models; leave it out$"):
+        read(KERAS, **{option: value})
