@@ -8,7 +8,7 @@ power limit, process. What is particular to it is a small deviation, zero until 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -18,10 +18,11 @@ import numpy as np
 
 from ..base.errors import ProfileError
 from ..trace.workload import Op
+from .attention import in_one_kernel, needed_share, with_written_scores
 from .bounds import ErrorModel
 from .features import COMPUTE, LAUNCH, MEMORY, Array
 from .hardware import Hardware
-from .software import check_software
+from .software import TRAINING_STACKS, WRITTEN_SCORES, check_software
 
 SCHEMA = "joulecast.population/1"
 
@@ -78,9 +79,28 @@ class Columns:
         return column
 
 
-def columns(ops: Sequence[Op]) -> Columns:
-    rows = [row for index, op in enumerate(ops) for row in _rows(index, op)]
+def columns(ops: Sequence[Op], software: str = "eager") -> Columns:
+    rows = [row for index, op in enumerate(ops) for part in _as_run(op, software) for row in _rows(index, part)]
     return Columns(np.array(rows, dtype=float).reshape(len(rows), len(FIELDS)))
+
+
+def pieces(ops: Sequence[Op], software: str) -> Columns:
+    """The pieces of `ops` as `software` runs them: training stacks fuse ops, and have no pieces of what is gone."""
+    if software not in TRAINING_STACKS:
+        return columns(ops)
+    kept = [(index, op) for index, op in enumerate(in_one_kernel(ops)) if op is not None]
+    found = columns([op for _, op in kept], software)
+    found.table[:, FIELDS.index("op")] = np.array([index for index, _ in kept])[found.op.astype(int)]
+    return found
+
+
+def _as_run(op: Op, software: str) -> Iterable[Op]:
+    """Attention as `software` runs it: in one kernel, or with its scores in memory (Megatron-LM before 2023)."""
+    if op.kind != "attention" or software != WRITTEN_SCORES or "q" not in op.dims:
+        return (op,)
+    dropped = bool(op.dims.get("dropped"))
+    passes = (2.0 + 2.5 * dropped) if op.phase == "forward" else (3.0 + 2.5 * dropped)
+    return with_written_scores(op, passes)
 
 
 def merged(parts: Columns) -> Columns:
@@ -124,7 +144,7 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
     elif op.kind == "attention" and "q" in dims:
         # Scores stay on chip: two products of each head, five in the backward pass.
         shape = (float(dims["b"]), float(dims["q"]), float(dims["d"]), float(dims["s"]))
-        yield row(ATTENTION, op.flops, op.bytes_moved, shape)
+        yield row(ATTENTION, op.flops * needed_share(op), op.bytes_moved, shape)
     elif op.kind == "rnn" and "steps" in dims:
         yield from _recurrent(op, row)
     elif op.flops and op.kind in ("conv", "matmul", "attention", "rnn"):
@@ -320,6 +340,9 @@ def _padded_macs(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], sus
             best, waves * (rows * cols) * (k / split + p["start"]) * (1.0 + edge * (1 / rows + 1 / cols)), out=best
         )
     done[tiled] = best * sms
+    # Attention has two products, five in the backward pass, and skips the scores that a mask hides.
+    fused = np.flatnonzero((t.cls == ATTENTION) & (t.m > 0))
+    done[fused] *= t.macs[fused] / (t.b * t.m * t.k * t.n)[fused]
     return done
 
 
@@ -497,7 +520,7 @@ class PopulationTime:
         return log_spread(self.deviation, slopes)
 
     def _pieces(self, ops: Sequence[Op]) -> tuple[Columns, Seconds]:
-        t = columns(ops)
+        t = pieces(ops, self.software)
         return t, self.seconds_of(t, train=any(op.phase != "forward" for op in ops))
 
     def _by_op(self, ops: Sequence[Op]) -> Array:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from ..base.errors import ProfileError
 from ..base.suggest import near
 
-SOFTWARE = ("eager", "channels-last", "compiled", "ngc", "vendor-tuned", "tensorflow")
-"""PyTorch as installed, with channels-last tensors, or with torch.compile; NVIDIA's containers and examples; MLPerf
-submissions; TensorFlow and Keras."""
+SOFTWARE = ("eager", "channels-last", "compiled", "fused", "megatron", "ngc", "vendor-tuned", "tensorflow")
+"""PyTorch as installed, with channels-last tensors, or with torch.compile; stacks for language models with flash
+attention, fused norms, optimizers and losses (llm-foundry, NeMo, torchtitan); Megatron-LM before flash attention;
+NVIDIA's containers and examples; MLPerf submissions; TensorFlow and Keras."""
+TRAINING_STACKS = ("fused", "megatron")
+WRITTEN_SCORES = "megatron"
+"""Software whose attention writes its scores to memory."""
 
 
 def check_software(software: str) -> None:

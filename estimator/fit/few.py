@@ -198,7 +198,7 @@ def _evidence(rows: Sequence[Observation], time: PopulationTime) -> list[Evidenc
 
 
 def _pieces(ops: Sequence[Op], time: PopulationTime) -> tuple[Seconds, Array]:
-    x = time.seconds_of(parts := merged(columns(ops)), train=any(op.phase != "forward" for op in ops))
+    x = time.seconds_of(parts := merged(pieces(ops, time.software)), train=any(op.phase != "forward" for op in ops))
     return x, traits(parts)
 
 

@@ -14,6 +14,7 @@ from .batch import call_arguments, samples_in, tensors_in, tokens_per_sample
 from .formulas import lookup
 from .fused import GROUPED, with_imbalance
 from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
+from .masks import with_masks
 from .optimizers import OPTIMIZERS, clip_op, ema_op, optimizer_name, state_bytes, update_ops
 from .step import PRECISIONS, Listing, Loss, Step, Trained, list_step
 from .untouched import untouched
@@ -100,7 +101,7 @@ def trace(
         notes: list[str] = []
         if layers and sum(listing.elements.values()) <= FVCORE_MAX_PARAMETERS:
             counts, notes = fvcore_counts(step, samples, forward_flops, reached, batch_first=batch_size is None)
-    ops = with_imbalance(_accumulated(listing, accumulate), expert_imbalance)
+    ops = with_imbalance(with_masks(_accumulated(listing, accumulate), model), expert_imbalance)
     if any(op.name == GROUPED for op in ops):
         notes.append(f"experts: the busiest is taken to get {expert_imbalance:g} times an equal share of the tokens")
     kept = 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ...trace.workload import Op, Workload
 from ..features import DENSE
@@ -21,7 +21,9 @@ class Anatomy:
 
     `blocks` holds the ops of each repeated block, in order; `before` and `after` the ops of the layers that run before
     and after them. `boundary_elements` is the size of the tensor that one block passes to the next. `heads` is the
-    number of attention heads (0 without attention), `sharded` the paths whose weights tensor parallelism divides.
+    number of attention heads (0 without attention), `sharded` the paths whose weights tensor parallelism divides,
+    `rows` those of them whose inputs it divides (the others' outputs), and `widths` the inputs and outputs of layers.
+    Equal blocks are one object, with the layers of the first.
     """
 
     blocks: tuple[tuple[Op, ...], ...]
@@ -33,6 +35,8 @@ class Anatomy:
     heads: int
     stack: str
     sharded: frozenset[str]
+    rows: frozenset[str] = frozenset()
+    widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def child(self, layer: str) -> str:
         """The first module below a block that `layer` belongs to; "" for the block itself."""
@@ -63,7 +67,7 @@ def dissect(work: Workload, accumulation: int = 1) -> Anatomy:
             before.append(op)
         else:
             after.append(op)
-    blocks = tuple(tuple(members[index]) for index in sorted(members)) or (tuple(work.ops),)
+    blocks = _shared(tuple(tuple(members[index]) for index in sorted(members)), stack) or (tuple(work.ops),)
     if not members:
         before, after = [], []
     return Anatomy(
@@ -76,7 +80,45 @@ def dissect(work: Workload, accumulation: int = 1) -> Anatomy:
         heads=_heads(work),
         stack=stack,
         sharded=_sharded(blocks, stack),
+        rows=_rows(blocks, stack),
+        widths={op.layer: (op.dims["k"], op.dims["n"]) for op in (*blocks_once(blocks), *after) if _is_product(op)},
     )
+
+
+def blocks_once(blocks: Sequence[tuple[Op, ...]]) -> Iterator[Op]:
+    """The ops of different blocks."""
+    for block in {id(block): block for block in blocks}.values():
+        yield from block
+
+
+def _shared(blocks: tuple[tuple[Op, ...], ...], stack: str) -> tuple[tuple[Op, ...], ...]:
+    """The blocks, equal ones as one object."""
+    seen: dict[tuple[object, ...], tuple[Op, ...]] = {}
+    return tuple(seen.setdefault(tuple(_signature(op, stack) for op in block), block) for block in blocks)
+
+
+def _signature(op: Op, stack: str) -> tuple[object, ...]:
+    """Equal for ops that do the same at the same place of two blocks."""
+    place = op.layer[len(stack) :].partition(".")[2]
+    figures = (op.flops, op.bytes_read, op.bytes_written, op.count, *op.dims.items())
+    return (op.name, op.kind, op.phase, place, op.dtype, *figures)
+
+
+def _is_product(op: Op) -> bool:
+    """A forward product with a weight."""
+    return op.kind == "matmul" and op.phase == "forward" and op.dims.get("b", 1) == 1 and "n" in op.dims
+
+
+def _rows(blocks: Sequence[tuple[Op, ...]], stack: str) -> frozenset[str]:
+    """The last layer with a product in each child of a block: the one whose inputs tensor parallelism divides."""
+    firsts: dict[tuple[int, str], str] = {}
+    lasts: dict[tuple[int, str], str] = {}
+    for block in blocks:
+        for op in block:
+            if _is_product(op) and (child := _child(op.layer, stack)):
+                firsts.setdefault((id(block), child), op.layer)
+                lasts[id(block), child] = op.layer
+    return frozenset(layer for key, layer in lasts.items() if layer != firsts[key])
 
 
 def _one_pass(work: Workload, accumulation: int) -> Workload:
@@ -137,7 +179,13 @@ def _boundary(work: Workload, stack: str) -> int:
 
 
 def _heads(work: Workload) -> int:
-    heads = {op.dims["b"] // work.batch_size for op in work.ops if op.kind == "attention" and op.dims.get("b")}
+    """Heads of fused attention, or of attention by hand: products of batches in a layer with a softmax."""
+    by_hand = {op.layer for op in work.ops if op.kind == "softmax"}
+    heads = {
+        op.dims.get("b", 0) // work.batch_size
+        for op in work.ops
+        if op.kind == "attention" or (op.kind == "matmul" and op.layer in by_hand)
+    }
     return max(heads, default=0)
 
 

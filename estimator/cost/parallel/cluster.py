@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,14 +13,30 @@ from ...base.suggest import near
 from ...base.tables import read_table
 from ..names import find_hardware
 
-# Usable shares of a link's rate for large messages, and the latency of one message.
-LINK_EFFICIENCY = 0.75
-NODE_LATENCY_S = 10e-6
-NETWORK_LATENCY_S = 20e-6
 _PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction
 _NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
 _TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """How links and devices work together. Values fitted on published trainings (benchmarks/distributed.py --fit).
+
+    `link_share` and `network_share` are the usable shares of a rate for large messages, `overlap` the share of the
+    gradients' and weights' communication that can run while a device computes. A step takes `straggling` longer for
+    each doubling of the nodes: the slowest node decides.
+    """
+
+    link_share: float = 0.75
+    network_share: float = 0.75
+    node_latency_s: float = 10e-6
+    network_latency_s: float = 20e-6
+    overlap: float = 0.9
+    straggling: float = 0.0
+
+
+LINKS = Links()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,7 @@ class Cluster:
     rated_w: float | None = None
     typical_w: float | None = None
     source: str = ""
+    links: Links = LINKS
 
     @property
     def devices(self) -> int:
@@ -51,17 +69,24 @@ class Cluster:
         share their network adapters. Raises RequestError for a network without a figure.
         """
         if size * stride <= self.devices_per_node:
-            return LINK_EFFICIENCY * self.link_gb_per_s * 1e9
+            return self.links.link_share * self.link_gb_per_s * 1e9
         if self.network_gb_per_s is None:
             raise RequestError(
                 f"cluster {self.name!r} has no network figure for {self.nodes} nodes; "
                 f"add it, as in {self.nodes}x{self.devices_per_node}x{self.hardware}:400gb-ib"
             )
         members = max(1, self.devices_per_node // stride)
-        return LINK_EFFICIENCY * min(self.link_gb_per_s, members * self.network_gb_per_s) * 1e9
+        links = self.links.link_share * self.link_gb_per_s, self.links.network_share * members * self.network_gb_per_s
+        return min(links) * 1e9
 
     def latency_s(self, size: int, stride: int) -> float:
-        return NODE_LATENCY_S if size * stride <= self.devices_per_node else NETWORK_LATENCY_S
+        inside = size * stride <= self.devices_per_node
+        return self.links.node_latency_s if inside else self.links.network_latency_s
+
+    @property
+    def slowdown(self) -> float:
+        """Seconds of a step over those that it takes without stragglers."""
+        return 1.0 + self.links.straggling * math.log2(self.nodes)
 
 
 def parse_cluster(text: str) -> Cluster:

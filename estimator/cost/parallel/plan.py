@@ -20,6 +20,7 @@ class Plan:
     parallel sizes; `ep` divides `dp`. `zero` is the ZeRO stage (Rajbhandari et al. 2020): 0 replicates everything, 1
     shards the optimizer state, 2 the gradients too, 3 the weights too (FSDP). `accumulate` is the number of
     micro-batches of one step, `interleave` the number of model chunks per pipeline stage (Narayanan et al. 2021).
+    With `sequence_parallel`, a tensor parallel group divides norms and additions too (Korthikanti et al. 2022).
     """
 
     dp: int = 1
@@ -31,6 +32,7 @@ class Plan:
     checkpointing: str = "none"
     accumulate: int = 1
     interleave: int = 1
+    sequence_parallel: bool = True
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "accumulate", "interleave"):

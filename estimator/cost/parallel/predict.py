@@ -18,7 +18,7 @@ from .plan import Plan, check_plan
 from .search import Choice, choose_plan, priced
 from .step import StepCost, waiting_w
 
-COMMUNICATION, BUBBLE = "communication", "pipeline bubble"
+COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "stragglers"
 # 90 % bound on the logarithm of measured over predicted communication and waiting time: links, algorithms and
 # stragglers differ between clusters.
 _WAITING_DOUBT = math.log(2.0)
@@ -52,6 +52,7 @@ class Split:
                 "expert": cost.expert_s,
                 "data": cost.data_s,
                 "bubble": cost.bubble_s,
+                "stragglers": cost.straggling_s,
             },
             "memory_bytes": {
                 "total": memory.total,
@@ -121,9 +122,10 @@ def _like(alone: Interval, value: float, waiting_share: float) -> Interval:
 def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Cluster, steps: int) -> tuple[Share, ...]:
     """The components of eq. 2.2.1 while devices compute, in the proportions of one device's run, and the waiting."""
     cost, devices = choice.cost, cluster.devices
-    exchanged_s = cost.waiting_s - cost.bubble_s
+    exchanged_s = cost.waiting_s - cost.bubble_s - cost.straggling_s
     total_kwh = cost.joules * steps * devices / JOULES_PER_KWH
-    seconds = {COMMUNICATION: exchanged_s * steps * devices, BUBBLE: cost.bubble_s * steps * devices}
+    waits = {COMMUNICATION: exchanged_s, BUBBLE: cost.bubble_s, STRAGGLERS: cost.straggling_s}
+    seconds = {name: wait_s * steps * devices for name, wait_s in waits.items()}
     energy = {name: spent * waiting_w(profile.power) / JOULES_PER_KWH for name, spent in seconds.items()}
     rest = total_kwh - sum(energy.values())
     whole_kwh = sum(part.energy_kwh for part in alone.breakdown)

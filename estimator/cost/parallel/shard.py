@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ...trace.workload import Op
@@ -31,10 +32,14 @@ def slowest_stage(anatomy: Anatomy, plan: Plan) -> Stage:
     blocks = math.ceil(len(anatomy.blocks) / plan.pp)
     ends = (anatomy.before, anatomy.after)
     chosen = [op for end in ends for op in end] if plan.pp == 1 else list(max(ends, key=_work))
-    ops = [*(op for block in anatomy.blocks[:blocks] for op in block), *chosen]
-    if plan.checkpointing != "none":
-        again = [op for block in anatomy.blocks[:blocks] for op in block if _recomputed(op, plan.checkpointing)]
-        ops += [replace(op, phase="backward") for op in again]
+    times = Counter(id(block) for block in anatomy.blocks[:blocks])
+    ops = chosen
+    for block in {id(block): block for block in anatomy.blocks[:blocks]}.values():
+        count = times[id(block)]
+        ops += [replace(op, count=op.count * count) for op in block]
+        if plan.checkpointing != "none":
+            again = [op for op in block if _recomputed(op, plan.checkpointing)]
+            ops += [replace(op, phase="backward", count=op.count * count) for op in again]
     divided = [divided_op(op, anatomy, plan) for op in ops]
     updates = tuple(op for op in divided if op.phase == "optimizer")
     parameters = sum(op.dims.get("elements", 0) * op.count for op in updates)
@@ -50,12 +55,45 @@ def slowest_stage(anatomy: Anatomy, plan: Plan) -> Stage:
 def divided_op(op: Op, anatomy: Anatomy, plan: Plan) -> Op:
     """`op` on one device of its tensor and context parallel groups.
 
-    Norms, dropouts and additions between the sharded modules are divided too: with sequence parallelism each device of
-    the group computes its part of the sequence (Korthikanti et al. 2022).
+    With sequence parallelism each device of the group computes its part of the sequence in norms, dropouts and
+    additions (Korthikanti et al. 2022); without it, each computes all of it.
     """
     if op.phase == "optimizer":
         return _divided(op, plan.tp if _is_sharded(op, anatomy) else 1)
-    return _divided(op, plan.tp * plan.cp)
+    if plan.tp == 1 and plan.cp == 1:
+        return op
+    if op.kind == "matmul" and op.layer in anatomy.widths and op.dims.get("b", 1) == 1:
+        return _divided_product(op, anatomy, plan)
+    whole = anatomy.stack and op.layer.startswith(anatomy.stack) and anatomy.child(op.layer) not in anatomy.sharded
+    tp = 1 if whole and not plan.sequence_parallel else plan.tp
+    return _divided(op, tp * plan.cp)
+
+
+def _divided_product(op: Op, anatomy: Anatomy, plan: Plan) -> Op:
+    """A product with a weight: tensor parallelism divides its inputs or outputs, context parallelism the tokens."""
+    tokens, side = _sides(op.dims, op.phase, anatomy.widths[op.layer], op.layer in anatomy.rows)
+    dims = dict(op.dims)
+    before = _product_elements(dims)
+    dims[side] = max(1, dims[side] // plan.tp)
+    dims[tokens] = max(1, dims[tokens] // plan.cp)
+    scale = _product_elements(dims) / before
+    return replace(
+        op,
+        flops=op.flops // (plan.tp * plan.cp),
+        bytes_read=round(op.bytes_read * scale),
+        bytes_written=round(op.bytes_written * scale),
+        dims=dims,
+    )
+
+
+def _sides(dims: Mapping[str, int], phase: str, widths: tuple[int, int], row: bool) -> tuple[str, str]:
+    """Which sizes of a product are the tokens and the divided width: the weight's inputs where `row`, else outputs."""
+    inputs, outputs = widths
+    if phase == "forward":  # tokens x inputs, inputs x outputs
+        return "m", "k" if row else "n"
+    if (dims["k"], dims["n"]) == (outputs, inputs):  # the gradient of the inputs
+        return "m", "n" if row else "k"
+    return "k", "m" if dims["m"] == (inputs if row else outputs) else "n"  # the gradient of the weight
 
 
 def _is_sharded(op: Op, anatomy: Anatomy) -> bool:

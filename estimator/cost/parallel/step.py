@@ -15,8 +15,6 @@ from .collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEN
 from .plan import Plan
 from .shard import Stage, slowest_stage
 
-# Share of the gradients' and weights' communication that can run while the device computes.
-OVERLAP = 0.9
 _WAITING = "launch"  # the component of eq. 2.2.1 in which a device waits
 
 
@@ -25,7 +23,8 @@ class StepCost:
     """Seconds of one optimizer step on one device of the slowest stage, and its joules.
 
     `compute_s` are the passes of all micro-batches, `tensor_s`, `pipeline_s`, `expert_s` and `data_s` the communication
-    that computing does not hide, `bubble_s` the time without a micro-batch, `update_s` the optimizer.
+    that computing does not hide, `bubble_s` the time without a micro-batch, `update_s` the optimizer, `straggling_s`
+    the wait for the slowest node.
     """
 
     compute_s: float
@@ -35,11 +34,13 @@ class StepCost:
     data_s: float
     bubble_s: float
     update_s: float
+    straggling_s: float
     joules: float
 
     @property
     def waiting_s(self) -> float:
-        return self.tensor_s + self.pipeline_s + self.expert_s + self.data_s + self.bubble_s
+        exchanged_s = self.tensor_s + self.pipeline_s + self.expert_s + self.data_s
+        return exchanged_s + self.bubble_s + self.straggling_s
 
     @property
     def seconds(self) -> float:
@@ -55,10 +56,14 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster) 
     pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
     expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage))
     micro_s = pass_s + tensor_s + pipeline_s + expert_s
-    data_s = _exposed(plan, sum(seconds(one, cluster) for one in data_exchanges(anatomy, plan, stage)), pass_s)
+    data_s = _exposed(
+        plan, sum(seconds(one, cluster) for one in data_exchanges(anatomy, plan, stage)), pass_s, cluster.links.overlap
+    )
     bubble_s = (plan.pp - 1) / plan.interleave * micro_s
     passes = plan.accumulate
-    waiting_s = passes * (tensor_s + pipeline_s + expert_s) + data_s + bubble_s
+    exchanged_s = passes * (tensor_s + pipeline_s + expert_s) + data_s
+    straggling_s = (cluster.slowdown - 1.0) * (passes * pass_s + update_s + exchanged_s + bubble_s)
+    waiting_s = exchanged_s + bubble_s + straggling_s
     joules = passes * pass_j + update_j + waiting_s * waiting_w(profile.power)
     return StepCost(
         compute_s=passes * pass_s,
@@ -68,6 +73,7 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster) 
         data_s=data_s,
         bubble_s=bubble_s,
         update_s=update_s,
+        straggling_s=straggling_s,
         joules=joules,
     )
 
@@ -124,10 +130,10 @@ def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]
     return [scatter, Exchange(ALL_GATHER, bytes_ / pieces, size, stride, pieces * gathers)]
 
 
-def _exposed(plan: Plan, data_s: float, pass_s: float) -> float:
+def _exposed(plan: Plan, data_s: float, pass_s: float, overlap: float) -> float:
     """What computing does not hide: of fully sharded weights in every micro-batch, else in the last backward."""
     hiding_s = pass_s * plan.accumulate if plan.zero == 3 else pass_s * 2 / 3
-    return max(data_s - OVERLAP * hiding_s, (1 - OVERLAP) * data_s)
+    return max(data_s - overlap * hiding_s, (1 - overlap) * data_s)
 
 
 def _priced(profile: Profile, ops: Sequence[Op]) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import itertools
 
 from joulecast.estimator.cost.bounds import ErrorModel
 from joulecast.estimator.cost.curves import Curves, Term
-from joulecast.estimator.cost.parallel.cluster import LINK_EFFICIENCY, Cluster
+from joulecast.estimator.cost.parallel.cluster import LINKS, Cluster
 from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
 from joulecast.estimator.trace.workload import Op, Workload
 
@@ -108,5 +108,5 @@ def device(memory_bytes: int | None = None) -> Profile:
 
 def nodes(count: int = 1, devices: int = 8, gb_per_s: float = 1.0, network: float | None = 0.25) -> Cluster:
     """Links whose usable rate is `gb_per_s`, and as much of a network as `network` says."""
-    usable = None if network is None else network / LINK_EFFICIENCY
-    return Cluster("made-up", "made-up", count, devices, gb_per_s / LINK_EFFICIENCY, usable)
+    usable = None if network is None else network / LINKS.network_share
+    return Cluster("made-up", "made-up", count, devices, gb_per_s / LINKS.link_share, usable)

@@ -4,7 +4,7 @@ import pytest
 
 from joulecast.estimator.base.errors import RequestError
 from joulecast.estimator.cost.parallel.anatomy import dissect
-from joulecast.estimator.cost.parallel.cluster import LINK_EFFICIENCY, clusters, parse_cluster
+from joulecast.estimator.cost.parallel.cluster import LINKS, clusters, parse_cluster
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan
 
 from .decoder import BLOCKS, BOUNDARY_BYTES, HEADS, HIDDEN, TOKENS, VOCABULARY, decoder, nodes
@@ -103,6 +103,6 @@ def test_every_cluster_has_a_source_and_known_hardware():
 
 
 def test_usable_share_of_links():
-    assert 0.5 < LINK_EFFICIENCY < 1.0
+    assert 0.5 < LINKS.link_share < 1.0
     assert HIDDEN % HEADS == 0
     assert VOCABULARY > TOKENS

@@ -8,14 +8,14 @@ from joulecast.estimator.base.errors import RequestError
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel import collectives
 from joulecast.estimator.cost.parallel.anatomy import dissect
-from joulecast.estimator.cost.parallel.cluster import NETWORK_LATENCY_S, NODE_LATENCY_S
+from joulecast.estimator.cost.parallel.cluster import LINKS
 from joulecast.estimator.cost.parallel.collectives import Exchange
 from joulecast.estimator.cost.parallel.memory import RESERVED_BYTES, memory_of
 from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.cost.parallel.predict import predict_split
 from joulecast.estimator.cost.parallel.search import choose_plan
 from joulecast.estimator.cost.parallel.shard import slowest_stage
-from joulecast.estimator.cost.parallel.step import OVERLAP, step_cost
+from joulecast.estimator.cost.parallel.step import step_cost
 from joulecast.estimator.cost.profile import PowerModel
 
 from .decoder import (
@@ -45,11 +45,11 @@ def cost(plan: Plan, **cluster: float | None):
 @pytest.mark.parametrize(
     ("kind", "size", "stride", "expected"),
     [
-        ("all_reduce", 4, 1, 2 * 2 * NODE_LATENCY_S + 2 * 3 / 4 * 1e6 / 1e9),
-        ("all_gather", 4, 1, 2 * NODE_LATENCY_S + 3 / 4 * 1e6 / 1e9),
-        ("reduce_scatter", 8, 1, 3 * NODE_LATENCY_S + 7 / 8 * 1e6 / 1e9),
-        ("all_to_all", 2, 1, NODE_LATENCY_S + 1 / 2 * 1e6 / 1e9),
-        ("send", 2, 8, NETWORK_LATENCY_S + 1e6 / 0.25e9),
+        ("all_reduce", 4, 1, 2 * 2 * LINKS.node_latency_s + 2 * 3 / 4 * 1e6 / 1e9),
+        ("all_gather", 4, 1, 2 * LINKS.node_latency_s + 3 / 4 * 1e6 / 1e9),
+        ("reduce_scatter", 8, 1, 3 * LINKS.node_latency_s + 7 / 8 * 1e6 / 1e9),
+        ("all_to_all", 2, 1, LINKS.node_latency_s + 1 / 2 * 1e6 / 1e9),
+        ("send", 2, 8, LINKS.network_latency_s + 1e6 / 0.25e9),
         ("all_reduce", 1, 1, 0.0),
     ],
 )
@@ -70,7 +70,7 @@ def test_tensor_parallelism_divides_products_and_sums_outputs():
     plan = Plan(tp=4)
     split = cost(plan)
     assert split.compute_s == pytest.approx(SECONDS_PER_MAC * (BLOCKS * BLOCK + HEAD) / 4)
-    message_s = 2 * 2 * NODE_LATENCY_S + 2 * 3 / 4 * BOUNDARY_BYTES / 1e9
+    message_s = 2 * 2 * LINKS.node_latency_s + 2 * 3 / 4 * BOUNDARY_BYTES / 1e9
     assert split.tensor_s == pytest.approx(2 * 2 * BLOCKS * message_s)  # attention and MLP, forward and backward
     assert cost(Plan(tp=4, checkpointing="full")).tensor_s == pytest.approx(3 * 2 * BLOCKS * message_s)
     assert split.joules == pytest.approx(100 * split.compute_s + 40 * split.tensor_s)
@@ -79,7 +79,7 @@ def test_tensor_parallelism_divides_products_and_sums_outputs():
 def test_pipeline_stages_wait_for_the_first_and_last_micro_batch():
     split = cost(Plan(pp=4, accumulate=8), count=1)
     micro_s = SECONDS_PER_MAC * (BLOCK + HEAD)  # the last stage: one block and the head
-    send_s = 2 * (NODE_LATENCY_S + BOUNDARY_BYTES / 1e9)
+    send_s = 2 * (LINKS.node_latency_s + BOUNDARY_BYTES / 1e9)
     assert split.compute_s == pytest.approx(8 * micro_s)
     assert split.bubble_s == pytest.approx(3 * (micro_s + send_s))
     interleaved = cost(Plan(pp=2, accumulate=8, interleave=2), count=1)
@@ -90,18 +90,18 @@ def test_pipeline_stages_wait_for_the_first_and_last_micro_batch():
 def test_gradients_hide_behind_the_backward_pass_as_far_as_they_can():
     pass_s = SECONDS_PER_MAC * (BLOCKS * BLOCK + HEAD)
     weights = 2 * (BLOCKS * (BLOCK_WEIGHTS + HIDDEN) + 2 * ENDS_WEIGHTS)
-    all_s = 3 * 2 * BLOCKS * NODE_LATENCY_S + 2 * 7 / 8 * weights / 1e9
-    assert cost(Plan(dp=8)).data_s == pytest.approx((1 - OVERLAP) * all_s)
-    slow_s = 3 * 2 * BLOCKS * NODE_LATENCY_S + 2 * 7 / 8 * weights / 1e6
-    assert cost(Plan(dp=8), gb_per_s=0.001).data_s == pytest.approx(slow_s - OVERLAP * pass_s * 2 / 3)
+    all_s = 3 * 2 * BLOCKS * LINKS.node_latency_s + 2 * 7 / 8 * weights / 1e9
+    assert cost(Plan(dp=8)).data_s == pytest.approx((1 - LINKS.overlap) * all_s)
+    slow_s = 3 * 2 * BLOCKS * LINKS.node_latency_s + 2 * 7 / 8 * weights / 1e6
+    assert cost(Plan(dp=8), gb_per_s=0.001).data_s == pytest.approx(slow_s - LINKS.overlap * pass_s * 2 / 3)
 
 
 def test_sharded_weights_are_gathered_twice_in_every_pass():
     weights = 2 * (BLOCKS * (BLOCK_WEIGHTS + HIDDEN) + 2 * ENDS_WEIGHTS)
     passes = 3
-    once_s = 3 * BLOCKS * NODE_LATENCY_S + 7 / 8 * weights / 1e9
+    once_s = 3 * BLOCKS * LINKS.node_latency_s + 7 / 8 * weights / 1e9
     split = cost(Plan(dp=8, zero=3, accumulate=passes))
-    assert split.data_s == pytest.approx((1 - OVERLAP) * 3 * passes * once_s)
+    assert split.data_s == pytest.approx((1 - LINKS.overlap) * 3 * passes * once_s)
 
 
 def test_full_checkpointing_computes_the_blocks_again():

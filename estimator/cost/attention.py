@@ -1,0 +1,120 @@
+"""Attention as software computes it: what a mask leaves, in one kernel or with the scores written to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ..trace.workload import Op
+
+FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5
+_ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def needed_share(op: Op) -> float:
+    """The share of the scores that the mask of an attention op leaves: about half below the diagonal, or a band."""
+    q, s = op.dims.get("q", 0), op.dims.get("s", 0)
+    if not op.dims.get("causal") or q != s or not s:
+        return 1.0
+    window = min(op.dims.get("window") or s, s)
+    return (window * (window + 1) / 2 + (s - window) * window) / (s * s)
+
+
+def in_one_kernel(ops: Sequence[Op]) -> list[Op | None]:
+    """The ops with attention by hand (product, softmax, product) as one op; None for those that it stands for.
+
+    As long as `ops`. Scores are recognised by their size: in a layer with a softmax, ops on as many elements.
+    """
+    found: list[Op | None] = list(ops)
+    for part in _by_hand(ops):
+        for index in part.gone:
+            found[index] = None
+        found[part.first] = part.attention
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Attention by hand of one layer in one phase, as positions in the list of ops."""
+
+    first: int
+    gone: tuple[int, ...]
+    attention: Op
+
+
+def _by_hand(ops: Sequence[Op]) -> Iterator[_Part]:
+    layers: dict[tuple[str, str], list[int]] = {}
+    for index, op in enumerate(ops):
+        if op.phase != "optimizer":
+            layers.setdefault((op.layer, op.phase), []).append(index)
+    shapes: dict[str, dict[str, int]] = {}
+    for (layer, phase), members in layers.items():
+        if phase == "forward" and (shape := _scores(ops, members)):
+            shapes[layer] = shape
+    for (layer, phase), members in layers.items():
+        if layer in shapes:
+            part = _part(ops, members, shapes[layer], phase)
+            if part:
+                yield part
+
+
+def _scores(ops: Sequence[Op], members: Sequence[int]) -> dict[str, int] | None:
+    """Sizes of the attention in these forward ops of a layer; None where it has no product, softmax, product."""
+    softmax = next((index for index in members if ops[index].kind == "softmax"), None)
+    if softmax is None:
+        return None
+    batched = [index for index in members if ops[index].kind == "matmul" and ops[index].dims.get("b", 1) > 1]
+    before = [index for index in batched if index < softmax]
+    after = [index for index in batched if index > softmax]
+    if not before or not after:
+        return None
+    first, second, mask = ops[before[-1]].dims, ops[after[0]].dims, ops[softmax].dims
+    if first["n"] != second["k"] or first["m"] != second["m"] or first["b"] != second["b"]:
+        return None
+    shape = {"b": first["b"], "q": first["m"], "s": first["n"], "d": first["k"], "dv": second["n"]}
+    dropped = any(ops[index].kind == "dropout" for index in members)
+    masked = {name: mask[name] for name in ("causal", "window") if name in mask}
+    return {**shape, "causal": 0, "dropped": int(dropped) * shape["b"] * shape["q"] * shape["s"], **masked}
+
+
+def _part(ops: Sequence[Op], members: Sequence[int], shape: dict[str, int], phase: str) -> _Part | None:
+    scores = shape["b"] * shape["q"] * shape["s"]
+    gone = [index for index in members if _on_scores(ops[index], shape, scores)]
+    if not gone:
+        return None
+    like = ops[gone[0]]
+    size = _ELEMENT_BYTES.get(like.dtype, 4) * shape["b"]
+    queries, keys = size * shape["q"] * (shape["d"] + shape["dv"]), size * shape["s"] * (shape["d"] + shape["dv"])
+    products = FORWARD_PRODUCTS if phase == "forward" else BACKWARD_PRODUCTS
+    reads, writes = (queries // 2 + keys, queries // 2) if phase == "forward" else (2 * queries + keys, queries + keys)
+    flops = products * scores * (shape["d"] + shape["dv"]) // 2
+    attention = Op("attention", "attention", phase, like.layer, flops, reads, writes, like.dtype, shape, like.count)
+    return _Part(gone[0], tuple(gone), attention)
+
+
+def _on_scores(op: Op, shape: dict[str, int], scores: int) -> bool:
+    if op.kind == "matmul":
+        dims = op.dims
+        return dims.get("b") == shape["b"] and {shape["q"], shape["s"]} <= {dims["m"], dims["k"], dims["n"]}
+    if op.kind == "attention" or not scores:
+        return False
+    return scores in (op.dims.get(name) for name in ("elements", "elements_in", "elements_out"))
+
+
+def with_written_scores(op: Op, passes: float) -> Iterable[Op]:
+    """An attention op as products of whole matrices, with the scores written and read `passes` times between them."""
+    dims, size = op.dims, _ELEMENT_BYTES.get(op.dtype, 4)
+    b, q, s, d, dv = (dims[name] for name in ("b", "q", "s", "d", "dv"))
+    shapes = [(q, d, s), (q, s, dv)] if op.phase == "forward" else [(s, q, dv), (q, dv, s), (q, s, d), (s, q, d)]
+    for m, k, n in shapes:
+        moved = size * b
+        yield replace(
+            op,
+            kind="matmul",
+            flops=b * m * k * n,
+            bytes_read=moved * (m * k + k * n),
+            bytes_written=moved * m * n,
+            dims={"b": b, "m": m, "k": k, "n": n},
+        )
+    moved = round(passes * size * b * q * s)
+    yield replace(op, kind="softmax", flops=0, bytes_read=moved - moved // 2, bytes_written=moved // 2, dims={})

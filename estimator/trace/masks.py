@@ -1,0 +1,63 @@
+"""Which scores attention layers need: a causal mask leaves half of them, a window a band.
+
+The FLOPs of the layer table count all scores, fvcore's convention and that of papers. What the mask leaves is noted in
+the dims of the ops ("causal", "window"), for those who price the ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from .workload import Op
+
+_PRODUCTS = ("attention", "matmul", "softmax")
+
+
+def with_masks(ops: Sequence[Op], model: nn.Module) -> list[Op]:
+    """The ops, those of attention with the mask that their module states.
+
+    transformers' modules have `is_causal`, and `sliding_window` or a config with it. Models whose attention does not
+    say it are causal where their name says so (BloomForCausalLM).
+    """
+    modules = dict(model.named_modules())
+    decoder = any(word in type(model).__name__ for word in ("ForCausalLM", "LMHeadModel"))
+    masks: dict[str, dict[str, int]] = {}
+    found = []
+    for op in ops:
+        if op.kind not in _PRODUCTS:
+            found.append(op)
+            continue
+        if op.layer not in masks:
+            masks[op.layer] = _mask(modules.get(op.layer), decoder)
+        mask = masks[op.layer]
+        found.append(replace(op, dims={**op.dims, **mask}) if mask and _is_attention(op) else op)
+    return found
+
+
+def _is_attention(op: Op) -> bool:
+    """Fused attention of as many queries as keys, or a part of attention by hand: products of batches and softmax."""
+    if op.kind == "attention":
+        return op.dims.get("q") == op.dims.get("s")
+    return op.kind == "softmax" or op.dims.get("b", 1) > 1
+
+
+def _mask(module: Any, decoder: bool) -> dict[str, int]:
+    if module is None or not getattr(module, "is_causal", decoder):
+        return {}
+    window = getattr(module, "sliding_window", None)
+    if window is None and not hasattr(module, "sliding_window"):
+        window = _window_of_config(module)
+    return {"causal": 1, **({"window": int(window)} if window else {})}
+
+
+def _window_of_config(module: Any) -> Any:
+    config = getattr(module, "config", None)
+    kinds, index = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
+    if kinds and isinstance(index, int) and index < len(kinds) and kinds[index] != "sliding_attention":
+        return None
+    window = getattr(config, "sliding_window", None)
+    return window if isinstance(window, int) else None
