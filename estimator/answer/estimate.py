@@ -27,7 +27,7 @@ from .where import Where, read_where
 if TYPE_CHECKING:
     from torch import nn
 
-_CLUSTER_SOFTWARE = "compiled"
+_CLUSTER_SOFTWARE = "fused"
 
 
 def estimate(
@@ -101,8 +101,9 @@ def estimate(
         or a name of `datasets/clusters.csv`; the split ("dp=8,tp=4,pp=2", by default the fastest that fits); the ZeRO
         stage (3 is FSDP); "full" or "selective" recomputation of activations.
     software:
-        What runs the network: "eager" PyTorch, "channels-last", "compiled", "ngc" (NVIDIA's containers), "vendor-tuned"
-        (MLPerf) or "tensorflow". None: not known; the interval is wider.
+        What runs the network: "eager" PyTorch, "channels-last", "compiled", "fused" (stacks for language models with
+        flash attention: llm-foundry, NeMo, torchtitan), "megatron" (Megatron-LM without flash attention), "ngc"
+        (NVIDIA's containers), "vendor-tuned" (MLPerf) or "tensorflow". None: not known; the interval is wider.
     region, regions, live, carbon_intensity, pue, price, currency:
         Where it runs: a region ("FR"), others to compare with it, this hour's carbon intensity, or figures of your own.
     budget, budget_at:
@@ -216,6 +217,7 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
         accumulation=schedule.accumulation,
         plan=request.plan,
         base=request.base_plan,
+        software_known=request.software is not None,
     )
     if request.software is None and profile.provenance.time == "datasheet":
         text = f"the software is not given: fused kernels are assumed on a cluster (`software` {_CLUSTER_SOFTWARE})"

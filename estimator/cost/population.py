@@ -18,11 +18,12 @@ import numpy as np
 
 from ..base.errors import ProfileError
 from ..trace.workload import Op
-from .attention import in_one_kernel, needed_share, with_written_scores
 from .bounds import ErrorModel
 from .features import COMPUTE, LAUNCH, MEMORY, Array
+from .fusion import as_fused, needed_share, with_written_scores
 from .hardware import Hardware
 from .software import TRAINING_STACKS, WRITTEN_SCORES, check_software
+from .stacks import load_stacks
 
 SCHEMA = "joulecast.population/1"
 
@@ -88,7 +89,7 @@ def pieces(ops: Sequence[Op], software: str) -> Columns:
     """The pieces of `ops` as `software` runs them: training stacks fuse ops, and have no pieces of what is gone."""
     if software not in TRAINING_STACKS:
         return columns(ops)
-    kept = [(index, op) for index, op in enumerate(in_one_kernel(ops)) if op is not None]
+    kept = [(index, op) for index, op in enumerate(as_fused(ops)) if op is not None]
     found = columns([op for _, op in kept], software)
     found.table[:, FIELDS.index("op")] = np.array([index for index, _ in kept])[found.op.astype(int)]
     return found
@@ -298,7 +299,7 @@ def piece_seconds(
     rate, sustained, peak = _rate(t, s, p, tf32, cls)
     age = software["year"] - 2021.0
     tuned = software["compute"] * np.where((cls <= DEPTHWISE) & (t.half > 0), software["conv"], 1.0)
-    tuned = tuned * p["yearly_compute"] ** -age
+    tuned = tuned * np.where(cls == ATTENTION, software["attention"], 1.0) * p["yearly_compute"] ** -age
     compute = np.maximum(_padded_macs(t, s, p, sustained) / rate * tuned, t.macs / peak)
     memory = _bytes(t, s, p, software, cls) / _bandwidth(t, s, p)
     sharp = p["overlap"]
@@ -396,7 +397,7 @@ def step_seconds(host: Array, device: Array, sharpness: float) -> Array:
     return np.asarray(larger * (1.0 + (smaller / larger) ** sharpness) ** (1.0 / sharpness))
 
 
-FACTORS = ("compute", "conv", "traffic", "host", "kernels", "reorder")
+FACTORS = ("compute", "conv", "attention", "traffic", "host", "kernels", "reorder")
 _SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
 _TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
 """PyTorch itself uses TF32 for convolutions alone."""
@@ -457,7 +458,7 @@ def load_population() -> Population:
     if document.get("schema") != SCHEMA:
         raise ProfileError(f"population.json has schema {document.get('schema')!r}, expected {SCHEMA!r}; reinstall")
     return Population(
-        parameters=document["parameters"],
+        parameters={**document["parameters"], **load_stacks().factors},
         spread=document["spread"],
         networks=tuple((float(noise), float(share)) for noise, share in document["networks"]),
         errors={name: (float(low), float(high)) for name, (low, high) in document["errors"].items()},

@@ -194,7 +194,7 @@ class Profile:
         other_engine = _engine(work.framework) != _engine(self.framework)
         if self.software:  # as stated; a profile of TensorFlow knows TensorFlow
             other_engine = (self.software == "tensorflow") != (_engine(self.framework) == "tensorflow")
-        tuned = self.software in ("channels-last", "compiled", "ngc", "vendor-tuned")
+        tuned = self.software in ("channels-last", "compiled", "fused", "megatron", "ngc", "vendor-tuned")
         outside = self._decades_outside(work)
         doubts = (
             1.0 if self.precision and work.precision != self.precision else 0.0,

@@ -22,7 +22,7 @@ from ..cost.deviation import TRAITS, deviated, log_spread, log_step, traits, val
 from ..cost.features import Array
 from ..cost.hardware import Hardware
 from ..cost.names import find_hardware
-from ..cost.population import Deviation, Population, PopulationTime, Seconds, columns, load_population, merged
+from ..cost.population import Deviation, Population, PopulationTime, Seconds, load_population, merged, pieces
 from ..cost.profile import NINETY_PERCENT, Profile, Provenance
 from ..trace.workload import Op
 from .evidence import network_of

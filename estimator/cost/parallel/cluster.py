@@ -5,38 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from ...base.errors import HardwareError, RequestError
 from ...base.suggest import near
 from ...base.tables import read_table
 from ..names import find_hardware
+from ..stacks import Links, load_stacks
 
 _PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction
 _NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
 _TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """How links and devices work together. Values fitted on published trainings (benchmarks/distributed.py --fit).
-
-    `link_share` and `network_share` are the usable shares of a rate for large messages, `overlap` the share of the
-    gradients' and weights' communication that can run while a device computes. A step takes `straggling` longer for
-    each doubling of the nodes: the slowest node decides.
-    """
-
-    link_share: float = 0.75
-    network_share: float = 0.75
-    node_latency_s: float = 10e-6
-    network_latency_s: float = 20e-6
-    overlap: float = 0.9
-    straggling: float = 0.0
-
-
-LINKS = Links()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +37,7 @@ class Cluster:
     rated_w: float | None = None
     typical_w: float | None = None
     source: str = ""
-    links: Links = LINKS
+    links: Links = field(default_factory=lambda: load_stacks().links)
 
     @property
     def devices(self) -> int:

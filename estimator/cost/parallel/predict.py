@@ -11,6 +11,8 @@ from ...base.units import JOULES_PER_KWH
 from ...trace.workload import Workload
 from ..estimate import Estimate, Share, shares
 from ..profile import Profile
+from ..software import TRAINING_STACKS
+from ..stacks import load_stacks
 from .anatomy import dissect
 from .cluster import Cluster
 from .memory import Memory
@@ -19,9 +21,11 @@ from .search import Choice, choose_plan, priced
 from .step import StepCost, waiting_w
 
 COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "stragglers"
-# 90 % bound on the logarithm of measured over predicted communication and waiting time: links, algorithms and
-# stragglers differ between clusters.
+# 90 % bounds on logarithms of measured over predicted: of communication and waiting time (links, algorithms and
+# stragglers differ between clusters), of the mean power, and of the time where the software is not known.
 _WAITING_DOUBT = math.log(2.0)
+_POWER_DOUBT = math.log(1.12)
+_SOFTWARE_DOUBT = math.log(1.12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,15 @@ def predict_split(
     accumulation: int = 1,
     plan: Plan | None = None,
     base: Plan | None = None,
+    software_known: bool = True,
 ) -> tuple[Estimate, Split]:
     """The cost of `steps` optimizer steps of `work` on every device of `cluster`, and the split.
 
     `work` is one step of one device of a data parallel training: `accumulation` passes. A split keeps the samples of a
     step, so each of its replicas runs more passes. Without `plan` the fastest split that fits is chosen; `base` gives
-    its ZeRO stage, checkpointing and interleaving. Raises RequestError for a split that does not fit.
+    its ZeRO stage, checkpointing and interleaving. With software for language models the interval comes from published
+    trainings that were left out of the fit, and is wider where the software is only assumed. Raises RequestError for a
+    split that does not fit.
     """
     profile = profile.for_precision(work.precision)
     anatomy = dissect(work, accumulation)
@@ -87,22 +94,31 @@ def predict_split(
         choice = priced(work, anatomy, profile, cluster, replace(plan, accumulate=passes // plan.dp))
     split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost)
     alone = profile.predict(work, steps=steps)
+    if profile.software in TRAINING_STACKS and anatomy.heads and profile.provenance.time == "datasheet":
+        alone = _with_known_errors(alone, software_known)
+        return _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0), split
     return _estimate(profile, alone, choice, cluster, steps, split), split
 
 
 def _estimate(
-    profile: Profile, alone: Estimate, choice: Choice, cluster: Cluster, steps: int, split: Split
+    profile: Profile,
+    alone: Estimate,
+    choice: Choice,
+    cluster: Cluster,
+    steps: int,
+    split: Split,
+    waiting_doubt: float = _WAITING_DOUBT,
 ) -> Estimate:
     """The split run, with the relative interval of one device's run and the doubt about waiting."""
     cost = choice.cost
     startup_s = profile.startup_s if steps else 0.0
     seconds = cost.seconds * steps + startup_s
     joules = (cost.joules * steps + startup_s * profile.power.static_w) * cluster.devices
-    share = cost.waiting_s / cost.seconds if cost.seconds else 0.0
+    doubt = waiting_doubt * cost.waiting_s / cost.seconds if cost.seconds else 0.0
     return replace(
         alone,
-        seconds=_like(alone.seconds, seconds, share),
-        energy_kwh=_like(alone.energy_kwh, joules / JOULES_PER_KWH, share),
+        seconds=_like(alone.seconds, seconds, doubt),
+        energy_kwh=_like(alone.energy_kwh, joules / JOULES_PER_KWH, doubt),
         breakdown=_breakdown(profile, alone, choice, cluster, steps),
         layers=_scaled(alone.layers, joules / JOULES_PER_KWH, seconds),
         devices=cluster.devices,
@@ -110,11 +126,25 @@ def _estimate(
     )
 
 
-def _like(alone: Interval, value: float, waiting_share: float) -> Interval:
-    """`value` with the bounds of `alone` relative to its own value, and the doubt about the waiting share of it."""
+def _with_known_errors(alone: Estimate, software_known: bool) -> Estimate:
+    """`alone` with the bounds of whole steps on clusters, communication included."""
+    bounds = [abs(math.log(bound)) for bound in load_stacks().time_error]
+    doubt = 0.0 if software_known else _SOFTWARE_DOUBT
+    times = [math.hypot(bound, doubt) for bound in bounds]
+    energies = [math.hypot(bound, _POWER_DOUBT) for bound in times]
+
+    def around(value: float, logs: list[float]) -> Interval:
+        return Interval(value, value * math.exp(-logs[0]), value * math.exp(logs[1]))
+
+    return replace(
+        alone, seconds=around(alone.seconds.value, times), energy_kwh=around(alone.energy_kwh.value, energies)
+    )
+
+
+def _like(alone: Interval, value: float, doubt: float) -> Interval:
+    """`value` with the bounds of `alone` relative to its own value, and `doubt` on a logarithmic scale."""
     if not alone.value:
         return Interval.exact(value)
-    doubt = waiting_share * _WAITING_DOUBT
     low, high = (abs(math.log(bound / alone.value)) for bound in (alone.low, alone.high))
     return Interval(value, value * math.exp(-math.hypot(low, doubt)), value * math.exp(math.hypot(high, doubt)))
 

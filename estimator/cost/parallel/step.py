@@ -50,8 +50,21 @@ class StepCost:
 def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster) -> StepCost:
     """The cost of one step of `plan` on `cluster`, priced by `profile` (of one of its devices)."""
     stage = slowest_stage(anatomy, plan)
-    pass_s, pass_j = _priced(profile, stage.passes)
-    update_s, update_j = _priced(profile, stage.updates)
+    passes, updates = _priced(profile, stage.passes), _priced(profile, stage.updates)
+    return combined(anatomy, plan, cluster, stage, passes, updates, waiting_w(profile.power))
+
+
+def combined(
+    anatomy: Anatomy,
+    plan: Plan,
+    cluster: Cluster,
+    stage: Stage,
+    passes: tuple[float, float],
+    updates: tuple[float, float],
+    idle_w: float,
+) -> StepCost:
+    """The step of `stage`, whose micro-batch and whose optimizer take these seconds and joules."""
+    (pass_s, pass_j), (update_s, update_j) = passes, updates
     tensor_s = sum(seconds(one, cluster) for one in tensor_exchanges(anatomy, plan, stage))
     pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
     expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage))
@@ -60,21 +73,19 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster) 
         plan, sum(seconds(one, cluster) for one in data_exchanges(anatomy, plan, stage)), pass_s, cluster.links.overlap
     )
     bubble_s = (plan.pp - 1) / plan.interleave * micro_s
-    passes = plan.accumulate
-    exchanged_s = passes * (tensor_s + pipeline_s + expert_s) + data_s
-    straggling_s = (cluster.slowdown - 1.0) * (passes * pass_s + update_s + exchanged_s + bubble_s)
+    exchanged_s = plan.accumulate * (tensor_s + pipeline_s + expert_s) + data_s
+    straggling_s = (cluster.slowdown - 1.0) * (plan.accumulate * pass_s + update_s + exchanged_s + bubble_s)
     waiting_s = exchanged_s + bubble_s + straggling_s
-    joules = passes * pass_j + update_j + waiting_s * waiting_w(profile.power)
     return StepCost(
-        compute_s=passes * pass_s,
-        tensor_s=passes * tensor_s,
-        pipeline_s=passes * pipeline_s,
-        expert_s=passes * expert_s,
+        compute_s=plan.accumulate * pass_s,
+        tensor_s=plan.accumulate * tensor_s,
+        pipeline_s=plan.accumulate * pipeline_s,
+        expert_s=plan.accumulate * expert_s,
         data_s=data_s,
         bubble_s=bubble_s,
         update_s=update_s,
         straggling_s=straggling_s,
-        joules=joules,
+        joules=plan.accumulate * pass_j + update_j + waiting_s * idle_w,
     )
 
 

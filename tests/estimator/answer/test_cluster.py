@@ -84,9 +84,9 @@ def test_the_command_line_names_its_options(tmp_path: Path):
 
 
 def test_fused_kernels_are_assumed_on_a_cluster_and_the_interval_stays_wide():
-    assumed, stated, eager = ask(), ask(software="compiled"), ask(software="eager")
+    assumed, stated, eager = ask(), ask(software="fused"), ask(software="eager")
     assert assumed.seconds.value == stated.seconds.value < eager.seconds.value
     assert assumed.seconds.high / assumed.seconds.low > stated.seconds.high / stated.seconds.low
-    note = "the software is not given: fused kernels are assumed on a cluster (`software` compiled)"
+    note = "the software is not given: fused kernels are assumed on a cluster (`software` fused)"
     assert note in assumed.warnings
     assert note not in stated.warnings

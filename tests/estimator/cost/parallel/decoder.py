@@ -6,12 +6,14 @@ import itertools
 
 from joulecast.estimator.cost.bounds import ErrorModel
 from joulecast.estimator.cost.curves import Curves, Term
-from joulecast.estimator.cost.parallel.cluster import LINKS, Cluster
+from joulecast.estimator.cost.parallel.cluster import Cluster
 from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
+from joulecast.estimator.cost.stacks import Links
 from joulecast.estimator.trace.workload import Op, Workload
 
 BLOCKS, HIDDEN, HEADS, TOKENS, VOCABULARY = 4, 64, 8, 128, 1024
 SECONDS_PER_MAC = 1e-9
+LINKS = Links(0.75, 0.75, 10e-6, 20e-6, overlap=0.9, straggling=0.0)
 BOUNDARY_BYTES = TOKENS * HIDDEN * 2
 
 
@@ -109,4 +111,4 @@ def device(memory_bytes: int | None = None) -> Profile:
 def nodes(count: int = 1, devices: int = 8, gb_per_s: float = 1.0, network: float | None = 0.25) -> Cluster:
     """Links whose usable rate is `gb_per_s`, and as much of a network as `network` says."""
     usable = None if network is None else network / LINKS.network_share
-    return Cluster("made-up", "made-up", count, devices, gb_per_s / LINKS.link_share, usable)
+    return Cluster("made-up", "made-up", count, devices, gb_per_s / LINKS.link_share, usable, links=LINKS)

@@ -8,7 +8,6 @@ from joulecast.estimator.base.errors import RequestError
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel import collectives
 from joulecast.estimator.cost.parallel.anatomy import dissect
-from joulecast.estimator.cost.parallel.cluster import LINKS
 from joulecast.estimator.cost.parallel.collectives import Exchange
 from joulecast.estimator.cost.parallel.memory import RESERVED_BYTES, memory_of
 from joulecast.estimator.cost.parallel.plan import Plan
@@ -22,6 +21,7 @@ from .decoder import (
     BLOCKS,
     BOUNDARY_BYTES,
     HIDDEN,
+    LINKS,
     SECONDS_PER_MAC,
     TOKENS,
     VOCABULARY,

@@ -1,4 +1,4 @@
-"""Attention as software computes it: what a mask leaves, in one kernel or with the scores written to memory."""
+"""Ops as training stacks for language models run them: fused attention, and one kernel where eager PyTorch has many."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..trace.workload import Op
 
 FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5
+_ELEMENT_WISE = frozenset({"elementwise", "activation", "norm", "dropout", "copy", "reduce", "softmax", "loss"})
 _ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -20,11 +21,29 @@ def needed_share(op: Op) -> float:
     return (window * (window + 1) / 2 + (s - window) * window) / (s * s)
 
 
-def in_one_kernel(ops: Sequence[Op]) -> list[Op | None]:
-    """The ops with attention by hand (product, softmax, product) as one op; None for those that it stands for.
+def as_fused(ops: Sequence[Op]) -> list[Op | None]:
+    """The ops as fused kernels, as long as `ops`: None for those that another op stands for.
 
-    As long as `ops`. Scores are recognised by their size: in a layer with a softmax, ops on as many elements.
+    Attention by hand (product, softmax, product) is one op. Element-wise ops, norms and reductions of one module in one
+    phase are one kernel, which moves as much as the largest of them.
     """
+    found = _with_fused_attention(ops)
+    largest: dict[tuple[str, str], int] = {}
+    for index, op in enumerate(found):
+        if op is None or op.phase == "optimizer" or op.kind not in _ELEMENT_WISE:
+            continue
+        place = (op.layer, op.phase)
+        other = largest.get(place)
+        if other is None:
+            largest[place] = index
+            continue
+        smaller, larger = sorted((other, index), key=lambda i: ops[i].bytes_moved * ops[i].count)
+        found[smaller], largest[place] = None, larger
+    return found
+
+
+def _with_fused_attention(ops: Sequence[Op]) -> list[Op | None]:
+    """Scores are recognised by their size: in a layer with a softmax, ops on as many elements."""
     found: list[Op | None] = list(ops)
     for part in _by_hand(ops):
         for index in part.gone:
@@ -84,9 +103,11 @@ def _part(ops: Sequence[Op], members: Sequence[int], shape: dict[str, int], phas
         return None
     like = ops[gone[0]]
     size = _ELEMENT_BYTES.get(like.dtype, 4) * shape["b"]
-    queries, keys = size * shape["q"] * (shape["d"] + shape["dv"]), size * shape["s"] * (shape["d"] + shape["dv"])
-    products = FORWARD_PRODUCTS if phase == "forward" else BACKWARD_PRODUCTS
-    reads, writes = (queries // 2 + keys, queries // 2) if phase == "forward" else (2 * queries + keys, queries + keys)
+    query, output = size * shape["q"] * shape["d"], size * shape["q"] * shape["dv"]
+    keys = size * shape["s"] * (shape["d"] + shape["dv"])
+    forward = phase == "forward"
+    products = FORWARD_PRODUCTS if forward else BACKWARD_PRODUCTS
+    reads, writes = (query + keys, output) if forward else (query + keys + 2 * output, query + keys)
     flops = products * scores * (shape["d"] + shape["dv"]) // 2
     attention = Op("attention", "attention", phase, like.layer, flops, reads, writes, like.dtype, shape, like.count)
     return _Part(gone[0], tuple(gone), attention)

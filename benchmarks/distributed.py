@@ -1,0 +1,183 @@
+"""How near are predictions of trainings on many GPUs? Beside 6ND at 40 % of the peak, and vTrain's published errors.
+
+    python benchmarks/distributed.py --measured ../shared/measured [--cache DIR] [--fit]
+
+Networks (or sizes, or settings) of each source are sorted by name and dealt to two halves in the order 0, 1, 1, 0. With
+`--fit`, the factors of software and links are fitted on one half and judged on the other, in both directions; what is
+shipped is fitted on all, with the bounds that 90 % of the left-out rows need, and is written to datasets/stacks.json.
+Without it, the shipped values are judged. A network is traced once per size, sequence and batch, and cached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
+from distributed_others import kilowatts, runs_of_mlperf, scaling, whole_runs
+from distributed_runs import Run, all_runs
+
+from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.stacks import SCHEMA, load_stacks
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+ROOT = Path(__file__).resolve().parent.parent
+VTRAIN_OWN = 0.0837
+"""vTrain's own mean error on one node (Bang et al., MICRO 2024), from kernels profiled on the target."""
+_UTILISATION = 0.4
+_MOST_ROWS = 400  # of one source in a fit
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    what: str
+    ratios: Array  # predicted over measured
+    simple: Array | None = None  # of 6ND
+    target: str = ""
+    bounds: tuple[float, float] | None = None
+
+    def text(self) -> str:
+        errors = np.abs(self.ratios - 1)
+        inside = width = simple = "-"
+        if self.bounds:
+            low, high = self.bounds
+            inside = f"{np.mean((1 / self.ratios >= low) & (1 / self.ratios <= high)):.0%}"
+            width = f"{high / low:.2f}"
+        if self.simple is not None:
+            simple = f"{np.mean(np.abs(self.simple - 1)):.1%}"
+        bias, spread = np.exp(np.median(np.log(self.ratios))), np.exp(np.std(np.log(self.ratios)))
+        return (
+            f"{self.what:42} {len(errors):5} {errors.mean():7.1%} {np.median(errors):7.1%} {bias:6.2f} {spread:6.2f} "
+            f"{inside:>7} {width:>6} {simple:>7}  {self.target}"
+        )
+
+
+HEAD = (
+    f"{'data':42} {'rows':>5} {'mean':>7} {'median':>7} {'bias':>6} {'spread':>6} {'inside':>7} {'width':>6} {'6ND':>7}"
+)
+
+
+def halves(runs: Sequence[Run]) -> Array:
+    """0 or 1 for each run, by its group: sorted groups are dealt 0, 1, 1, 0."""
+    half = {}
+    for source in {run.source for run in runs}:
+        for position, group in enumerate(sorted({run.group for run in runs if run.source == source})):
+            half[source, group] = (0, 1, 1, 0)[position % 4]
+    return np.array([half[run.source, run.group] for run in runs])
+
+
+def simple_seconds(run: Run) -> float:
+    """6ND at 40 % of the peak of 16 bit."""
+    part = find_hardware(run.gpu)
+    peak = max(part.bf16_tflops or 0.0, part.fp16_tflops or 0.0) * 1e12
+    assert run.plan is not None
+    return 6 * run.net.parameters * run.samples * run.sequence / (_UTILISATION * peak * run.plan.devices)
+
+
+def for_fit(runs: Sequence[Run]) -> list[Run]:
+    """At most `_MOST_ROWS` evenly chosen rows of a source, without the V100s of 2021 (18 % of their peak)."""
+    chosen = []
+    for source in sorted({run.source for run in runs}):
+        own = [run for run in runs if run.source == source and not run.gpu.startswith("v100")]
+        step = max(1, -(-len(own) // _MOST_ROWS))
+        chosen += own[::step]
+    return chosen
+
+
+def left_out(runs: Sequence[Run], cache: Path) -> Array:
+    """Seconds predicted for each run by a fit on the other half."""
+    half, seconds = halves(runs), np.zeros(len(runs))
+    for judged in (0, 1):
+        values = fit(prepare(for_fit([run for run, own in zip(runs, half, strict=True) if own != judged]), cache))
+        where = np.flatnonzero(half == judged)
+        seconds[where] = predicted(prepare([runs[index] for index in where], cache), values)
+    return seconds
+
+
+def bounds_of(runs: Sequence[Run], ratios: Array) -> tuple[float, float]:
+    """Measured over predicted at 5 and 95 %, sources weighted by the square root of their rows."""
+    sizes = {source: sum(run.source == source for run in runs) for source in {run.source for run in runs}}
+    weight = np.array([sizes[run.source] ** -0.5 for run in runs])
+    order = np.argsort(1 / ratios)
+    position = np.cumsum(weight[order]) / weight.sum()
+    low, high = np.interp((0.05, 0.95), position, (1 / ratios)[order])
+    return float(low), float(high)
+
+
+def write_fit(runs: Sequence[Run], cache: Path, bounds: tuple[float, float]) -> None:
+    values = fit(prepare(for_fit(runs), cache))
+    rows = len(for_fit(runs))
+    sources = ", ".join(sorted({run.source for run in runs}))
+    document = {
+        "schema": SCHEMA,
+        "fitted_on": f"{rows} steps of published trainings: {sources}",
+        "factors": {name: _rounded(value) for name, value in factors_of(values).items()},
+        "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items()},
+        "time_error": [_rounded(bound) for bound in bounds],
+    }
+    (ROOT / "datasets" / "stacks.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+_TARGETS = {"vtrain": f"10 % (vTrain {VTRAIN_OWN:.1%})", "llm-foundry": "10 %"}
+
+
+def tables(runs: Sequence[Run], seconds: Array, bounds: tuple[float, float], what: str) -> list[Line]:
+    measured = np.array([run.seconds for run in runs])
+    simple = np.array([simple_seconds(run) for run in runs]) / measured
+    lines = []
+    for name in dict.fromkeys(run.source for run in runs):
+        where = np.flatnonzero([run.source == name for run in runs])
+        target = _TARGETS.get(name, "15 %")
+        lines.append(Line(f"{name}, {what}", (seconds / measured)[where], simple[where], target, bounds))
+        for half in (0, 1) if name in _TARGETS else ():
+            part = where[halves(runs)[where] == half]
+            lines.append(Line(f"  half {half}", (seconds / measured)[part], simple[part], "", bounds))
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measured", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, help="folder with llm_runs.csv; default: beside --measured")
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "joulecast-benchmarks")
+    parser.add_argument("--fit", action="store_true", help="fit again and write datasets/stacks.json")
+    parser.add_argument("--only", choices=("steps", "others"), help="one part of the tables")
+    options = parser.parse_args()
+    runs = all_runs(options.measured)
+    print(HEAD)
+    if options.only != "others":
+        if options.fit:
+            seconds = left_out(runs, options.cache)
+            bounds = bounds_of(runs, seconds / np.array([run.seconds for run in runs]))
+            write_fit(runs, options.cache, bounds)
+            what = "left out"
+        else:
+            shipped = load_stacks()
+            seconds = predicted(prepare(runs, options.cache), values_of(shipped))
+            bounds, what = shipped.time_error, "as shipped"
+        for line in tables(runs, seconds, bounds, what):
+            print(line.text(), flush=True)
+    if options.only != "steps":
+        reference = options.reference or options.measured.parent / "reference"
+        for what, ratios, simple, target, bounds_ in (
+            *scaling(options.measured, options.cache),
+            *runs_of_mlperf(options.measured, options.cache),
+            *kilowatts(options.measured, options.cache),
+            *whole_runs(options.measured, reference, options.cache),
+        ):
+            print(Line(what, ratios, simple, target, bounds_).text(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

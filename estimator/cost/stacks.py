@@ -1,0 +1,59 @@
+"""What was fitted on published trainings of language models: factors of their software, links, and errors.
+
+`benchmarks/distributed.py --fit` writes datasets/stacks.json. The factors belong to the population model, on whose
+parameters they were fitted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from ..base.errors import ProfileError
+
+SCHEMA = "joulecast.stacks/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """How links and devices work together.
+
+    `link_share` and `network_share` are the usable shares of a rate for large messages, `overlap` the share of the
+    gradients' and weights' communication that can run while a device computes. A step takes `straggling` longer for
+    each doubling of the nodes: the slowest node decides.
+    """
+
+    link_share: float
+    network_share: float
+    node_latency_s: float
+    network_latency_s: float
+    overlap: float
+    straggling: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """`factors` by "software:part" (population.FACTORS), and bounds of measured over predicted on what was left out."""
+
+    factors: Mapping[str, float]
+    links: Links
+    time_error: tuple[float, float]
+    fitted_on: str
+
+
+@cache
+def load_stacks() -> Stacks:
+    """The shipped values. Raises ProfileError for a file of another schema."""
+    text = resources.files("joulecast.datasets").joinpath("stacks.json").read_text(encoding="utf-8")
+    document = json.loads(text)
+    if document.get("schema") != SCHEMA:
+        raise ProfileError(f"stacks.json has schema {document.get('schema')!r}, expected {SCHEMA!r}; reinstall")
+    return Stacks(
+        factors=document["factors"],
+        links=Links(**document["links"]),
+        time_error=tuple(document["time_error"]),
+        fitted_on=str(document["fitted_on"]),
+    )

@@ -1,0 +1,115 @@
+"""Attention and element-wise ops as training stacks run them; truth by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import joulecast as jc
+from joulecast.estimator.cost.fusion import as_fused, needed_share, with_written_scores
+from joulecast.estimator.trace.workload import Op, Workload
+
+HEADS, POSITIONS, WIDTH, BATCH = 4, 32, 8, 2
+
+
+def attention(phase: str = "forward", **dims: int) -> Op:
+    sizes = {"b": BATCH * HEADS, "q": POSITIONS, "s": POSITIONS, "d": WIDTH, "dv": WIDTH, "causal": 0, **dims}
+    return Op("attention", "attention", phase, "attn", 0, 0, 0, "bfloat16", sizes)
+
+
+@pytest.mark.parametrize(
+    ("dims", "share"),
+    [
+        ({}, 1.0),
+        ({"causal": 1}, (32 * 33 / 2) / 32**2),
+        ({"causal": 1, "window": 8}, (8 * 9 / 2 + 24 * 8) / 32**2),
+        ({"causal": 1, "window": 100}, (32 * 33 / 2) / 32**2),
+        ({"causal": 1, "q": 1}, 1.0),  # one query sees all keys
+    ],
+)
+def test_share_of_the_scores_that_a_mask_leaves(dims: dict[str, int], share: float):
+    assert needed_share(attention(**dims)) == pytest.approx(share)
+
+
+def test_written_scores_are_products_and_traffic():
+    products = list(with_written_scores(attention(), 2.0))
+    scores = BATCH * HEADS * POSITIONS * POSITIONS
+    assert [op.dims.get("k") for op in products] == [WIDTH, POSITIONS, None]
+    assert sum(op.flops for op in products) == 2 * scores * WIDTH
+    assert products[-1].bytes_moved == 2 * 2 * scores
+    backward = list(with_written_scores(attention("backward"), 3.0))
+    assert sum(op.flops for op in backward) == 4 * scores * WIDTH
+
+
+class ByHand(nn.Module):
+    is_causal = True
+    sliding_window = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(HEADS * WIDTH, 3 * HEADS * WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        scores = torch.matmul(q, k.transpose(-1, -2)) * WIDTH**-0.5
+        return torch.matmul(torch.softmax(scores, -1), v).transpose(1, 2).flatten(2)
+
+
+class Fused(ByHand):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def work(module: nn.Module) -> Workload:
+    with torch.device("meta"):
+        model = nn.Sequential(module)
+        return jc.trace(model, torch.zeros(BATCH, POSITIONS, HEADS * WIDTH), layers=False)
+
+
+def test_attention_by_hand_is_the_fused_op():
+    by_hand, fused = work(ByHand()), work(Fused())
+    found = [op for op in as_fused(by_hand.ops) if op is not None and op.kind == "attention"]
+    wanted = [op for op in fused.ops if op.kind == "attention"]
+    assert [op.phase for op in found] == [op.phase for op in wanted] == ["forward", "backward"]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.flops == other.flops
+        assert {name: one.dims[name] for name in ("b", "q", "s", "d", "dv", "causal", "window")} == {
+            name: other.dims[name] for name in ("b", "q", "s", "d", "dv", "causal", "window")
+        }
+        assert (one.bytes_read, one.bytes_written) == (other.bytes_read, other.bytes_written)
+    scores = BATCH * HEADS * POSITIONS * POSITIONS
+    rest = [op for op in as_fused(by_hand.ops) if op is not None and op.kind != "attention"]
+    assert not any(scores in op.dims.values() for op in rest)
+
+
+def test_the_mask_of_a_module_is_in_its_ops_and_not_in_the_layer_table():
+    traced = work(Fused())
+    op = next(op for op in traced.ops if op.kind == "attention")
+    assert (op.dims["causal"], op.dims["window"]) == (1, 8)
+    assert op.flops == 2 * BATCH * HEADS * POSITIONS * POSITIONS * WIDTH  # all scores: the convention of fvcore
+
+
+def test_element_wise_ops_of_a_module_are_one_kernel():
+    def op(name: str, kind: str, layer: str, size: int, phase: str = "forward") -> Op:
+        return Op(name, kind, phase, layer, 0, size, size, "bfloat16", {"elements_in": size})
+
+    ops = [
+        op("pow", "elementwise", "act", 10),
+        op("mul", "elementwise", "act", 30),
+        op("tanh", "activation", "act", 20),
+        op("mm", "matmul", "act", 10),
+        op("mul", "elementwise", "act", 10, "backward"),
+        op("mul", "elementwise", "norm", 10),
+        op("adam", "optimizer", "act", 10, "optimizer"),
+    ]
+    assert [one.name if one else None for one in as_fused(ops)] == [None, "mul", None, "mm", "mul", "mul", "adam"]
+
+
+def test_fused_software_is_faster_and_knows_both_kinds_of_attention():
+    gpu = jc.load_profile("a100-sxm4-80gb")
+    by_hand, fused = work(ByHand()), work(Fused())
+    assert gpu.for_software("fused").predict(by_hand).seconds.value < gpu.predict(by_hand).seconds.value
+    one, other = (gpu.for_software("megatron").predict(each).seconds.value for each in (by_hand, fused))
+    assert one == pytest.approx(other, rel=0.25)  # transposes differ
