@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
-ROOMS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "cli", "models", "datasets")
+ROOMS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "service", "cli", "models", "datasets")
 OTHER = ("tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CITATION.cff")
 LEFT_OUT = ("BitOr", "_Is", "_IsNot")
 PRELOADED = ("torch", "scipy.optimize", "scipy.stats", "hypothesis", "coverage", "pytest")

@@ -19,6 +19,7 @@ _COMMANDS = {
     ),
     "check": ("joulecast.cli.check", "check", "Verify the budgets of a project's models, in CI or before a commit."),
     "sweep": ("joulecast.cli.sweep", "sweep", "Predict the cost of many candidates, alone and together."),
+    "serve": ("joulecast.cli.serve", "serve", "Answer estimates over HTTP, for a fleet."),
     "measure": ("joulecast.cli.measure", "measure", "Measure training runs and calibrate this machine."),
     "fit": ("joulecast.cli.fit", "fit", "Learn from a table of your own runs, from one run on."),
     "profiles": ("joulecast.cli.profiles", "profiles", "List profiles and known hardware, with their sources."),

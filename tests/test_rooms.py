@@ -27,9 +27,10 @@ ALLOWED = {
     "report": _ANSWER | {"report"},
     "check": _ANSWER | {"check"},
     "sweeps": _ANSWER | {"sweeps"},
+    "service": _ANSWER | {"service"},
     "trainers": _ANSWER | {"trainers", "measure/meters"},
 }
-FOLDERS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "cli")
+FOLDERS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "service", "cli")
 
 
 def room(parts: tuple[str, ...]) -> str:

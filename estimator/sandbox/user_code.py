@@ -56,6 +56,7 @@ _ROOMS = (
     "check",
     "report",
     "sweeps",
+    "service",
     "cli",
 )  # `models` holds files that users name
 _OWN = tuple(str(_PACKAGE / name) + os.sep for name in _ROOMS)

@@ -1,0 +1,36 @@
+"""`joulecast serve`: estimates over HTTP."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for a network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8750, show_default=True, help="0: any free port.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True, max=3600),
+    default=60.0,
+    show_default=True,
+    help="Seconds for reading one config.",
+)
+@click.option("--readers", type=click.IntRange(1, 64), default=1, show_default=True, help="Configs read at once.")
+def serve(host: str, port: int, time_limit: float, readers: int) -> None:
+    """Answer estimates over HTTP: POST /estimate takes a config or a workload and answers as estimate --json.
+
+    No code of a client runs. GET /health, /metrics (Prometheus) and /openapi.json describe the service.
+    """
+    from ..estimator.base.errors import JoulecastError
+
+    try:
+        import uvicorn
+
+        from ..service.answers import Answers
+        from ..service.app import make_app
+    except ImportError as error:
+        raise JoulecastError(
+            f"`serve` needs {error.name}, which is not installed: pip install 'joulecast[serve]'"
+        ) from None
+    app = make_app(Answers(time_limit_s=time_limit, readers=readers))
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)

@@ -1,0 +1,241 @@
+"""The service: answers, one-line errors, limits and metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+
+import torch
+from fastapi.testclient import TestClient
+
+import joulecast as jc
+from joulecast.service.answers import Answers, Recent
+from joulecast.service.app import make_app
+
+RUN = {"hardware": "rtx-4090", "epochs": 10, "samples": 1000, "region": "FR", "budget": ["1 J"]}
+GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_layer": 1, "n_head": 2}
+
+
+@pytest.fixture(scope="module")
+def work() -> dict[str, Any]:
+    return jc.trace(torch.nn.Linear(16, 4), torch.zeros(8, 16)).to_json()
+
+
+@pytest.fixture(scope="module")
+def client() -> TestClient:
+    return TestClient(make_app(max_body_bytes=200_000), raise_server_exceptions=False)
+
+
+def post(client: TestClient, **asked: Any) -> tuple[int, dict[str, Any]]:
+    response = client.post("/estimate", json=asked)
+    return response.status_code, response.json()
+
+
+def test_the_answer_is_that_of_estimate(client: TestClient, work: dict[str, Any]) -> None:
+    status, found = post(client, workload=work, **RUN)
+    expected = jc.estimate(jc.Workload.from_json(work), **RUN, layers=False).to_json()
+    assert status == 200
+    assert found.pop("workload_id")
+    assert found == json.loads(json.dumps(expected))
+    assert found["budget"][0]["exceeded"]
+
+
+def test_a_workload_is_known_by_its_id(client: TestClient, work: dict[str, Any]) -> None:
+    name = post(client, workload=work, **RUN)[1]["workload_id"]
+    status, found = post(client, workload_id=name, hardware="t4", steps=5)
+    assert (status, found["steps"], found["workload_id"]) == (200, 5, name)
+    status, found = post(client, workload_id="0" * 64, hardware="t4", steps=5)
+    assert status == 404
+    assert "send the workload again" in found["error"]
+
+
+def test_a_config_is_read_without_code_of_its_own(client: TestClient, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    how = {"hardware": "rtx-4090", "tokens": 1e6, "sequence_length": 32, "batch_size": 2, "precision": "bf16"}
+    status, found = post(client, config={**GPT2, "auto_map": {"AutoModel": "evil--code.Net"}}, **how)
+    assert status == 200, found
+    # Embeddings of 50257 + 1024 rows, one block (attention 4 x 32^2, MLP 8 x 32^2, biases, norms), the last norm.
+    block = 4 * 32 * 32 + 4 * 32 + 8 * 32 * 32 + 5 * 32 + 4 * 32
+    assert found["workload"]["parameters"] == (50257 + 1024) * 32 + block + 2 * 32
+    assert (found["workload"]["batch_size"], found["workload"]["precision"]) == (2, "bfloat16")
+    assert found["steps"] == -(-1_000_000 // (2 * 32))
+    status, _ = post(client, workload_id=found["workload_id"], hardware="t4", steps=5)
+    assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ({}, "give one of `workload`, `workload_id` and `config`; this request has none"),
+        ({"config": {}, "workload_id": "0" * 64}, "this request has workload_id and config"),
+        ({"config": {"model_type": "nothing"}}, "nothing"),
+        ({"workload": {}}, "workload has schema None"),
+        ({"workload_id": "../etc"}, "workload_id: String should match pattern"),
+        ({"hardware": "/etc/passwd"}, "hardware: String should match pattern"),
+        ({"hardware": "../profile.json"}, "hardware: String should match pattern"),
+        ({"hardware": "rtx-40900"}, "rtx-40900"),
+        ({"hardware": 5}, "hardware: Input should be a valid string (5)"),
+        ({"live": True}, "live: Extra inputs are not permitted"),
+        ({"model": "net.py"}, "model: Extra inputs are not permitted"),
+        ({"epochs": -1}, "epochs: Input should be greater than 0 (-1)"),
+        ({"epochs": 1e300}, "epochs: Input should be less than"),
+        ({"batch_size": 4}, "`batch_size` 4 and the workload's 8 contradict"),
+        ({"epochs": None, "samples": None}, "`steps`"),
+        ({"budget": ["1 joule per day"]}, "budget"),
+        ({"region": "Atlantis"}, "Atlantis"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_line(
+    client: TestClient, work: dict[str, Any], asked: dict[str, Any], error: str
+) -> None:
+    whole = {**RUN, **({} if {"config", "workload", "workload_id"} & set(asked) or not asked else {"workload": work})}
+    status, found = post(client, **{**whole, **asked})
+    assert status == 422
+    assert error in found["error"]
+    assert "\n" not in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"{", 422),
+        (b"[1]", 422),
+        (b"\xff\xfe", 422),
+        (b'{"hardware": NaN}', 422),
+        (b'{"epochs": ' + b"9" * 5000 + b"}", 400),
+        (b"[" * 100_000, 400),
+        (b" " * 200_001, 413),
+    ],
+)
+def test_bodies_that_are_no_requests(client: TestClient, body: bytes, status: int) -> None:
+    response = client.post("/estimate", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status
+    assert "\n" not in response.json()["error"]
+
+
+def test_a_body_without_a_length_is_limited_too(client: TestClient) -> None:
+    response = client.post("/estimate", content=(b" " * 1000 for _ in range(300)))
+    assert response.status_code == 413
+
+
+def mutated(document: Any, random_: random.Random) -> Any:
+    """`document` with one value changed, somewhere."""
+    odd = [None, -1, 0, 1e308, 10**30, "x", "\ud800", [], {}, [[]], True, "9" * 300]
+    if isinstance(document, dict) and document and random_.random() < 0.9:
+        key = random_.choice(list(document))
+        return {**document, key: mutated(document[key], random_)}
+    if isinstance(document, list) and document and random_.random() < 0.9:
+        place = random_.randrange(len(document))
+        return [*document[:place], mutated(document[place], random_), *document[place + 1 :]]
+    return random_.choice(odd)
+
+
+def test_a_thousand_malformed_requests_are_refused_in_one_line(client: TestClient, work: dict[str, Any]) -> None:
+    chance = random.Random(7)
+    statuses = set()
+    for _ in range(1000):
+        asked = mutated({"workload": work, **RUN, "pue": 1.2, "carbon_intensity": 100.0, "region": "FR"}, chance)
+        body = json.dumps(asked).encode()
+        response = client.post("/estimate", content=body, headers={"content-type": "application/json"})
+        statuses.add(response.status_code)
+        assert response.status_code in (200, 400, 404, 413, 422), (body, response.text)
+        if response.status_code != 200:
+            assert list(response.json()) == ["error"]
+            assert "\n" not in response.json()["error"]
+            assert "Traceback" not in response.text
+    assert 422 in statuses
+
+
+def test_other_paths_and_methods(client: TestClient) -> None:
+    assert client.get("/nothing").json() == {"error": "Not Found"}
+    assert client.get("/estimate").status_code == 405
+    assert client.get("/health").json() == {"status": "ok", "version": jc.__version__}
+    schema = client.get("/openapi.json").json()
+    assert "/estimate" in schema["paths"]
+    assert "hardware" in schema["components"]["schemas"]["EstimateRequest"]["required"]
+
+
+def test_metrics_count_requests_by_path_and_status(work: dict[str, Any]) -> None:
+    client = TestClient(make_app())
+    post(client, workload=work, **RUN)
+    post(client, workload=work)
+    client.get("/some/other/path")
+    text = client.get("/metrics").text
+    assert 'joulecast_requests_total{path="/estimate",status="200"} 1.0' in text
+    assert 'joulecast_requests_total{path="/estimate",status="422"} 1.0' in text
+    assert 'joulecast_requests_total{path="other",status="404"} 1.0' in text
+    assert "joulecast_workloads 1.0" in text
+
+
+def test_a_second_equal_request_prices_nothing(work: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    client = TestClient(make_app())
+    first = post(client, workload=work, **RUN)
+    monkeypatch.setattr("joulecast.service.answers.priced", lambda *_, **__: pytest.fail("priced again"))
+    assert post(client, workload=work, **RUN) == first
+
+
+def test_busy_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joulecast.service.answers._BUSY_S", 0.01)
+    answers = Answers(readers=1)
+    answers._readers.acquire()
+    response = TestClient(make_app(answers)).post("/estimate", json={"config": GPT2, **RUN})
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+def test_the_least_recently_used_is_dropped() -> None:
+    kept: Recent[int] = Recent(2)
+    kept.put("a", 1)
+    kept.put("b", 2)
+    assert kept.get("a") == 1
+    kept.put("c", 3)
+    assert (kept.get("a"), kept.get("b"), kept.get("c"), len(kept)) == (1, None, 3, 2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_command_serves_and_stops(tmp_path: Path, unused_port: Callable[[], int]) -> None:
+    port = unused_port()
+    server = subprocess.Popen(
+        [str(Path(sys.executable).parent / "joulecast"), "serve", "--port", str(port)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "JOULECAST_STORE": str(tmp_path)},
+    )
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                    assert json.load(answer)["status"] == "ok"
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, said = server.communicate(timeout=30)
+    assert b"Traceback" not in said
+
+
+@pytest.fixture
+def unused_port() -> Callable[[], int]:
+    import socket
+
+    def find() -> int:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            return int(listener.getsockname()[1])
+
+    return find
