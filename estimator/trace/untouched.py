@@ -16,7 +16,7 @@ import types
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -280,7 +280,12 @@ class _Slots(_Record):
         self.saved = self._now()
 
     def _now(self) -> dict[str, Any]:
-        return {name: getattr(self._owner, name) for name in self._names if hasattr(self._owner, name)}
+        """What the filled slots hold, without a `__getattr__` of the owner, which may do or raise anything."""
+        filled = {}
+        for name in self._names:
+            with suppress(AttributeError):
+                filled[name] = object.__getattribute__(self._owner, name)
+        return filled
 
     def put_back(self) -> None:
         now = self._now()

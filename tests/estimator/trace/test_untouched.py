@@ -392,3 +392,27 @@ def trained(model: nn.Module, how: str | None) -> list[bytes]:
     torch.set_default_dtype(torch.float32)
     state = [*model.state_dict().values(), *(p.grad for p in model.parameters() if p.grad is not None)]
     return [tensor.numpy().tobytes() for tensor in state]
+
+
+class FillsWhenRead:
+    """Fills a slot when it is first read, as SQLAlchemy's objects do, and cannot fill another."""
+
+    __slots__ = ("never", "value")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "never":
+            raise TypeError("cannot be read yet")
+        self.value = 7
+        return self.value
+
+
+def test_slots_that_are_filled_when_they_are_read_stay_empty() -> None:
+    class Keeps(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lazy = FillsWhenRead()
+
+    net = Keeps()
+    trace(net, torch.zeros(2, 8))
+    with pytest.raises(AttributeError):
+        object.__getattribute__(net.lazy, "value")
