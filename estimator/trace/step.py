@@ -12,6 +12,7 @@ import functools
 import logging
 import threading
 import warnings as python_warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -175,6 +176,7 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
     sizes = _SavedBytes()
     with ExitStack() as stack:
         stack.enter_context(reached.attempt())
+        stack.callback(sizes.release)
         stack.enter_context(_quiet(tracer))
         step.model.train(step.train)
         if tracer == "fake":
@@ -196,7 +198,7 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
             if step.precision in ("bfloat16", "float16"):
                 forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
             if step.train:
-                forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, lambda tensor: tensor))
+                forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, _Saved.unpacked))
             output = step.model(*args, **kwargs)
             loss = training_loss(step.loss, output, (args, kwargs)) if step.train else None
         if loss is not None:
@@ -341,16 +343,36 @@ class StandIns:
         return there.clone() if isinstance(tensor, nn.Parameter) or tensor.nbytes <= _MAX_COPIED_BYTES else there
 
 
+class _Saved:
+    """A tensor that autograd keeps for backward."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor: Any = tensor
+
+    def unpacked(self) -> Any:
+        return self.tensor
+
+
 class _SavedBytes:
     """Bytes of the tensors that autograd keeps for backward, each storage once."""
 
     def __init__(self) -> None:
         self._storages: dict[int, int] = {}
+        self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
-    def add(self, tensor: torch.Tensor) -> torch.Tensor:
+    def add(self, tensor: torch.Tensor) -> _Saved:
         storage = tensor.untyped_storage()
         self._storages[storage._cdata] = storage.nbytes()
-        return tensor
+        saved = _Saved(tensor)
+        self._saved.add(saved)
+        return saved
+
+    def release(self) -> None:
+        """Forgets the tensors of a step that failed: an output that its own node keeps is never freed otherwise."""
+        for saved in self._saved:
+            saved.tensor = None
 
     def total_besides(self, state: Any) -> int:
         own = {tensor.untyped_storage()._cdata for tensor in state}

@@ -12,6 +12,7 @@ import functools
 import gc
 import random
 import sys
+import traceback
 import types
 import weakref
 from collections import OrderedDict, deque
@@ -50,9 +51,19 @@ def untouched(*roots: Any) -> Iterator[Reached]:
         survivors = _Survivors()
         try:
             yield reached
+        except BaseException as error:
+            _clear_frames(error)
+            raise
         finally:
             reached.put_back()
             reached.notes += survivors.released()
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Removes the local variables of the calls that failed: they keep tensors of the trace."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class Reached:
@@ -521,11 +532,19 @@ def _release(tensors: list[Any], depth: int = 3) -> None:
         if hasattr(type(holder), "cache_clear"):
             holder.cache_clear()
         elif isinstance(holder, dict):
-            for key in [key for key, value in holder.items() if id(value) in ids]:
-                del holder[key]
+            _delete(holder, ids)
         elif isinstance(holder, list):
             holder[:] = [value for value in holder if id(value) not in ids]
         elif isinstance(holder, tuple) and depth:  # a cache keeps a tuple that keeps a tensor
             above.append(holder)
+        elif (attributes := _own_dict(holder)) is not None:
+            _delete(attributes, ids)
     if above:
         _release(above, depth - 1)
+
+
+def _delete(names: dict[Any, Any], ids: set[int]) -> None:
+    """Some dictionaries refuse the plain statement (outputs of transformers)."""
+    methods: Any = OrderedDict if isinstance(names, OrderedDict) else dict
+    for key in [key for key, value in methods.items(names) if id(value) in ids]:
+        methods.__delitem__(names, key)

@@ -416,3 +416,25 @@ def test_slots_that_are_filled_when_they_are_read_stay_empty() -> None:
     trace(net, torch.zeros(2, 8))
     with pytest.raises(AttributeError):
         object.__getattribute__(net.lazy, "value")
+
+
+class Refuses(dict[str, Any]):
+    """An output that entries cannot be deleted from, as those of transformers."""
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("no")
+
+
+class FailsLate(Base):
+    """Fails after layers whose outputs their own autograd nodes keep."""
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        self.latest = Refuses(hidden=torch.relu(x))
+        raise ValueError("late")
+
+
+def test_a_step_that_fails_leaves_no_tensors_and_names_its_own_error() -> None:
+    known = {id(tensor) for tensor in meta_tensors()}
+    with pytest.raises(JoulecastError, match="ValueError: late"):
+        trace(FailsLate(), torch.zeros(4, 8))
+    assert {id(tensor) for tensor in meta_tensors()} <= known
