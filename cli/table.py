@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..estimator.answer import figures
-from ..estimator.answer.answer import Answer, profile_basis
+from ..estimator.answer.answer import Answer
 from ..estimator.cost.estimate import Share
 from ..estimator.place.comparisons import Comparison, familiar
 from .layout import Column, as_many_as_fit, first_that_fits, make_console, show, table_lines, wrapped
@@ -108,13 +108,14 @@ def _figures(answer: Answer, width: int) -> list[Text]:
 
 def _sources(answer: Answer) -> list[list[str]]:
     """Where each figure comes from: the long form first, then shorter ones for narrow windows."""
-    estimate, site, hardware = answer.estimate, answer.site, answer.profile.hardware
+    estimate, site = answer.estimate, answer.site
     boundary = answer.profile.provenance.boundary.removesuffix(", without PUE")
     carbon = f"{figures.number(site.carbon_g_per_kwh)} g/kWh"
     price = f"{figures.number(site.price_per_kwh)} {site.currency}/kWh"
-    energy = _predicted(estimate.power_source, hardware)
+    power = f"{estimate.power_source} watts" if answer.time_replaced else estimate.power_source
+    energy = _predicted(answer.energy_bases, power)
     return [
-        _predicted(estimate.time_source, hardware),
+        _predicted(answer.time_bases, estimate.time_source),
         [*(f"{text}; {boundary}" for text in energy[:2] if boundary), *energy],
         [f"machine's energy x {figures.number(site.pue)}", f"x {figures.number(site.pue)}"],
         _shortened(f"{carbon}, {site.carbon_source}"),
@@ -122,9 +123,9 @@ def _sources(answer: Answer) -> list[list[str]]:
     ]
 
 
-def _predicted(source: str, hardware: str) -> list[str]:
-    long, short = profile_basis(source)
-    return [f"predicted; {long.format(hardware)}", f"predicted; {short}", short, source]
+def _predicted(bases: tuple[str, str], source: str) -> list[str]:
+    long, short = bases
+    return [f"predicted; {long}", f"predicted; {short}", short, source]
 
 
 def _shortened(source: str) -> list[str]:
@@ -179,12 +180,9 @@ def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
     console.print()
     show(console, table_lines(_comparison_columns(answers), console.width))
     console.print()
-    time, power = (
-        _predicted(source, first.profile.hardware)[0].removeprefix("predicted; ")
-        for source in (first.estimate.time_source, first.estimate.power_source)
-    )
+    power = first.power_basis.removeprefix("predicted; ")
     text = (
-        f"predicted; time: {time}; power: {power}; PUE {figures.number(site.pue)}; "
+        f"predicted; time: {first.time_bases[0]}; power: {power}; PUE {figures.number(site.pue)}; "
         f"{figures.number(site.carbon_g_per_kwh)} g CO2e/kWh ({site.carbon_source}); "
         f"{figures.number(site.price_per_kwh)} {site.currency}/kWh ({site.price_source})"
     )

@@ -34,6 +34,7 @@ from .sentences import (
     verdict_sentence,
 )
 
+_TIME_REPLACED = "time replaced"
 LABELS = {  # what a figure is based on: a label, and its explanation
     "measured": ("profile measured", "predicted with a profile from measurements of this hardware"),
     "modelled": ("profile modelled", "predicted with a profile calculated from measurements of other quantities"),
@@ -41,6 +42,7 @@ LABELS = {  # what a figure is based on: a label, and its explanation
     "probed": ("profile probed", "predicted from a short probe of this machine or from its driver"),
     "given": ("figures given", "predicted from figures that the user gave"),
     "assumed": ("assumed", "predicted from what this class of hardware usually has"),
+    _TIME_REPLACED: ("datasheet x watts", "predicted from the datasheet's time and the watts of the measured profile"),
 }
 _COLUMNS = {"CO2e": "co2e_kg", "time": "seconds", "cost": "cost"}
 _DEFAULT_PUE_SOURCE = "the world's average data centre, Uptime Institute 2018"
@@ -173,6 +175,10 @@ def _notes(report: Report) -> Mapping[str, Sequence[str]]:
     return dict(sorted(about.items(), key=lambda item: -Note.of(item[0], Topic.PROFILE).weight))
 
 
+def _energy_source(answer: Answer) -> str:
+    return _TIME_REPLACED if answer.time_replaced else answer.estimate.power_source
+
+
 def _facts(first: Answer) -> dict[str, str]:
     """Where every figure comes from; empty facts are left out."""
     profile, site, provenance = first.profile, first.site, first.profile.provenance
@@ -200,6 +206,7 @@ _GLOBALS: dict[str, Any] = {
     "axis_end": axis_end,
     "breakdown_charts": breakdown_charts,
     "co2e_on": _co2e_on,
+    "energy_source": _energy_source,
     "comparisons": _comparisons,
     "figure": figure,
     "front_charts": front_charts,

@@ -103,17 +103,38 @@ class Answer:
         return ", ".join(parts)
 
     @property
+    def time_replaced(self) -> bool:
+        """Whether the time comes from the datasheet because the measured profile covers no such run."""
+        return self.estimate.time_source != self.profile.provenance.time
+
+    @property
+    def time_bases(self) -> tuple[str, str]:
+        """What the time is based on, in full and in short: "profile measured on NVIDIA T4", "profile measured"."""
+        if self.time_replaced:
+            return f"datasheet of {self.profile.hardware}, not its measured profile", "datasheet, not the profile"
+        return self._bases(self.estimate.time_source)
+
+    @property
+    def energy_bases(self) -> tuple[str, str]:
+        """What the energy is based on, in full and in short."""
+        if self.time_replaced:
+            source = self.estimate.power_source
+            return f"that time x the profile's watts ({source})", f"that time x watts {source}"
+        return self._bases(self.estimate.power_source)
+
+    @property
     def time_basis(self) -> str:
         """What the time is based on, in words: "predicted; profile measured on NVIDIA T4"."""
-        return self._basis(self.estimate.time_source)
+        return f"predicted; {self.time_bases[0]}"
 
     @property
     def power_basis(self) -> str:
         """What the power is based on, in words."""
-        return self._basis(self.estimate.power_source)
+        return f"predicted; {self._bases(self.estimate.power_source)[0]}"
 
-    def _basis(self, source: str) -> str:
-        return f"predicted; {profile_basis(source)[0].format(self.profile.hardware)}"
+    def _bases(self, source: str) -> tuple[str, str]:
+        long, short = _PROFILE_BASES.get(source, (f"profile {source}", f"profile {source}"))
+        return long.format(self.profile.hardware), short
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -231,11 +252,6 @@ class Answer:
             }
             for layer in self.workload.layers
         ]
-
-
-def profile_basis(source: str) -> tuple[str, str]:
-    """What a profile's figures of that source are based on: in full, with a place for the hardware, and in short."""
-    return _PROFILE_BASES.get(source, (f"profile {source}", f"profile {source}"))
 
 
 def _share(part: Share) -> dict[str, Any]:

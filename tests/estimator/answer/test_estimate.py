@@ -88,6 +88,16 @@ def test_every_figure_by_hand(ask: Callable[..., jc.Answer]) -> None:
     )
 
 
+def test_a_time_from_the_datasheet_and_measured_watts_are_told_apart(ask: Callable[..., jc.Answer]) -> None:
+    """The rtx-3090 profile was measured with TensorFlow in float32 at batch 256: its time does not apply here."""
+    answer = ask(hardware="rtx-3090", precision="bfloat16")
+    assert (answer.estimate.time_source, answer.estimate.power_source) == ("datasheet", "measured")
+    assert answer.time_basis == "predicted; datasheet of RTX 3090, not its measured profile"
+    assert answer.energy_bases[0] == "that time x the profile's watts (measured)"
+    assert answer.power_basis == "predicted; profile measured on RTX 3090"
+    assert not ask().time_replaced
+
+
 def test_the_length_is_that_of_the_command_line(ask: Callable[..., jc.Answer]) -> None:
     assert ask(epochs=None, steps=7).schedule.steps == 7
     assert ask(epochs=None, samples=81).schedule.steps == 11  # one epoch, the last step not full
