@@ -80,14 +80,13 @@ def _prices(profile: Profile, kind: str) -> list[Fact]:
     seconds = seconds[1] - seconds[0]  # what the larger adds: no start
     joules = float(seconds @ (profile.power.watts(profile.time.components) + profile.power.static_w))
     giga = (ops[1].flops - ops[0].flops) / 1e9
-    if kind in DENSE and giga:
-        return [Fact("price", kind, joules / giga, "J/GFLOP"), Fact("speed", kind, giga / seconds.sum(), "GFLOP/s")]
     gigabytes = (ops[1].bytes_moved - ops[0].bytes_moved) / 1e9
+    amount, unit = (giga, "GFLOP") if kind in DENSE and giga else (gigabytes, "GB")
     if joules <= 0:
-        return [Fact("price", kind, 0.0, "J/GB")]
+        return [Fact("price", kind, 0.0, f"J/{unit}")]
     return [
-        Fact("price", kind, joules / gigabytes, "J/GB"),
-        Fact("speed", kind, float(gigabytes / seconds.sum()), "GB/s"),
+        Fact("price", kind, joules / amount, f"J/{unit}"),
+        Fact("speed", kind, float(amount / seconds.sum()), f"{unit}/s"),
     ]
 
 

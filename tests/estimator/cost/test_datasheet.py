@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.hardware import Hardware
-from joulecast.estimator.trace.workload import Op
+from joulecast.estimator.cost.population import population_time, population_watts
+from joulecast.estimator.trace.workload import Op, Workload
 
 # 10 TFLOPS in FP32, 80 in TF32, 160 in half precision; 1,000 GB/s; 200 W and 40 W at rest.
 GPU = Hardware(
@@ -56,3 +59,31 @@ def test_a_cpu_without_a_published_idle_power() -> None:
 def test_the_memory_is_that_of_a_gpu_alone() -> None:
     assert datasheet_profile(GPU).memory_bytes == 24_000_000_000
     assert datasheet_profile(CPU).memory_bytes is None
+
+
+def test_a_cpus_rates_watts_and_labels_by_hand() -> None:
+    part = replace(CPU, fp16_tflops=4.0, bf16_tflops=2.0, idle_w=40.0)
+    profile = datasheet_profile(part)
+    half = [profile.time.seconds([step("matmul", 0.8e12, dtype=dtype)]).sum() for dtype in ("float16", "bfloat16")]
+    assert half == pytest.approx([1.0, 2.0])  # 40 % of 4 and of 2 TFLOPS
+    assert profile.time.seconds([step("matmul", 0.25e12, dtype="int8")]).sum() == pytest.approx(0.25e12 / 0.4e12)
+    # busy at the TDP, at 85 % of it while memory is waited for, at no less than idle while starting
+    assert profile.power.weights_w == pytest.approx({"compute": 60, "memory": 45, "launch": 0})
+    assert profile.power.static_w == 40
+    assert not any("idle power is assumed" in note for note in profile.provenance.notes)
+    assert (profile.provenance.time, profile.provenance.power, profile.device) == ("datasheet", "datasheet", "cpu")
+    seconds = profile.predict(
+        Workload("n", "pytorch", 1, False, None, "float32", 0, 0, 0, 0, (), (step("norm", 0, 1e9),))
+    ).seconds
+    assert seconds.value / seconds.low > 2  # CPUs differ by more than GPUs: wide bounds, wider above
+    assert 3 < seconds.high / seconds.value < 4
+
+
+def test_a_gpus_watts_by_component_start_from_its_idle_power() -> None:
+    profile = datasheet_profile(GPU)
+    watts = population_watts(population_time(GPU), "float32", 40.0)
+    assert profile.power.weights_w == pytest.approx(
+        {name: watts[name] - 40.0 for name in ("compute", "memory", "launch")}
+    )
+    assert profile.half_power is not None
+    assert profile.half_power.static_w == 40.0

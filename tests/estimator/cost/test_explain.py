@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from joulecast.estimator.cost.bounds import ErrorModel
-from joulecast.estimator.cost.curves import Curves
+from joulecast.estimator.cost.bounds import ErrorModel, Range
+from joulecast.estimator.cost.curves import Curves, Term
 from joulecast.estimator.cost.explain import explain
 from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
 
@@ -54,3 +54,59 @@ def test_bounds_that_depend_on_the_number_of_ops_are_told_for_many_and_for_twent
 def test_components_add_up_to_those_of_the_time_model(profile: Profile) -> None:
     named = {fact.name for fact in explain(profile) if fact.section == "power"}
     assert named == {*(f"w_{name}" for name in Curves.components), "P_s"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "feature", "of_a_giga"),
+    [
+        # Per 10^9 multiply-adds of products whose inner size is 128 channels x 9, or 1024, and whose n is 128 or 1024
+        ("conv", "macs", 1e9),
+        ("conv", "result", 1e9 / (128 * 9)),
+        ("conv", "left", 1e9 / 128),
+        ("conv", "bytes", 1e9 * 8 / (128 * 9)),
+        ("matmul", "result", 1e9 / 1024),
+        ("matmul", "left", 1e9 / 1024),
+        ("matmul", "bytes", 1e9 * 8 / 1024),
+        ("attention", "bytes", 1e9 * 8 / 128),
+        ("norm", "bytes", 1e9),
+    ],
+)
+def test_the_price_of_a_middling_op(profile: Profile, kind: str, feature: str, of_a_giga: float) -> None:
+    law = Curves((Term(kind, "*", feature, 1e-12), Term("*", "*", "launch", 1.0)))
+    facts = {(fact.section, fact.name): fact for fact in explain(replace(profile, time=law))}
+    watts = (60 if law.terms[0].component == "memory" else 180) + 50
+    price, speed = facts["price", kind], facts["speed", kind]
+    assert price.value == pytest.approx(of_a_giga * 1e-12 * watts)
+    assert speed.value == pytest.approx(1 / (of_a_giga * 1e-12))
+    assert (price.unit, speed.unit) == (("J/GB", "GB/s") if kind == "norm" else ("J/GFLOP", "GFLOP/s"))
+
+
+def test_a_kind_that_costs_nothing_has_no_speed(profile: Profile) -> None:
+    law = Curves((Term("norm", "*", "bytes", 0.0), Term("*", "*", "launch", 1.0)))
+    facts = {(fact.section, fact.name): fact.value for fact in explain(replace(profile, time=law))}
+    assert facts["price", "norm"] == 0.0
+    assert ("speed", "norm") not in facts
+
+
+def test_kinds_that_have_prices_of_their_own(profile: Profile) -> None:
+    terms = [Term(kind, "*", "bytes", 1e-12) for kind in ("pool", "conv1", "conv_grouped", "norm")]
+
+    def priced(law: Curves, kinds: tuple[str, ...] = ()) -> list[str]:
+        return [fact.name for fact in explain(replace(profile, time=law, kinds=kinds)) if fact.section == "price"]
+
+    assert priced(Curves(tuple(terms))) == ["conv", "norm", "pool"]
+    assert priced(Curves(tuple(terms)), ("norm", "sort")) == ["norm"]
+    assert priced(Curves((*terms, Term("dense", "*", "macs", 1.0)))) == ["conv", "matmul", "norm"]
+    assert priced(Curves((Term("*", "*", "bytes", 1e-12),))) == []
+
+
+def test_what_is_not_said_is_left_out_or_named(profile: Profile) -> None:
+    bare = replace(profile, startup_s=0.0, provenance=replace(profile.provenance, fitted_on="", notes=("a", "b")))
+    facts = explain(bare)
+    named = {fact.name: fact.value for fact in facts}
+    assert "start of a run" not in named
+    assert (named["fitted on"], named["boundary"]) == ("a datasheet", "not said")
+    assert [fact.value for fact in facts if fact.name == "note"] == ["a", "b"]
+    ranged = explain(replace(profile, ranges={"flops": Range(1e3, 2.5e6)}, scores={"energy_mape": 0.05}))
+    assert {fact.name: fact.value for fact in ranged if fact.section == "range"} == {"flops": "1e+03 to 2.5e+06"}
+    assert ("energy_mape", 0.05) in {(fact.name, fact.value) for fact in ranged if fact.section == "errors"}

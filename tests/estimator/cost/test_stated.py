@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from joulecast.estimator.base.errors import HardwareError
@@ -86,4 +88,94 @@ def test_odd_figures_are_one_line(text: str, message: str) -> None:
 
 def test_every_row_of_the_table_is_plausible() -> None:
     for part in load_hardware():
+        check_plausible(part)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tflops=35,bandwidth=448,rtx-3090", "'rtx-3090' is not KEY=NUMBER"),  # the name comes first
+        (",tflops=35", "'' is not KEY=NUMBER"),
+        ("kind=cpu,tflops=1", r"lack bandwidth \(GB/s\) and watts"),  # no cores to assume them for
+        ("kind=gpu,cores=8,tflops=35", r"lack bandwidth \(GB/s\) and watts"),
+        ("cores=8,memory_gb=8", r"lack tflops \(FP32\) and bandwidth \(GB/s\) and watts"),  # a GPU has memory
+        ("cores=8,sms=8", "lack tflops"),
+        ("kind=cpu,cores=2000000", "cores is '2000000': give a whole number"),
+        ("name=a,name=b", "gives name twice"),
+    ],
+)
+def test_texts_that_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(HardwareError, match=message):
+        stated_part(parse_stated(text), None)
+
+
+def test_what_cores_alone_are_assumed_to_have() -> None:
+    part = stated_part(parse_stated("cores=10"), None)
+    assert (part.kind, part.name, part.key) == ("cpu", "CPU with the figures given", "given")
+    assert (part.fp32_tflops, part.bandwidth_gb_per_s, part.power_w) == pytest.approx((0.8, 60, 80))
+    assert (part.time_label, part.power_label, part.power_spread) == ("assumed", "assumed", 2.0)
+    assert part.notes == ("0.8 TFLOPS and 60 GB/s and 80 W are assumed for 10 cores",)
+    partly = stated_part(parse_stated("kind=CPU,cores=10,tflops=0.5,bandwidth=20,watts=50"), None)
+    assert (partly.time_label, partly.power_label, partly.notes) == ("given", "given", ())
+    assert parse_stated("kind=CPU").kind == "cpu"
+    one = stated_part(parse_stated("tflops=35,bandwidth=448,watts=150"), None)
+    assert (one.cores, one.sms, one.name) == (1, None, "GPU with the figures given")
+
+
+@pytest.mark.parametrize(
+    ("text", "spread", "time", "power"),
+    [
+        ("rtx-3090,watts=250", 1.0, "datasheet", "given"),
+        ("rtx-3090,tflops=30", 1.5, "given", "datasheet"),
+        ("rtx-3090,idle_watts=9,memory_gb=20", 1.5, "datasheet", "datasheet"),
+        ("rtx-3090,name=Mine", 1.5, "datasheet", "datasheet"),
+        ("rtx-3090,sms=80", 1.5, "given", "datasheet"),
+    ],
+)
+def test_labels_of_changed_figures(text: str, spread: float, time: str, power: str) -> None:
+    card = replace(find_hardware("rtx-3090"), power_spread=1.5)
+    part = stated_part(parse_stated(text), card)
+    assert (part.power_spread, part.time_label, part.power_label) == (spread, time, power)
+    assert part.source.endswith("given by the user")
+    assert stated_part(parse_stated("rtx-3090"), card) is card
+
+
+def test_a_name_alone_is_told_in_the_source() -> None:
+    card = find_hardware("rtx-3090")
+    assert stated_part(parse_stated("rtx-3090,name=Mine"), card).source == f"{card.source}; name given by the user"
+    both = stated_part(parse_stated("rtx-3090,watts=250,l2_mb=6"), card)
+    assert both.source == f"{card.source}; l2_mb, power_w given by the user"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fp32_tflops": 10.0, "bandwidth_gb_per_s": 20.0}, ""),  # 500 operations a byte
+        ({"fp32_tflops": 10.0, "bandwidth_gb_per_s": 19.9}, "contradict each other"),
+        ({"fp32_tflops": 10.0, "bandwidth_gb_per_s": 33_000.0}, ""),  # 0.3
+        ({"fp32_tflops": 10.0, "bandwidth_gb_per_s": 33_500.0}, "contradict each other"),
+        ({"fp32_tflops": 10.0, "power_w": 10.0}, ""),  # 1 TFLOPS/W
+        ({"fp32_tflops": 10.0, "power_w": 9.9}, "contradict each other"),
+        ({"fp32_tflops": 10.0, "power_w": 1249.0}, ""),  # 0.008
+        ({"fp32_tflops": 10.0, "power_w": 1260.0}, "contradict each other"),
+        ({"fp16_tflops": 640.0}, ""),
+        ({"bf16_tflops": 641.0}, "bf16_tflops of 641 is 64.1 times"),
+        ({"tf32_tflops": 641.0}, "tf32_tflops of 641"),
+        ({"idle_w": 99.0}, ""),
+        ({"idle_w": 100.0}, "100 W idle beside 100 W"),
+        ({"memory_gb": 0.05}, "memory_gb of 0.05 cannot be right"),
+        ({"memory_gb": 0.1}, ""),
+        ({"memory_gb": None}, ""),
+        ({"kind": "cpu", "fp32_tflops": 10.0, "power_w": 100.0}, ""),  # 0.1
+        ({"kind": "cpu", "fp32_tflops": 11.0, "power_w": 100.0}, "a CPU has 0.0003 to 0.1"),
+    ],
+)
+def test_figures_that_no_part_has_together(changes: dict[str, object], message: str) -> None:
+    round_figures = {"fp32_tflops": 10.0, "bandwidth_gb_per_s": 500.0, "power_w": 100.0, "idle_w": None}
+    nothing = dict.fromkeys(("fp16_tflops", "bf16_tflops", "tf32_tflops", "memory_gb"))
+    part = replace(find_hardware("rtx-3090"), **{**round_figures, **nothing, **changes})  # type: ignore[arg-type]
+    if not message:
+        check_plausible(part)
+        return
+    with pytest.raises(HardwareError, match=message):
         check_plausible(part)

@@ -110,3 +110,60 @@ def test_shares_of_cores() -> None:
     assert of_cores(cpu, 7).bandwidth_gb_per_s == pytest.approx(84)  # 12 GB/s a core
     gpu = find_hardware("t4")
     assert of_cores(gpu, 7) is gpu
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "ratio"),
+    [
+        # Dense FP16 rates with FP32 accumulation over FP32's, from the datasheets of each generation
+        ((7, 0), "NVIDIA X", 8),
+        ((7, 2), "NVIDIA X", 8),
+        ((7, 5), "NVIDIA X", 8),
+        ((8, 0), "NVIDIA X", 16),
+        ((8, 6), "NVIDIA X", 4),
+        ((8, 7), "NVIDIA X", 4),
+        ((8, 9), "NVIDIA X", 4),
+        ((9, 0), "NVIDIA X", 15),
+        ((10, 0), "NVIDIA X", 30),
+        ((11, 0), "NVIDIA X", 4),  # not known yet
+        ((6, 1), "NVIDIA X", None),
+        ((7, 5), "NVIDIA GeForce RTX X", 4),
+        ((8, 6), "NVIDIA GeForce RTX X", 2),
+        ((8, 9), "NVIDIA GeForce RTX X", 2),
+        ((12, 0), "NVIDIA GeForce RTX X", 2),
+        ((6, 1), "NVIDIA GeForce GTX X", None),
+        ((7, 5), "NVIDIA GeForce GTX 1660", None),  # Turing without tensor cores
+    ],
+)
+def test_tensor_rates_by_generation(capability: tuple[int, int], name: str, ratio: int | None) -> None:
+    made = gpu_row(Gpu(name, 16, 5000, 1000, 5000, 256, capability, 200))
+    clock = 0.82 if "GeForce" in name else 1.0  # their drivers print more than the boost clock
+    assert made.fp32_tflops == pytest.approx(10 * clock)
+    ampere = ratio is not None and capability >= (8, 0)
+    assert made.fp16_tflops == (None if ratio is None else pytest.approx(10 * clock * ratio))
+    assert made.bf16_tflops == (made.fp16_tflops if ampere else None)
+    assert made.tf32_tflops == (pytest.approx(5 * clock * ratio) if ampere and ratio else None)
+    assert made.bandwidth_gb_per_s == pytest.approx(256 / 8 * 5 * 2)
+    assert made.sms == 5000 // (64 if capability in {(7, 0), (7, 2), (7, 5), (8, 0)} else 128)
+    assert (made.power_spread, made.power_w) == (1.3, 200)
+
+
+@pytest.mark.parametrize(("cores", "watts"), [(50, 30), (5000, 100), (50_000, 700)])
+def test_watts_that_are_assumed_for_a_gpu(cores: int, watts: float) -> None:
+    made = gpu_row(Gpu("NVIDIA X", 16, cores, 1000, 5000, 256, (8, 6)))
+    assert made.power_w == pytest.approx(watts)
+    assert f"{watts:g} W is the watts that such rates usually take" in made.notes[0]
+
+
+def test_more_and_fewer_cores_than_a_cpu_has() -> None:
+    cpu = replace(find_hardware("xeon-gold-5120"), fp64_tflops=0.5, fp16_tflops=2.0, bf16_tflops=4.0, idle_w=28.0)
+    half, double = of_cores(cpu, 7), of_cores(cpu, 28)
+    assert (half.fp64_tflops, half.fp16_tflops, half.bf16_tflops, half.idle_w) == (0.25, 1.0, 2.0, 14.0)
+    assert (double.fp64_tflops, double.fp16_tflops, double.bf16_tflops, double.idle_w) == (1.0, 4.0, 8.0, 56.0)
+    assert (half.cores, half.power_spread, double.power_spread) == (7, 1.5, 1.0)
+    assert of_cores(replace(cpu, power_spread=1.8), 7).power_spread == 1.8
+    assert double.notes[-1] == "28 cores are 2 x Xeon Gold 5120"
+    assert of_cores(cpu, 1).bandwidth_gb_per_s == 12
+    assert of_cores(cpu, 13).bandwidth_gb_per_s == cpu.bandwidth_gb_per_s  # and never more than all have
+    none = of_cores(replace(cpu, fp64_tflops=None, idle_w=None), 7)
+    assert (none.fp64_tflops, none.idle_w) == (None, None)

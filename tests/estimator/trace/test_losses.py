@@ -147,7 +147,7 @@ def test_an_own_loss_gets_what_its_second_parameter_is_named_for() -> None:
     assert (several[0] is PIXELS, several[1] is IDS, one is PIXELS) == (True, True, True)
     assert (named[0][0] is PIXELS, named[1]["ids"] is IDS) == (True, True)
     for wrong in (lambda output: 1.0, lambda output: output):
-        with pytest.raises(JoulecastError, match="it must give a tensor with one element"):
+        with pytest.raises(JoulecastError, match="return a tensor with one element"):
             training_loss(wrong, scores, inputs)
 
 
