@@ -103,7 +103,7 @@ def fit_few(
         scores={"observations": float(len(rows)), "families": networks},
         host=dict(rows[0].host),
     )
-    return with_watts(profile, rows, start, hardware.idle_w)
+    return with_watts(profile, rows, start)
 
 
 def left_out_seconds(rows: Sequence[Observation], families: Sequence[str], fitted: Profile) -> Array:

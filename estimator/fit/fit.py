@@ -19,6 +19,7 @@ from .few import fit_few, known_gpu, left_out_seconds
 from .intervals import judge
 from .observation import CALLER, Observation
 from .regression import family_shares, folds, log_errors, nonnegative_fit, relative_errors
+from .watts import WattsPrior, fitted_watts
 
 LEAST_FOR_STARTUP = 12
 
@@ -35,7 +36,7 @@ class _Solution:
         return np.asarray(columns[:, list(self.positions)] @ self.prices)
 
 
-def _solve(table: Design, form: Form, startup: bool, train: Array) -> _Solution:
+def _solve(table: Design, form: Form, startup: bool, train: Array, prior: WattsPrior) -> _Solution:
     """Fits on the observations that `train` (a mask) marks."""
     chosen = np.asarray(train, dtype=bool)[table.owner]
     positions = table.positions(form, startup)
@@ -50,7 +51,9 @@ def _solve(table: Design, form: Form, startup: bool, train: Array) -> _Solution:
     if table.observations[0].energy_j is not None:
         ratios = _activity(table, solution)[train]
         power = np.array([row.power_w for row, used in zip(table.observations, train, strict=True) if used])
-        solution = _Solution(tuple(positions), prices, nonnegative_fit(ratios, power))
+        found = fitted_watts(ratios[:, :-1], power, prior)
+        watts = np.array([*found.watts(Curves.components), found.static_w])
+        solution = _Solution(tuple(positions), prices, watts)
     return solution
 
 
@@ -71,12 +74,12 @@ def _component(key: Key) -> str:
     return "" if key == STARTUP else FEATURES[key[2]].component
 
 
-def _left_out(table: Design, form: Form, startup: bool, seed: int) -> tuple[Array, Array]:
+def _left_out(table: Design, form: Form, startup: bool, seed: int, prior: WattsPrior) -> tuple[Array, Array]:
     """Seconds per step and watts of every observation, each predicted without its family."""
     count = len(table.observations)
     seconds, watts = np.zeros(count), np.zeros(count)
     for train, test in folds(table.families, seed=seed):
-        solution = _solve(table, form, startup, train)
+        solution = _solve(table, form, startup, train, prior)
         seconds[test] = solution.seconds(table.whole[test])
         watts[test] = (_activity(table, solution) @ solution.watts)[test]
     return seconds, watts
@@ -150,10 +153,11 @@ def fit(
             "which is then named as modelled"
         )
     table = Design(rows)
-    form, started, seconds, watts = _best(table, startup, seed, jobs)
+    prior = WattsPrior.of(part, rows[0].workload.precision)
+    form, started, seconds, watts = _best(table, startup, seed, jobs, prior)
     if part is not None and _is_better(rows, left_out_seconds(rows, table.families, few), seconds, table.families):
         return few
-    solution = _solve(table, form, started, np.ones(len(rows), dtype=bool))
+    solution = _solve(table, form, started, np.ones(len(rows), dtype=bool), prior)
     curves = _curves(table, form, solution)
     if metered:
         power = PowerModel(
@@ -198,7 +202,7 @@ def _is_better(rows: Sequence[Observation], few: Array, seconds: Array, families
     return float(log_errors(few, measured) @ shares) < float(log_errors(seconds, measured) @ shares)
 
 
-def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, bool, Array, Array]:
+def _best(table: Design, startup: bool, seed: int, jobs: int, prior: WattsPrior) -> tuple[Form, bool, Array, Array]:
     """The form with the least mean relative error on families left out; the smaller one on a tie.
 
     Each family counts once, however often its networks were measured. Where `timed` competes, which is fitted
@@ -208,7 +212,7 @@ def _best(table: Design, startup: bool, seed: int, jobs: int) -> tuple[Form, boo
 
     candidates = _candidates(table, startup)
     results = Parallel(n_jobs=jobs, prefer="threads")(
-        delayed(_left_out)(table, form, started, seed) for form, started in candidates
+        delayed(_left_out)(table, form, started, seed, prior) for form, started in candidates
     )
     measured = np.array([row.step_seconds for row in table.observations])
     shares = family_shares(table.families)

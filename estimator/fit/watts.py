@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..cost.bounds import ErrorModel
+from ..cost.datasheet import datasheet_profile
 from ..cost.features import COMPUTE, LAUNCH, MEMORY, Array
+from ..cost.hardware import Hardware
 from ..cost.population import load_population
 from ..cost.profile import NINETY_PERCENT, PowerModel, Profile
 from .observation import Observation
@@ -27,10 +29,20 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class WattsPrior:
-    """`idle_w` is below P_s whatever the runs say; `start` the population's watts, None where there are none."""
+    """`start` holds the population's watts, None where there are none. P_s is at least its idle power, `static_w`."""
 
-    idle_w: float = 0.0
     start: PowerModel | None = None
+
+    @classmethod
+    def of(cls, hardware: Hardware | None, precision: str) -> WattsPrior:
+        """What is known of a GPU of the table; nothing for None."""
+        if hardware is None:
+            return cls()
+        return cls(datasheet_profile(hardware).for_precision(precision).power)
+
+    @property
+    def idle_w(self) -> float:
+        return 0.0 if self.start is None else self.start.static_w
 
 
 def fitted_watts(activity: Array, power_w: Array, prior: WattsPrior) -> PowerModel:
@@ -61,7 +73,7 @@ def _prior_rows(prior: WattsPrior, typical_w: float) -> tuple[Array, Array]:
     weights, static = prior.start.weights_w, prior.start.static_w
     steps = np.array(
         [
-            max(static - prior.idle_w, 0.0),
+            0.0,
             weights[LAUNCH],
             max(weights[COMPUTE] - weights[LAUNCH], 0.0),
             max(weights[MEMORY] - weights[LAUNCH], 0.0),
@@ -75,18 +87,17 @@ def _prior_rows(prior: WattsPrior, typical_w: float) -> tuple[Array, Array]:
     )
 
 
-def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile, idle_w: float | None) -> Profile:
+def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile) -> Profile:
     """`profile`, fitted from `start`, with the watts that the rows' meters tell and the error of its energy."""
     power_log = math.sqrt(max(math.log(start.energy_error.high) ** 2 - math.log(start.time_error.high) ** 2, 0.0))
     if rows[0].energy_j is not None:
         ran = start.for_precision(rows[0].workload.precision)
         half = start.half_power is not None and ran.half_power is None
-        idle = idle_w if idle_w is not None else start.power.static_w
         times = np.array([profile.time.seconds(row.workload.ops).sum(axis=0) for row in rows])
         shares = times / times.sum(axis=1, keepdims=True)
         order = [profile.time.components.index(name) for name in (COMPUTE, MEMORY, LAUNCH)]
         power = np.array([row.power_w for row in rows], dtype=float)
-        fitted = fitted_watts(shares[:, order], power, WattsPrior(idle, ran.power))
+        fitted = fitted_watts(shares[:, order], power, WattsPrior(ran.power))
         other = _scaled(start.power if half else start.half_power, ran.power, fitted)
         profile = replace(profile, power=other if half and other else fitted, half_power=fitted if half else other)
         between = load_population().spread["power"]
