@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..estimator.answer.answer import Answer
-from ..estimator.cost.profile import STARTUP, STATIC
+from ..estimator.cost.estimate import STARTUP
+from ..estimator.cost.profile import STATIC
 
 MOST = 14
 _KINDS = 3  # lines for the layers without a line of their own, one per kind

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import pandas
 
 
+STARTUP = "start-up"
+"""The part of `breakdown` that a run takes once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """One part's expected time and energy, and its share of the energy (0 to 1)."""
@@ -47,6 +51,15 @@ class Estimate:
         import pandas
 
         return pandas.DataFrame([asdict(part) for part in self.breakdown])
+
+    @property
+    def step_seconds(self) -> Interval:
+        """One step's time, without the start-up that `seconds` holds once. 0 s of an estimate of no steps."""
+        if not self.steps:
+            return Interval(0.0, 0.0, 0.0)
+        startup_s = sum(part.seconds for part in self.breakdown if part.name == STARTUP) / self.devices
+        running = self.seconds.value - startup_s
+        return self.seconds * (running / self.seconds.value / self.steps)
 
     @property
     def power_w(self) -> float:

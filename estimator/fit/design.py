@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..cost.features import ANY, DENSE, EVERY_DENSE, Array, covers, pieces
+from ..cost.features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, Array, covers, pieces
 from ..trace.workload import Workload
 from .evidence import network_of
 from .observation import Observation
@@ -23,6 +24,7 @@ _CONV = ("conv1", "conv", "conv_grouped")
 _GEMM = (*_CONV, "matmul")
 TIMED = "timed"
 _LEAST_SHARE = 0.02
+_OPS_OF_A_LAYER = 10  # forward, loss, backward and update of one layer
 _TELLING_BYTES = 2**19  # takes as long to move as a few starts
 
 
@@ -39,6 +41,8 @@ def forms(kinds: Sequence[str]) -> list[Form]:
     dense = [kind for kind in kinds if kind in DENSE]
     moving = [kind for kind in kinds if kind not in DENSE]
     simple = [(EVERY_DENSE, ANY, "macs"), (ANY, ANY, "bytes"), (ANY, ANY, "launch")]
+    by_class = [(kind, ANY, "macs") for kind in dense]
+    by_class += [(EVERY_DENSE, ANY, "bytes"), (EVERY_MOVING, ANY, "bytes"), (ANY, ANY, "launch")]
     by_kind = [(kind, ANY, feature) for kind in dense for feature in ("macs", "bytes", "launch")]
     by_kind += [(kind, ANY, "bytes") for kind in moving] + [(ANY, ANY, "launch")]
     by_kind += [("pool", ANY, "macs")] if "pool" in moving else []
@@ -47,8 +51,15 @@ def forms(kinds: Sequence[str]) -> list[Form]:
     shaped = tiled + [(kind, ANY, feature) for kind in gemm for feature in _VECTORS]
     by_role = [key for key in shaped if key[0] not in gemm]
     by_role += [(kind, role, what) for kind, _, what in shaped if kind in gemm for role in _roles(kind)]
-    listed = (("simple", simple), ("kinds", by_kind), ("tiles", tiled), ("shapes", shaped), ("roles", by_role))
-    return [Form(name, tuple(dict.fromkeys(keys))) for name, keys in listed]
+    listed = {
+        "simple": simple,
+        "classes": by_class,
+        "kinds": by_kind,
+        "tiles": tiled,
+        "shapes": shaped,
+        "roles": by_role,
+    }
+    return [Form(name, tuple(dict.fromkeys(keys))) for name, keys in listed.items()]
 
 
 def timed_form(most_bytes: Mapping[tuple[str, str], float]) -> Form:
@@ -205,14 +216,44 @@ def _families(rows: Sequence[Observation], listed: Sequence[Sums]) -> list[str]:
     member = [networks.index(network_of(row)) for row in rows]
     if len(networks) <= FAMILIES:
         return [f"network {index}" for index in member]
+    first = [member.index(index) for index in range(len(networks))]
+    if single_layers(rows):
+        names = _dealt([_main_kind(listed[index]) for index in first])
+        return [names[index] for index in member]
     from sklearn.cluster import KMeans
 
-    first = [member.index(index) for index in range(len(networks))]
     traits = np.array([_traits(listed[index], rows[index].workload) for index in first])
     spread = traits.std(axis=0)
     traits = (traits - traits.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     labels = KMeans(n_clusters=FAMILIES, n_init=4, random_state=0).fit_predict(traits)
     return [f"group {labels[index]}" for index in member]
+
+
+def single_layers(rows: Sequence[Observation]) -> bool:
+    """Whether the rows are single layers rather than networks."""
+    return float(np.median([len(row.workload.ops) for row in rows])) <= _OPS_OF_A_LAYER
+
+
+def _dealt(kinds: Sequence[str]) -> list[str]:
+    """Each kind's layers dealt out to all families in turn: alike layers are of one kind, and its price is needed."""
+    seen: Counter[str] = Counter()
+    names = []
+    for kind in kinds:
+        names.append(f"part {seen[kind] % FAMILIES}")
+        seen[kind] += 1
+    return names
+
+
+def _main_kind(sums: Sums) -> str:
+    """The kind with the most multiply-adds, or that moves the most bytes where there are none."""
+    for feature in ("macs", "bytes"):
+        total: dict[str, float] = {}
+        for (kind, _), values in sums.items():
+            if feature == "bytes" or kind in DENSE:
+                total[kind] = total.get(kind, 0.0) + values[feature]
+        if any(total.values()):
+            return max(total, key=lambda kind: total[kind])
+    return ""
 
 
 def _traits(sums: Sums, work: Workload) -> list[float]:

@@ -14,6 +14,7 @@ from .observation import Observation
 LEAST_NETWORKS = 4
 _MODELLED = ("model", "tdp", "datasheet", "estimate")
 _LEAST_SPREAD = 0.02
+_FEW_PARAMETERS = 10
 
 
 def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS) -> tuple[Observation, ...]:
@@ -35,9 +36,13 @@ def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS)
 
 
 def network_of(row: Observation) -> tuple[object, ...]:
-    """What makes a network another one: its operations and parameters, not its batch size or name."""
+    """What makes a network another one: its operations and parameters, not its batch size or name.
+
+    With next to no parameters (a pooling layer alone), the bytes per sample tell sizes apart.
+    """
     work = row.workload
-    return work.parameters, work.train, tuple((op.name, op.count) for op in work.ops)
+    sizes = () if work.parameters >= _FEW_PARAMETERS else (round(work.bytes_moved / work.batch_size),)
+    return work.parameters, work.train, sizes, tuple((op.name, op.count) for op in work.ops)
 
 
 def _what(row: Observation) -> str:

@@ -11,9 +11,9 @@ from ..base.errors import FitError
 from ..cost.bounds import Range
 from ..cost.curves import Curves, Term
 from ..cost.features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING, FEATURES, OTHERS, PRICED_AS, Array
-from ..cost.profile import PowerModel, Profile, Provenance, features
+from ..cost.profile import LAYER_OPS, PowerModel, Profile, Provenance, features, op_features
 from ..trace.formulas import KINDS
-from .design import STARTUP, TIMED, Design, Form, Key
+from .design import STARTUP, TIMED, Design, Form, Key, single_layers
 from .evidence import LEAST_NETWORKS, checked, network_of
 from .few import fit_few, known_gpu, left_out_seconds
 from .intervals import judge
@@ -22,6 +22,8 @@ from .regression import family_shares, folds, log_errors, nonnegative_fit, relat
 from .watts import WattsPrior, fitted_watts
 
 LEAST_FOR_STARTUP = 12
+_LEAST_JUDGED = 0.5
+"""The least share of the families that others must price for the errors to be known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ def fit(
             "which is then named as modelled"
         )
     table = Design(rows)
-    prior = WattsPrior.of(part, rows[0].workload.precision)
+    prior = WattsPrior.of(part, rows[0])
     form, started, seconds, watts = _best(table, startup, seed, jobs, prior)
     if part is not None and _is_better(rows, left_out_seconds(rows, table.families, few), seconds, table.families):
         return few
@@ -164,7 +166,14 @@ def fit(
             dict(zip(Curves.components, solution.watts[:-1].tolist(), strict=True)), float(solution.watts[-1])
         )
     assert power is not None
-    verdict = judge(rows, table.families, seconds, seconds * watts, curves if form.name == TIMED else None)
+    priced = np.flatnonzero(seconds > 0).tolist()
+    verdict = judge(
+        [rows[index] for index in priced],
+        [table.families[index] for index in priced],
+        seconds[priced],
+        (seconds * watts)[priced],
+        curves if form.name == TIMED else None,
+    )
     meter = str(rows[0].meter)
     networks = len({network_of(row) for row in rows})
     hardware = hardware or rows[0].hardware or name
@@ -185,7 +194,7 @@ def fit(
             fitted_on=f"{len(rows)} observations of {networks} networks, form {form.name}",
             created=created,
             boundary=boundary or (f"what {meter} covers" if metered else ""),
-            notes=(*notes, *_remarks(meter, metered)),
+            notes=(*notes, *_remarks(meter, metered), *_unpriced(len(rows) - len(priced), len(rows))),
         ),
         memory_bytes=memory_bytes,
         ranges=_ranges(rows),
@@ -219,8 +228,10 @@ def _best(table: Design, startup: bool, seed: int, jobs: int, prior: WattsPrior)
     error = log_errors if any(form.name == TIMED for form, _ in candidates) else relative_errors
     errors = [float(error(seconds, measured) @ shares) for seconds, _ in results]
     best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
-    if (results[best][0] <= 0).any():
-        raise FitError("a family left out is priced at 0 s by the others; add observations of more kinds of networks")
+    if float((results[best][0] > 0) @ shares) < _LEAST_JUDGED:
+        raise FitError(
+            "cross-validation predicts 0 s for most families left out; add observations of more kinds of networks"
+        )
     return *candidates[best], *results[best]
 
 
@@ -281,8 +292,23 @@ def _startup(table: Design, solution: _Solution) -> float:
 
 
 def _ranges(rows: Sequence[Observation]) -> dict[str, Range]:
+    """Of networks, their sizes; of single layers, those of their ops, since a network is a sum of them."""
+    if single_layers(rows):
+        ops = [op_features(op) for row in rows for op in row.workload.ops]
+        counts = [sum(op.count for op in row.workload.ops) for row in rows]
+        by_op = {name: [one[name] for one in ops if one[name] > 0] for name in ops[0]}
+        return {LAYER_OPS: Range(min(counts), max(counts))} | {
+            name: Range(min(values), max(values)) for name, values in by_op.items() if values
+        }
     listed = [features(row.workload) for row in rows]
     return {name: Range(min(v[name] for v in listed), max(v[name] for v in listed)) for name in listed[0]}
+
+
+def _unpriced(count: int, rows: int) -> tuple[str, ...]:
+    """A note on the rows that tell nothing of the errors."""
+    if not count:
+        return ()
+    return (f"{count} of {rows} observations do work that no other family does: they do not count in the errors",)
 
 
 def _remarks(meter: str, metered: bool) -> tuple[str, ...]:

@@ -24,25 +24,34 @@ NOISE = 0.08
 """Standard deviation of a network's watts around its device's, as a share of them."""
 _STEP_SPREAD = 0.5  # of one step up, as a share of it, besides the factor that all steps share
 _LEAST_STEP = 0.05  # of the device's busy power: what a step's spread is at least a share of
+_HOST = 0.5  # what a host may draw beside its GPU, as a share of the busy GPU
 _ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class WattsPrior:
-    """`start` holds the population's watts, None where there are none. P_s is at least its idle power, `static_w`."""
+    """`start` holds the population's watts, None where there are none. P_s is at least its idle power, `static_w`.
+
+    `host` is True where the meter covers the host's CPUs too, which the population does not know.
+    """
 
     start: PowerModel | None = None
+    host: bool = False
 
     @classmethod
-    def of(cls, hardware: Hardware | None, precision: str) -> WattsPrior:
-        """What is known of a GPU of the table; nothing for None."""
+    def of(cls, hardware: Hardware | None, row: Observation) -> WattsPrior:
+        """What is known of a GPU of the table that ran `row`; nothing for None."""
         if hardware is None:
             return cls()
-        return cls(datasheet_profile(hardware).for_precision(precision).power)
+        return cls(datasheet_profile(hardware).for_precision(row.workload.precision).power, _covers_host(row))
 
     @property
     def idle_w(self) -> float:
         return 0.0 if self.start is None else self.start.static_w
+
+
+def _covers_host(row: Observation) -> bool:
+    return "rapl" in (row.meter or "").lower()
 
 
 def fitted_watts(activity: Array, power_w: Array, prior: WattsPrior) -> PowerModel:
@@ -81,6 +90,8 @@ def _prior_rows(prior: WattsPrior, typical_w: float) -> tuple[Array, Array]:
     )
     busy = static + max(weights.values())
     spread = _STEP_SPREAD * np.maximum(steps, _LEAST_STEP * busy)
+    if prior.host:
+        spread[0] = _HOST * busy
     rows = np.hstack([np.eye(4) / spread[:, None], (-steps / spread)[:, None]])  # step - start * (1 + factor)
     return np.vstack([rows, [0.0, 0.0, 0.0, 0.0, 1.0 / load_population().spread["power"]]]), np.append(
         steps / spread, 0.0
@@ -97,7 +108,7 @@ def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile) ->
         shares = times / times.sum(axis=1, keepdims=True)
         order = [profile.time.components.index(name) for name in (COMPUTE, MEMORY, LAUNCH)]
         power = np.array([row.power_w for row in rows], dtype=float)
-        fitted = fitted_watts(shares[:, order], power, WattsPrior(ran.power))
+        fitted = fitted_watts(shares[:, order], power, WattsPrior(ran.power, _covers_host(rows[0])))
         other = _scaled(start.power if half else start.half_power, ran.power, fitted)
         profile = replace(profile, power=other if half and other else fitted, half_power=fitted if half else other)
         between = load_population().spread["power"]

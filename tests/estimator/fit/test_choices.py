@@ -26,6 +26,7 @@ from joulecast.estimator.fit.regression import (
     rows_worth,
     shared_error,
 )
+from joulecast.estimator.fit.watts import WattsPrior
 
 from ..synthetic import conv, network, observe
 
@@ -35,11 +36,13 @@ def chosen(monkeypatch: pytest.MonkeyPatch, forms: dict[str, list[float]], famil
     candidates = [(SimpleNamespace(name=name), False) for name in forms]
     monkeypatch.setattr(fitting, "_candidates", lambda table, startup: candidates)
     monkeypatch.setattr(
-        fitting, "_left_out", lambda table, form, startup, seed: (np.array(forms[form.name]), np.ones(len(families)))
+        fitting,
+        "_left_out",
+        lambda table, form, startup, seed, prior: (np.array(forms[form.name]), np.ones(len(families))),
     )
     rows = [SimpleNamespace(step_seconds=1.0) for _ in families]
     table: Any = SimpleNamespace(observations=rows, families=families)
-    form, *_ = fitting._best(table, False, 0, 1)
+    form, *_ = fitting._best(table, False, 0, 1, WattsPrior())
     return str(form.name)
 
 
@@ -60,9 +63,10 @@ def test_a_family_measured_often_counts_once(monkeypatch: pytest.MonkeyPatch) ->
     assert chosen(monkeypatch, {"often": [1.1] * 9 + [1.5], "fair": [1.2] * 10}, families) == "fair"
 
 
-def test_a_family_predicted_at_0_s_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FitError, match="0 s"):
-        chosen(monkeypatch, {"small": [0.0, 1.0]}, ["a", "b"])
+def test_families_predicted_at_0_s_are_refused_where_they_are_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FitError, match="0 s for most families"):
+        chosen(monkeypatch, {"small": [0.0, 0.0, 1.0]}, ["a", "b", "c"])
+    assert chosen(monkeypatch, {"small": [0.0, 1.0, 1.0]}, ["a", "b", "c"]) == "small"
 
 
 # -- intervals -----------------------------------------------------------------------------------

@@ -87,6 +87,18 @@ def test_runs_as_the_population_predicts_them_change_nothing() -> None:
     assert max(abs(value) for value in fitted.time.deviation.logs.values()) < 1e-6
 
 
+def test_launches_that_hide_behind_the_device_are_not_added() -> None:
+    """Deep networks of small ops, where the host is the slower one, among networks that keep the device busy."""
+    true = deviation(launch=0.3, compute=-0.1)
+    deep = [network(f"deep {count}", count, 96, count) for count in (300, 500, 900)]
+    busy = [network(f"busy {side}", 20, side, 10) for side in (1024, 1536, 2048, 3072, 4096, 5120)]
+    rows = runs(true, [*deep, *busy], watts=200.0)
+    fitted = fit(rows, name="mine", hardware=GPU)
+    assert isinstance(fitted.time, PopulationTime)
+    both = runs(true, [network("both", 400, 1200, 100), network("deeper", 2000, 64, 10)])
+    assert off(fitted, both) < 0.15
+
+
 def test_a_repeated_run_counts_once() -> None:
     rows = runs(deviation(compute=0.3, memory=0.3), NETWORKS[:1])
     once, often = fit(rows, name="a", hardware=GPU), fit(rows * 5, name="a", hardware=GPU)
@@ -102,7 +114,7 @@ def test_convolutions_teach_convolutions_more_than_matrix_products() -> None:
     fitted = fit(rows, name="mine", hardware=GPU)
     none = datasheet_profile(find_hardware(GPU)).for_software("eager")
     assert off(none, other[:1]) > 0.3
-    assert off(fitted, other[:1]) < 0.08
+    assert off(fitted, other[:1]) < 0.12
     moved = fitted.predict(NETWORKS[0]).seconds.value / none.predict(NETWORKS[0]).seconds.value
     assert 1.0 < moved < 1.25  # a part of what convolutions show belongs to the whole device
     conv, product = (fitted.predict(row.workload).seconds for row in other)

@@ -28,7 +28,7 @@ def test_watts_that_made_the_runs_come_back() -> None:
     assert [power.weights_w[name] for name in ("compute", "memory", "launch")] == pytest.approx([250, 180, 60], abs=2)
 
 
-@pytest.mark.parametrize("prior", [WattsPrior(), WattsPrior.of(GPU, "float32")])
+@pytest.mark.parametrize("prior", [WattsPrior(), WattsPrior(datasheet_profile(GPU).power)])
 def test_a_device_that_seems_to_draw_most_while_it_waits_draws_the_same_in_every_part(prior: WattsPrior) -> None:
     shares = np.tile(SHARES, (20, 1))
     power = fitted_watts(shares, shares @ [300.0, 300.0, 400.0], prior)
