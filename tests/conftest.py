@@ -1,4 +1,4 @@
-"""For all tests: one core a process, and no `datasets` but Hugging Face's own."""
+"""For all tests: one core per process, and `datasets` is the package of Hugging Face."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ settings.load_profile("house")
 
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_arrive() -> Iterator[None]:
-    """A shell starts background jobs with SIGINT ignored, and the processes that tests start would inherit that."""
+    """Shells start background jobs with SIGINT ignored, which the processes that tests start would inherit."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""The public face: every name there is, and the way of DESIGN's example through it."""
+"""The public names, and one complete example that uses them."""
 
 from __future__ import annotations
 

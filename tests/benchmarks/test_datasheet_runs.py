@@ -1,4 +1,4 @@
-"""The published runs, read from small files of the sources' own shape; no network is traced here but one."""
+"""Published runs, read from small files in the format of their sources. Only one network is traced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark's networks are those of their papers, and its readers read units right."""
+"""The networks of the benchmark match their papers, and its readers convert units correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project in a git repository of its own, and `joulecast check` run in it."""
+"""A project in its own git repository, and `joulecast check` run in it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Nothing of this user's is read or written, and the console scripts are found."""
+    """No file of this user is read or written, and the console scripts are on the path."""
     scripts = os.pathsep.join([sysconfig.get_path("scripts"), str(Path(sys.executable).parent)])
     own = {
         "JOULECAST_STORE": str(tmp_path / "store"),
@@ -97,7 +97,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
 def call(
     project: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Call:
-    """`call("--json")`: `joulecast check --jobs 0 --json` in the project, within this process, which is quicker."""
+    """`call("--json")`: `joulecast check --jobs 0 --json` in the project, in this process, which is faster."""
     from joulecast.cli import main as commands
 
     monkeypatch.chdir(project)

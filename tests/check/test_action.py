@@ -1,4 +1,4 @@
-"""The GitHub Action and the pre-commit hook: their own commands, run on a clone as a runner makes it."""
+"""The commands of the GitHub Action and the pre-commit hook, run on a clone like a runner's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def step(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def clone(project: Path, tmp_path: Path) -> Path:
-    """What actions/checkout leaves of a pull request into `main`: one commit, and no branch."""
+    """What actions/checkout creates for a pull request into `main`: one commit and no branch."""
     git(project, "checkout", "--quiet", "-b", "wider")
     net = project / "models/net.py"
     net.write_text(net.read_text().replace("(16, 64,", "(16, 128,").replace("Linear(64,", "Linear(128,"))

@@ -1,4 +1,4 @@
-"""The cache: an entry counts exactly as long as what the model was read from stays as it is."""
+"""The cache: an entry is valid until a file that the model was read from changes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_another_set_of_packages_is_another_key(tmp_path: Path, monkeypatch: pyt
 
 
 def test_another_joulecast_is_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout's sources change without a new version, in any of the estimator's folders."""
+    """Sources of a checkout change without a new version, in any folder of the estimator."""
     import shutil
 
     from joulecast.check import cache as module

@@ -1,4 +1,4 @@
-"""`joulecast check` in real repositories: verdicts, exit status, what is written, and the comparison with the base."""
+"""`joulecast check` in real repositories: verdicts, exit status, written files, and the comparison with the base."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_a_model_that_fails_at_the_base_is_not_compared(project: Path, call: Cal
 
 
 class _Hook:
-    """Finds the package `shop` in the checkout, as `pip install -e` of some build backends makes it."""
+    """Finds the package `shop` in the checkout, as some build backends do for `pip install -e`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

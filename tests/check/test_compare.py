@@ -1,4 +1,4 @@
-"""What changed between two answers, against networks whose sizes are known by hand."""
+"""Changes between two answers, on networks whose sizes are worked out by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def answer(
 
 
 def network(hidden: int = 64, *, extra: bool = False) -> nn.Sequential:
-    """Convolutions of 3 x 3 on 8 x 8 images, 32 and `hidden` channels wide; `extra` puts one more in between."""
+    """Convolutions of 3 x 3 on 8 x 8 images, 32 and `hidden` channels wide; `extra` inserts another one."""
     between = [nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()] if extra else []
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1),

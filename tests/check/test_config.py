@@ -1,4 +1,4 @@
-"""The configuration: where it is found, what it says, and every mistake in it named with its place."""
+"""The configuration: where it is found, what it contains, and errors that name the place of each mistake."""
 
 from __future__ import annotations
 

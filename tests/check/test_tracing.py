@@ -1,4 +1,4 @@
-"""Models that end badly, each in a process of its own: whatever one does, the others have their figures."""
+"""Models that crash, each in its own process: the others still get their figures."""
 
 from __future__ import annotations
 

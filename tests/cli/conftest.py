@@ -1,4 +1,4 @@
-"""Running the commands as a user does: the installed console scripts, in processes of their own."""
+"""Runs the commands as a user does: the installed console scripts, in separate processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """`call("estimate", "--model", ...)`: the same entry point within this process, which is quicker."""
+    """`call("estimate", "--model", ...)`: the same entry point in this process, which is faster."""
     from joulecast.cli import main as commands
 
     monkeypatch.chdir(tmp_path)

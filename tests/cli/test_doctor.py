@@ -1,4 +1,4 @@
-"""`joulecast doctor`: every section is there, what is missing names its fix, and no framework is imported."""
+"""`joulecast doctor`: it prints every section, names the fix for what is missing, and imports no framework."""
 
 from __future__ import annotations
 

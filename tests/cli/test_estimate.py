@@ -1,4 +1,4 @@
-"""`estimate` as people run it: real processes, real model files, the figures worked out by hand."""
+"""`estimate` in real processes with real model files; figures worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and paragraphs at any width, checked letter by letter on a small table."""
+"""Tables and paragraphs at any width, compared character by character."""
 
 from __future__ import annotations
 

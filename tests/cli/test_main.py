@@ -1,4 +1,4 @@
-"""The programs: `python -m joulecast`, and how fast they answer when nothing is computed."""
+"""The programs: `python -m joulecast`, and how fast they respond when nothing is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_python_dash_m_is_the_command() -> None:
 
 
 def test_shell_completion_is_there() -> None:
-    """What docs/terminal.md tells people to evaluate is a script that calls the program."""
+    """The command in docs/terminal.md prints a script that calls the program."""
     for shell in ("bash", "zsh", "fish"):
         for program in ("joulecast", "estimate", "measure"):
             code = f"from joulecast.cli.main import {'main' if program == 'joulecast' else program} as run; run()"

@@ -1,4 +1,4 @@
-"""`measure` and its commands: which cases run, what is refused before anything runs, what is said at the end."""
+"""`measure` and its commands: which cases run, what is rejected before any of them runs, and the final output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NETS = (
 
 @pytest.fixture
 def nets(tmp_path: Path) -> Callable[[int], list[str]]:
-    """`nets(3)`: three --model options, of networks that train in no time."""
+    """`nets(3)`: three --model options, of networks that train in a moment."""
 
     def options(count: int) -> list[str]:
         bodies = [
@@ -40,7 +40,7 @@ def nets(tmp_path: Path) -> Callable[[int], list[str]]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many cases of the suite each `measure` asked for; those of --model alone are measured."""
+    """How many cases of the suite each `measure` requested; only those of --model are measured."""
     counts: list[int] = []
     real = suite.run_suite
 

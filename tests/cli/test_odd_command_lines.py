@@ -1,6 +1,6 @@
-"""Odd command lines end in one line and an exit status: no traceback, no hang, no memory.
+"""Odd command lines end with one line and an exit status, without a traceback, a hang or large memory.
 
-100 command lines by default; JOULECAST_ODD_LINES=1000 for the long run.
+It runs 100 command lines; JOULECAST_ODD_LINES=1000 runs more.
 """
 
 from __future__ import annotations

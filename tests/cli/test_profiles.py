@@ -1,4 +1,4 @@
-"""`joulecast profiles`: what this machine's store holds, by name, with a broken file left out."""
+"""`joulecast profiles`: the profiles of this machine's store by name, without a broken file."""
 
 from __future__ import annotations
 

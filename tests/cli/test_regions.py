@@ -1,4 +1,4 @@
-"""`estimate` with --format, --regions and --live, as people run it."""
+"""`estimate` with --format, --regions and --live."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_regions_that_cannot_be_used(call: Run, base: list[str], regions: str, r
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Electricity Maps on the loopback: 10 g/kWh in Sweden, else HTTP 500. Yields the zones it was asked for."""
+    """A local Electricity Maps: 10 g/kWh in Sweden, HTTP 500 elsewhere. Yields the zones that were requested."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

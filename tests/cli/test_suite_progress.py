@@ -1,4 +1,4 @@
-"""The progress of `measure`: one bar on a terminal, and in a pipe no line for every case."""
+"""The progress of `measure`: one bar on a terminal, and only a few lines in a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CASES = 300
 
 
 def measured(progress: SuiteProgress, cases: int = CASES, budget_s: float = 1200.0) -> None:
-    """All cases, the same time for each, and half of the time left at the end."""
+    """All cases, the same time for each, with half of the time unused."""
     with progress:
         for done in range(cases):
             progress.begin(f"case {done}", done, cases, budget_s * (1 - done / cases / 2))

@@ -1,6 +1,6 @@
-"""The table of `estimate` at widths from 60 to 200 columns and in a pipe, letter by letter.
+"""The table of `estimate` at widths from 60 to 200 columns and in a pipe, compared character by character.
 
-After a change of the layout that is meant, write the files again with JOULECAST_GOLDEN=write and read the difference.
+After an intended change of the layout, write the files with JOULECAST_GOLDEN=write and read the difference.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def test_one_model_takes_at_most_fifteen_lines_before_its_notes(
 
 
 def test_units_take_prefixes_and_not_exponents(capsys: pytest.CaptureFixture[str]) -> None:
-    """11 MW and not 1.1e+07 W: the made-up machine draws 150 W, 80,000 of them 12 MW."""
+    """12 MW, not 1.2e+07 W: the made-up machine draws 150 W, and 80,000 of them draw 12 MW."""
     print_answers((made_up(*LENGTH, *PLACE, "--devices", "80000"),), layers=False, verbose=True)
     text = capsys.readouterr().out
     assert "mean power 12.0 MW" in text

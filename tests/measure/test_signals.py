@@ -1,4 +1,4 @@
-"""The first interrupt is a request, the second is at once, and what was there before comes back."""
+"""The first interrupt is a request, the second takes effect immediately, and the old handlers are restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns and statistics by hand: those of Listing 3.4 where its figures allow."""
+"""Columns and statistics by hand, those of Listing 3.4 where its figures allow it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`measure watch` as a real process over a real tree: faults of counters and disks, and signals."""
+"""`measure watch` as a real process on a real tree: faults of counters and disks, and signals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WATTS = {"package-0": 40.0, "package-0/dram": 4.0}
 
 @pytest.fixture
 def sysfs() -> Iterator[Path]:
-    """A folder that other users may enter, unlike pytest's."""
+    """A folder that other users can enter, unlike pytest's."""
     folder = Path(tempfile.mkdtemp(prefix="joulecast-sysfs-"))
     folder.chmod(0o755)
     yield folder
@@ -60,7 +60,7 @@ def _run(sysfs: Path, *options: str, prelude: str = "") -> subprocess.CompletedP
 
 
 class Session:
-    """A watch whose lines are read as they come, so that a fault can be put between two of them."""
+    """A watch whose lines are read one by one, so that a fault can occur between two of them."""
 
     def __init__(self, arguments: list[str]) -> None:
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

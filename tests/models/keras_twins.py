@@ -1,4 +1,4 @@
-"""Run by test_twins.py in a process of its own: the Keras twins on TensorFlow, fed with torch's weights.
+"""Run by test_twins.py in a separate process: the Keras twins on TensorFlow, with torch's weights.
 
     python keras_twins.py IN.npz OUT.npz
 
@@ -32,7 +32,7 @@ def keras_weights(layer: Any, given: Any, prefix: str) -> list[np.ndarray]:
 
 
 def multiply_adds(layer: Any) -> int:
-    """Of one sample, by hand: every output position of a kernel costs its size."""
+    """Of one sample, by hand: every output position costs the size of the kernel."""
     if not isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
         return 0
     return math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])

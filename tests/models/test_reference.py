@@ -1,4 +1,4 @@
-"""The calibration suite's networks: each trains for a step, and each is of the kind it says."""
+"""The calibration suite's networks: each trains for one step, and each is of the kind in its name."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_one_training_step_reaches_every_parameter(name: str) -> None:
 
 
 def _feeds_a_norm(path: str, parameter: nn.Parameter) -> bool:
-    """Biases may stand still: a BatchNorm after them takes them out, a ReLU may be shut."""
+    """Some biases may not change: a BatchNorm after them cancels them, or a ReLU is 0."""
     return path.endswith("bias") or parameter.dim() == 1
 
 

@@ -1,4 +1,4 @@
-"""The PyTorch networks by hand, and their Keras twins against them, on TensorFlow."""
+"""The PyTorch networks by hand, and their Keras twins on TensorFlow, which must agree with them."""
 
 import os
 import subprocess

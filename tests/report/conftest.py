@@ -1,6 +1,6 @@
 """A headless Chromium for a module's tests of the page, which skip where there is none.
 
-Not for the session: playwright keeps an event loop running in this thread for as long as it lives.
+Not for the whole session: playwright keeps an event loop running in this thread.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ RUN = ("--input", "16", "--samples", "3210", "--val-samples", "500", "--hardware
 
 
 def write_nets(folder: Path, **widths: int) -> dict[str, str]:
-    """One file a network, by its name."""
+    """One file per network, by its name."""
     for name, width in widths.items():
         (folder / f"{name}.py").write_text(NET.format(width=width))
     return {name: str(folder / f"{name}.py") for name in widths}
@@ -54,7 +54,7 @@ _READ: dict[str, Workload] = {}
 
 
 def _work(model: str, options: TraceOptions) -> Workload:
-    """Each network is read once: the tests change the run around it."""
+    """Each network is traced once; the tests change the run."""
     key = f"{model} {options}"
     if key not in _READ:
         _READ[key] = read_model(model, options)
@@ -70,7 +70,7 @@ def report(answered: Sequence[Answer], **values: object) -> Report:
 
 
 def profile(*, startup_s: float = 0.0) -> Profile:
-    """One second per 10^9 multiply-adds at 150 W, of which 50 W are drawn whatever runs."""
+    """One second per 10^9 multiply-adds at 150 W, of which 50 W are static."""
     return Profile(
         name="made-up",
         hardware="A Machine",
@@ -88,7 +88,7 @@ def profile(*, startup_s: float = 0.0) -> Profile:
 
 
 def workload(name: str = "net", *, layers: Sequence[str] = ("conv",), flops: int = 10**9) -> Workload:
-    """A matrix product a layer: `flops` of them forward in the first, half as many in each layer after it."""
+    """One matrix product per layer: `flops` forward in the first layer, half as many in each layer after it."""
     sizes = [flops // 2**index for index in range(len(layers))]
     ops = tuple(Op("mm", "matmul", "forward", path, size, 0, 0) for path, size in zip(layers, sizes, strict=True))
     rows = [

@@ -1,4 +1,4 @@
-"""A page of the report open in a browser, and all of it that the sliders change."""
+"""A page of the report in a browser, and everything on it that the sliders change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATE = """() => {
 
 
 class Tab:
-    """A page of the report, open in the browser; `heard` is what it logged, `asked` what it requested."""
+    """A page of the report, open in the browser; `heard` lists its log messages, `asked` its requests."""
 
     def __init__(self, browser: Any, path: Path, scheme: str = "light") -> None:
         self.page = browser.new_page()
@@ -69,7 +69,7 @@ def written(folder: Path, answered: Sequence[Answer], name: str = "page", **valu
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Texts to the letter, numbers but for the last bits of their floats."""
+    """Equal texts; numbers are equal except for the last bits of their floats."""
     assert one["texts"] == other["texts"]
     assert (one["states"], one["own"]) == (other["states"], other["own"])
     assert one["numbers"] == pytest.approx(other["numbers"], rel=1e-12)

@@ -1,4 +1,4 @@
-"""The formats for papers, model cards and dashboards: read back by what reads them, or by a parser of their own."""
+"""The formats for papers, model cards and dashboards, read back by their own tools or by a parser of the test."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Net(nn.Module):
 
 
 def answered(folder: Path, *arguments: str) -> Answer:
-    """What `estimate` answers to these options, of a network that it really traces."""
+    """The answer of `estimate` to these options, for a network that is really traced."""
     path = folder / "net.py"
     path.write_text(NET)
     with estimate.make_context(
@@ -191,7 +191,7 @@ _TOKEN = re.compile(
 
 
 def set_by_latex(source: str) -> str:
-    """The characters that LaTeX would set for `source`; fails where it meets anything but plain text."""
+    """The characters that LaTeX would set for `source`; fails for anything but plain text."""
     text, position = "", 0
     while position < len(source):
         token = _TOKEN.match(source, position)
@@ -385,7 +385,7 @@ def test_each_row_is_a_run_of_its_own(answer: Answer) -> None:
 
 
 def test_a_dashboard_reads_numbers(answer: Answer) -> None:
-    """As CodeCarbon's own board does, by pandas: sums, and gaps instead of zeros."""
+    """With pandas, as CodeCarbon's own dashboard does: sums, and gaps instead of zeros."""
     import pandas as pd
 
     frame = pd.read_csv(io.StringIO(render("codecarbon", [answer, answer])))

@@ -1,4 +1,4 @@
-"""The page as text: what it says, that nothing put into it can spoil it, and that it needs nothing but itself."""
+"""The page as text: its contents, that no name or path can break it, and that it needs no other file."""
 
 from __future__ import annotations
 

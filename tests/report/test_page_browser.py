@@ -42,7 +42,7 @@ def test_the_sliders_recompute_what_python_computes(
     models: tuple[str, ...],
     tried: list[dict[str, str]],
 ) -> None:
-    """One page moved to each setting, beside the page that Python makes for that setting, its script off."""
+    """One page is moved to each setting and compared with the page that Python makes for it, without scripts."""
     base = (*(word for model in models for word in ("--model", nets[model])), *RUN, *BUDGETS)
     moved = Tab(browser, written(tmp_path, answers(*base, *asked(SETTINGS[0]))))
     at_first = moved.state()
@@ -61,7 +61,7 @@ def test_the_sliders_recompute_what_python_computes(
 
 
 def _check_figures(tab: Tab, model: int, answer: Answer) -> None:
-    """The figures of the page against the Estimate itself, whatever else the page says."""
+    """The figures of the page must be those of the Estimate."""
     for name in FIGURES:
         node = tab.page.locator(f'data[data-model="{model}"][data-figure="{name}"]')
         if not node.count():
@@ -129,7 +129,7 @@ def test_values_of_no_use_are_marked_and_change_nothing(browser: Any, tmp_path: 
 
 
 def test_numbers_are_written_as_python_writes_them(browser: Any, tmp_path: Path) -> None:
-    """Ties go to the even digit, small and large ones have exponents; prices of many sizes try them all."""
+    """Ties go to the even digit, small and large numbers have exponents; prices of many sizes cover all cases."""
     draw = random.Random(5)
     values = [0.0, 0.125, 0.0625, 2.5, 12.25, 100.5, 101.5, 99.95, 99.96, 9.995, 999.5, 1e7, 12345678.0, 12350000.0]
     values += [0.001, 0.0009995, 0.00099951, 0.00012345, 1e-5, 1.2345e-12, 1e21, 1.5e22, 123456.5, 1e15 + 0.5]
@@ -149,7 +149,7 @@ def test_numbers_are_written_as_python_writes_them(browser: Any, tmp_path: Path)
 
 
 def test_every_size_of_run_has_its_units_and_its_familiar_things(browser: Any, tmp_path: Path) -> None:
-    """From milliwatt-hours to gigawatt-hours, in steps of a third: units, comparisons and headlines are Python's."""
+    """From milliwatt-hours to gigawatt-hours, in steps of a third: units, comparisons and headlines as Python's."""
     lengths = list(dict.fromkeys(max(1, round(1.33**power)) for power in range(80)))
     tab = Tab(browser, written(tmp_path, (made_up(*LENGTH, *PLACE),)))
     found = tab.page.evaluate(

@@ -1,4 +1,4 @@
-"""The page in a real headless Chromium: any window, light and dark, on paper, without scripts, under attack."""
+"""The page in a headless Chromium: any window, light and dark, printed, without scripts, with hostile names."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_hostile_names_run_nothing(browser: Any, tmp_path: Path) -> None:
 
 
 def test_the_policy_stops_what_is_not_the_pages_own(browser: Any, tmp_path: Path) -> None:
-    """An attribute that got in would still not run: the browser itself refuses, and says so."""
+    """An injected attribute does not run: the browser blocks it and logs that."""
     path = written(tmp_path, (made_up(*LENGTH, *PLACE),))
     text = path.read_text(encoding="utf-8")
     bad = '<img src="data:image/gif;base64,x" onerror="document.title = 1"><script>document.title = 2</script></main>'

@@ -1,4 +1,4 @@
-"""`estimate --report` and `--figure` as options: files written whole, mistakes found before a model is read."""
+"""`estimate --report` and `--figure`: files are written completely, and mistakes are found before a model is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run on a clock and counters that move when told."""
+"""A run with a clock and counters that the test moves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def step_of(ops: int = STEP_OPS) -> Workload:
 
 
 class Bench:
-    """A run under a fake powercap tree; `train` lets time pass for both at once."""
+    """A run on a fake powercap tree; `train` advances the time of both."""
 
     def __init__(self, folder: Path, *limits: str, length: Length | None = None, **options: Any) -> None:
         self.tree = FakePowercap(Path(tempfile.mkdtemp(dir=folder)), [FakeZone("package-0")])

@@ -1,4 +1,4 @@
-"""A made-up machine for trainings: a profile whose law is known, and meters that read what a test says."""
+"""A made-up machine for trainings: a profile with a known law, and meters that read what a test sets."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def budget(machine: Callable[[float], Path], constant_power: Callable[..., str])
 
 @pytest.fixture(autouse=True)
 def _own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrations of the user who runs the tests decide nothing."""
+    """The calibrations of the user who runs the tests are not used."""
     monkeypatch.setenv("JOULECAST_STORE", str(tmp_path_factory.getbasetemp() / "store"))

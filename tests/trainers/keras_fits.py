@@ -1,6 +1,6 @@
-"""The fits that test_keras.py judges, in one process: `python keras_fits.py MACHINE METER SHORT_METER FOLDER`.
+"""The fits that test_keras.py checks, in one process: `python keras_fits.py MACHINE METER SHORT_METER FOLDER`.
 
-Keras takes its backend once a process, and another test may want another.
+Keras chooses its backend once per process, and other tests may use another one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Slow(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def network() -> Any:
-    keras.utils.clear_session()  # names start anew: one network, read once
+    keras.utils.clear_session()  # layer names start at the beginning: one network, traced once
     keras.utils.set_random_seed(1)
     layers = [keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.Dropout(0.5)]
     model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(2)], name="net")
@@ -55,7 +55,7 @@ def budget(*limits: str, **options: Any) -> Budget:
 
 
 def fit(*callbacks: Any, model: Any = None, **options: Any) -> dict[str, Any]:
-    """What came of it, as JSON has it."""
+    """The result, as JSON."""
     heard = Heard()
     logger = logging.getLogger("joulecast")
     logger.handlers = [heard]
@@ -92,7 +92,7 @@ def with_model_checkpoint() -> dict[str, Any]:
 
 
 def with_own_layer() -> dict[str, Any]:
-    """A layer that no other process can make."""
+    """A layer that other processes cannot create."""
 
     class Mine(keras.layers.Layer):  # type: ignore[misc]
         def call(self, inputs: Any) -> Any:

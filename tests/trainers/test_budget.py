@@ -1,4 +1,4 @@
-"""What a Budget takes and refuses, and how it stands in for each framework's own callback."""
+"""What a Budget accepts and rejects, and how it acts as each framework's own callback."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_it_travels_beside_lightning_too() -> None:
 
 @contextmanager
 def terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> Iterator[Callable[[], str]]:
-    """A real terminal, at which somebody types `answer`; gives what it shows."""
+    """A real terminal at which `answer` is typed; returns what it shows."""
     person, process = pty.openpty()
     with os.fdopen(process, "r+b", buffering=0) as device:
         monkeypatch.setattr(sys, "stdin", open(os.dup(device.fileno()), encoding="utf-8"))  # noqa: SIM115

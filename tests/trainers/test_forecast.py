@@ -1,4 +1,4 @@
-"""The re-forecast: by hand, its properties, and how often its intervals hold on runs that were made up."""
+"""The forecast while training: by hand, its properties, and the coverage of its intervals on made-up runs."""
 
 from __future__ import annotations
 
@@ -246,8 +246,8 @@ def test_at_the_last_step_the_forecast_is_the_measurement(values: list[float], p
 
 
 def made_up_run(seed: int, steps: int = 400) -> list[float]:
-    """Steps of about 1 s, each 8 % off and all together up to some per cent for a while; three cold steps at the
-    start and one stall of 20 s soon after.
+    """Steps of about 1 s with 8 % noise each and a slow drift of some per cent; three cold steps at the start and one
+    stall of 20 s soon after.
     """
     generator = random.Random(seed)
     level, weather, times = generator.gauss(0, 0.3), 0.0, []

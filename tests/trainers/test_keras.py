@@ -1,4 +1,4 @@
-"""Real trainings with Keras' `fit` on TensorFlow, the Budget as it is in `callbacks=[...]`; see keras_fits.py."""
+"""Real trainings with Keras' `fit` on TensorFlow and a Budget in `callbacks=[...]`; see keras_fits.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real trainings with Lightning's Trainer, the Budget as it is in `callbacks=[...]`."""
+"""Real trainings with Lightning's Trainer and a Budget in `callbacks=[...]`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPOCHS, BATCHES, BATCH = 2, 20, 4
 
 
 class Net(L.LightningModule):  # type: ignore[misc, name-defined]
-    """With what a training_step may carry: dropout, a metric, a list of losses, logs, and a pause."""
+    """With the usual contents of a training_step: dropout, a metric, a list of losses, logs, and a pause."""
 
     def __init__(self, pause_s: float = 0.0) -> None:
         from torchmetrics.classification import MulticlassAccuracy

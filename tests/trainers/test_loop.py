@@ -1,4 +1,4 @@
-"""Loops written by hand, trained for real: as they were without a budget, and stopped where they break one."""
+"""Real trainings in hand-written loops: unchanged by a budget, and stopped when they exceed one."""
 
 from __future__ import annotations
 

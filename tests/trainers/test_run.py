@@ -1,4 +1,4 @@
-"""One run on a clock and counters that move when told: what it forecasts, logs and stops for."""
+"""One run with a clock and counters that the test moves: forecasts, logs and stops."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_what_is_logged_is_what_was_metered(bench: Callable[..., Bench]) -> None
 
 
 def test_the_warm_up_s_watts_already_contradict_a_prediction_far_off(bench: Callable[..., Bench]) -> None:
-    """The profile says 100 W and the meter 4: the first forecast must not promise the profile's."""
+    """The profile says 100 W and the meter 4 W: the first forecast must not repeat the profile's."""
     made = bench("2 kWh", length=Length(100), log_every=1)
     made.run.predict(step_of)
     made.run.start()

@@ -1,4 +1,4 @@
-"""What fails of joulecast's own, in a run on a clock and counters that move when told: training goes on."""
+"""Failures of joulecast itself during a run: training continues."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_meter_that_fails_is_told_once_and_its_joules_are_missing(
 
 
 class BrokenMeter:
-    """Fails wherever it is asked to."""
+    """Fails at the calls that the test chooses."""
 
     name = "broken"
     domains = ()

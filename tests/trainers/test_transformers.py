@@ -1,4 +1,4 @@
-"""Real trainings with transformers' Trainer, the Budget as it is in `callbacks=[...]`."""
+"""Real trainings with transformers' Trainer and a Budget in `callbacks=[...]`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Slow(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
 
 
 class Heard(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
-    """What any logger hears, in its place before the callbacks of the user."""
+    """What a logger receives before the callbacks of the user."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []
@@ -116,7 +116,7 @@ def test_figures_go_to_every_logger(budget: Callable[..., Budget], tmp_path: Pat
 
 
 def evaluated(held: Any, trainer: Any) -> tuple[Length, float]:
-    """The length that the run expected, and how many validations it saw."""
+    """The length that the run expected, and the number of its validations."""
     seen: dict[str, Any] = {}
 
     class Spy(transformers.TrainerCallback):  # type: ignore[misc, name-defined]

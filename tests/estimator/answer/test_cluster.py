@@ -1,4 +1,4 @@
-"""Requests about a cluster: the split in the answer, and fields that contradict."""
+"""Requests for a cluster: the split in the answer, and fields that contradict each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`jc.estimate`: figures worked out by hand, the same document as the command line's, errors that name fields."""
+"""`jc.estimate`: figures worked out by hand, the same document as the command line prints, errors that name fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run is its steps and its validation passes, and starts once."""
+"""A run consists of steps and validation passes, with one start-up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_validation_passes_add_up_and_the_run_starts_once() -> None:
 
 
 def test_validation_is_as_sure_as_the_training_and_adds_no_notes() -> None:
-    """A pass forward has fewer ops and bytes than the steps that were fitted: that says nothing of the network."""
+    """A forward pass has fewer ops and bytes than the fitted steps; this must not widen the interval."""
     profile = replace(
         fit(suite(), name="made-up"),
         time_error=ErrorModel(0.8, 1.25),

@@ -1,4 +1,4 @@
-"""The command line, the configuration of a check and Python have the same options: the fields of a request."""
+"""The command line, a check's configuration and Python have the same options: the fields of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that users name: regular ones within the limit are read, everything else is an OSError at once."""
+"""Files that users name: regular files within the limit are read; anything else raises an OSError immediately."""
 
 from __future__ import annotations
 

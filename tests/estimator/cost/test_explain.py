@@ -1,4 +1,4 @@
-"""`explain` says what a law charges, in numbers worked out by hand."""
+"""`explain` prints the prices of a known law; numbers worked out by hand."""
 
 from __future__ import annotations
 

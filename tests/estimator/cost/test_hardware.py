@@ -1,4 +1,4 @@
-"""The hardware table against physics and datasheets, and names that must or must not be found."""
+"""The hardware table is consistent with physics and datasheets; names that must or must not be found."""
 
 from __future__ import annotations
 

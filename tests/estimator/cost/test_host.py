@@ -1,4 +1,4 @@
-"""The machine read from files and processes as real ones print them."""
+"""This machine, read from files and processes that print what real ones print."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ linux = pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
 
 
 def cpuinfo(name: str, cores: int, threads: int, flags: str = "fpu avx2") -> str:
-    """As an x86 Linux prints it: the first thread of each core, then the second, and so on."""
+    """As Linux on x86 prints it: the first thread of each core, then the second thread of each, and so on."""
     blocks = [
         f"processor\t: {thread * cores + core}\nvendor_id\t: GenuineIntel\nmodel name\t: {name}\n"
         f"physical id\t: 0\nsiblings\t: {cores * threads}\ncore id\t\t: {core}\ncpu cores\t: {cores}\n"
@@ -75,7 +75,7 @@ def test_arm_prints_no_model_name(tmp_path: Path) -> None:
 
 @linux
 def test_this_machine_in_a_process_of_its_own() -> None:
-    """With its affinity cut to one processor, a process has one core; and no framework is loaded."""
+    """A process with an affinity of one processor has one core; no framework is loaded."""
     program = (
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
         "from joulecast.estimator.cost.host import detect_host; host = detect_host();"
@@ -132,7 +132,7 @@ def test_nvidia_smi_lines() -> None:
 
 
 def install_nvidia_smi(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of that name first on PATH, and no NVML to ask before it."""
+    """Puts a program of that name first on PATH, without NVML."""
     program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
     program.chmod(0o755)
@@ -185,11 +185,11 @@ def test_a_machine_without_proc_says_nothing(tmp_path: Path) -> None:
 
 
 class FakeNvmlError(Exception):
-    """As pynvml's: the base of what its functions raise."""
+    """Like pynvml's NVMLError, the base class of its errors."""
 
 
 def fake_nvml(**answers: object) -> ModuleType:
-    """One device; a function that is not in `answers` raises as a driver without it does."""
+    """One device; a function that is not in `answers` raises, as with a driver that lacks it."""
     module = ModuleType("pynvml")
 
     def refuse(*_: object) -> object:

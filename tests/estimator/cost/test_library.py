@@ -1,4 +1,4 @@
-"""Which calibration answers: this machine's own, with as many threads, and never a file that cannot be read."""
+"""Which calibration is used: this machine's own with the same number of threads, never an unreadable file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def calibrated(name: str, created: str = "2026-01-01", **host: Any) -> Profile:
-    """Saved as `measure` does; a value of None stands for a key that older profiles lack."""
+    """Saved as `measure` saves it; None removes a key, as in older profiles."""
     recorded = {key: value for key, value in {**RECORDED, **host}.items() if value is not None}
     base = load_profile("t4")
     made = replace(base, name=name, host=recorded, provenance=replace(base.provenance, created=created))
@@ -104,7 +104,7 @@ def test_a_calibration_is_found_by_its_name() -> None:
 
 
 def test_gpus_that_could_not_be_listed_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a calibration, the datasheet or a probe answers for the CPU."""
+    """For a calibration, the datasheet and a probe of the CPU."""
     blind = replace(HERE, cpu_name=find_hardware("epyc-7763").name, gpu_problem="no driver")
     note = "the CPU answers, because GPUs could not be listed: no driver"
     monkeypatch.setattr(library, "detect_host", lambda: blind)

@@ -1,4 +1,4 @@
-"""Names that people type and drivers print, each with its row by hand."""
+"""Names as people type them and drivers print them, each with its expected row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The population model: pieces by hand, physics that any parameters must keep, and what it says of known cards."""
+"""The population model: parts by hand, physics that holds for any parameters, and known cards."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_shares_add_up_to_the_step() -> None:
 
 @pytest.mark.parametrize(("dtype", "framework"), [("float16", "keras"), ("float32", "pytorch"), ("float16", "pytorch")])
 def test_a_measured_profile_is_no_surer_than_its_distance_allows(dtype: str, framework: str) -> None:
-    """EC-NAS measured TensorFlow in float32, batch 256: away from there the prediction is the population's."""
+    """EC-NAS measured TensorFlow in float32 at batch 256; for other runs the prediction is the population's."""
     measured, population = load_profile("rtx-3090"), profile_of(find_hardware("rtx-3090"))
     step = replace(work(*[convolution(64, 256, 256, 14, 3, dtype=dtype), copy(10**7)] * 20), framework=framework)
     near, general = measured.predict(step, steps=1000), population.predict(step, steps=1000)

@@ -1,4 +1,4 @@
-"""The probe: what it measures is physical, it is cached by CPU and cores, and a broken cache is measured again."""
+"""The probe: its figures are physical, cached by CPU and cores, and measured again if the cache is broken."""
 
 from __future__ import annotations
 

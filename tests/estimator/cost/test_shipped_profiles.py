@@ -1,4 +1,4 @@
-"""The profiles that come with joulecast: whole, with provenance, and used by the name of the hardware."""
+"""Shipped profiles are complete, have a provenance, and are found by the name of the hardware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hardware in the user's figures: what is missing, odd or contradictory is one line with the fix."""
+"""Hardware described by the user's figures: missing, odd or contradictory figures give one line with the fix."""
 
 from __future__ import annotations
 

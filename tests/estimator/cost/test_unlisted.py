@@ -1,4 +1,4 @@
-"""Rows made on the spot: a GPU's figures from its driver against its datasheet, a CPU's class by its name."""
+"""Rows for unlisted hardware: a GPU's figures from its driver agree with its datasheet; a CPU's class from its name."""
 
 from __future__ import annotations
 

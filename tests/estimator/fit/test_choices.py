@@ -1,4 +1,4 @@
-"""How `fit` chooses and what it promises: the rules behind the form and the intervals, worked out by hand."""
+"""How `fit` chooses a form and its intervals; rules worked out by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ..synthetic import conv, network, observe
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, forms: dict[str, list[float]], families: list[str]) -> str:
-    """The form that is taken, given what each predicts for steps that took 1 s; smaller forms come first."""
+    """The chosen form, given each form's predictions for steps that took 1 s; smaller forms come first."""
     candidates = [(SimpleNamespace(name=name), False) for name in forms]
     monkeypatch.setattr(fitting, "_candidates", lambda table, startup: candidates)
     monkeypatch.setattr(
@@ -110,7 +110,7 @@ def test_a_poor_fit_still_widens_by_half_of_its_logarithm_for_each_decade() -> N
 
 
 def test_the_bounds_are_those_of_the_worst_session() -> None:
-    """Pooled, 90 % of the 300 rows are within 5 %, and the 280 calm ones would hide the others."""
+    """Pooled, 90 % of the 300 rows are within 5 %, because the 280 calm rows dominate."""
     calm, rough = [0.05, -0.05] * 140, [0.3, -0.3] * 10
     error = judged(calm + rough, ["calm"] * 280 + ["rough"] * 20).time_error
     assert (error.low, error.high) == pytest.approx((math.exp(-0.3), math.exp(0.3)))

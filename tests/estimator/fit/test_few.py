@@ -1,4 +1,4 @@
-"""From one run on: deviations from the population, learnt from runs that a known deviation made up."""
+"""Fits from one run on: deviations from the population, recovered from runs with a known deviation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fit` finds a law that is known, says how wrong it is, and refuses what carries no fit."""
+"""`fit` recovers a known law, reports its error, and rejects rows that cannot be fitted."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_start_of_a_run_is_paid_once() -> None:
 
 
 def test_seconds_per_op_tell_apart_what_whole_runs_cannot() -> None:
-    """All these have one mix of work; only their op times say what norms cost."""
+    """All of these have the same mix of work; only their op times show what norms cost."""
     works = [network(depth, width, batch=8) for depth in (2, 3, 4) for width in (8, 16, 48)]
     profile = fit([observe(work, ops=True) for work in works], name="m")
     work = network(4, 16, norms=12, batch=8)

@@ -1,4 +1,4 @@
-"""What holds for every fitted profile, whatever it was fitted on: monotone, additive, non-negative."""
+"""Properties of every fitted profile: monotone, additive, non-negative."""
 
 from __future__ import annotations
 

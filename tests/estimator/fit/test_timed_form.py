@@ -1,4 +1,4 @@
-"""Prices op by op: what only seconds per op can tell, against a machine whose law is known."""
+"""Prices per op, from seconds per op, on a machine with a known law."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_name_never_seen_costs_what_its_kind_costs_on_average(profile: Profile
 
 
 def test_a_name_never_seen_at_work_is_priced_like_one_never_seen(profile: Profile) -> None:
-    """`swish` moved a kilobyte at a time: that says what it costs to start and nothing of 16 MiB."""
+    """`swish` moved one kilobyte at a time, which determines its start-up and not the price of 16 MiB."""
     small = move("swish", 1e-3)
     assert seconds(profile, small) == pytest.approx(2e-5, rel=0.1)
     assert seconds(profile, move("swish", 16)) == pytest.approx(seconds(profile, move("silu", 16)), rel=0.05)
@@ -158,7 +158,7 @@ def test_larger_never_costs_less_and_parts_add_up(profile: Profile) -> None:
 
 
 def test_scatter_does_not_pull_predictions_low() -> None:
-    """Least squares on relative error alone sits 5 to 10 % low when times scatter by a third."""
+    """Plain least squares on relative error is 5 to 10 % too low when times scatter by a third."""
     noisy = fit(observations(noise=0.3), name="m")
     clean = [
         observe(network(depth, width, side), law=LAW) for depth in (4, 12) for width in (16, 64) for side in (8, 24)

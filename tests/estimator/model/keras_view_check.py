@@ -1,4 +1,4 @@
-"""Run by test_keras_bridge.py in a process of its own, on Keras' torch backend; prints one JSON object."""
+"""Run by test_keras_bridge.py in a separate process with Keras' torch backend; prints one JSON object."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from joulecast.estimator.trace.trace import trace
 
 
 def build() -> keras.Model:
-    """Every kind of place where the view steps in: layout, BatchNorm, nested models, seeds, shared layers."""
+    """Everything that the view handles: layout, BatchNorm, nested models, seeds, shared layers."""
     images = keras.Input((16, 16, 3), name="images")
     features = layers.Conv2D(8, 3, strides=2, padding="same", name="stem")(images)
     features = layers.BatchNormalization(momentum=0.9, name="norm")(features)

@@ -1,4 +1,4 @@
-"""Frozen parts, LoRA and activation checkpointing: what a step then costs, by hand."""
+"""Frozen parts, LoRA and activation checkpointing: the cost of a step by hand."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_lora_without_peft_names_the_extra(step, monkeypatch):
 
 
 def test_checkpointing_runs_the_blocks_again(step):
-    """All but the last product of each, whose output nothing in the backward pass needs."""
+    """All but the last product of each block: the backward pass does not need its output."""
     work = step(checkpointing=True)
     assert work.flops == STEP + 3 * BLOCK // 2
     assert work.warnings[-1] == "activations of 3 Block blocks are checkpointed"
@@ -124,7 +124,7 @@ def test_a_model_without_blocks_cannot_be_checkpointed(tmp_path):
 
 
 def test_lora_trains_its_adapters_alone(step):
-    """Rank 2 on the three `up`: 2 x (8 + 32) parameters each; all but the path to the lowest adapter stays forward."""
+    """Rank 2 on the three `up`: 2 x (8 + 32) parameters each; only the path to the lowest adapter goes backward."""
     pytest.importorskip("peft")
     work = step(lora=Lora(2, ("up",)))
     adapter = BATCH * 2 * (8 + 32)

@@ -1,4 +1,4 @@
-"""Model files that cannot be used: one line that says where, what and the fix; no hang and no traceback."""
+"""Unusable model files: one line with the place, the reason and the fix; no hang and no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a transformers config implies beside its main input: lengths, processors, series, episodes."""
+"""What a transformers config implies: lengths, sizes of processors, series, episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that configs imply, one row a family: what the model's forward pass takes."""
+"""Inputs that configs imply, one row per family of models."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_shapes_of_one_sample(family: str) -> None:
 
 
 class Fake:
-    """A transformers model by its outside."""
+    """An object that looks like a transformers model."""
 
     main_input_name = "input_ids"
 

@@ -1,4 +1,4 @@
-"""`--input`, `example_inputs`, dataset presets and what models say of themselves."""
+"""`--input`, `example_inputs`, dataset presets, and inputs from a model's own config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keras models through their own process: against the torch twins, and whatever a model file may do."""
+"""Keras models in their own process: compared with their torch twins, and odd model files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Naming a model file: what is chosen in it, built on the meta device and, where need be, for real."""
+"""Loading a model file: what is chosen in it, and whether it is built on the meta device or for real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budgets read, judged at either end, and what would fit within them."""
+"""Budgets: parsing, verdicts at either end of the interval, and what would fit."""
 
 from __future__ import annotations
 

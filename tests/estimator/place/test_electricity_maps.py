@@ -1,4 +1,4 @@
-"""Live carbon intensity, against a real HTTP server that answers well, slowly, wrongly and not at all."""
+"""Live carbon intensity from a local HTTP server that answers correctly, slowly, wrongly or never."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NOW = datetime(2026, 11, 23, 14, 20, tzinfo=UTC)
 
 
 def document(zone: str = "FR", **changes: Any) -> dict[str, Any]:
-    """What the API answers (its reference's own example, of another hour); None takes a key away."""
+    """An answer of the API (the example of its reference, at another hour); None removes a key."""
     whole = {
         "zone": zone,
         "carbonIntensity": 53,
@@ -52,7 +52,7 @@ def document(zone: str = "FR", **changes: Any) -> dict[str, Any]:
 
 
 class Api:
-    """A server on the loopback; `reply` decides how it answers, `requests` is what it was sent."""
+    """A local server; `reply` decides how it answers, `requests` records what it was sent."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -150,7 +150,7 @@ def test_direct_and_estimated_figures_say_so() -> None:
 
 
 def test_zones_are_asked_side_by_side(api: Api) -> None:
-    """The first is kept waiting until the last has come: one after the other they would never end."""
+    """The first request is answered after the last one arrives: sequential requests would never end."""
 
     def in_turn(handler: BaseHTTPRequestHandler, zone: str) -> None:
         if zone == "FR":
@@ -232,14 +232,14 @@ def test_no_place_for_a_cache_costs_nothing_but_it(api: Api, tmp_path: Path) -> 
 
 
 def test_a_slow_answer_is_not_waited_for(api: Api) -> None:
-    """The server holds its answer until the test is over: the call must return without it."""
+    """The server answers only when the test is over: the call must return before."""
     api.reply = held(api)
     assert failure(api, timeout_s=0.3) == "no answer within 0.3 s"
     assert not api.released.is_set()
 
 
 def test_a_dripping_answer_is_not_waited_for(api: Api) -> None:
-    """Each byte comes within a socket's time-out, so that alone would wait for ever."""
+    """Each byte comes within a socket's time-out, so a socket's time-out alone would never end the call."""
 
     def drip(handler: BaseHTTPRequestHandler, zone: str) -> None:
         handler.send_response(200)
@@ -296,7 +296,7 @@ def test_the_second_try_counts(api: Api) -> None:
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_redirects_are_not_followed(api: Api, code: int) -> None:
-    """The token goes to no one but the API, whatever an answer says."""
+    """The token is sent only to the API, whatever an answer says."""
     other = Api()
     try:
         target = f"{other.url}/carbon-intensity/latest?zone=FR"

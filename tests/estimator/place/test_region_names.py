@@ -1,4 +1,4 @@
-"""Names of regions that users type: codes, synonyms, provinces and cloud regions, each to its row by hand."""
+"""Names of regions that users type: codes, synonyms, provinces and cloud regions, each with its expected row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps counted by hand, properties of any schedule, and options that say nothing."""
+"""Steps counted by hand, properties of every schedule, and options without effect."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_table_4_0_1_of_the_thesis() -> None:
 
 
 def test_the_thesis_disagrees_with_itself_on_simplenet() -> None:
-    """Its text gives 46.73 + 3.06 W, with which the table's .037 lb would read .038."""
+    """Its text gives 46.73 + 3.06 W, which makes .038 lb instead of the table's .037."""
     assert f"{46.73 + 3.06:.2f}" == "49.79"
     kwh, pounds = thesis_row(46.73 + 3.06, 0.5)
     assert (f"{kwh:.3f}", f"{pounds:.3f}") == ("0.039", "0.038")

@@ -1,4 +1,4 @@
-"""Imports of a user's file: its repository's folders, its own command line, notebooks; nothing stays behind."""
+"""Imports of a user's file: the folders of its repository, its command line, notebooks; everything is undone."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_nothing_above_the_root_of_the_repository_is_imported(tmp_path):
 
 
 def test_a_library_does_not_find_the_users_folders(tmp_path):
-    """`runs/` above the file must not answer a library's optional `import runs`."""
+    """A folder `runs/` above the file must not satisfy a library's optional `import runs`."""
     (tmp_path / "optional_extra").mkdir()
     library = write(
         tmp_path / "site-packages" / "some_library.py",

@@ -1,4 +1,4 @@
-"""What is recorded as read: the project's own files, however they are opened, and nothing else."""
+"""Files recorded as read: those of the project, however they are opened, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixture of experts, scans and number formats: the trace of whole models against hand counts from their configs."""
+"""Mixtures of experts, scans and number formats: traces of whole models agree with counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each rule against what PyTorch itself answers: shapes, dtypes and strides."""
+"""Each rule gives the shapes, dtypes and strides that PyTorch gives."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_pytorch_has_the_word_elsewhere(name: str, args: tuple[Any, ...]) -> Non
 
 
 def test_a_plain_network_is_traced_without_pytorchs_compiler() -> None:
-    """Importing it takes as long as importing torch; here a real process looks what was imported."""
+    """Importing the compiler takes as long as importing torch; a real process checks what was imported."""
     program = """
 import sys
 import torch

@@ -1,4 +1,4 @@
-"""The trace against truth worked out by hand, and against fvcore."""
+"""The trace agrees with figures worked out by hand and with fvcore."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_convolutions_by_hand(layer: nn.Module, shape: tuple[int, ...], macs: in
 
 
 def test_convolutions_know_whether_the_channels_come_last() -> None:
-    """ConvNeXt's blocks permute images, so that a convolution meets them channels last; users may give them so."""
+    """ConvNeXt's blocks permute images, so its convolutions get them channels last; users may pass such images too."""
 
     class Permuted(nn.Module):
         def __init__(self) -> None:

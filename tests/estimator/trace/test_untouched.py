@@ -1,4 +1,4 @@
-"""Whatever a model keeps between calls is the same after a trace, and training goes on as without one."""
+"""State that a model keeps between calls is the same after a trace, and training continues as without one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cached_table(size: int, device: torch.device) -> tuple[torch.Tensor, int]:
 
 
 class Base(nn.Module):
-    """Two layers with something between them that a subclass keeps."""
+    """Two layers, and a value between them that a subclass keeps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ class KeepsInClosure(Base):
 
 
 class WritesTensor(Base):
-    """A queue and a counter that are tensors but no buffers, and an array."""
+    """A queue and a counter that are tensors but not buffers, and an array."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class WritesTensor(Base):
 
 
 class WritesParameters(Base):
-    """Weights are clipped in the forward, as critics of Wasserstein GANs do."""
+    """Clips its weights in forward, as critics of Wasserstein GANs do."""
 
     def between(self, x: torch.Tensor) -> torch.Tensor:
         self.second.weight.data.clamp_(-0.01, 0.01)
@@ -213,7 +213,7 @@ class Toggles(Base):
 
 
 class Changes(Base):
-    """Replaces its own parts, as code that fuses layers in the first call does."""
+    """Replaces its own layers, as code that fuses layers in its first call does."""
 
     def between(self, x: torch.Tensor) -> torch.Tensor:
         if isinstance(self.second, nn.Linear):
@@ -286,7 +286,7 @@ def nothing_kept() -> None:
 
 
 def picture(value: Any, seen: set[int] | None = None) -> Any:
-    """Everything in an object: identities of what it holds, and the values of tensors, arrays and numbers."""
+    """Everything in an object: identities of its members, and values of tensors, arrays and numbers."""
     seen = set() if seen is None else seen
     if isinstance(value, torch.Tensor):
         content = None if isinstance(value, nn.UninitializedParameter) else value.detach().clone().numpy().tobytes()

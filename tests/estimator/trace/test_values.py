@@ -1,4 +1,4 @@
-"""Values that a step reads are computed beside the stand-ins: the listing is that of the real step, by hand."""
+"""Values that a step reads are computed while it is traced: the ops are those of the real step, by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joulecast.estimator.trace.values import made_on_meta
 
 
 class Reads(nn.Module):
-    """Two layers of 10 x 10; `use` sees the model, the input and the first layer's output."""
+    """Two layers of 10 x 10; `use` gets the model, the input and the first layer's output."""
 
     def __init__(self, use: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def test_real_tensors_of_the_user_are_not_written() -> None:
 
 
 class OnlyReal(nn.Module):
-    """Refuses stand-ins, as code does that calls a library of its own."""
+    """Rejects stand-ins, like code that calls a compiled library."""
 
     def __init__(self) -> None:
         super().__init__()

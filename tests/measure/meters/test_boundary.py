@@ -1,4 +1,4 @@
-"""A read that fails at the end of a window would lose all of it: it is repeated, twice at most."""
+"""A failed read at the end of a window would lose the window, so it is repeated up to twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from joulecast.measure.meters.tally import Domain, Failure, Mirror, Sample
 
 
 class Flaky:
-    """A counter that advances by 1 J with every read that works; `plan` says which reads fail, and how."""
+    """A counter that advances by 1 J with every read that works; `plan` decides which reads fail, and how."""
 
     name = "flaky"
     domains = (Domain("package-0", "package", True, 10**9),)

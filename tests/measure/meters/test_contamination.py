@@ -1,4 +1,4 @@
-"""Disturbances: by hand on values, from fake trees, and on this machine with a real neighbour."""
+"""Disturbances: by hand, on fake trees, and on this machine with a real second process."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_several_disturbances_are_all_named():
 
 
 def test_some_ticks_in_a_short_window_are_no_proof():
-    """The kernel counts in ticks of 10 ms: in 50 ms two of them may be anyone's."""
+    """The kernel counts in ticks of 10 ms: in 50 ms, two of them may belong to any process."""
     short = replace(QUIET, at_s=0.05, own_cpu_s=0.1, busy_s=100.12)
     assert disturbances(QUIET, short) == ()
 
 
 @pytest.mark.parametrize(("cpus", "clean"), [(1, False), (4, False), (64, True)])
 def test_each_cpu_may_be_a_tick_off(cpus: int, clean: bool):
-    """In 100 ms, 0.1 s of others are ten ticks of 10 ms: a neighbour on a few CPUs, rounding on 64."""
+    """In 100 ms, 0.1 s of other processes are ten ticks of 10 ms: another process on a few CPUs, rounding on 64."""
     after = replace(QUIET, at_s=0.1, own_cpu_s=0.1, busy_s=100.2, steal_s=1.1, cpus=cpus)
     assert (disturbances(QUIET, after) == ()) == clean
 
@@ -140,7 +140,7 @@ def test_a_real_neighbour_is_seen():
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat here")
 def test_this_process_is_no_neighbour_of_its_own():
-    """What the kernel books as busy beyond this process does not grow with this process's own work."""
+    """The busy time of other processes does not grow with this process's own work."""
     counters = SystemCounters()
     before = counters.read()
     deadline = time.process_time() + 0.5

@@ -1,4 +1,4 @@
-"""Windows of a running meter: threads, laps, traces, and what comes back under a known power law."""
+"""Windows of a running meter: threads, laps, traces, and a known power law that must be recovered."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_a_gap_in_a_trace_is_a_gap_when_played(tmp_path: Path):
 
 
 def _replayed(window: SampledWindow, path: Path, seconds: float) -> Reading:
-    """What the window's trace says when it is written and played for so long."""
+    """The energy of the window's trace, written and replayed for that long."""
     with path.open("w", encoding="utf-8") as file:
         window.trace().write_csv(file)
     clock = ManualClock()

@@ -125,7 +125,7 @@ def test_the_real_system_call_counts(tmp_path: Path):
 
 @pytest.mark.parametrize(("answer", "errno_"), [(7, 0), (0, 0), (-1, errno.EACCES)])
 def test_the_system_call_is_made_as_its_manual_says(monkeypatch: pytest.MonkeyPatch, answer: int, errno_: int):
-    """All processes (-1) on CPU 3, no group (-1), closed on exec (8); the attributes of version 0 have 64 bytes."""
+    """All processes (-1) on CPU 3, no group (-1), closed on exec (8); version 0 of the attributes has 64 bytes."""
     calls = []
 
     def syscall(*arguments: Any) -> int:

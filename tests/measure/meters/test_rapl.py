@@ -1,4 +1,4 @@
-"""RAPL over real files: the fake tree has the kernel's layout, and its truth is its own count."""
+"""RAPL on real files: a fake tree with the kernel's layout that counts its own true energy."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_links_that_lead_nowhere_say_how_to_see_the_host_s(tmp_path: Path):
 
 @pytest.mark.parametrize(("apart_uj", "mirrored"), [(0, True), (3_000_000, True), (3_000_001, False)])
 def test_dies_are_told_apart_beyond_what_a_package_draws_in_2_ms(tmp_path: Path, apart_uj: int, mirrored: bool):
-    """1,500 W for 2 ms are 3 J: a die whose counter is further away counts for itself."""
+    """1,500 W for 2 ms are 3 J: a die whose counter differs by more is separate."""
     dies = [
         FakeZone(f"package-0-die-{die}", start_uj=10**9 + die * apart_uj, range_uj=10**11, max_power_uw=200_000_000)
         for die in (0, 1)

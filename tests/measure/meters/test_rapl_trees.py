@@ -1,7 +1,7 @@
-"""Generated powercap trees under generated power, gaps and faults: the truth to 1 uJ, or no number.
+"""Generated powercap trees with generated power, gaps and faults: the true energy to 1 uJ, or no figure.
 
-The oracle is the generator's own: which counters are real, what each has counted, and which belong in
-the total. It shares no code with the reader.
+The expected values come from the generator: which counters are real, what each has counted, and which
+belong in the total. It shares no code with the reader.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Layout:
 
 @st.composite
 def zone_of(draw: st.DrawFn, name: str, headrooms: st.SearchStrategy[int]) -> FakeZone:
-    """A zone with some of its parts in some order, each counter a drawn headroom before it wraps."""
+    """A zone with some of its parts in some order; each counter wraps after a drawn amount."""
 
     def counter() -> dict[str, int]:
         scale = draw(st.sampled_from(RANGES))
@@ -135,7 +135,7 @@ def _check_truth(tree: FakePowercap, layout: Layout, reading: Reading) -> None:
 
 
 def _check_nothing_is_withheld(tree: FakePowercap, layout: Layout, reading: Reading) -> None:
-    """Without faults and long gaps every counter that moved, and only those, must be a number."""
+    """Without faults and long gaps, exactly the counters that moved have a figure."""
     for domain in reading.domains:
         if tree.drawn_uj(domain.domain) > 0 and not (layout.mirrored is False and domain.label == "ambiguous"):
             assert domain.label == "measured", domain

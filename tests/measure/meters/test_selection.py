@@ -23,7 +23,7 @@ procs_running 1
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """A host with an EPYC 7763 of which two threads of one core are seen, and no counter."""
+    """A host with two threads of one core of an EPYC 7763, and without a counter."""
     (tmp_path / "proc").mkdir()
     cpuinfo = (
         "vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC 7763 64-Core Processor\nsiblings\t: 2\ncpu cores\t: 1\n"

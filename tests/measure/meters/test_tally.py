@@ -1,4 +1,4 @@
-"""The arithmetic by hand: every figure below was worked out on paper."""
+"""The arithmetic of counters: every figure was worked out by hand."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ _STEPS = st.lists(st.tuples(st.floats(0.001, 30.0), st.floats(0.0, 100.0), st.bo
 @settings(max_examples=1500, deadline=None)
 @given(start=st.integers(0, 10**9 - 1), steps=_STEPS)
 def test_measured_energy_is_the_truth(start: int, steps: list[tuple[float, float, bool]]):
-    """Any start, any power up to the ceiling, any gaps and failed reads: the truth or no number."""
+    """For any start, power up to the ceiling, gaps and failed reads: the true energy or no figure."""
     tally, truth, now_ns = Tally(PACKAGE), 0, 0
     tally.add(Sample(0, 0, 0, (start,)), start, True)
     widest_ns = since_good_ns = longest_still_ns = 0
@@ -275,7 +275,7 @@ def test_power_tally_takes_no_failure_for_a_zero():
 
 @pytest.mark.parametrize(("drawn_uj", "label"), [(101_000_000, "measured"), (101_000_001, "missing")])
 def test_the_ceiling_holds_for_the_time_of_the_window_and_one_refresh(drawn_uj: int, label: str):
-    """100 W for 1 s, and what the counter had not yet shown of the 10 ms before it: 101 J."""
+    """100 W for 1 s, and up to 10 ms before it that the counter had not shown yet: 101 J."""
     assert _reading(PACKAGE, _sample(0, 0), _sample(1, drawn_uj)).label == label
 
 

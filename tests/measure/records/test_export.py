@@ -1,4 +1,4 @@
-"""Records as tables: a row for each window, labels kept, whole numbers whole, and the same figures in every format."""
+"""Records as tables: one row per window, labels kept, integers as integers, the same figures in every format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records as documents: what goes in comes out, corrupt ones are refused, evidence keeps its label."""
+"""Records as documents: a round trip keeps everything, corrupt ones are rejected, labels are kept."""
 
 from __future__ import annotations
 

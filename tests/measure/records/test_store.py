@@ -1,4 +1,4 @@
-"""The store under real processes: killed, interrupted, out of space, two at once."""
+"""The store with real processes: killed, interrupted, out of space, and two at the same time."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_disk_too_full_for_the_holders_number_is_measured_on(tmp_path: Path, m
 
 
 def test_a_run_whose_checkpoint_does_not_fit_goes_on_where_it_is(tmp_path: Path):
-    """In another store there is nothing of it to go on with."""
+    """Another store has nothing to continue from."""
     with pytest.raises(JoulecastError, match="free space and continue this run, or start a new one in another `store`"):
         Checkpoints(tmp_path / "not there").write(1, b"state")
 
@@ -199,7 +199,7 @@ def test_two_writers_at_once_lose_nothing(tmp_path: Path):
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_what_was_there(tmp_path: Path):
-    """RLIMIT_FSIZE stands for the disk: writes beyond it fail as on a full one."""
+    """RLIMIT_FSIZE stands for the disk: larger writes fail as on a full disk."""
     code = """
         import resource, signal, sys
         from pathlib import Path

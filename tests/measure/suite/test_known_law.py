@@ -1,4 +1,4 @@
-"""From counters to weights: a machine whose power obeys eq. 2.2.1, metered, recorded and fitted."""
+"""From counters to weights: a machine whose power follows eq. 2.2.1 is metered, recorded and fitted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HOST = {
 
 
 class LawfulStep:
-    """Training steps on the fake machine: time passes and counters count as the law says."""
+    """Training steps on the fake machine: time and counters advance as the law says."""
 
     def __init__(self, work: Workload, tree: FakePowercap) -> None:
         self.model, self.clock = nn.Identity(), CpuClock()
@@ -66,7 +66,7 @@ class LawfulStep:
 
 
 def _networks() -> dict[str, tuple[nn.Module, Any]]:
-    """From bound by arithmetic to bound by traffic and by starts."""
+    """From networks limited by arithmetic to networks limited by traffic and by starts."""
     found: dict[str, tuple[nn.Module, Any]] = {}
     for width in (8, 32, 128, 512):
         convolution = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3), nn.Flatten())
@@ -82,7 +82,7 @@ def _networks() -> dict[str, tuple[nn.Module, Any]]:
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    """All networks measured by the suite's own rounds against the fake tree, through the store."""
+    """All networks, measured by the suite's own rounds on the fake tree, through the store."""
     tmp_path: Path = tmp_path_factory.mktemp("machine")
     tree = FakePowercap(tmp_path / "powercap", [FakeZone("package-0", children=(FakeZone("dram"),))])
     meter = SampledMeter(RaplSource(tree.root, clock=tree.clock), interval_s=None)
@@ -166,7 +166,7 @@ def test_anchoring_leaves_every_prediction_as_it_was(profile: Profile) -> None:
 
 
 def test_disturbed_energies_do_not_reach_the_fit(records: list[Record]) -> None:
-    """A case measured twice, the second time with a neighbour on the cores: the clean one stands."""
+    """A case measured twice, the second time with another process on the cores: the clean one is used."""
     victim = next(record for record in records if record.kind == "case")
     windows = tuple(
         replace(window, seconds=20 * window.seconds, flags=("other processes used 90% of a core",))

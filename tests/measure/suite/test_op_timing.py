@@ -1,4 +1,4 @@
-"""Op times against the trace: every op of a real step finds its place, and together they are the step."""
+"""Op times and the trace: every op of a real step is found, and their sum is the step."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class CountingClock:
 
 
 def test_a_kernel_on_temporaries_counts_for_the_parameter_before_it() -> None:
-    """As in Adam: the root of the second moment is a new tensor, which no parameter owns."""
+    """As in Adam: the root of the second moment is a new tensor that belongs to no parameter."""
     first, second, temporary = torch.ones(3), torch.ones(4), torch.ones(5)
     watch = Stopwatch(nn.Identity(), CountingClock())
     watch.updating("adam", [("a.weight", first), ("b.weight", second)], {})
@@ -143,7 +143,7 @@ def test_op_times_add_up_to_the_step_and_the_heavy_op_is_the_heavy_one():
 
 
 def test_the_stopwatch_leaves_training_as_it_is():
-    """Timed and plain steps from the same start end at the same weights."""
+    """Timed and untimed steps from the same start give the same weights."""
     results = []
     for timed in (False, True):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Power that nothing measured: its range is stated, and reaches the profile's interval."""
+"""Power without a counter: its range is stated and is part of the profile's interval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HOST = {"device": "cpu", "cpu_name": "no such processor", "threads": 4, "cpu_cor
 
 
 def test_a_table_power_may_be_off_by_half_either_way() -> None:
-    """The i7-4770 has a TDP of 84 W and 4 cores; two of them draw half, of which 15 % are drawn when idle."""
+    """The i7-4770 has a TDP of 84 W and 4 cores; two of them draw half, and 15 % of it when idle."""
     power = table_power("i7-4770", 2)
     assert power.error == ErrorModel(low=0.5, high=1.5)
     assert power.model.static_w == pytest.approx(84 / 2 * 0.15)
@@ -29,7 +29,7 @@ def test_errors_of_time_and_power_multiply() -> None:
 
 
 def test_an_unknown_cpu_gets_the_range_of_its_busy_cores() -> None:
-    """1.64 to 12 W a core, around their geometric mean; at most one thread a core is busy."""
+    """1.64 to 12 W per core, around their geometric mean; at most one thread per core is busy."""
     power = modelled_power(HOST)
     middle = math.sqrt(1.64 * 12.0)
     assert power.model.static_w == 0.0

@@ -1,4 +1,4 @@
-"""The suite: what it measures within its budget, what it goes on with, and `measure` as a process."""
+"""The suite: what it measures within its budget, how it resumes, and `measure` as a process."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _broken() -> tuple[nn.Module, Any]:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A quiet machine: its counters lie in an empty tree."""
+    """A quiet machine without counters: their tree is empty."""
     with select_meter("none") as meter:
         host = describe_host(torch.get_num_threads())
         yield Bench(meter, SystemCounters(tmp_path / "root"), host, CasePlan(0.0, 0.0, 1), 0.0, "run")
@@ -318,7 +318,7 @@ def _wait_for_records(store: Store, count: int) -> None:
 
 
 def _tiny(folder: Path) -> list[str]:
-    """Four networks that train in no time, given by `--model`."""
+    """Four networks that train in a moment, given by `--model`."""
     lines = [
         "import torch",
         "from torch import nn",

@@ -1,4 +1,4 @@
-"""CIFAR-10: the original layout by name, and nothing of a pickle's choosing is ever run."""
+"""CIFAR-10: only the original layout is read, and a pickle can never choose what runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_way_to_the_same_images(tmp_path: Path) -> None:
 
 
 def test_the_official_batches_were_pickled_by_python_2(tmp_path: Path) -> None:
-    """The very opcodes that Python 2's cPickle and numpy of the time wrote, for one image with label 7."""
+    """The opcodes that Python 2's cPickle and numpy wrote, for one image with label 7."""
     pixels = np.arange(3072, dtype=np.uint8)
     content = (
         b"\x80\x02}q\x00(U\x04dataq\x01cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03"
@@ -150,7 +150,7 @@ def test_wrong_places_are_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Python before 3.14 tells it; root, which may run this, may look everywhere."""
+    """The error of Python before 3.14 is simulated, since root can look into every folder."""
 
     def refused(_: Path) -> bool:
         raise PermissionError(13, "Permission denied")

@@ -1,4 +1,4 @@
-"""Sums of readings and traces, and what a training shows of itself while it runs."""
+"""Sums of readings and traces, and the progress lines of a training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_mirror_found_after_the_break_is_counted_once_throughout() -> None:
 
 
 def test_time_and_energy_left_are_equation_3_5_1() -> None:
-    """Thesis, eq. 3.5.1: epoch_avg * (epoch_total - epoch_current); 90 s and 1.8 kJ an epoch, 8 to go."""
+    """Thesis, eq. 3.5.1: epoch_avg * (epoch_total - epoch_current); 90 s and 1.8 kJ per epoch, 8 epochs left."""
     snapshot = Snapshot(20, 10, 10, 1.2345, 0.489, 180.0, 3600.0, "modelled")
     assert snapshot.seconds_left == pytest.approx(720.0)
     assert snapshot.energy_left_j == pytest.approx(14_400.0)

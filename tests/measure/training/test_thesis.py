@@ -130,7 +130,7 @@ def test_the_outcome_and_the_figures_are_labelled(tmp_path: Path) -> None:
 def test_ctrl_c_in_the_last_test_begins_no_other_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: str, status: int, trained: int
 ) -> None:
-    """A training that is in its final test ends well all the same."""
+    """A training that is in its final test completes."""
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\ntrap '' INT\necho $4 >> {tmp_path}/trained\n{signals}\nexit 0\n")
     python.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Training under a meter: what the record says, and what of it survives kills, signals, NaN and full disks."""
+"""Training under a meter: the record, and what remains of it after kills, signals, NaN and full disks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def constant_power(path: Path, watts: dict[str, float], seconds: float = 600.0) -> str:
-    """A recorded trace at constant power, as the meter that plays it."""
+    """A meter that replays a recorded trace of constant power."""
     points = [
         TracePoint(at, tuple(round(power * at * 1e6) for power in watts.values())) for at in (0.0, seconds / 2, seconds)
     ]
@@ -91,7 +91,7 @@ def test_without_a_counter_the_energy_is_missing_and_never_zero(tmp_path: Path) 
 
 
 def test_it_learns_and_ends_at_the_target(tmp_path: Path) -> None:
-    """Labels that a single pixel tells: the target is reached long before the epochs are over."""
+    """One pixel determines the label, so the target is reached long before the last epoch."""
     images = synthetic_images(400, 100)
     for pixels, labels in (
         (images.train_images, images.train_labels),
@@ -218,7 +218,7 @@ def windows_of(store: Path, run: str = "run") -> int:
 
 
 def uninterrupted(store: Path, epochs: int) -> Record:
-    """What the command trains, in this process, without a break."""
+    """The training of the command, in this process and without an interruption."""
     recipe = Recipe("adam", 1e-3, batch_size=20, augment=False)
     return run_here(replace(TINY, recipe=recipe, epochs=epochs), synthetic_images(1000, 200), store)
 
@@ -228,7 +228,7 @@ def losses_by_epoch(record: Record) -> list[float | None]:
 
 
 def untested(window: MeasuredWindow) -> MeasuredWindow:
-    """Without the figures of the test after it, which may come in another process."""
+    """Without the figures of its test, which may run in another process."""
     return replace(window, figures={name: window.figures[name] for name in ("epoch", "step", "loss")})
 
 

@@ -92,7 +92,7 @@ def _times(op: Op, passes: int) -> Op:
 
 
 def device(memory_bytes: int | None = None) -> Profile:
-    """A device on which a multiply-add takes SECONDS_PER_MAC and nothing else takes time; 100 W busy, 40 W waiting."""
+    """A device on which only multiply-adds take time, SECONDS_PER_MAC each; 100 W busy, 40 W waiting."""
     terms = (Term("dense", "*", "macs", SECONDS_PER_MAC), Term("*", "*", "launch", 0.0))
     return Profile(
         name="made-up",
@@ -109,6 +109,6 @@ def device(memory_bytes: int | None = None) -> Profile:
 
 
 def nodes(count: int = 1, devices: int = 8, gb_per_s: float = 1.0, network: float | None = 0.25) -> Cluster:
-    """Links whose usable rate is `gb_per_s`, and as much of a network as `network` says."""
+    """Links with a usable rate of `gb_per_s`, and the network that `network` describes."""
     usable = None if network is None else network / LINKS.network_share
     return Cluster("made-up", "made-up", count, devices, gb_per_s / LINKS.link_share, usable, links=LINKS)
