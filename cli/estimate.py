@@ -63,6 +63,13 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(["none", "selective", "full"]),
     help="Compute activations again in the backward pass; selective needs --cluster.",
 )
+@click.option("--global-batch", metavar="N", help="Samples of a step on all devices of a cluster.")
+@click.option(
+    "--parallel-config",
+    type=_FILE,
+    metavar="FILE",
+    help="Split and batch from DeepSpeed, Accelerate, TrainingArguments, torchtitan or Megatron-LM.",
+)
 @click.option(
     "--hardware",
     "--profile",
@@ -83,6 +90,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--carbon-intensity", type=float, metavar="G", help="g CO2e per kWh, instead of a region.")
 @click.option("--price", type=float, metavar="X", help="Price of a kWh (default: US average 2022).")
 @click.option("--currency", default="USD", metavar="CODE", help="Currency of the price.")
+@click.option("--device-hour", type=float, metavar="X", help="Rent of one device an hour; budgets in money compare it.")
+@click.option("--embodied", is_flag=True, help="Also the footprint of making the hardware, on a line of its own.")
 @click.option("--budget", "budgets", multiple=True, metavar="LIMIT", help="2kWh, 5kgCO2e, 10h, 3USD; several allowed.")
 @click.option(
     "--budget-at",
@@ -127,6 +136,8 @@ def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str 
         import os
 
         os.environ["JOULECAST_TRACEBACK"] = "1"
+    if options["parallel_config"] or options["cluster"]:
+        options |= _not_given()
     report = read_report_output(models, options)
     answers = _answers(models, options)
     report.write(answers)
@@ -218,6 +229,8 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
         parallel=options["parallel"],
         zero=_zero(options["zero"], options["fsdp"]),
         activation_checkpointing=options["activation_checkpointing"],
+        global_batch=options["global_batch"],
+        parallel_config=options["parallel_config"],
         software=options["software"],
         region=options["region"],
         regions=() if options["regions"] is None else options["regions"],
@@ -226,9 +239,19 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
         pue=options["pue"],
         price=options["price"],
         currency=options["currency"],
+        device_hour=options["device_hour"],
+        embodied=options["embodied"],
         budget=options["budgets"],
         budget_at=options["budget_at"],
     )
+
+
+def _not_given() -> dict[str, None]:
+    """Options left at their defaults, which a file may state."""
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    names = ("batch_size", "optimizer", "accumulate")
+    return {name: None for name in names if context.get_parameter_source(name) is default}
 
 
 def _zero(stage: int | None, fsdp: bool) -> int | None:

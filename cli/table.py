@@ -85,25 +85,44 @@ def _head(answer: Answer, width: int, verbose: bool) -> list[Text]:
 
 
 def _figures(answer: Answer, width: int) -> list[Text]:
-    estimate, site = answer.estimate, answer.site
-    pairs = (
-        figures.seconds(estimate.seconds),
-        figures.energy(estimate.energy_kwh),
-        figures.energy(answer.facility_energy_kwh),
-        figures.carbon(answer.co2e_kg),
-        figures.money(answer.cost, site.currency),
-    )
+    lines = _lines(answer)
+    names, pairs = [line[0] for line in lines], [line[1] for line in lines]
     bounds = [text for _, text in pairs]
     if width < _UNITS_FROM:  # the unit is that of the expected figure beside it
         bounds = [text.removesuffix(expected.partition(" ")[2]).rstrip() for expected, text in pairs]
     columns = [
-        Column("", ("Time", "Energy", "with PUE", "CO2e", "Cost"), style="bold"),
+        Column("", names, style="bold"),
         Column("expected", [expected for expected, _ in pairs], right=True, style="bold cyan"),
         Column("90 % interval", bounds, right=width >= _UNITS_FROM),
     ]
     room = width - sum(column.width + 2 for column in columns)
-    sources = [first_that_fits(choices, room) for choices in _sources(answer)]
+    sources = [first_that_fits(line[2], room) for line in lines]
     return table_lines([*columns, Column("from", sources, style="dim")], width)
+
+
+def _lines(answer: Answer) -> list[tuple[str, tuple[str, str], list[str]]]:
+    """Name, value and interval of each figure, and where it comes from: the long form first, then shorter ones."""
+    estimate, site = answer.estimate, answer.site
+    sources = _sources(answer)
+    lines = [
+        ("Time", figures.seconds(estimate.seconds), sources[0]),
+        ("Energy", figures.energy(estimate.energy_kwh), sources[1]),
+        ("with PUE", figures.energy(answer.facility_energy_kwh), sources[2]),
+        ("CO2e", figures.carbon(answer.co2e_kg), sources[3]),
+        ("Cost", figures.money(answer.cost, site.currency), sources[4]),
+    ]
+    if answer.node_energy_kwh is not None:
+        basis = ["modelled; whole nodes: CPUs, memory, network, fans, power supplies", "modelled; whole nodes"]
+        lines.insert(2, ("Nodes", figures.energy(answer.node_energy_kwh), basis))
+    if answer.rent and answer.bill:
+        lines[-1] = ("Electricity", *lines[-1][1:])
+        rate = f"{figures.number(answer.rent.per_device_hour)} {answer.rent.currency} a device and hour"
+        basis = [f"{rate}, {answer.rent.source}", rate]
+        lines.append(("Rent", figures.money(answer.bill, answer.rent.currency), basis))
+    if answer.embodied:
+        basis = ["making the hardware, by hours of use; not part of CO2e", "making the hardware"]
+        lines.append(("Embodied", figures.carbon(answer.embodied.kg), basis))
+    return lines
 
 
 def _sources(answer: Answer) -> list[list[str]]:
@@ -114,10 +133,11 @@ def _sources(answer: Answer) -> list[list[str]]:
     price = f"{figures.number(site.price_per_kwh)} {site.currency}/kWh"
     power = f"{estimate.power_source} watts" if answer.time_replaced else estimate.power_source
     energy = _predicted(answer.energy_bases, power)
+    whose = "machine's" if answer.split is None else "nodes'"
     return [
         _predicted(answer.time_bases, estimate.time_source),
         [*(f"{text}; {boundary}" for text in energy[:2] if boundary), *energy],
-        [f"machine's energy x {figures.number(site.pue)}", f"x {figures.number(site.pue)}"],
+        [f"{whose} energy x {figures.number(site.pue)}", f"x {figures.number(site.pue)}"],
         _shortened(f"{carbon}, {site.carbon_source}"),
         _shortened(f"{price}, {site.price_source}"),
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..base.interval import Interval
+from ..base.units import JOULES_PER_KWH
 from ..place.site import Site, co2e_kg, cost, facility_energy_kwh
 from . import figures
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..cost.parallel.predict import Split
     from ..cost.profile import Profile
     from ..place.budget import BudgetVerdict
+    from ..place.footprint import Embodied, Rent
     from ..place.regions import Place
     from ..place.schedule import Schedule
     from ..trace.workload import Workload
@@ -35,7 +37,9 @@ _PROFILE_BASES = {
 class Answer:
     """What a run costs: energy, CO2e, time and money, each with its 90 % interval, and how budgets compare.
 
-    `energy_kwh` is the machine's own; `facility_energy_kwh`, `co2e_kg` and `cost` include the building's share (PUE).
+    `energy_kwh` is the machine's own; `facility_energy_kwh`, `co2e_kg` and `cost` (electricity) include the building's
+    share (PUE). On a cluster `energy_kwh` is that of the accelerators, `node_energy_kwh` that of whole nodes, which PUE
+    multiplies. `rent` and `embodied` stand beside them and are part of none.
     `fits` says what would fit, for budgets that are exceeded. `places` are the regions of the request, compared.
     `split` says how a cluster's devices share the model; None where each trains all of it.
     """
@@ -50,6 +54,8 @@ class Answer:
     fits: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
     split: Split | None = None
+    rent: Rent | None = None
+    embodied: Embodied | None = None
 
     def __repr__(self) -> str:
         """The figures in one line: a workload alone has thousands of operations."""
@@ -70,8 +76,25 @@ class Answer:
         return self.estimate.energy_kwh
 
     @property
+    def node_energy_kwh(self) -> Interval | None:
+        """Energy of whole nodes on a cluster: CPUs, memory, network, fans and power supplies included (modelled)."""
+        if self.split is None:
+            return None
+        return self.energy_kwh + self.seconds * (self.split.all_rest_w / JOULES_PER_KWH)
+
+    @property
+    def machine_kwh(self) -> Interval:
+        """What PUE multiplies: the nodes on a cluster, else the machine's own."""
+        return self.node_energy_kwh or self.energy_kwh
+
+    @property
+    def bill(self) -> Interval | None:
+        """The rent of all devices for the length of the run, in `rent.currency`."""
+        return self.rent.bill(self.seconds, self.estimate.devices) if self.rent else None
+
+    @property
     def facility_energy_kwh(self) -> Interval:
-        return facility_energy_kwh(self.estimate.energy_kwh, self.site)
+        return facility_energy_kwh(self.machine_kwh, self.site)
 
     @property
     def co2e_kg(self) -> Interval:
@@ -162,9 +185,14 @@ class Answer:
             "co2e_kg": self.co2e_kg.to_json(),
             "cost": self.cost.to_json(),
             "currency": self.site.currency,
+            **({} if self.node_energy_kwh is None else {"node_energy_kwh": self.node_energy_kwh.to_json()}),
+            "boundaries": self.boundaries,
+            **self._rent_json(),
+            **self._embodied_json(),
             **({} if self.split is None else {"split": self.split.to_json()}),
             "site": {
                 "pue": self.site.pue,
+                "pue_source": self.site.pue_source,
                 "carbon_g_per_kwh": self.site.carbon_g_per_kwh,
                 "region": self.site.region.code if self.site.region else None,
                 "carbon_source": self.site.carbon_source,
@@ -203,6 +231,29 @@ class Answer:
         if layers:
             document["layers"] = self.layer_rows()
         return document
+
+    @property
+    def boundaries(self) -> dict[str, str]:
+        """What each energy covers."""
+        own = self.profile.provenance.boundary.removesuffix(", without PUE") or "the machine"
+        if self.split is None:
+            return {"energy_kwh": own, "facility_energy_kwh": f"{own}, times a PUE of {self.site.pue:g}"}
+        return {
+            "energy_kwh": f"{own}, all devices",
+            "node_energy_kwh": "whole nodes: accelerators, CPUs, memory, network, fans, power supplies (modelled)",
+            "facility_energy_kwh": f"whole nodes, times a PUE of {self.site.pue:g}",
+        }
+
+    def _rent_json(self) -> dict[str, Any]:
+        if self.rent is None or self.bill is None:
+            return {}
+        rent = {"per_device_hour": self.rent.per_device_hour, "currency": self.rent.currency}
+        return {"rent": {**self.bill.to_json(), **rent, "source": self.rent.source, "given": self.rent.given}}
+
+    def _embodied_json(self) -> dict[str, Any]:
+        if self.embodied is None:
+            return {}
+        return {"embodied_kg": {**self.embodied.kg.to_json(), "sources": list(self.embodied.sources)}}
 
     def to_frame(self) -> pandas.DataFrame:
         """One row, or one for each compared region: the columns of `estimate --csv` (docs/formats.md)."""

@@ -11,17 +11,20 @@ from ..base.errors import RequestError
 from ..base.notes import Note, Topic, Weight
 from ..cost.estimate import Estimate
 from ..cost.library import load_profile
+from ..cost.parallel.plan import CHECKPOINTING
 from ..cost.parallel.predict import Split, predict_split
+from ..cost.parallel.search import ZERO_STAGES
 from ..cost.profile import Profile
 from ..model.read_model import read_model
 from ..place.budget import BudgetVerdict, End, epochs_that_fit, judge_run, regions_that_fit
+from ..place.footprint import Embodied, Rent, embodied_kg, list_price
 from ..place.regions import compare_regions
 from ..place.schedule import Number, Schedule
 from ..place.site import load_regions
 from ..trace.workload import Workload
 from .answer import Answer
 from .forecast import forecast
-from .request import Request
+from .request import Request, configured
 from .where import Where, read_where
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ def estimate(
     parallel: str | None = None,
     zero: int | None = None,
     activation_checkpointing: str | None = None,
+    global_batch: Number | None = None,
+    parallel_config: str | Path | None = None,
     software: str | None = None,
     region: str | None = None,
     regions: str | Sequence[str] = (),
@@ -54,6 +59,8 @@ def estimate(
     pue: float | None = None,
     price: float | None = None,
     currency: str = "USD",
+    device_hour: float | None = None,
+    embodied: bool = False,
     budget: str | Sequence[str] = (),
     budget_at: End = "high",
     train: bool | None = None,
@@ -99,13 +106,21 @@ def estimate(
     cluster, parallel, zero, activation_checkpointing:
         Devices that share the model: "64x8xh100-sxm:400gb-ib" (64 nodes of 8 H100 with 400 Gbit/s of network a device)
         or a name of `datasets/clusters.csv`; the split ("dp=8,tp=4,pp=2", by default the fastest that fits); the ZeRO
-        stage (3 is FSDP); "full" or "selective" recomputation of activations.
+        stage (3 is FSDP); "full" or "selective" recomputation of activations. What is not given is chosen.
+    global_batch:
+        Samples of one optimizer step on all devices of a cluster, instead of `accumulate`.
+    parallel_config:
+        A file that states the split and the batch: a DeepSpeed JSON, an Accelerate YAML, a TrainingArguments JSON, a
+        torchtitan TOML or a file of Megatron-LM arguments.
     software:
         What runs the network: "eager" PyTorch, "channels-last", "compiled", "fused" (stacks for language models with
         flash attention: llm-foundry, NeMo, torchtitan), "megatron" (Megatron-LM without flash attention), "ngc"
         (NVIDIA's containers), "vendor-tuned" (MLPerf) or "tensorflow". None: not known; the interval is wider.
     region, regions, live, carbon_intensity, pue, price, currency:
         Where it runs: a region ("FR"), others to compare with it, this hour's carbon intensity, or figures of your own.
+    device_hour, embodied:
+        The rent of one device for an hour, in `currency`: budgets in money then compare with the bill. `embodied` adds
+        the footprint of making the hardware, which is never part of `co2e_kg`.
     budget, budget_at:
         One budget or several ("2 kWh", "5 kgCO2e", "10 h", "3 USD"), compared with the interval's upper end ("high")
         or the "expected" value.
@@ -146,6 +161,7 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
 
     What requests have in common is looked up once.
     """
+    requests = [configured(request) for request in requests]
     profiles: dict[Any, Profile] = {}
     places: dict[Any, Where] = {}
     for request in requests:
@@ -191,9 +207,16 @@ def priced(
     predicted, split = _predicted(request, work, profile, schedule)
     warnings = [*predicted.warnings, *_assumptions(request), *where.notes_on(predicted.seconds)]
     predicted = replace(predicted, warnings=tuple(warnings))
-    answer = Answer(request.name, work, profile, schedule, predicted, where.site, split=split)
+    answer = Answer(request.name, work, profile, schedule, predicted, where.site, split=split, rent=_rent(request))
+    if request.embodied:
+        answer = replace(answer, embodied=_embodied(answer))
     verdicts = judge_run(
-        request.limits, where.site, seconds=answer.seconds, energy_kwh=answer.energy_kwh, at=request.budget_at
+        request.limits,
+        where.site,
+        seconds=answer.seconds,
+        energy_kwh=answer.machine_kwh,
+        at=request.budget_at,
+        rent=answer.bill if answer.rent and answer.rent.given else None,
     )
     return replace(
         answer,
@@ -201,6 +224,20 @@ def priced(
         fits=tuple(line for verdict in verdicts if verdict.exceeded for line in _what_fits(answer, verdict)),
         places=compare_regions(answer.facility_energy_kwh, where.regions, request.limits, request.budget_at),
     )
+
+
+def _rent(request: Request) -> Rent | None:
+    """As given; on a cluster without it the list price of its hardware, in USD."""
+    if request.device_hour is not None:
+        return Rent(request.device_hour, request.currency, "given", given=True)
+    cluster = request.split_devices
+    return list_price(cluster.hardware) if cluster and request.currency == "USD" else None
+
+
+def _embodied(answer: Answer) -> Embodied:
+    cluster = answer.split.cluster if answer.split else None
+    hardware = cluster.hardware if cluster else answer.profile.name
+    return embodied_kg(hardware, answer.seconds, answer.estimate.devices, cluster.nodes if cluster else 0)
 
 
 def _predicted(request: Request, work: Workload, profile: Profile, schedule: Schedule) -> tuple[Estimate, Split | None]:
@@ -217,6 +254,9 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
         accumulation=schedule.accumulation,
         plan=request.plan,
         base=request.base_plan,
+        zeros=ZERO_STAGES if request.zero is None else (),
+        checkpointings=CHECKPOINTING if request.activation_checkpointing is None else (),
+        passes=request.step_passes,
         software_known=request.software is not None,
     )
     if request.software is None and profile.provenance.time == "datasheet":

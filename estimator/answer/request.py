@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,7 +14,8 @@ from ..base.interval import Interval
 from ..base.suggest import near
 from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
 from ..cost.parallel.cluster import Cluster, parse_cluster
-from ..cost.parallel.plan import CHECKPOINTING, Plan, parse_plan
+from ..cost.parallel.configs import read_config
+from ..cost.parallel.plan import CHECKPOINTING, Plan, nearest_divisor, parse_plan, stated_sizes, with_devices
 from ..cost.software import SOFTWARE
 from ..model.adapt import parse_lora
 from ..model.inputs import parse_input
@@ -81,6 +83,8 @@ class Request:
     parallel: str | None = None
     zero: int | None = None
     activation_checkpointing: str | None = None
+    global_batch: Number | None = None
+    parallel_config: str | Path | None = None
     software: str | None = None
     # Where it runs.
     region: str | None = None
@@ -90,6 +94,8 @@ class Request:
     pue: float | None = None
     price: float | None = None
     currency: str = "USD"
+    device_hour: float | None = None
+    embodied: bool = False
     # What it may take.
     budget: str | Sequence[str] = ()
     budget_at: End = "high"
@@ -99,9 +105,11 @@ class Request:
             optimizer_name(self.optimizer)
         _check_choice("precision", self.precision, (*PRECISIONS, *PRECISIONS.values()))
         _check_choice("software", self.software, SOFTWARE)
+        if self.device_hour is not None and not (math.isfinite(self.device_hour) and self.device_hour >= 0):
+            raise JoulecastError(f"`device_hour` {self.device_hour} cannot be used: give the rent of a device an hour")
         _check_choice("budget_at", self.budget_at, get_args(End))
         _check_choice("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
-        _ = self.split_devices, self.plan
+        _ = self.split_devices, self.plan, self.step_passes
         nothing = Interval.exact(0.0)
         judge_run(self.limits, self.site, seconds=nothing, energy_kwh=nothing)
         if self.loss is not None and self.train is False:
@@ -149,8 +157,28 @@ class Request:
 
     @property
     def plan(self) -> Plan | None:
-        """The split that was asked for; None: joulecast chooses one."""
-        return None if self.parallel is None else parse_plan(self.parallel, self.base_plan)
+        """The split that was asked for, its data parallel size filled in; None: joulecast chooses one."""
+        if self.parallel is None:
+            return None
+        plan, cluster = parse_plan(self.parallel, self.base_plan), self.split_devices
+        return with_devices(plan, cluster.devices) if cluster and "dp" not in stated_sizes(self.parallel) else plan
+
+    @property
+    def step_passes(self) -> int | None:
+        """Micro-batches of one step on all devices, from the global batch; None where it is not given."""
+        if self.global_batch is None:
+            return None
+        whole, micro = whole_number("global_batch", self.global_batch), _given(self.batch_size, self.default_batch)
+        if self.accumulate is not None:
+            raise RequestError("`global_batch` and `accumulate` contradict: give one of them")
+        if self.cluster is None:
+            raise RequestError(f"`global_batch` needs `cluster`: give the devices, as in {CLUSTER_EXAMPLES}")
+        size = whole_number("batch_size", micro)
+        if whole % size:
+            raise RequestError(
+                f"`global_batch` {whole} is not divisible by `batch_size` {size}; use {nearest_divisor(whole, size)}"
+            )
+        return whole // size
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -177,7 +205,7 @@ class Request:
     def place_key(self) -> tuple[object, ...]:
         """Equal for requests about the same place."""
         regions = self.regions if isinstance(self.regions, str) else tuple(self.regions)
-        figures = (self.carbon_intensity, self.pue, self.price, self.currency)
+        figures = (self.carbon_intensity, self.pue, self.price, self.currency, self.device_hour)
         return (self.region, regions, self.live, *figures)
 
     @property
@@ -198,7 +226,7 @@ class Request:
             specs=tuple(parse_input(text) for text in _texts("inputs", self.inputs)),
             preset=self.preset,
             sequence_length=self.sequence_length,
-            batch_size=whole_number("batch_size", _given(self.batch_size, DEFAULT_BATCH_SIZE)),
+            batch_size=whole_number("batch_size", _given(self.batch_size, self.default_batch)),
             train=_given(self.train, True),
             optimizer=_given(self.optimizer, "sgd"),
             loss=None if self.loss is None else check_loss(str(self.loss)),
@@ -212,6 +240,11 @@ class Request:
             clip_gradients=self.clip_gradients,
             ema=self.ema,
         )
+
+    @property
+    def default_batch(self) -> int:
+        """Samples of a pass where none are given: one sequence on a cluster where the run is given in tokens."""
+        return 1 if self.cluster is not None and self.tokens is not None else DEFAULT_BATCH_SIZE
 
     @property
     def passes(self) -> int:
@@ -232,6 +265,7 @@ class Request:
             tokens_per_sample=work.tokens_per_sample if work else 2,  # 2 stands for a sequence of any length
             accumulation=self.passes,
             devices=self.device_count,
+            global_batch=None if self.global_batch is None else whole_number("global_batch", self.global_batch),
         )
 
     def _batch_size(self, work: Workload | None) -> Number:
@@ -239,7 +273,7 @@ class Request:
         if self.batch_size is not None:
             return self.batch_size
         if work is None or isinstance(self.model, str | Path):
-            return DEFAULT_BATCH_SIZE
+            return self.default_batch
         return work.batch_size // self.passes
 
     # -- which fields go together -----------------------------------------------------------------
@@ -284,6 +318,37 @@ class Request:
             raise RequestError(f"`{name}` {value} and the workload's {own} contradict: leave out `{name}`")
 
 
+def configured(request: Request) -> Request:
+    """`request` with what the file of `parallel_config` states. Raises RequestError where both state a field."""
+    if request.parallel_config is None:
+        return request
+    stated = read_config(request.parallel_config)
+    values: dict[str, Any] = {}
+    for name in _STATED:
+        value, own = getattr(stated, name), getattr(request, name)
+        own = None if own is False else own
+        if value is None:
+            continue
+        if own is not None and PRECISIONS.get(str(own), str(own)) != PRECISIONS.get(str(value), str(value)):
+            raise RequestError(f"`{name}` {own} and the {stated.kind} file's {value} contradict: give one of them")
+        values[name] = value
+    if values.get("accumulate") or request.accumulate:
+        values.pop("global_batch", None)
+    return replace(request, parallel_config=None, **values)
+
+
+_STATED = (
+    "parallel",
+    "zero",
+    "activation_checkpointing",
+    "batch_size",
+    "accumulate",
+    "global_batch",
+    "sequence_length",
+    "precision",
+    "optimizer",
+    "clip_gradients",
+)
 _SPLITS = ("parallel", "zero", "activation_checkpointing")
 # What a Workload was read with; its values cannot change.
 _FIXED_BY_WORKLOAD = ("inputs", "model_args", "sequence_length", "accumulate", "loss")

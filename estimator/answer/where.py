@@ -11,7 +11,7 @@ from ..base.notes import Note, Topic, Weight
 from ..base.units import SECONDS_PER_HOUR
 from ..place.electricity_maps import is_zone, live_regions, locate
 from ..place.regions import mixed_basis, region_list
-from ..place.site import DEFAULT_PUE, Region, Site, make_site
+from ..place.site import DEFAULT_PUE, Region, Site, fleet_pue, make_site
 from . import figures
 
 if TYPE_CHECKING:
@@ -52,16 +52,25 @@ def read_where(request: Request, *, live: bool = True) -> Where:
     if request.live and live:
         regions, notes = live_regions(locations)
     own_region, beside = (None, regions) if own is None else (regions[0], regions[1:])
+    pue, pue_source = _pue(request)
     site = make_site(
         region=own_region,
         carbon_g_per_kwh=request.carbon_intensity,
-        pue=DEFAULT_PUE if request.pue is None else request.pue,
+        pue=pue,
+        pue_source=pue_source,
         price_per_kwh=request.price,
         currency=request.currency,
     )
     beside = tuple(dict.fromkeys(beside))  # "FR" and "France" are one place
     mixed = mixed_basis(beside)
     return Where(site, beside, (*notes, *((mixed,) if mixed else ())))
+
+
+def _pue(request: Request) -> tuple[float, str | None]:
+    """As given; of the fleet of a cloud region's provider; else the default."""
+    if request.pue is not None:
+        return request.pue, "given"
+    return fleet_pue(request.region or "") or (DEFAULT_PUE, None)
 
 
 def _check(codes: tuple[str, ...], request: Request) -> None:

@@ -25,9 +25,14 @@ def as_fused(ops: Sequence[Op]) -> list[Op | None]:
     """The ops as fused kernels, as long as `ops`: None for those that another op stands for.
 
     Attention by hand (product, softmax, product) is one op. Element-wise ops, norms and reductions of one module in one
-    phase are one kernel, which moves as much as the largest of them.
+    phase are one kernel, which moves as much as the largest of them. Weights are kept in the number format of the
+    products: autocast's copies of them are gone.
     """
     found = _with_fused_attention(ops)
+    weights = {(op.layer, op.dims["k"] * op.dims["n"]) for op in ops if _is_product(op)}
+    for index, op in enumerate(found):
+        if op is not None and op.kind == "copy" and (op.layer, op.dims.get("elements_in")) in weights:
+            found[index] = None
     largest: dict[tuple[str, str], int] = {}
     for index, op in enumerate(found):
         if op is None or op.phase == "optimizer" or op.kind not in _ELEMENT_WISE:
@@ -40,6 +45,11 @@ def as_fused(ops: Sequence[Op]) -> list[Op | None]:
         smaller, larger = sorted((other, index), key=lambda i: ops[i].bytes_moved * ops[i].count)
         found[smaller], largest[place] = None, larger
     return found
+
+
+def _is_product(op: Op) -> bool:
+    """A forward product with a weight."""
+    return op.kind == "matmul" and op.phase == "forward" and op.dims.get("b", 1) == 1 and "n" in op.dims
 
 
 def _with_fused_attention(ops: Sequence[Op]) -> list[Op | None]:

@@ -156,10 +156,17 @@ def _unit(unit: str) -> tuple[str, str, float] | None:
 
 
 def judge_run(
-    limits: Iterable[Limit], site: Site, *, seconds: Interval | None, energy_kwh: Interval | None, at: End = "high"
+    limits: Iterable[Limit],
+    site: Site,
+    *,
+    seconds: Interval | None,
+    energy_kwh: Interval | None,
+    at: End = "high",
+    rent: Interval | None = None,
 ) -> tuple[BudgetVerdict, ...]:
     """Each limit compared with a run of `seconds` and the machine's own `energy_kwh` at `site`.
 
+    A budget in money is compared with the `rent` where there is one, otherwise with the electricity.
     A limit whose figure is None has no verdict. Raises JoulecastError for a limit in another currency than the price.
     """
     facility = None if energy_kwh is None else facility_energy_kwh(energy_kwh, site)
@@ -167,7 +174,7 @@ def judge_run(
         "energy": facility,
         "co2e": None if facility is None else co2e_kg(facility, site),
         "time": seconds,
-        "cost": None if facility is None else cost(facility, site),
+        "cost": rent or (None if facility is None else cost(facility, site)),
     }
     verdicts = []
     for limit in limits:

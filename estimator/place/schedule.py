@@ -32,10 +32,11 @@ class Schedule:
     steps_per_epoch: int | None = None
     epochs: float | None = None
     validation_steps: int = 0
+    global_batch: int | None = None  # samples of a step on all devices, where they are given so
 
     @property
     def samples_per_step(self) -> int:
-        return self.batch_size * self.accumulation * self.devices
+        return self.global_batch or self.batch_size * self.accumulation * self.devices
 
     @property
     def last_step_samples(self) -> int | None:
@@ -65,6 +66,7 @@ def make_schedule(
     tokens_per_sample: int = 1,
     accumulation: Number = 1,
     devices: Number = 1,
+    global_batch: int | None = None,
 ) -> Schedule:
     """The schedule of these fields, each a number or its text.
 
@@ -76,7 +78,7 @@ def make_schedule(
         raise JoulecastError(f"`tokens` {tokens} needs a model that reads sequences: give `samples` or `steps`")
     batch, passes = whole_number("batch_size", batch_size), whole_number("accumulate", accumulation)
     parallel = whole_number("devices", devices)
-    per_step = batch * passes * parallel
+    per_step = global_batch or batch * passes * parallel
     training = whole_number("samples", samples) if samples is not None else dataset_samples
     per_epoch = None if training is None else _ceil_divide(training, per_step)
     total = _total_steps(epochs, steps, tokens, samples, tokens_per_sample, per_step, per_epoch)
@@ -93,6 +95,7 @@ def make_schedule(
         steps_per_epoch=per_epoch,
         epochs=run_epochs,
         validation_steps=_validation_steps(val_samples, batch * parallel, run_epochs),
+        global_batch=global_batch,
     )
 
 

@@ -22,6 +22,7 @@ from ..base.units import GRAMS_PER_KG, pounds_to_grams
 from .region_names import named_otherwise
 
 DEFAULT_PUE = 1.58  # eq. 3.5.2: the worldwide average of data centres, Uptime Institute 2018
+DEFAULT_PUE_SOURCE = "worldwide average of data centres, Uptime Institute 2018"
 DEFAULT_CARBON_G_PER_KWH = pounds_to_grams(0.954)  # eq. 3.5.3
 DEFAULT_CARBON_SOURCE = "the thesis's US figure (EPA 2018)"
 DEFAULT_PRICE_PER_KWH = 0.1249  # USD
@@ -64,6 +65,7 @@ class Site:
     currency: str = "USD"
     price_source: str = DEFAULT_PRICE_SOURCE
     region: Region | None = None
+    pue_source: str = DEFAULT_PUE_SOURCE
 
     def __post_init__(self) -> None:
         _check("PUE", self.pue, 1.0, "the building's energy over the machines', 1 or more")
@@ -83,6 +85,7 @@ def make_site(
     pue: float = DEFAULT_PUE,
     price_per_kwh: float | None = None,
     currency: str = "USD",
+    pue_source: str | None = None,
 ) -> Site:
     """The site of these fields; with neither region nor intensity, the thesis's figure.
 
@@ -100,9 +103,20 @@ def make_site(
         carbon, source = where.carbon_g_per_kwh, where.label
     elif carbon_g_per_kwh is not None:
         carbon, source = carbon_g_per_kwh, "given"
+    basis = pue_source or (DEFAULT_PUE_SOURCE if pue == DEFAULT_PUE else "given")
     if price_per_kwh is None:
-        return Site(pue, carbon, source, region=where)
-    return Site(pue, carbon, source, price_per_kwh, currency, "given", where)
+        return Site(pue, carbon, source, region=where, pue_source=basis)
+    return Site(pue, carbon, source, price_per_kwh, currency, "given", where, basis)
+
+
+def fleet_pue(place: str) -> tuple[float, str] | None:
+    """The PUE that the provider of a cloud region ("gcp:europe-west9") publishes for all its data centres, and its
+    source; None for other places."""
+    provider = place.strip().casefold().partition(":")[0]
+    for row in read_table("pue.csv"):
+        if row["provider"] == provider:
+            return float(row["pue"]), f"{row['source']} ({row['year']})"
+    return None
 
 
 def facility_energy_kwh(energy_kwh: Interval, site: Site) -> Interval:

@@ -10,6 +10,7 @@ from .anatomy import Anatomy
 
 CHECKPOINTING = ("none", "selective", "full")
 _SIZES = ("dp", "tp", "pp", "cp", "ep")
+_OTHERS = {"vp": "interleave", "sp": "sequence_parallel"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,27 @@ class Plan:
 
 
 def parse_plan(text: str, base: Plan | None = None) -> Plan:
-    """The plan in `text`, as in "dp=8,tp=4"; sizes that it does not name are those of `base`."""
+    """The plan in `text`, as in "dp=8,tp=4"; sizes that it does not name are those of `base`.
+
+    "vp" is the number of model chunks of a pipeline stage, "sp" 0 or 1 for sequence parallelism.
+    """
     sizes: dict[str, Any] = {}
     for part in text.split(","):
         name, equals, size = (piece.strip() for piece in part.partition("="))
-        if name not in _SIZES or not equals or not size.isdigit():
+        if name not in (*_SIZES, *_OTHERS) or not equals or not size.isdigit():
             raise RequestError(f"`parallel` {part.strip()!r} is not SIZE=N; give {', '.join(f'{s}=N' for s in _SIZES)}")
         if name in sizes:
             raise RequestError(f"`parallel` names {name} twice; give it once")
         sizes[name] = int(size)
-    return replace(base or Plan(), **sizes)
+    values = {_OTHERS.get(name, name): size for name, size in sizes.items()}
+    if "sequence_parallel" in values:
+        values["sequence_parallel"] = bool(values["sequence_parallel"])
+    return replace(base or Plan(), **values)
+
+
+def stated_sizes(text: str | None) -> frozenset[str]:
+    """The names that the text of a plan gives a size."""
+    return frozenset(part.partition("=")[0].strip() for part in (text or "").split(",") if part.strip())
 
 
 def check_plan(plan: Plan, anatomy: Anatomy, devices: int) -> None:
@@ -81,19 +93,17 @@ def check_plan(plan: Plan, anatomy: Anatomy, devices: int) -> None:
     if plan.tp > 1 and anatomy.heads and anatomy.heads % plan.tp:
         raise RequestError(
             f"{anatomy.heads} attention heads are not divisible by tp={plan.tp}; "
-            f"use tp={_nearest_divisor(anatomy.heads, plan.tp)}"
+            f"use tp={nearest_divisor(anatomy.heads, plan.tp)}"
         )
     layers = len(anatomy.blocks)
     if plan.pp > 1 and layers % (plan.pp * plan.interleave):
         raise RequestError(
             f"{layers} blocks are not divisible by pp={plan.pp}"
             + (f" x {plan.interleave} chunks" if plan.interleave > 1 else "")
-            + f"; use pp={_nearest_divisor(layers, plan.pp)}"
+            + f"; use pp={nearest_divisor(layers, plan.pp)}"
         )
     if plan.dp % plan.ep:
-        raise RequestError(
-            f"dp={plan.dp} is not divisible by ep={plan.ep}; use ep={_nearest_divisor(plan.dp, plan.ep)}"
-        )
+        raise RequestError(f"dp={plan.dp} is not divisible by ep={plan.ep}; use ep={nearest_divisor(plan.dp, plan.ep)}")
 
 
 def with_devices(plan: Plan, devices: int) -> Plan:
@@ -107,6 +117,7 @@ def _nearest_dp(plan: Plan, devices: int) -> str:
     return f"use dp={fitting.dp}" if fitting.devices == devices else ""
 
 
-def _nearest_divisor(total: int, size: int) -> int:
+def nearest_divisor(total: int, size: int) -> int:
+    """The divisor of `total` nearest to `size`, the larger of two."""
     divisors = [candidate for candidate in range(1, total + 1) if total % candidate == 0]
     return min(divisors, key=lambda candidate: (abs(candidate - size), -candidate))

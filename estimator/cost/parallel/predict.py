@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...base.errors import HardwareError, RequestError
 from ...base.interval import Interval
 from ...base.notes import Note, Topic, Weight
 from ...base.units import JOULES_PER_KWH
 from ...trace.workload import Workload
 from ..estimate import Estimate, Share, shares
+from ..names import find_hardware
 from ..profile import Profile
 from ..software import TRAINING_STACKS
 from ..stacks import load_stacks
 from .anatomy import dissect
 from .cluster import Cluster
 from .memory import Memory
-from .plan import Plan, check_plan
-from .search import Choice, choose_plan, priced
+from .node import rest_w
+from .plan import Plan, check_plan, nearest_divisor
+from .search import Choice, choose_plan, choose_settings
 from .step import StepCost, waiting_w
 
 COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "stragglers"
@@ -30,13 +34,22 @@ _SOFTWARE_DOUBT = math.log(1.12)
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How a run is split: the plan, whether joulecast chose it, and what one device needs and does."""
+    """How a run is split: the plan, whether joulecast chose it, and what one device needs and does.
+
+    `rest_w` is what a node draws beside its accelerators (modelled).
+    """
 
     plan: Plan
     cluster: Cluster
     chosen: bool
     memory: Memory
     cost: StepCost
+    rest_w: float = 0.0
+
+    @property
+    def all_rest_w(self) -> float:
+        """Watts of all nodes beside their accelerators."""
+        return self.rest_w * self.cluster.nodes
 
     def to_json(self) -> dict[str, object]:
         plan, cost, memory = self.plan, self.cost, self.memory
@@ -47,6 +60,7 @@ class Split:
             "chosen": self.chosen,
             **{name: getattr(plan, name) for name in ("dp", "tp", "pp", "cp", "ep", "zero", "checkpointing")},
             "micro_batches": plan.accumulate,
+            "node_rest_w": self.rest_w,
             "step_s": {
                 "total": cost.seconds,
                 "compute": cost.compute_s,
@@ -74,30 +88,59 @@ def predict_split(
     accumulation: int = 1,
     plan: Plan | None = None,
     base: Plan | None = None,
+    zeros: Sequence[int] = (),
+    checkpointings: Sequence[str] = (),
+    passes: int | None = None,
     software_known: bool = True,
 ) -> tuple[Estimate, Split]:
     """The cost of `steps` optimizer steps of `work` on every device of `cluster`, and the split.
 
     `work` is one step of one device of a data parallel training: `accumulation` passes. A split keeps the samples of a
-    step, so each of its replicas runs more passes. Without `plan` the fastest split that fits is chosen; `base` gives
-    its ZeRO stage, checkpointing and interleaving. With software for language models the interval comes from published
-    trainings that were left out of the fit, and is wider where the software is only assumed. Raises RequestError for a
-    split that does not fit.
+    step (`passes` on all replicas together, by default those of `accumulation` on every device), so each of its
+    replicas runs more passes. Without `plan` the fastest split that fits is chosen; `base` gives its ZeRO stage,
+    checkpointing and interleaving. `zeros` and `checkpointings` are the choices that a given plan leaves open.
+
+    With software for language models the interval comes from published trainings that were left out of the fit, and is
+    wider where the software is only assumed. Raises RequestError for a split that does not fit.
     """
     profile = profile.for_precision(work.precision)
     anatomy = dissect(work, accumulation)
-    passes = accumulation * cluster.devices
+    passes = passes or accumulation * cluster.devices
+    if plan is not None and passes % plan.dp:
+        raise RequestError(
+            f"the {passes} micro-batches of a step are not divisible by dp={plan.dp}; "
+            f"use dp={nearest_divisor(passes, plan.dp)} or another batch"
+        )
     if plan is None:
         choice = choose_plan(work, anatomy, profile, cluster, passes=passes, base=base)
     else:
         check_plan(plan, anatomy, cluster.devices)
-        choice = priced(work, anatomy, profile, cluster, replace(plan, accumulate=passes // plan.dp))
-    split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost)
+        plan = replace(plan, accumulate=passes // plan.dp)
+        choice = choose_settings(
+            work,
+            anatomy,
+            profile,
+            cluster,
+            plan,
+            zeros=zeros or (plan.zero,),
+            checkpointings=checkpointings or (plan.checkpointing,),
+        )
+    board_w = choice.cost.joules / choice.cost.seconds if choice.cost.seconds else profile.power.static_w
+    rest = rest_w(cluster, board_w, _limit_w(cluster, profile))
+    split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost, rest)
     alone = profile.predict(work, steps=steps)
     if profile.software in TRAINING_STACKS and anatomy.heads and profile.provenance.time == "datasheet":
         alone = _with_known_errors(alone, software_known)
         return _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0), split
     return _estimate(profile, alone, choice, cluster, steps, split), split
+
+
+def _limit_w(cluster: Cluster, profile: Profile) -> float:
+    """Watts that one device may draw: of the hardware table, else the most that the profile knows."""
+    try:
+        return find_hardware(cluster.hardware).power_w
+    except HardwareError:
+        return profile.power.static_w + max(profile.power.weights_w.values(), default=0.0)
 
 
 def _estimate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...base.errors import RequestError
@@ -14,6 +14,9 @@ from .memory import Memory, memory_of
 from .plan import CHECKPOINTING, Plan
 from .shard import slowest_stage
 from .step import StepCost, step_cost
+
+ZERO_STAGES = (0, 1, 3)
+"""Those that are tried: stage 2 is no faster than 1 and saves less than 3."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,30 @@ def choose_plan(
     )
 
 
+def choose_settings(
+    work: Workload,
+    anatomy: Anatomy,
+    profile: Profile,
+    cluster: Cluster,
+    plan: Plan,
+    *,
+    zeros: Sequence[int],
+    checkpointings: Sequence[str],
+) -> Choice:
+    """The fastest ZeRO stage and checkpointing with which the sizes of `plan` fit; the smallest where none fits."""
+    choices = [
+        priced(work, anatomy, profile, cluster, replace(plan, zero=zero, checkpointing=checkpointing))
+        for zero in (zeros if plan.dp > 1 else zeros[:1])
+        if not (zero == 3 and plan.pp > 1 and len(zeros) > 1)
+        for checkpointing in checkpointings
+    ]
+    room = profile.memory_bytes
+    fitting = [choice for choice in choices if room is None or choice.memory.total <= room]
+    if fitting:
+        return min(fitting, key=lambda choice: choice.cost.seconds)
+    return min(choices, key=lambda choice: choice.memory.total)
+
+
 def priced(work: Workload, anatomy: Anatomy, profile: Profile, cluster: Cluster, plan: Plan) -> Choice:
     """`plan` with its memory and cost."""
     memory = memory_of(work, anatomy, slowest_stage(anatomy, plan), plan)
@@ -65,7 +92,7 @@ def splits(anatomy: Anatomy, cluster: Cluster, passes: int, base: Plan) -> Itera
     """All splits that divide the network and the devices evenly; tensor parallelism stays inside a node."""
     layers, heads = len(anatomy.blocks), anatomy.heads
     checkpointings = CHECKPOINTING if base.checkpointing == "none" else (base.checkpointing,)
-    stages = (0, 1, 3) if base.zero == 0 else (base.zero,)
+    stages = ZERO_STAGES if base.zero == 0 else (base.zero,)
     for tp in _divisors(cluster.devices_per_node):
         if tp > 1 and (not heads or heads % tp):
             continue

@@ -11,7 +11,9 @@ from click.testing import CliRunner
 import joulecast as jc
 from joulecast.cli.estimate import estimate as command
 from joulecast.estimator.answer.estimate import answer
+from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
+from joulecast.estimator.cost.parallel.node import REST_SHARE
 
 from ..cost.parallel.decoder import decoder
 
@@ -90,3 +92,97 @@ def test_fused_kernels_are_assumed_on_a_cluster_and_the_interval_stays_wide():
     note = "the software is not given: fused kernels are assumed on a cluster (`software` fused)"
     assert note in assumed.warnings
     assert note not in stated.warnings
+
+
+def test_energy_has_a_boundary_and_pue_multiplies_whole_nodes():
+    found = ask(parallel="dp=2,tp=8", pue=1.2)
+    assert found.split is not None
+    assert found.node_energy_kwh is not None
+    rest_w = REST_SHARE * (6500 - 8 * 400)  # DGX A100: 6.5 kW rated, boards of 400 W
+    assert found.split.rest_w == pytest.approx(rest_w)
+    extra = 2 * rest_w * found.seconds.value / JOULES_PER_KWH
+    assert found.node_energy_kwh.value == pytest.approx(found.energy_kwh.value + extra)
+    assert found.facility_energy_kwh.value == pytest.approx(1.2 * found.node_energy_kwh.value)
+    document = found.to_json()
+    assert document["node_energy_kwh"]["value"] == found.node_energy_kwh.value
+    assert set(document["boundaries"]) == {"energy_kwh", "node_energy_kwh", "facility_energy_kwh"}
+
+
+def test_rent_stands_beside_electricity_and_judges_budgets():
+    listed, given = ask(parallel="dp=16"), ask(parallel="dp=16", device_hour=2.49, budget="1 USD")
+    assert listed.rent is not None
+    assert not listed.rent.given
+    assert given.bill is not None
+    assert given.bill.value == pytest.approx(16 * 2.49 * given.seconds.value / 3600)
+    assert given.cost.value == listed.cost.value
+    assert given.verdicts[0].figure == given.bill.high
+    document = given.to_json()["rent"]
+    assert (document["value"], document["per_device_hour"], document["given"]) == (given.bill.value, 2.49, True)
+    assert "embodied_kg" not in given.to_json()
+    made = ask(parallel="dp=16", embodied=True)
+    assert made.to_json()["embodied_kg"]["value"] > 0
+    assert made.co2e_kg == listed.co2e_kg
+
+
+def test_a_configuration_is_the_same_as_its_options(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "ds.json").write_text(
+        json.dumps(
+            {
+                "train_micro_batch_size_per_gpu": 2,
+                "train_batch_size": 64,
+                "bf16": {"enabled": True},
+                "zero_optimization": {"stage": 2},
+                "optimizer": {"type": "Adam"},
+            }
+        )
+    )
+    common = ["--model", str(tmp_path / "config.json"), "--sequence-length", "128", "--tokens", "1e6", "--json"]
+    common += ["--cluster", "dgx-h100"]
+    flags = [
+        "--parallel",
+        "tp=1,pp=1",
+        "--zero",
+        "2",
+        "--batch-size",
+        "2",
+        "--global-batch",
+        "64",
+        "--precision",
+        "bf16",
+        "--optimizer",
+        "adam",
+    ]
+    answers = []
+    for options in (flags, ["--parallel-config", str(tmp_path / "ds.json")]):
+        done = CliRunner().invoke(command, [*common, *options])
+        assert done.exit_code == 0, done.output
+        answers.append(json.loads(done.stdout))
+    assert answers[0] == answers[1]
+    assert answers[0]["split"]["micro_batches"] == 4  # 64 samples: 32 passes of 2, over 8 replicas
+    assert answers[0]["steps"] == 123  # 1e6 tokens in steps of 64 x 128
+    clash = CliRunner().invoke(command, [*common, "--zero", "1", "--parallel-config", str(tmp_path / "ds.json")])
+    assert clash.exit_code == 2
+    assert "--zero 1 and the DeepSpeed file's 2 contradict" in clash.output
+
+
+def test_what_a_split_leaves_open_is_chosen():
+    found = ask(parallel="tp=8")
+    assert found.split is not None
+    assert (found.split.plan.dp, found.split.plan.tp) == (2, 8)  # the data parallel size follows from the devices
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"global_batch": 10, "batch_size": 1, "parallel": "dp=16"}, "the 10 micro-batches .* dp=16; use dp=10"),
+        ({"parallel": "tp=3"}, "tp x pp x cp must divide 16"),
+        ({"parallel": "tp=32"}, "tp x pp x cp must divide 16"),
+        ({"parallel": "tp=16,dp=1"}, "8 attention heads are not divisible by tp=16; use tp=8"),
+        ({"device_hour": -1.0}, "`device_hour` -1.0 cannot be used"),
+        ({"global_batch": 4, "accumulate": 2}, "`global_batch` and `accumulate` contradict"),
+    ],
+)
+def test_obvious_mistakes_name_the_nearest_valid_choice(fields: dict[str, object], message: str):
+    with pytest.raises(jc.JoulecastError, match=message):
+        ask(**fields)

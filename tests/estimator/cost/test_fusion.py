@@ -113,3 +113,13 @@ def test_fused_software_is_faster_and_knows_both_kinds_of_attention():
     assert gpu.for_software("fused").predict(by_hand).seconds.value < gpu.predict(by_hand).seconds.value
     one, other = (gpu.for_software("megatron").predict(each).seconds.value for each in (by_hand, fused))
     assert one == pytest.approx(other, rel=0.25)  # transposes differ
+
+
+def test_copies_of_weights_under_autocast_are_gone():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(64, 32))
+        traced = jc.trace(model, torch.zeros(8, 64), precision="bf16", layers=False)
+    weights = [index for index, op in enumerate(traced.ops) if op.kind == "copy" and op.dims["elements_in"] == 64 * 32]
+    assert weights  # float32 to bfloat16
+    kept = as_fused(traced.ops)
+    assert all(kept[index] is None for index in weights)

@@ -1,0 +1,332 @@
+"""Configurations that people already have: DeepSpeed, Accelerate, transformers, torchtitan and Megatron-LM.
+
+Each is read into the fields of a request that it states. What a file leaves to its framework ("auto", "-1") is not
+stated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...base.errors import RequestError
+from ...base.files import read_text
+
+KINDS = "a DeepSpeed JSON, an Accelerate YAML, a TrainingArguments JSON, a torchtitan TOML or Megatron-LM arguments"
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a configuration of `kind` states, by the names of a request's fields; None: not stated.
+
+    `parallel` is the text of the option. `global_batch` counts the samples of a step on all devices.
+    """
+
+    kind: str
+    parallel: str | None = None
+    zero: int | None = None
+    activation_checkpointing: str | None = None
+    batch_size: int | None = None
+    accumulate: int | None = None
+    global_batch: int | None = None
+    sequence_length: int | None = None
+    precision: str | None = None
+    optimizer: str | None = None
+    clip_gradients: bool | None = None
+
+
+def read_config(path: str | Path) -> Stated:
+    """The configuration in a file. Raises RequestError for a file that cannot be read or is none of the kinds."""
+    path = Path(path)
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"`parallel_config` {path} cannot be read ({error}); give {KINDS}") from error
+    try:
+        return _read(text, path.suffix.lower())
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        kind = "JSON" if isinstance(error, json.JSONDecodeError) else "TOML"
+        raise RequestError(f"`parallel_config` {path} is not valid {kind} ({error}); fix the syntax error") from error
+    except _UnknownKindError:
+        raise RequestError(f"`parallel_config` {path} is not a kind that joulecast reads; give {KINDS}") from None
+
+
+class _UnknownKindError(Exception):
+    pass
+
+
+def _read(text: str, suffix: str) -> Stated:
+    if suffix == ".toml":
+        return _torchtitan(tomllib.loads(text))
+    if suffix == ".json" or text.lstrip().startswith("{"):
+        document = json.loads(text)
+        if not isinstance(document, dict):
+            raise _UnknownKindError
+        if any(key.startswith("per_device_") or key in ("output_dir", "gradient_checkpointing") for key in document):
+            return _training_arguments(document)
+        if any(key in document for key in _DEEPSPEED_KEYS):
+            return _deepspeed(document)
+        raise _UnknownKindError
+    if re.search(r"--(tensor-model-parallel-size|micro-batch-size|pipeline-model-parallel-size)\b", text):
+        return _megatron(text)
+    document = _yaml(text)
+    if "distributed_type" in document or "compute_environment" in document:
+        return _accelerate(document)
+    raise _UnknownKindError
+
+
+# -- DeepSpeed ------------------------------------------------------------------------------------------------
+
+_DEEPSPEED_KEYS = (
+    "zero_optimization",
+    "train_micro_batch_size_per_gpu",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+)
+
+
+def _deepspeed(document: Mapping[str, Any]) -> Stated:
+    tensor = _part(document, "tensor_parallel")
+    tp = _count(tensor.get("autotp_size")) or _count(tensor.get("tp_size"))
+    pp = _count(_part(document, "pipeline").get("stages"))
+    clip = document.get("gradient_clipping")
+    return Stated(
+        kind="DeepSpeed",
+        parallel=_sizes(tp=tp or 1, pp=pp or 1),
+        zero=_level(_part(document, "zero_optimization").get("stage")),
+        batch_size=_count(document.get("train_micro_batch_size_per_gpu")),
+        accumulate=_count(document.get("gradient_accumulation_steps")),
+        global_batch=_count(document.get("train_batch_size")),
+        precision=_precision(
+            _part(document, "bf16").get("enabled") or _part(document, "bfloat16").get("enabled"),
+            _part(document, "fp16").get("enabled"),
+        ),
+        optimizer=_optimizer(_part(document, "optimizer").get("type")),
+        clip_gradients=clip > 0 if isinstance(clip, int | float) and not isinstance(clip, bool) else None,
+    )
+
+
+# -- transformers ---------------------------------------------------------------------------------------------
+
+
+def _training_arguments(document: Mapping[str, Any]) -> Stated:
+    own = Stated(
+        kind="TrainingArguments",
+        parallel=_sizes(tp=1, pp=1),
+        zero=_fsdp_stage(document.get("fsdp")),
+        activation_checkpointing="full" if document.get("gradient_checkpointing") else None,
+        batch_size=_count(document.get("per_device_train_batch_size")),
+        accumulate=_count(document.get("gradient_accumulation_steps")),
+        precision=_precision(document.get("bf16"), document.get("fp16")),
+        optimizer=_optimizer(document.get("optim")),
+        clip_gradients=bool(document.get("max_grad_norm", 1.0)),
+    )
+    if isinstance(document.get("deepspeed"), Mapping):
+        return _over(_deepspeed(document["deepspeed"]), own)
+    return own
+
+
+def _fsdp_stage(value: Any) -> int | None:
+    words = value if isinstance(value, list) else str(value or "").split()
+    if "full_shard" in words or value is True:
+        return 3
+    return 2 if "shard_grad_op" in words else None
+
+
+# -- Accelerate -----------------------------------------------------------------------------------------------
+
+_FSDP_STRATEGIES = {
+    **dict.fromkeys(("FULL_SHARD", "1", "HYBRID_SHARD", "4"), 3),
+    **dict.fromkeys(("SHARD_GRAD_OP", "2", "HYBRID_SHARD_ZERO2", "5"), 2),
+    **dict.fromkeys(("NO_SHARD", "3"), 0),
+}
+
+
+def _accelerate(document: Mapping[str, Any]) -> Stated:
+    fsdp, deepspeed = _part(document, "fsdp_config"), _part(document, "deepspeed_config")
+    megatron, sizes = _part(document, "megatron_lm_config"), _part(document, "parallelism_config")
+    zero: int | None = None
+    if fsdp:
+        reshard = fsdp.get("fsdp_reshard_after_forward")
+        strategy = str(fsdp.get("fsdp_sharding_strategy", "FULL_SHARD" if reshard in (None, True) else reshard))
+        zero = _FSDP_STRATEGIES.get(strategy, 3 if strategy == "True" else 2)
+    if deepspeed:
+        zero = _level(deepspeed.get("zero_stage"))
+    recompute = fsdp.get("fsdp_activation_checkpointing")
+    clip = deepspeed.get("gradient_clipping", megatron.get("megatron_lm_gradient_clipping"))
+    mixed = str(document.get("mixed_precision", "no"))
+    return Stated(
+        kind="Accelerate",
+        parallel=_sizes(
+            tp=_count(megatron.get("megatron_lm_tp_degree")) or _count(sizes.get("parallelism_config_tp_size")) or 1,
+            pp=_count(megatron.get("megatron_lm_pp_degree")) or 1,
+            cp=_count(sizes.get("parallelism_config_cp_size")) or 1,
+        ),
+        zero=zero,
+        activation_checkpointing="full"
+        if recompute
+        else "selective"
+        if megatron.get("megatron_lm_recompute_activations")
+        else None,
+        accumulate=_count(deepspeed.get("gradient_accumulation_steps"))
+        or _count(document.get("gradient_accumulation_steps")),
+        precision=mixed if mixed in ("bf16", "fp16") else None,
+        clip_gradients=clip > 0 if isinstance(clip, int | float) else None,
+    )
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    """Nested mappings of plain values: what `accelerate config` writes."""
+    root: dict[str, Any] = {}
+    levels: list[tuple[int, dict[str, Any]]] = [(-1, root)]
+    for line in text.splitlines():
+        body = line.split(" #")[0].rstrip()
+        key, colon, value = body.strip().partition(":")
+        if not body.strip() or body.lstrip().startswith(("#", "-")) or not colon:
+            continue
+        indent = len(body) - len(body.lstrip())
+        while levels[-1][0] >= indent:
+            levels.pop()
+        if value.strip():
+            levels[-1][1][key.strip()] = _plain(value.strip())
+        else:
+            below: dict[str, Any] = {}
+            levels[-1][1][key.strip()] = below
+            levels.append((indent, below))
+    return root
+
+
+def _plain(text: str) -> Any:
+    text = text.strip("'\"")
+    if text.lower() in ("true", "yes", "false", "no"):
+        return text.lower() in ("true", "yes") if text.lower() != "no" else "no"
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"-?\d*\.\d+", text) else text
+
+
+# -- torchtitan -----------------------------------------------------------------------------------------------
+
+
+def _torchtitan(document: Mapping[str, Any]) -> Stated:
+    training, parallel = _part(document, "training"), _part(document, "parallelism")
+    if not training:
+        raise _UnknownKindError
+    shard, replicate = (
+        parallel.get("data_parallel_shard_degree", -1),
+        _count(parallel.get("data_parallel_replicate_degree")),
+    )
+    mode = str(_part(document, "activation_checkpoint").get("mode", "selective"))
+    clip = training.get("max_norm", 1.0)
+    return Stated(
+        kind="torchtitan",
+        parallel=_sizes(
+            tp=_count(parallel.get("tensor_parallel_degree")) or 1,
+            pp=_count(parallel.get("pipeline_parallel_degree")) or 1,
+            cp=_count(parallel.get("context_parallel_degree")) or 1,
+            ep=_count(parallel.get("expert_parallel_degree")) or 1,
+        ),
+        zero=0 if shard == 1 and replicate else 3,
+        activation_checkpointing=mode if mode in ("full", "selective", "none") else None,
+        batch_size=_count(training.get("local_batch_size")) or _count(training.get("batch_size")),
+        global_batch=_count(training.get("global_batch_size")),
+        sequence_length=_count(training.get("seq_len")),
+        precision="bf16" if training.get("mixed_precision_param", "bfloat16") == "bfloat16" else None,
+        optimizer=_optimizer(_part(document, "optimizer").get("name")),
+        clip_gradients=bool(clip),
+    )
+
+
+# -- Megatron-LM ----------------------------------------------------------------------------------------------
+
+
+def _megatron(text: str) -> Stated:
+    found: dict[str, str] = {}
+    for name, value in re.findall(r"--([a-z0-9-]+)(?:[ =]+(?!--)([^\s\\]+))?", text):
+        found[name] = value
+    tp, pp = (
+        _count(found.get("tensor-model-parallel-size")) or 1,
+        _count(found.get("pipeline-model-parallel-size")) or 1,
+    )
+    layers, chunk = _count(found.get("num-layers")), _count(found.get("num-layers-per-virtual-pipeline-stage"))
+    granularity = found.get("recompute-granularity")
+    if "recompute-activations" in found:
+        granularity = "selective"
+    if "checkpoint-activations" in found:
+        granularity = "full"
+    return Stated(
+        kind="Megatron-LM",
+        parallel=_sizes(
+            tp=tp,
+            pp=pp,
+            cp=_count(found.get("context-parallel-size")) or 1,
+            ep=_count(found.get("expert-model-parallel-size")) or 1,
+            vp=layers // (pp * chunk) if layers and chunk else 1,
+            sp=None if tp == 1 else int("sequence-parallel" in found),
+        ),
+        zero=1 if "use-distributed-optimizer" in found else 0,
+        activation_checkpointing=granularity if granularity in ("full", "selective") else "none",
+        batch_size=_count(found.get("micro-batch-size")),
+        global_batch=_count(found.get("global-batch-size")),
+        sequence_length=_count(found.get("seq-length")),
+        precision=_precision("bf16" in found, "fp16" in found),
+        optimizer=_optimizer(found.get("optimizer", "adam")),
+        clip_gradients=float(found.get("clip-grad") or 1.0) > 0,
+    )
+
+
+# -- values ---------------------------------------------------------------------------------------------------
+
+
+def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = document.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _count(value: Any) -> int | None:
+    """A whole number of at least 1; None for "auto", -1 and what is missing."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    return value if isinstance(value, int) and value >= 1 else None
+
+
+def _level(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 3 else None
+
+
+def _sizes(**sizes: int | None) -> str:
+    """The text of `parallel`; "tp=1,pp=1" states that the model is not divided."""
+    kept = {name: size for name, size in sizes.items() if size is not None and (size > 1 or name in ("tp", "pp", "sp"))}
+    return ",".join(f"{name}={size}" for name, size in kept.items())
+
+
+def _precision(bf16: Any, fp16: Any) -> str | None:
+    return "bf16" if bf16 is True else "fp16" if fp16 is True else None
+
+
+def _optimizer(name: Any) -> str | None:
+    """The optimizer by joulecast's name; None where it has none."""
+    if not isinstance(name, str):
+        return None
+    from ...trace.optimizers import optimizer_name
+
+    plain = re.sub(r"_(torch|fused|apex|hf|npu|xla)\b|_torch_fused$|^fused_?|^deepspeedcpu", "", name.lower())
+    try:
+        return optimizer_name(plain)
+    except Exception:
+        return None
+
+
+def _over(first: Stated, second: Stated) -> Stated:
+    """`second` with what `first` states in its place."""
+    values = {name: getattr(first, name) for name in Stated.__dataclass_fields__}
+    return Stated(**{name: getattr(second, name) if value is None else value for name, value in values.items()})

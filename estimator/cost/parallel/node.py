@@ -1,0 +1,25 @@
+"""The power of a whole node: its accelerators, and CPUs, memory, network, fans and power supplies around them."""
+
+from __future__ import annotations
+
+from .cluster import Cluster
+
+# Of the part of a node's rated power that its accelerators do not use: what the rest of it draws. Fitted on the node
+# power of MLPerf Training 4.0 (8 x H100: 6.6 to 7.1 kW AC of 10.2 kW rated; benchmarks/distributed.py).
+REST_SHARE = 0.37
+# Where no rated power is known: watts beside the accelerators' power limits, as a share of these (DGX H100's).
+_RATED_SHARE = 4600 / 5600
+# Desktops with one or two GPUs: watts beside the board's, and the loss of the power supply (80 PLUS Gold: 10 to 13 %).
+_DESKTOP_W = 80.0
+_DESKTOP_LOSS = 0.12
+_DESKTOP_DEVICES = 2
+
+
+def rest_w(cluster: Cluster, board_w: float, limit_w: float) -> float:
+    """Watts of a node beside its accelerators, which draw `board_w` each of at most `limit_w`."""
+    devices = cluster.devices_per_node
+    if cluster.rated_w is None and devices <= _DESKTOP_DEVICES:
+        return _DESKTOP_W + _DESKTOP_LOSS * board_w * devices
+    limits = devices * limit_w
+    rated = cluster.rated_w if cluster.rated_w is not None else limits * (1 + _RATED_SHARE)
+    return REST_SHARE * max(rated - limits, 0.0)
