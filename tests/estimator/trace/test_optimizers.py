@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from torch import nn
 from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.trace.optimizers import (
     OPTIMIZERS,
+    clip_op,
+    ema_op,
     optimizer_name,
     optimizer_of,
     state_bytes,
@@ -38,6 +42,15 @@ def update(name, shape=SHAPE):
         ("nadam", 4, 3),
         ("lion", 3, 2),
         ("lamb", 6, 4),  # g, m, v, p; then p and the update
+        ("adamax", 4, 3),
+        ("radam", 4, 3),
+        ("sparseadam", 4, 3),
+        ("rmsprop_momentum", 4, 3),
+        ("asgd", 3, 2),
+        ("rprop", 4, 3),
+        ("ftrl", 4, 3),
+        ("lars", 5, 2),  # parameter and gradient for their norms; then both with the velocity
+        ("lbfgs", 2 + 100 * 8, 1 + 100 * 2),  # both loops over a history of 100 pairs
     ],
 )
 def test_passes(name, reads, writes):
@@ -50,6 +63,14 @@ def test_passes(name, reads, writes):
     ("name", "shape", "expected"),
     [
         ("sgd", SHAPE, 0),
+        *((name, SHAPE, TENSOR) for name in ("momentum", "adagrad", "rmsprop", "asgd", "lion", "lars")),
+        *((name, SHAPE, 2 * TENSOR) for name in ("adamw", "adamax", "nadam", "radam", "sparseadam", "adadelta")),
+        *((name, SHAPE, 2 * TENSOR) for name in ("rmsprop_momentum", "rprop", "ftrl", "lamb")),
+        ("amsgrad", SHAPE, 3 * TENSOR),
+        ("lbfgs", SHAPE, 202 * TENSOR),
+        ("momentum_8bit", (64, 64), 4096 + 16 * 4),
+        ("momentum_8bit", (4095,), 4095 * 4),  # one element too few for 8 bits
+        ("soap", (10_000, 1), 2 * 40_000 + 2 * 10_000**2 * 4),  # a side of one needs none
         ("adam", SHAPE, 2 * TENSOR),
         ("adafactor", SHAPE, (30 + 20) * 4),
         ("adafactor", (5, 30, 20), 5 * (30 + 20) * 4),
@@ -171,3 +192,86 @@ def test_clipping_averages_and_state_in_a_trace():
 def test_what_is_left_out_is_noted():
     work = trace(nn.Linear(2, 2), torch.zeros(2, 2), optimizer="lbfgs", layers=False)
     assert "lbfgs evaluates the model up to 20 times a step; it is costed as one evaluation" in work.warnings
+
+
+def products(name: str, shape: tuple[int, ...] = SHAPE) -> list[tuple[str, tuple[int, ...], int, int, int, int]]:
+    """Name, sizes, multiply-adds, bytes read and written and count of each product."""
+    ops = [op for op in update(name, shape) if op.kind == "matmul"]
+    return [(op.name, tuple(op.dims.values()), op.flops, op.bytes_read, op.bytes_written, op.count) for op in ops]
+
+
+def test_every_product_of_an_update():
+    assert products("muon") == [
+        ("newton_schulz_gram", (20, 30, 20), 12_000, 2 * 1200, 2 * 400, 5),
+        ("newton_schulz_square", (20, 20, 20), 8000, 2 * 800, 2 * 400, 5),
+        ("newton_schulz_apply", (20, 20, 30), 12_000, 2 * 1000, 2 * 600, 5),
+    ]
+    assert products("shampoo", (30, 1)) == [
+        ("statistics", (30, 1, 30), 900, 4 * 60, 4 * 900, 1),
+        ("precondition", (30, 30, 1), 900, 4 * 930, 4 * 30, 1),
+        # every tenth step 4.5 x 30^3 for the eigenvectors and 30^3 for the root
+        ("inverse_root", (30, 30, 30), 14_850, 4 * 180, 4 * 90, 1),
+    ]
+    assert products("soap", (30, 1)) == [
+        ("statistics", (30, 1, 30), 900, 4 * 60, 4 * 900, 1),
+        ("project", (30, 30, 1), 900, 4 * 930, 4 * 30, 3),
+        ("basis", (30, 30, 30), 6300, 4 * 180, 4 * 90, 1),  # a tenth of 30^3 and of 4/3 x 30^3
+    ]
+    assert [name for name, *_ in products("soap", (10_001, 2))] == ["statistics", "project", "basis"]
+    assert products("soap", (2, 3, 4))[0][1] == (2, 12, 2)
+    assert products("adam") == []
+
+
+def test_all_products_run_in_the_parameters_format_but_newton_schulz():
+    assert {op.dtype for op in update("muon") if op.kind == "matmul"} == {"bfloat16"}
+    assert {op.dtype for op in update_ops("soap", "", SHAPE, 4, "float32")} == {"float32"}
+
+
+def test_a_part_of_a_tensor_is_updated_in_its_share():
+    (op,) = update_ops("adam", "layer", SHAPE, 4, "float32", elements=50)
+    assert (op.bytes_read, op.bytes_written, op.dims) == (4 * 50 * 4, 3 * 50 * 4, {"elements": 50})
+
+
+def test_clipping_and_averages_read_twice_and_write_once():
+    for op in (clip_op("layer", 50, 4, "float32"), ema_op("layer", 50, 4, "float32")):
+        assert (op.bytes_read, op.bytes_written, op.layer, op.flops) == (400, 200, "layer", 0)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [
+        ("AdamW", "adamw"),
+        (SimpleNamespace(optimizer=torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1)), "sgd"),
+        (SimpleNamespace(inner_optimizer=SimpleNamespace(optimizer="lion")), "adamw"),
+        (SimpleNamespace(inner_optimizer="lion"), "lion"),
+        (torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1, momentum=0.9), "momentum"),
+        (torch.optim.AdamW([nn.Parameter(torch.ones(1))], amsgrad=True), "amsgrad"),
+        (torch.optim.Adam([nn.Parameter(torch.ones(1))]), "adam"),
+        (torch.optim.NAdam([nn.Parameter(torch.ones(1))]), "nadam"),
+        (type("SGD", (), {"momentum": 0.9})(), "momentum"),  # as Keras keeps it
+        (type("SGD", (), {"momentum": 0.0})(), "sgd"),
+        (type("Adam", (), {"amsgrad": True})(), "amsgrad"),
+    ],
+)
+def test_optimizers_of_libraries_and_their_wrappers(optimizer, name):
+    assert optimizer_of(optimizer) == name
+
+
+@pytest.mark.parametrize(
+    ("spellings", "name"),
+    [
+        ("SGDMomentum sgd_m nesterov", "momentum"),
+        ("adamw_hf adamw_apex_fused FusedAdamW paged_adamw_32bit", "adamw"),
+        ("FusedAdam DeepSpeedCPUAdam", "adam"),
+        ("Adam8bit paged_adamw_8bit", "adamw_8bit"),
+        ("SGD8bit LARS8bit", "momentum_8bit"),
+        ("PagedLion8bit", "lion_8bit"),
+        ("PagedLion lion_32bit", "lion"),
+        ("DistributedShampoo", "shampoo"),
+        ("FusedLAMB", "lamb"),
+        ("FusedSGD", "sgd"),
+        ("MuonWithAuxAdam SingleDeviceMuon", "muon"),
+    ],
+)
+def test_names_of_libraries(spellings, name):
+    assert {optimizer_name(one) for one in spellings.split()} == {name}
