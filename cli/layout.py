@@ -17,7 +17,7 @@ _GAP = 2
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table. Where the window is too narrow, columns with the lowest `keep` are left out first."""
+    """One column of a table. In a narrow window, the columns with the lowest `keep` are left out first."""
 
     heading: str
     cells: Sequence[str | Text]
@@ -43,13 +43,13 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def show(console: Console, lines: Iterator[Text] | Sequence[Text]) -> None:
-    """Prints each line as it is: a word longer than the window is left whole."""
+    """Prints each line unchanged: a word longer than the window is not broken."""
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
 def table_lines(columns: Sequence[Column], width: int, *, headings: bool = True, indent: int = 0) -> list[Text]:
-    """The rows of a table. No cell is broken: columns are left out, and the last line names them.
+    """The rows of a table. Cells are never broken: columns that do not fit are left out, and the last line names them.
 
     Where not even the columns to keep fit, each row is the first cell, with others on a line below it.
     """
@@ -93,7 +93,7 @@ def _aligned(columns: Sequence[Column], sizes: Sequence[int], cells: Sequence[Te
 
 
 def _stacked(columns: Sequence[Column], width: int, indent: int) -> tuple[list[Column], list[Text]]:
-    """Each row's first cell on a line of its own, and below it the columns to keep before others that still fit."""
+    """Each row's first cell on its own line, and below it the most important columns that fit."""
     first, *others = columns
     shown: list[Column] = []
     for column in sorted(others, key=lambda column: -column.keep):
@@ -112,7 +112,7 @@ def _stacked(columns: Sequence[Column], width: int, indent: int) -> tuple[list[C
 
 
 def wrapped(text: str, width: int, *, indent: int = 0, bullet: str = "", style: str = "") -> list[Text]:
-    """`text` in lines of at most `width`, broken between words only."""
+    """`text` in lines of at most `width`, broken only between words."""
     lines = textwrap.wrap(
         text,
         max(width, 20),
@@ -125,12 +125,12 @@ def wrapped(text: str, width: int, *, indent: int = 0, bullet: str = "", style: 
 
 
 def first_that_fits(choices: Sequence[str], width: int) -> str:
-    """The first of `choices`, longest first, that has room; else the last."""
+    """The first of `choices`, longest first, that fits; otherwise the last."""
     return next((choice for choice in choices if cell_len(choice) <= width), choices[-1])
 
 
 def as_many_as_fit(parts: Sequence[str], separator: str, width: int) -> str:
-    """The first parts, joined, that fit in one line: at least one."""
+    """The first parts that fit in one line, joined; at least one."""
     line = ""
     for part in parts:
         longer = f"{line}{separator}{part}" if line else part

@@ -1,4 +1,4 @@
-"""What a request is answered with: figures, verdicts and notes, as JSON (docs/formats.md) and as data frames."""
+"""The answer to a request: figures, verdicts and notes, as JSON (docs/formats.md) and as data frames."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Answer:
     embodied: Embodied | None = None
 
     def __repr__(self) -> str:
-        """The figures in one line: a workload alone has thousands of operations."""
+        """The figures in one line; the generated one would print thousands of operations."""
         energy, carbon, time = (
             figures.energy(self.energy_kwh),
             figures.carbon(self.co2e_kg),
@@ -84,7 +84,7 @@ class Answer:
 
     @property
     def machine_kwh(self) -> Interval:
-        """What PUE multiplies: the nodes on a cluster, else the machine's own."""
+        """The energy that PUE multiplies: of the nodes on a cluster, otherwise of the machine."""
         return self.node_energy_kwh or self.energy_kwh
 
     @property
@@ -165,7 +165,7 @@ class Answer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All that the reader should know: the warnings, and notes on the schedule and the profile."""
+        """The warnings, and notes on the schedule and the profile."""
         length = [self.schedule.note] if self.schedule.note else []
         return (*self.estimate.warnings, *length, *self.profile.provenance.notes)
 

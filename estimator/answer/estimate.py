@@ -157,9 +157,10 @@ def answer(request: Request) -> Answer:
 
 
 def answers(requests: Sequence[Request]) -> list[Answer]:
-    """One answer a request, in order. Profiles and places are looked up first, so that mistakes show at once.
+    """One answer per request, in order.
 
-    What requests have in common is looked up once.
+    Profiles and places are looked up before any model is traced, so that their errors come first. Whatever requests
+    share is looked up once.
     """
     requests = [configured(request) for request in requests]
     profiles: dict[Any, Profile] = {}
@@ -266,7 +267,7 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
 
 
 def _as_clusters_run(profile: Profile, request: Request) -> Profile:
-    """Fused kernels, which published trainings on clusters use, with the bounds of software that is not known."""
+    """The profile with fused kernels, as in published trainings on clusters, with the bounds of unknown software."""
     if request.software is not None or profile.provenance.time != "datasheet":
         return profile
     fused = profile.for_software(_CLUSTER_SOFTWARE)

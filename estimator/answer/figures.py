@@ -36,7 +36,7 @@ def _clean(value: float) -> float:
 
 
 def scale(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
-    """The largest unit that is not larger than `value`, with its factor; else the smallest unit."""
+    """The largest unit that is not larger than `value`, with its factor; otherwise the smallest unit."""
     for factor, unit in units:
         if abs(_clean(value)) >= factor:
             return factor, unit

@@ -1,4 +1,4 @@
-"""What is asked about a run: one request, which the command line, checks, trainers and Python build."""
+"""A request about a run, which the command line, checks, trainers and Python build."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ class Request:
         )
 
     def _batch_size(self, work: Workload | None) -> Number:
-        """Samples of one pass on one device: as given, else those of a module's inputs, or the default of a text."""
+        """Samples of one pass on one device: as given, otherwise of a module's inputs, or the default for a text."""
         if self.batch_size is not None:
             return self.batch_size
         if work is None or isinstance(self.model, str | Path):

@@ -67,7 +67,7 @@ def read_where(request: Request, *, live: bool = True) -> Where:
 
 
 def _pue(request: Request) -> tuple[float, str | None]:
-    """As given; of the fleet of a cloud region's provider; else the default."""
+    """The given PUE, otherwise that of the cloud provider's fleet, otherwise the default."""
     if request.pue is not None:
         return request.pue, "given"
     return fleet_pue(request.region or "") or (DEFAULT_PUE, None)

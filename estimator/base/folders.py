@@ -10,7 +10,7 @@ CACHE_VARIABLE = "JOULECAST_CACHE"
 
 
 def store_folder() -> Path:
-    """`$JOULECAST_STORE`, else the platform's folder for user data. It need not exist."""
+    """`$JOULECAST_STORE`, otherwise the platform's folder for user data. It need not exist."""
     if folder := os.environ.get(STORE_VARIABLE):
         return Path(folder).expanduser()
     from platformdirs import user_data_path
@@ -19,7 +19,7 @@ def store_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """`$JOULECAST_CACHE`, else the platform's folder for caches. It need not exist."""
+    """`$JOULECAST_CACHE`, otherwise the platform's folder for caches. It need not exist."""
     if folder := os.environ.get(CACHE_VARIABLE):
         return Path(folder).expanduser()
     from platformdirs import user_cache_path

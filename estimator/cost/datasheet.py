@@ -10,7 +10,7 @@ from .profile import PowerModel, Profile, Provenance
 from .roofline import Roofline
 
 # CPUs: shares of the peaks that whole training steps reach, seconds per op, and watts as shares of the TDP.
-# Set on published runs of some CPUs and judged on others' (docs/method.md, benchmarks/datasheet.py).
+# Set on published runs of some CPUs and tested on others' (docs/method.md, benchmarks/datasheet.py).
 _VECTOR_EFFICIENCY, _HALF_EFFICIENCY = 0.50, 0.40
 _MEMORY_EFFICIENCY = 0.30
 _LAUNCH_S = 5e-6

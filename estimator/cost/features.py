@@ -176,7 +176,7 @@ def pieces(ops: Sequence[Op]) -> Pieces:
 
 
 _FRESH_BYTES = 2**25
-"""From this size on the C library asks the system for every result anew (glibc's largest mmap threshold),
+"""From this size on the C library requests new memory for every result (glibc's largest mmap threshold),
 page by page, and gives it back at once."""
 _SMALL_WINDOW = 9
 """Up to 3 x 3, and with the channels last at any size, a depthwise convolution's gradients wait for memory; beyond,

@@ -125,7 +125,7 @@ def _this_machine(framework: str) -> Profile:
 
 
 def _own_part(host: Host) -> Match:
-    """This machine's GPU, else its CPU: the row of its name, or one made on the spot."""
+    """This machine's GPU, otherwise its CPU: the row of its name, or a row made from its driver or a probe."""
     if host.gpus:
         gpu = host.gpus[0]
         try:

@@ -228,4 +228,4 @@ def check_plausible(part: Hardware) -> None:
                 "give both in TFLOPS, dense"
             )
     if part.idle_w is not None and part.idle_w >= part.power_w:
-        raise HardwareError(f"{part.idle_w:g} W idle beside {part.power_w:g} W at work: idle power is the lower one")
+        raise HardwareError(f"{part.idle_w:g} W idle and {part.power_w:g} W at work: idle power must be lower")

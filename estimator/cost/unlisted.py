@@ -40,7 +40,7 @@ _LAPTOP_NAME = re.compile(r"\d(?:u|h|hs|hx|hk|hq|p|g\d|y|m)\b|ryzen ai|snapdrago
 
 
 def power_class(cpu_name: str, cores: int, *, hypervisor: bool | None, battery: bool) -> PowerClass:
-    """The class that the name tells, else a battery, a hypervisor or many cores."""
+    """The class from the name, otherwise from a battery, a hypervisor or many cores."""
     if battery or _LAPTOP_NAME.search(cpu_name):
         return LAPTOP
     if _SERVER_NAME.search(cpu_name) or hypervisor or cores > 32:

@@ -1,4 +1,4 @@
-"""Observations as a design matrix, the forms of time model that compete on it, and its families."""
+"""The design matrix of observations, the forms of time model that compete on it, and the families of rows."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _TELLING_BYTES = 2**19  # takes as long to move as a few starts
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A time model before it is fitted: which features of which pieces have a price of their own."""
+    """A time model before it is fitted: which features of which ops have their own price."""
 
     name: str
     keys: tuple[Key, ...]
 
 
 def forms(kinds: Sequence[str]) -> list[Form]:
-    """From three prices for everything to prices by kind, shape and role; `kinds` carry weight."""
+    """Forms from three prices for all ops to prices by kind, shape and role, for the kinds in `kinds`."""
     dense = [kind for kind in kinds if kind in DENSE]
     moving = [kind for kind in kinds if kind not in DENSE]
     simple = [(EVERY_DENSE, ANY, "macs"), (ANY, ANY, "bytes"), (ANY, ANY, "launch")]
@@ -80,7 +80,7 @@ def timed_form(most_bytes: Mapping[tuple[str, str], float]) -> Form:
 
 
 def _features_told(kind: str) -> tuple[str, ...]:
-    """What the seconds of an op of that kind depend on beside its start."""
+    """What the seconds of an op of that kind depend on, besides its start."""
     if kind not in DENSE:
         return ("bytes", "macs") if kind == "pool" else ("bytes",)
     shape = (*_TILES, *_VECTORS, "spilled") if kind in _GEMM else ()
@@ -95,7 +95,7 @@ def _roles(kind: str) -> tuple[str, ...]:
 
 
 def weighty(listed: Sequence[Sums]) -> list[str]:
-    """Kinds with at least 2 % of the bytes or of the multiply-adds of some observation.
+    """Kinds with at least 2 % of the bytes or multiply-adds of some observation.
 
     What a lighter kind costs cannot be told from whole runs: its price would be that of whatever
     happens to go along with it.
@@ -174,12 +174,12 @@ class Design:
         return [self.keys.index(key) for key in (*form.keys, *((STARTUP,) if startup else ()))]
 
     def prices_told(self, form: Form) -> int:
-        """How many of the form's prices any row says something about."""
+        """The number of the form's prices that any row depends on."""
         return int((self.columns[:, self.positions(form, False)] > 0).any(axis=0).sum())
 
 
 def _most_bytes(rows: Sequence[Observation]) -> dict[tuple[str, str], float]:
-    """For every kind and role, the bytes that its largest piece moved."""
+    """For every kind and role, the bytes that its largest op moved."""
     result: dict[tuple[str, str], float] = {}
     for row in rows:
         for kind, role, moved in pieces(row.workload.ops).traffic():
@@ -188,9 +188,9 @@ def _most_bytes(rows: Sequence[Observation]) -> dict[tuple[str, str], float]:
 
 
 def _timed(row: Observation, keys: Sequence[Key]) -> Iterator[tuple[list[float], float, float]]:
-    """Columns, seconds and weight of ops that were timed; the weights add up to 1.
+    """Columns, seconds and weights of the timed ops; the weights add up to 1.
 
-    Products of one shape make one row, other ops one for each name.
+    Products of one shape share a row; other ops have one row per name.
     """
     if row.op_seconds is None:
         return
@@ -208,7 +208,7 @@ def _timed(row: Observation, keys: Sequence[Key]) -> Iterator[tuple[list[float],
 
 
 def _families(rows: Sequence[Observation], listed: Sequence[Sums]) -> list[str]:
-    """The families named by the observations; where they name none, groups of alike networks."""
+    """The families that the observations name, otherwise groups of similar networks."""
     named = [row.family for row in rows]
     if all(named):
         return named
@@ -257,7 +257,7 @@ def _main_kind(sums: Sums) -> str:
 
 
 def _traits(sums: Sums, work: Workload) -> list[float]:
-    """What makes networks alike: logarithms of size, and shares of their work by kind."""
+    """Traits that similar networks share: logarithms of their sizes, and shares of work by kind."""
     macs = sum(values["macs"] for (kind, _), values in sums.items() if kind in DENSE)
     moved = sum(values["bytes"] for values in sums.values())
     launches = sum(values["launch"] for values in sums.values())

@@ -1,4 +1,4 @@
-"""Which observations can carry a fit: every doubt is one line that says what is missing."""
+"""Checks that observations are enough for a fit; each error is one line that says what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FEW_PARAMETERS = 10
 
 
 def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS) -> tuple[Observation, ...]:
-    """The observations, fit to be fitted. Raises FitError."""
+    """The observations, if they can be fitted. Raises FitError."""
     rows = tuple(observations)
     strangers = [type(row).__name__ for row in rows if not isinstance(row, Observation)]
     if strangers:
@@ -36,9 +36,9 @@ def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS)
 
 
 def network_of(row: Observation) -> tuple[object, ...]:
-    """What makes a network another one: its operations and parameters, not its batch size or name.
+    """A key of the network: its operations and parameters, without its batch size and name.
 
-    With next to no parameters (a pooling layer alone), the bytes per sample tell sizes apart.
+    With almost no parameters (a single pooling layer), bytes per sample distinguish sizes.
     """
     work = row.workload
     sizes = () if work.parameters >= _FEW_PARAMETERS else (round(work.bytes_moved / work.batch_size),)
@@ -112,7 +112,7 @@ def _check_mix(rows: Sequence[Observation]) -> None:
     if spread < _LEAST_SPREAD:
         raise FitError(
             f"observations are collinear: multiply-adds per byte differ by {spread:.1%} among them; "
-            f"add networks of another make, at least {LEAST_NETWORKS} kinds"
+            f"add networks of other kinds, at least {LEAST_NETWORKS} kinds"
         )
 
 

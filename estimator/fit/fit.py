@@ -77,7 +77,7 @@ def _component(key: Key) -> str:
 
 
 def _left_out(table: Design, form: Form, startup: bool, seed: int, prior: WattsPrior) -> tuple[Array, Array]:
-    """Seconds per step and watts of every observation, each predicted without its family."""
+    """Seconds per step and watts of every observation, each predicted by a fit without its family."""
     count = len(table.observations)
     seconds, watts = np.zeros(count), np.zeros(count)
     for train, test in folds(table.families, seed=seed):
@@ -206,7 +206,7 @@ def fit(
 
 
 def _is_better(rows: Sequence[Observation], few: Array, seconds: Array, families: Sequence[str]) -> bool:
-    """Whether `few` is nearer to the measured times than `seconds`, each predicted without the row's family."""
+    """Whether `few` is closer to the measured times than `seconds`; each is predicted without the row's family."""
     measured, shares = np.array([row.step_seconds for row in rows]), family_shares(families)
     return float(log_errors(few, measured) @ shares) < float(log_errors(seconds, measured) @ shares)
 
@@ -214,7 +214,7 @@ def _is_better(rows: Sequence[Observation], few: Array, seconds: Array, families
 def _best(table: Design, startup: bool, seed: int, jobs: int, prior: WattsPrior) -> tuple[Form, bool, Array, Array]:
     """The form with the least mean relative error on families left out; the smaller one on a tie.
 
-    Each family counts once, however often its networks were measured. Where `timed` competes, which is fitted
+    Each family counts once, regardless of how often its networks were measured. Where `timed` competes, which is fitted
     so that half and double are equally wrong, errors are logarithms: a relative one of too little is at most 1.
     """
     from joblib import Parallel, delayed
@@ -236,7 +236,7 @@ def _best(table: Design, startup: bool, seed: int, jobs: int, prior: WattsPrior)
 
 
 def _curves(table: Design, form: Form, solution: _Solution) -> Curves:
-    """The fitted terms; what was never observed costs what the observed of its kind or class cost on average."""
+    """The fitted terms; ops that were never observed cost the average of their kind or class."""
     terms = [Term(*key, float(price)) for key, price in zip(form.keys, solution.prices, strict=False)]
     if form.name == TIMED:  # a name at 0 s has been seen: it is not one of the others
         named = [term for term in terms if term.seconds or term.role != ANY]
@@ -246,7 +246,7 @@ def _curves(table: Design, form: Form, solution: _Solution) -> Curves:
 
 
 def _others(table: Design, form: Form, solution: _Solution) -> list[Term]:
-    """Terms for the ops of a priced kind whose name was never seen, or never seen at work."""
+    """Terms for ops of a priced kind whose name was never observed, or only with tiny sizes."""
     spent = _spent(table, form, solution)
     result = []
     for kind in sorted({kind for kind, _, _ in form.keys} - {ANY, *DENSE}):
@@ -259,7 +259,7 @@ def _others(table: Design, form: Form, solution: _Solution) -> list[Term]:
 
 
 def _stand_ins(table: Design, form: Form, solution: _Solution) -> list[Term]:
-    """Terms for the kinds without prices of their own: dense ones by multiply-adds, all by bytes."""
+    """Terms for kinds without their own prices: dense kinds by multiply-adds, all kinds by bytes."""
     spent = _spent(table, form, solution)
     kinds = {key[0] for key in form.keys} - {ANY}
     result = []
@@ -305,7 +305,7 @@ def _ranges(rows: Sequence[Observation]) -> dict[str, Range]:
 
 
 def _unpriced(count: int, rows: int) -> tuple[str, ...]:
-    """A note on the rows that tell nothing of the errors."""
+    """A note on the rows that were not used for the errors."""
     if not count:
         return ()
     return (f"{count} of {rows} observations do work that no other family does: they do not count in the errors",)

@@ -1,4 +1,4 @@
-"""How wrong a fit was on families left out: its scores, and the intervals that it therefore promises."""
+"""Errors of a fit on families left out: its scores, and its intervals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def judge(
 ) -> Verdict:
     """`step_s` and `step_j`, shape (rows,), are each row's step as predicted by a fit without its family.
 
-    `curves` tell how many ops a row's time is spread over; None where single ops were never timed.
+    `curves` give the number of ops that a row's time is spread over; None if single ops were not timed.
     """
     ops = None if curves is None else np.array([_effective_ops(row, curves) for row in rows])
     measured_s = np.array([row.step_seconds for row in rows])
@@ -52,7 +52,7 @@ def _effective_ops(row: Observation, curves: Curves) -> float:
 def _error_model(
     rows: Sequence[Observation], families: Sequence[str], log_ratios: Array, ops: Array | None
 ) -> ErrorModel:
-    """Bounds that hold in the worst of the sessions observed (`host["session"]`): a new run has its own."""
+    """Bounds that cover the worst of the observed sessions (`host["session"]`), because a new run is a new session."""
     shared = 1.0 if ops is None else shared_error(log_ratios, ops)
     scale = np.ones(len(rows)) if ops is None else np.sqrt(shared**2 + 1.0 / ops)
     sessions = np.array([str(row.host.get("session", "")) for row in rows])

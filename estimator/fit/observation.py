@@ -1,4 +1,4 @@
-"""One measured window: what ran, how long it took and what it drew. The evidence that `fit` reads."""
+"""One measured window: what ran, its time and its energy. `fit` reads these."""
 
 from __future__ import annotations
 

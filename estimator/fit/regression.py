@@ -1,4 +1,4 @@
-"""Non-negative least squares on relative error, folds by family, and intervals from what was left out."""
+"""Non-negative least squares on relative error, folds by family, and intervals from rows left out."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def folds(families: Sequence[str], most: int = 10, seed: int = 0) -> Iterator[tu
 
 
 def family_shares(families: Sequence[str]) -> Array:
-    """What each row counts in a mean over families, each of which counts once; they add up to 1."""
+    """The weight of each row in a mean over families, where each family counts once; they add up to 1."""
     counts = Counter(families)
     return np.array([1.0 / (counts[family] * len(counts)) for family in families])
 
@@ -93,7 +93,7 @@ def rows_worth(log_ratios: Array, families: Sequence[str]) -> float:
     """How many rows of independent families would say as much: rows / (1 + (rows of a family - 1) correlation).
 
     That is Kish's design effect ("Survey Sampling", 1965); the correlation within families is that of the one-way
-    analysis of variance, not below 0. A single family tells nothing of it: each row counts.
+    analysis of variance, not below 0. With a single family it is unknown, and each row counts.
     """
     names, member, sizes = np.unique(np.asarray(families), return_inverse=True, return_counts=True)
     count, groups = len(log_ratios), len(names)
@@ -109,7 +109,7 @@ def rows_worth(log_ratios: Array, families: Sequence[str]) -> float:
 
 
 def shared_error(log_ratios: Array, ops: Array) -> float:
-    """What the ops of a network err by together, over what one of them errs by alone; from 0 to 2.
+    """The error that all ops of a network share, divided by the error of a single op; from 0 to 2.
 
     The scatter of a network of `ops` ops is taken as c sqrt(shared^2 + 1 / ops): the likeliest `shared`
     under Laplace's law, whose scale at any scatter is the mean of the absolute values.
@@ -128,5 +128,5 @@ def relative_errors(predicted: Array, measured: Array) -> Array:
 
 
 def log_errors(predicted: Array, measured: Array) -> Array:
-    """|log(predicted / measured)|; a prediction of nothing is as wrong as one 1e9 times too small."""
+    """|log(predicted / measured)|; a prediction of 0 counts as one that is 1e9 times too small."""
     return np.abs(np.log(np.maximum(predicted / measured, 1e-9)))

@@ -1,4 +1,4 @@
-"""A table of a user's own runs: which columns it needs, and each row with its figures checked."""
+"""A table of a user's own runs: the columns that it needs, and checks of every row."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _freeze(model: nn.Module, pattern: str) -> str:
 
 
 def _checkpoint(model: nn.Module) -> str:
-    """Checkpoints by the model's own method, else every repeated block."""
+    """Uses the model's own method of checkpointing if it has one, otherwise checkpoints every repeated block."""
     if callable(enable := getattr(model, "gradient_checkpointing_enable", None)):
         try:
             enable(gradient_checkpointing_kwargs={"use_reentrant": False})

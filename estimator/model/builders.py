@@ -23,7 +23,7 @@ _NUM_CLASSES_BEHIND_KWARGS = ("timm", "torchvision", "pytorchcv")
 
 
 def parse_args(args: Mapping[str, str]) -> dict[str, Any]:
-    """Model arguments as Python literals where they parse as such, else as strings."""
+    """Model arguments as Python literals if they can be parsed as such, otherwise as strings."""
     values: dict[str, Any] = {}
     for name, text in args.items():
         try:
@@ -52,8 +52,8 @@ def named(namespace: ModuleType, name: str, label: str) -> Any:
 def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str, Any]:
     """The name and value of what builds the model of a file that was given without a name.
 
-    `model`, `build_model` or `get_model`; else the one model class of the file that builds with `args`
-    and is not part of another one; else the one variable that holds a model. Raises JoulecastError
+    `model`, `build_model` or `get_model`; otherwise the one model class of the file that builds with `args`
+    and is not part of another one; otherwise the one variable that holds a model. Raises JoulecastError
     that lists what there is.
     """
     from torch import nn
@@ -163,7 +163,7 @@ def build(
 ) -> nn.Module:
     """The module that `value` is or makes; `num_classes` is passed where it is taken and not in `args`.
 
-    A class that takes one config object, whose class is defined beside it, gets that object with its defaults,
+    A class that takes one config object, whose class is defined in the same file, gets that object with its defaults,
     changed by `args`; `notes` then says so. Raises JoulecastError for arguments that do not fit; errors of the call
     itself are the user's.
     """

@@ -1,4 +1,4 @@
-"""The inputs that a transformers model takes, from its config and from the processor's file beside it.
+"""The inputs that a transformers model takes, from its config and from the processor's file in the same folder.
 
 `implied.py` has the rules for texts, images, videos and audio; here are the processor's sizes and the models that take
 several arrays.
@@ -94,7 +94,7 @@ def _is_image(name: str) -> bool:
 
 
 def _processor_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The size that the processor crops images to, else resizes them to."""
+    """The size that the processor crops images to, otherwise the size that it resizes them to."""
     crop = processor.get("crop_size") if processor.get("do_center_crop", True) else None
     return _sides(crop) or _sides(processor.get("size"))
 

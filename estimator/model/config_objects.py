@@ -1,4 +1,4 @@
-"""Config objects: the dataclass or plain class, defined beside a model, that its constructor takes."""
+"""Config objects: the dataclass or plain class, defined in a model's file, that its constructor takes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _annotated(value: Any, name: str) -> type | None:
 
 
 def _beside(value: Any, parameter: str) -> type | None:
-    """The class of settings in the model's module: `NetConfig` for `Net`, else the only one."""
+    """The class of settings in the model's module: `NetConfig` for `Net`, otherwise the only one."""
     if not _PARAMETER.fullmatch(parameter):
         return None
     module = sys.modules.get(getattr(value, "__module__", ""))

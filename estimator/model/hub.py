@@ -140,7 +140,7 @@ _PROCESSOR_PARTS = ("image_processor", "video_processor", "feature_extractor")
 
 
 def processor_beside(config: Path) -> dict[str, Any]:
-    """The settings of the processor that lies beside a config: image sizes, audio features. Empty without one."""
+    """The settings of the processor in a config's folder: image sizes, audio features. Empty without one."""
     settings: dict[str, Any] = {}
     for name in _PROCESSORS:
         path = config.with_name(name)

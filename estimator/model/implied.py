@@ -44,7 +44,7 @@ def implied_inputs(model: Any, tokens: int) -> tuple[list[Implied], list[str]]:
     notes: list[str] = []
     wanted: list[Implied] = []
     for name in names:
-        if name.endswith("_mask") and wanted:  # of the positions of the main input
+        if name.endswith("_mask") and wanted:  # for the positions of the main input
             wanted.append((name, wanted[0][1][:1], "bool"))
             continue
         shape, dtype = _shape(model, name, tokens, notes)
@@ -70,7 +70,7 @@ _KNOWN = ("input_ids", "pixel_values", "pixel_values_videos", "input_features", 
 
 
 def _main(model: Any, takes: Any) -> str:
-    """The model's own word, unless its forward pass does not take it."""
+    """The main input that the model names, if its forward pass takes it."""
     named = str(model.main_input_name)
     if not takes or named in takes:
         return named
@@ -101,7 +101,7 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
 
 
 def _configs(config: Any) -> Iterator[Any]:
-    """The config and those inside it, what describes images before the rest."""
+    """The config and the configs inside it, those of images first."""
     yield config
     inner = [value for value in vars(config).values() if hasattr(value, "to_dict") and hasattr(value, "model_type")]
     for value in sorted(inner, key=lambda one: "vision" not in str(one.model_type)):

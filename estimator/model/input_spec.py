@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 class InputSpec:
     """One input of one sample: `shape` is without the batch dimension.
 
-    With a `name` it is passed by keyword, without by position. Without a `dtype` it is the floating
+    With a `name` it is passed by keyword, otherwise by position. Without a `dtype` it is the floating
     point type of the model's parameters, or token ids where a language model asks for them.
     """
 
@@ -78,7 +78,7 @@ def make_inputs(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword tensors of shape (batch_size, *spec.shape).
 
-    Floats are normal noise, integers below `vocab_size` where it is given and else zero. Raises
+    Floats are normal noise, integers are below `vocab_size` if it is given, otherwise zero. Raises
     JoulecastError for a batch size below 1 or a name given twice.
     """
     if batch_size < 1:

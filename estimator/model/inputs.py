@@ -1,4 +1,4 @@
-"""What goes into the model: the given shapes, the file's `example_inputs`, a dataset's, or what the model implies."""
+"""The inputs of a model: given shapes, the file's `example_inputs`, those of a dataset, or those that the model implies."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def model_inputs(
 ) -> ModelInputs:
     """The inputs of `loaded` (of framework "pytorch"), `batch_size` samples on `device` (its own by default).
 
-    In this order: `specs` (`--input`); the file's `example_inputs`; the dataset's `preset`; what the
-    model itself says (a transformers config, timm's `default_cfg`). Raises JoulecastError that tells
-    these ways where none gives inputs.
+    They come from the first of: `specs` (`--input`); the file's `example_inputs`; the dataset's `preset`; the
+    model's own config (transformers, timm's `default_cfg`). If none gives inputs, raises a JoulecastError that
+    lists these ways.
     """
     model, device = loaded.model, device or loaded.device
     assert model is not None
@@ -77,7 +77,7 @@ def model_inputs(
 
 
 def describe_inputs(args: Any, kwargs: Mapping[str, Any]) -> str:
-    """The fix for a model that rejects its inputs: what they were, and how to give others."""
+    """The fix for a model that rejects its inputs: it describes them and says how to give others."""
     import torch
 
     parts = [_described("", value) for value in args if isinstance(value, torch.Tensor)]
@@ -91,7 +91,7 @@ def _described(name: str, tensor: torch.Tensor) -> str:
 
 
 def _typed(specs: Sequence[InputSpec], model: nn.Module) -> list[InputSpec]:
-    """The specs with a dtype each: the model's own, or token ids where a language model takes the first."""
+    """The specs with dtypes: the model's own, or token ids for the first input of a language model."""
     own = _float_dtype(model) or "float32"
     if len(specs) == 1 and not specs[0].name and specs[0].dtype is None and main_input(model) == "input_ids":
         return [InputSpec(specs[0].shape, "int64", "input_ids")]
@@ -111,8 +111,8 @@ def _float_dtype(model: nn.Module) -> str | None:
 def _examples(value: Any, batch_size: int, device: str, model: nn.Module) -> ModelInputs:
     """`example_inputs` as arguments: a tensor, a tuple of positional ones, or a dict by keyword.
 
-    What a function of `batch_size` returns is used as it is. A value, or a function without that parameter, that
-    shows another batch size is repeated or cut to this one, list by list or along the first dimension.
+    The result of a function of `batch_size` is used unchanged. Any other value with another batch size is repeated or
+    cut to this one, list by list or along the first dimension.
     """
     from ..trace.batch import call_arguments, tensors_in
 
@@ -138,7 +138,7 @@ def _called(function: Callable[..., Any], batch_size: int, device: str, takes_ba
 
     arguments = {"batch_size": batch_size} if takes_batch_size else {}
     try:
-        if device == "meta":  # where a large batch costs nothing
+        if device == "meta":  # a large batch costs nothing there
             return made_on_meta(lambda: function(**arguments))
         with torch.device(device):
             return function(**arguments)
@@ -147,7 +147,7 @@ def _called(function: Callable[..., Any], batch_size: int, device: str, takes_ba
 
 
 def _rebatched(arguments: tuple[Any, Any], batch_size: int) -> tuple[tuple[Any, Any], tuple[str, ...]]:
-    """The arguments with `batch_size` samples, and a note where they show no batch that could be changed."""
+    """The arguments with `batch_size` samples, and a note if their batch cannot be changed."""
     from torch.utils._pytree import tree_map
 
     from ..trace.batch import is_list_of_samples, tensors_in
@@ -189,7 +189,7 @@ def _resized(leaf: Any, batch_size: int) -> Any:
 
 
 def _on_device(arguments: Any, device: str) -> Any:
-    """The arguments without meta tensors where the model has real ones; real ones keep their values."""
+    """The arguments without meta tensors, for a model with real tensors; real ones keep their values."""
     import torch
     from torch.utils._pytree import tree_map
 
@@ -201,7 +201,7 @@ def _on_device(arguments: Any, device: str) -> Any:
     return tree_map(moved, arguments)
 
 
-# -- what the model itself implies ------------------------------------------------------------------
+# -- what the model implies ------------------------------------------------------------------
 
 
 def _from_model(

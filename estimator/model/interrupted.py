@@ -1,4 +1,4 @@
-"""What a file that starts a training had built when it was stopped (sandbox/training_stop.py)."""
+"""The models that a file had built when its training was stopped (sandbox/training_stop.py)."""
 
 from __future__ import annotations
 

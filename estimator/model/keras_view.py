@@ -2,7 +2,7 @@
 
 Keras layers are `nn.Module`s there and their hooks fire, but the module tree does not hold the layers,
 every layer registers all variables below it again, and BatchNorm's moving statistics count as parameters.
-`KerasView` lays the tree anew: children are the sublayers by name, parameters the layer's own weights,
+`KerasView` builds a new tree: children are the sublayers by name, parameters the layer's own weights,
 buffers its own other state. The model is changed for good: use it in a process of its own.
 """
 
@@ -29,7 +29,7 @@ class KerasView(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.__dict__["_model"] = model  # beside the module tree: the model itself is the root, ""
+        self.__dict__["_model"] = model  # outside the module tree, because the model itself is the root, ""
         self._homes = []
         self._adopt(self, model)
         for layer in model._flatten_layers(include_self=False):

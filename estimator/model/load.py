@@ -44,7 +44,7 @@ class LoadedModel:
 
     `framework` is "pytorch", or "keras" with `model` None: Keras is read in a process of its own.
     `example_inputs` is what the file defines under that name, a value or a function, else None; `loss` is the one that
-    was asked for (`loss_asked`), else the file's.
+    was asked for (`loss_asked`), otherwise the file's.
     `device` is "meta" or "cpu"; `source` says where the model came from; `notes` what was assumed.
     """
 
@@ -64,7 +64,7 @@ class LoadedModel:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Around calls into the model: its modules can be imported, and it needs no GPU of its own."""
+        """A context for calls into the model: its modules can be imported, and it runs without a GPU."""
         from ..sandbox.redirect import redirected
 
         imports = self._imports.active() if self._imports else contextlib.nullcontext()
@@ -103,15 +103,15 @@ def load_model(
     num_classes: int | None = None,
     loss: str | None = None,
 ) -> LoadedModel:
-    """The model that `spec` names, with no weights: built on the meta device, else on the CPU.
+    """The model that `spec` names, with no weights: built on the meta device if possible, otherwise on the CPU.
 
     Parameters
     ----------
     spec:
         `FILE.py` or `FILE.ipynb`, `FILE.py:name`, `package.module:callable`, a Hugging Face `config.json` (or
         its folder), or `hf:ORGANISATION/NAME[@REVISION]` for the config of a repository on the hub. In a file
-        without a name: `model`, `build_model`, `get_model`, else the one model class that builds without
-        arguments and is not part of another, else the one variable that holds a model.
+        without a name: `model`, `build_model`, `get_model`, otherwise the one model class that builds without
+        arguments and is not part of another, otherwise the one variable that holds a model.
     args:
         Arguments of the callable, or settings of the config, as text; literals are parsed.
     num_classes:
@@ -298,14 +298,14 @@ def _built(value: Any, label: str, values: Mapping[str, Any], num_classes: int |
 
 
 def _imports(target: _Target) -> UserImports:
-    """For a file its neighbours come first, as for a script; for a package this folder comes last."""
+    """For a file, its own folder comes first, as for a script; for a package, this folder comes last."""
     if target.kind == "file":
         return UserImports([target.path.resolve().parent], file=target.path)
     return UserImports([Path.cwd()], before_installed=False)
 
 
 def _import(target: _Target, imports: UserImports) -> tuple[Any, TrainingStarted | None]:
-    """The module, and the start of a training where one stopped it half-way."""
+    """The module, and the start of a training if its import was stopped there."""
     try:
         if target.kind == "package":
             return importlib.import_module(target.module), None

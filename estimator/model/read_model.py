@@ -1,4 +1,4 @@
-"""From `--model` to a workload: load, find inputs, trace; Keras models in a process of their own."""
+"""From `--model` to a workload: load, find inputs, trace; Keras models in their own process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     except ModelError:
         if loaded.device != "meta" or _parameters(loaded) > MAX_REAL_PARAMETERS:
             raise
-        # The model may need values that a meta tensor does not have: once more, with real ones.
+        # The model may need values, which meta tensors do not have: trace it again with real tensors.
         return _trace(loaded.on_cpu(), options)
 
 
@@ -133,7 +133,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
 def _trace_training_step(
     read: Callable[..., Workload], model: nn.Module, inputs: ModelInputs, batch_size: int
 ) -> Workload:
-    """The training step of a LightningModule, on the first form of a batch that it takes; else its forward."""
+    """The training step of a LightningModule on the first form of a batch that it takes, otherwise its forward."""
     from ..trace.training_step import TrainingStep, possible_batches, step_loss
 
     first: JoulecastError | None = None

@@ -254,7 +254,7 @@ def clip_op(layer: str, elements: int, element_bytes: int, dtype: str) -> Op:
 
 
 def ema_op(layer: str, elements: int, element_bytes: int, dtype: str) -> Op:
-    """A moving average of the parameter, kept beside it."""
+    """A moving average of the parameter, stored separately."""
     return _pass("ema", (2, 1), layer, elements, element_bytes, dtype)
 
 

@@ -40,7 +40,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 # A model that only a real run can read is run for real up to this size.
 MAX_REAL_PARAMETERS = 1_000_000_000
-# Tensors beside parameters and buffers are copied for a real run up to this size, else used as they are.
+# Other tensors than parameters and buffers are copied for a real run up to this size; larger ones are used as they are.
 _MAX_COPIED_BYTES = 256 * 2**20
 
 LOGGER = logging.getLogger("joulecast.trace")

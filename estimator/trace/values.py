@@ -1,7 +1,7 @@
 """Values of stand-ins, as far as a step reads them.
 
 A stand-in has a shape and no values. Masks, lengths, positions and random draws are small and follow from constants:
-they are computed for real beside their stand-ins, and a model that reads one (`if torch.rand([]) < p`, `.item()`,
+they are computed for real with their stand-ins, and a model that reads one (`if torch.rand([]) < p`, `.item()`,
 `nonzero`, a boolean index) gets it. What depends on the activations is computed, only when it is read, from random
 numbers in their place: a router then spreads its tokens evenly. No weight or activation ever has values.
 """
@@ -55,7 +55,7 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class NeedsValuesError(RuntimeError):
-    """The step reads values that cannot be computed beside the stand-ins."""
+    """The step reads values that cannot be computed during the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Values:
     # -- around an op ------------------------------------------------------------------------------
 
     def prepared(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Arguments on one device: real tensors beside stand-ins get stand-ins, and boolean indices become numbers."""
+        """Arguments on one device: real tensors among stand-ins get stand-ins, and boolean indices become numbers."""
         leaves = list(_tensors((*args, *kwargs.values())))
         stands = [self._stands_in(leaf) for leaf in leaves]
         if not all(stands) and (any(stands) or self.device == "cpu"):
@@ -245,7 +245,7 @@ class Values:
     # -- after an op -------------------------------------------------------------------------------
 
     def follow(self, func: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
-        """Computes the values of an op's output beside it, if all that they depend on is known."""
+        """Computes the values of an op's output, if all values that they depend on are known."""
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         first = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
         if first is None or not self._stands_in(first) or name in _BLANK:

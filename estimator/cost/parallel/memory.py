@@ -10,7 +10,7 @@ from .anatomy import Anatomy
 from .plan import Plan
 from .shard import Stage
 
-# What the framework, its kernels and the communication library keep beside the tensors.
+# Memory of the framework, its kernels and the communication library, in addition to the tensors.
 RESERVED_BYTES = 2.0e9
 # Tensors of this many bytes per logit: the logits, their softmax and its gradient.
 _LOGIT_COPIES = 3

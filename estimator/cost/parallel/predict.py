@@ -136,7 +136,7 @@ def predict_split(
 
 
 def _limit_w(cluster: Cluster, profile: Profile) -> float:
-    """Watts that one device may draw: of the hardware table, else the most that the profile knows."""
+    """Watts that one device may draw: from the hardware table, otherwise the largest of the profile."""
     try:
         return find_hardware(cluster.hardware).power_w
     except HardwareError:

@@ -65,6 +65,6 @@ def _main(values: Sequence[Any], outputs: Sequence[torch.Tensor]) -> torch.Tenso
 
 def _registered_with_torch(func: Any) -> Entry | None:
     """The formula that someone registered with `torch.utils.flop_counter.register_flop_formula`."""
-    counter = sys.modules.get("torch.utils.flop_counter")  # nobody registers without importing it
+    counter = sys.modules.get("torch.utils.flop_counter")  # formulas can be registered only after its import
     formula = counter.flop_registry.get(getattr(func, "_overloadpacket", func)) if counter else None
     return Entry("matmul", Called(formula, "out_val", operations_per_mac=2), whole) if formula else None

@@ -68,7 +68,7 @@ def test_cores_of_a_named_cpu_have_their_share() -> None:
         ("tflops=35,watts=150", r"lack bandwidth \(GB/s\): write them as tflops=35,bandwidth=448,watts=150"),
         ("tflops=35", r"lack bandwidth \(GB/s\) and watts"),
         ("tflops=35,bandwidth=448,watts=150,fp16_tflops=70000", r"fp16_tflops of 70000 is 2e\+03 times"),
-        ("tflops=35,bandwidth=448,watts=150,idle_watts=200", r"200 W idle beside 150 W"),
+        ("tflops=35,bandwidth=448,watts=150,idle_watts=200", r"200 W idle and 150 W"),
         ("tflops=35,bandwith=448,watts=150", r"unknown key 'bandwith'; did you mean bandwidth"),
         ("tflops=35,tflops=36,bandwidth=448,watts=150", r"gives tflops twice"),
         ("tflops=35,fp32_tflops=36,bandwidth=448,watts=150", r"gives fp32_tflops twice"),
