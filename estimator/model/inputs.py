@@ -1,4 +1,4 @@
-"""The inputs of a model: given shapes, the file's `example_inputs`, those of a dataset, or those that the model implies."""
+"""The inputs of a model: given shapes, the file's `example_inputs`, a dataset, or what the model implies."""
 
 from __future__ import annotations
 

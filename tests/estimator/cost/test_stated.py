@@ -162,7 +162,7 @@ def test_a_name_alone_is_told_in_the_source() -> None:
         ({"bf16_tflops": 641.0}, "bf16_tflops of 641 is 64.1 times"),
         ({"tf32_tflops": 641.0}, "tf32_tflops of 641"),
         ({"idle_w": 99.0}, ""),
-        ({"idle_w": 100.0}, "100 W idle beside 100 W"),
+        ({"idle_w": 100.0}, "100 W idle and 100 W at work"),
         ({"memory_gb": 0.05}, "memory_gb of 0.05 cannot be right"),
         ({"memory_gb": 0.1}, ""),
         ({"memory_gb": None}, ""),
