@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
-import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from ..estimator.base.errors import JoulecastError
 from ..estimator.trace.optimizers import optimizer_of
+from ..estimator.trace.training_step import TrainingStep, step_loss, updated_by
 from ..estimator.trace.workload import Workload
 from .run import Length, Peers, Run
 from .terms import Terms
@@ -132,9 +132,8 @@ def _length(trainer: Any) -> Length:
 
 
 def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
-    if not pl_module.automatic_optimization:
-        raise JoulecastError("a training_step with manual optimization cannot be traced without training")
-    step = _TrainingStep(trainer, pl_module, batch_idx)
+    updated = [updated_by(optimizer, pl_module) for optimizer in trainer.optimizers]
+    step = TrainingStep(_copied(trainer, pl_module), updated, batch_idx)
     read = functools.partial(
         read_step,
         optimizer=optimizer_of(trainer.optimizers[0]),
@@ -154,45 +153,35 @@ def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
 
 
 def _loss(output: Any) -> torch.Tensor:
-    """The loss from what `training_step` returns: the loss itself, or a dict with it."""
     if output is None:
         raise JoulecastError("training_step returned None for the first batch, which skips it")
-    loss: torch.Tensor = output["loss"] if isinstance(output, Mapping) else output
-    return loss
+    return step_loss(output)
 
 
-class _TrainingStep(nn.Module):
-    """`training_step` of a copy of the module, so that metrics, logs and counters of the original do not change.
+def _copied(trainer: Any, pl_module: Any) -> Any:
+    """A copy of the module, so that metrics, logs and counters of the original do not change.
 
     Weights are not copied: the copy has meta tensors of their shapes. Data is shared.
     """
-
-    def __init__(self, trainer: Any, pl_module: Any, batch_idx: int) -> None:
-        super().__init__()
-        takes_index = len(inspect.signature(pl_module.training_step).parameters) > 1
-        self._index = (batch_idx,) if takes_index else ()
-        shapes: dict[int, Any] = {id(trainer): trainer}
-        for parameter in pl_module.parameters():
-            shape = torch.empty_like(parameter, device="meta")
-            shapes[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
-        shapes |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in pl_module.buffers()}
-        data = (Dataset, DataLoader)
-        shapes |= {id(value): value for value in vars(pl_module).values() if isinstance(value, data)}
-        self.module = copy.deepcopy(pl_module, shapes)
-        self.module.trainer = trainer
-        self.module._device = torch.device("cpu")  # the device of the trace
-        _silence(self.module)
-
-    def forward(self, batch: Any) -> Any:
-        return self.module.training_step(batch, *self._index)
+    shapes: dict[int, Any] = {id(trainer): trainer}
+    for parameter in pl_module.parameters():
+        shape = torch.empty_like(parameter, device="meta")
+        shapes[id(parameter)] = nn.Parameter(shape, requires_grad=parameter.requires_grad)
+    shapes |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in pl_module.buffers()}
+    data = (Dataset, DataLoader)
+    shapes |= {id(value): value for value in vars(pl_module).values() if isinstance(value, data)}
+    module = copy.deepcopy(pl_module, shapes)
+    module.trainer = trainer
+    module._device = torch.device("cpu")  # the device of the trace
+    _silence(module)
+    return module
 
 
 def _silence(module: Any) -> None:
-    """Disables logging of the copy; its metrics return 0, because a trace has no values."""
+    """The metrics of the copy return 0, because a trace has no values."""
     nothing = functools.partial(torch.zeros, ())
     for part in module.modules():
         if isinstance(part, Metric):
             part.__dict__.update(forward=lambda *_, **__: nothing(), update=lambda *_, **__: None, compute=nothing)
         elif isinstance(part, MetricCollection):
             part.__dict__.update(forward=lambda *_, **__: defaultdict(nothing), update=lambda *_, **__: None)
-    module.__dict__.update(log=lambda *_, **__: None, log_dict=lambda *_, **__: None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..estimator.trace.trace import trace
 from ..estimator.trace.workload import Workload
@@ -45,13 +46,20 @@ class FirstBatch:
     """
 
     def __init__(self, model: nn.Module, take: Callable[[Any], None]) -> None:
-        self._take = take
-        self._handle = model.register_forward_pre_hook(torch.compiler.disable(self._called), with_kwargs=True)
+        self._model, self._take = model, take
+        if isinstance(model, torch.jit.ScriptModule):  # takes no hooks of its own
+            self._handle = register_module_forward_pre_hook(self._any_called)
+        else:
+            self._handle = model.register_forward_pre_hook(torch.compiler.disable(self._called), with_kwargs=True)
 
     def _called(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled():
             self.forget()
             self._take((args, kwargs))
+
+    def _any_called(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        if model is self._model:
+            self._called(model, args, {})
 
     def forget(self) -> None:
         self._handle.remove()

@@ -139,7 +139,8 @@ def _trace_training_step(
     first: JoulecastError | None = None
     for batch in possible_batches(inputs.args, inputs.kwargs, batch_size):
         try:
-            return read(TrainingStep(model), ((batch,), {}), loss=step_loss, batch_size=batch_size)
+            work = read(TrainingStep(model), ((batch,), {}), loss=step_loss, batch_size=batch_size)
+            return replace(work, warnings=(*work.warnings, *_other_optimizers(model, work.optimizer)))
         except JoulecastError as error:
             first = first or error
     try:
@@ -149,6 +150,18 @@ def _trace_training_step(
             f"training_step cannot be traced ({first}); define example_inputs(batch_size) that returns its batch"
         ) from first
     return replace(work, warnings=(*work.warnings, f"forward was traced in place of training_step ({first})"))
+
+
+def _other_optimizers(model: nn.Module, priced: str | None) -> list[str]:
+    """A note where the module's own optimizers are not the one whose update is priced."""
+    from ..trace.optimizers import optimizer_of
+    from ..trace.training_step import configured
+
+    own = {optimizer_of(optimizer) for optimizer in configured(model)}
+    if not own or own == {priced}:
+        return []
+    names = " and ".join(sorted(own))
+    return [f"configure_optimizers has {names}, the update is costed as {priced}: give `optimizer` {min(own)}"]
 
 
 def _read_keras(loaded: LoadedModel, options: TraceOptions, classes: int | None) -> Workload:

@@ -40,6 +40,7 @@ class Recorder(TorchDispatchMode):
         self.output_shapes: dict[str, tuple[int, ...]] = {}
         self.unsupported: dict[str, int] = {}
         self.phase = "forward"
+        self.ran_backward = False  # by the model's own code, within its forward
         self._paths: dict[int, str] = {}
         for path, child in module.named_modules():
             self._paths.setdefault(id(child), path)
@@ -86,6 +87,15 @@ class Recorder(TorchDispatchMode):
         finally:
             for hook in hooks:
                 hook.remove()
+
+    @contextmanager
+    def own_backward(self) -> Iterator[None]:
+        """A backward pass that the model's code runs within its forward: a `training_step` with its own optimizers."""
+        stack, self._stack, self.phase, self.ran_backward = self._stack, [], "backward", True
+        try:
+            yield
+        finally:
+            self._stack, self.phase = stack, "forward"
 
     # -- which op --------------------------------------------------------------------------------
 

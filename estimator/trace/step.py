@@ -14,7 +14,7 @@ import threading
 import warnings as python_warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from .formulas import dtype_name, numel
 from .fused import FusedLayers
 from .losses import differentiable, training_loss
 from .recorder import Recorder
+from .training_step import TrainingStep, Update
 from .untouched import Reached
 from .values import ReadsValues, Values
 
@@ -68,6 +69,7 @@ class Trained:
     element_size: int
     dtype: str
     shape: tuple[int, ...]
+    updates: int = 1  # in one step
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
         if values is not None:
             stack.callback(values.put_back)
             stack.enter_context(ReadsValues(values))
-        stack.enter_context(_modes_in_backward())
+        stack.enter_context(_following_backward(recorder))
         with ExitStack() as forward:
             forward.enter_context(recorder)
             if step.precision in ("bfloat16", "float16"):
@@ -200,22 +202,26 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
             if step.train:
                 forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, _Saved.unpacked))
             output = step.model(*args, **kwargs)
-            loss = training_loss(step.loss, output, (args, kwargs)) if step.train else None
+            finished = recorder.ran_backward and isinstance(step.model, TrainingStep)
+            needs_loss = step.train and not finished
+            loss = training_loss(step.loss, output, (args, kwargs)) if needs_loss else None
         if loss is not None:
             recorder.phase = "backward"
             with recorder:
                 loss.backward()
         activations = sizes.total_besides(state.values())
+        # Here, because everything that the model has is put back at the end of the block.
+        trained = _trained(state, step.model.updates if isinstance(step.model, TrainingStep) else {})
         has_output = next(differentiable(output), None) is not None
     recorder.values = None  # and with it every tensor of this run
     elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
     drawn = values.drawn if values else 0
-    return Listing(recorder, _trained(state), elements, activations, tracer, has_output, drawn)
+    return Listing(recorder, trained, elements, activations, tracer, has_output, drawn)
 
 
 @contextmanager
-def _modes_in_backward() -> Iterator[None]:
-    """Code that runs again in backward sees the function modes of the forward.
+def _following_backward(recorder: Recorder) -> Iterator[None]:
+    """Code that runs again in backward sees the function modes of the forward; a backward that the model runs is one.
 
     torch switches a mode off while the mode handles a call, and the whole of `backward` is one such call.
     """
@@ -227,8 +233,10 @@ def _modes_in_backward() -> Iterator[None]:
         missing = modes[len(_get_current_function_mode_stack()) :] if threading.get_ident() == thread else []
         for mode in missing:
             _push_mode(mode)
+        of_model = kwargs.get("accumulate_grad") and recorder.phase == "forward"
         try:
-            return run(*args, **kwargs)
+            with recorder.own_backward() if of_model else nullcontext():
+                return run(*args, **kwargs)
         finally:
             for _ in missing:
                 _pop_mode()
@@ -255,21 +263,21 @@ def _quiet(tracer: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _trained(state: Mapping[str, torch.Tensor]) -> tuple[Trained, ...]:
+def _trained(state: Mapping[str, torch.Tensor], updates: Mapping[str, Update]) -> tuple[Trained, ...]:
+    """The parameters with a gradient; where the model runs its optimizers itself, those that they update."""
     first_names: dict[int, tuple[str, torch.Tensor]] = {}
     for path, tensor in state.items():
         first_names.setdefault(id(tensor), (path, tensor))  # tied ones by their first name
-    return tuple(
-        Trained(
-            path,
-            numel(tensor.grad),  # of a sparse gradient, its rows alone
-            tensor.element_size(),
-            dtype_name(tensor.dtype),
-            tuple(tensor.shape),
-        )
-        for path, tensor in first_names.values()
-        if tensor.requires_grad and tensor.grad is not None
-    )
+    found = []
+    for path, tensor in first_names.values():
+        update = updates.get(path)
+        if update is None and (updates or not tensor.requires_grad or tensor.grad is None):
+            continue
+        elements = numel(tensor.grad) if update is None else update.elements  # of a sparse gradient, its rows alone
+        dtype, shape = dtype_name(tensor.dtype), tuple(tensor.shape)
+        count = 1 if update is None else update.count
+        found.append(Trained(path, elements, tensor.element_size(), dtype, shape, count))
+    return tuple(found)
 
 
 def is_lazy(tensor: torch.Tensor) -> bool:

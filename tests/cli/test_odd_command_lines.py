@@ -42,6 +42,8 @@ ODD = st.sampled_from(
         *("\ud800", "é", "日本", "🔥", "a\nb", "%s", "{0}", "--", "-h", "$(x)", "*", "\\", "'", '"'),
         *("2kWh", "-2kWh", "1e999kWh", "2 parsecs", "5kgCO2e", "3USD", "10h", "kWh", "nan kWh", "0kWh"),
         *("FR", "US-CA", "fr", "Atlantis", "rtx-3090", "a100", "sgd", "SGD", "lion", "adamm", "bf16", "fp128"),
+        *("torch.nn:MSELoss", "torch.nn:", "net.py:Net.forward", "no.such:loss", "r=4", "r=-1", "r=4,targets=body.0"),
+        *("body.*", "[", "full", "selective", "eager", "compiled"),
         *("width=4", "width=", "=4", "width", "width=" + "9" * 400, "width=[" * 300, "depth=3"),
     ]
 )
@@ -49,9 +51,12 @@ OPTIONS = (
     *("--input", "--model-arg", "--dataset", "--sequence-length", "--batch-size", "--optimizer", "--precision"),
     *("--accumulate", "--epochs", "--steps", "--samples", "--tokens", "--val-samples", "--devices", "--hardware"),
     *("--pue", "--region", "--regions", "--carbon-intensity", "--price", "--currency", "--budget", "--budget-at"),
+    *("--loss", "--lora", "--freeze", "--software", "--cores", "--activation-checkpointing"),
     *("--format", "--accuracy", "--time-limit", "--model", "--cluster", "--parallel", "--zero"),
 )
-FLAGS = st.sampled_from(["--inference", "--layers", "--json", "--csv", "--traceback", "--verbose", "--fsdp"])
+FLAGS = st.sampled_from(
+    ["--inference", "--layers", "--json", "--csv", "--traceback", "--verbose", "--fsdp", "--ema", "--clip-gradients"]
+)
 PAIRS = st.tuples(st.sampled_from(OPTIONS), ODD | st.text(max_size=12))
 LINES = st.tuples(st.lists(PAIRS, min_size=1, max_size=4), st.lists(FLAGS, max_size=2), st.booleans())
 

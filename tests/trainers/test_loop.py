@@ -264,3 +264,14 @@ def test_optimizers_are_priced_by_the_state_they_keep() -> None:
         "adam",
         "adamw",
     ]
+
+
+def test_a_scripted_model_trains_and_is_predicted_from_its_first_batch(budget: Callable[..., Budget]) -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with budget("2 kWh").watch(model, steps=2, optimizer=optimizer) as run:
+        for _ in range(2):
+            model(torch.zeros(3, 8)).sum().backward()
+            optimizer.step()
+            run.step()
+    assert run.estimate is not None
