@@ -12,7 +12,6 @@ from joulecast.estimator.base.interval import Interval
 from joulecast.estimator.base.notes import Note, Topic, Weight
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
-from joulecast.estimator.cost.parallel.cluster import NETWORK_LATENCY_S, NODE_LATENCY_S
 from joulecast.estimator.cost.parallel.collectives import Exchange, seconds
 from joulecast.estimator.cost.parallel.memory import RESERVED_BYTES, memory_of
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan, with_devices
@@ -109,8 +108,9 @@ def test_a_stage_without_blocks_exchanges_its_weights_at_once() -> None:
 
 @pytest.mark.parametrize(("size", "rounds"), [(2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (16, 4)])  # of a tree
 def test_latencies_grow_by_the_logarithm_of_the_group(size: int, rounds: int) -> None:
-    found = seconds(Exchange("all_gather", 1e-9, size, 1), nodes(devices=16))
-    assert found == pytest.approx(rounds * NODE_LATENCY_S)
+    cluster = nodes(devices=16)
+    found = seconds(Exchange("all_gather", 1e-9, size, 1), cluster)
+    assert found == pytest.approx(rounds * cluster.links.node_latency_s)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,8 @@ def test_nothing_to_say_takes_no_time(nothing: Exchange) -> None:
 @pytest.mark.parametrize(("size", "stride", "inside"), [(8, 1, True), (2, 4, True), (9, 1, False), (2, 5, False)])
 def test_groups_larger_than_a_node_wait_for_the_network(size: int, stride: int, inside: bool) -> None:
     cluster = nodes(count=4, devices=8)
-    assert cluster.latency_s(size, stride) == (NODE_LATENCY_S if inside else NETWORK_LATENCY_S)
+    links = cluster.links
+    assert cluster.latency_s(size, stride) == (links.node_latency_s if inside else links.network_latency_s)
     assert (cluster.rate_bytes_per_s(size, stride) == pytest.approx(1e9)) is (inside or stride == 1)
 
 
