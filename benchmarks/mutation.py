@@ -87,6 +87,11 @@ class _Recorder:
         self.coverage = coverage
         self.seconds: dict[str, float] = {}
         self.failed: set[str] = set()
+        self.uncollected: list[str] = []
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.uncollected.append(report.nodeid)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.coverage.switch_context(nodeid)
@@ -201,6 +206,8 @@ def _without_change(tree: Path, tests: Tests, result: Path) -> None:
     recorder = _Recorder(coverage)
     pytest_in(tree, tests, recorder)
     coverage.stop()
+    if recorder.uncollected:
+        return
     data = coverage.get_data()
     reached = {
         str(Path(path).relative_to(tree)): {
