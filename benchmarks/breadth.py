@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,12 +26,18 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process that started threads must not be forked
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from torchvision_stub import import_timm
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What became of one model type. `outcome` is "traced", "error", "too slow" or "too large"."""
+    """What became of one model type.
+
+    `outcome` is "traced", "text" (traced on its text alone), "config" (the class cannot be built from its default
+    config), "error", "traceback", "crashed", "too slow" or "too large".
+    """
 
     model_type: str
     model_class: str
@@ -69,11 +76,12 @@ def trace_one(class_name: str, batch_size: int) -> dict[str, Any]:
     try:
         work = read_model(f"transformers:{class_name}", options)
     except JoulecastError as error:
-        return {"outcome": "error", "reason": str(error)}
+        in_building = any(frame.name == "load_model" for frame in traceback.extract_tb(error.__traceback__))
+        return {"outcome": "config" if in_building else "error", "reason": str(error)}
     except Exception:
         return {"outcome": "traceback", "reason": traceback.format_exc().splitlines()[-1]}
     return {
-        "outcome": "traced",
+        "outcome": "text" if any("costed on text alone" in note for note in work.warnings) else "traced",
         "tracer": work.tracer,
         "forward_gmacs": work.forward_flops / batch_size / 1e9,
         "unsupported": tuple(sorted(work.unsupported)),
@@ -127,8 +135,20 @@ def resident_gb(pid: int) -> float:
         return 0.0
 
 
+def with_timm() -> None:
+    """timm counts as there, with a stand-in for torchvision where that has no build."""
+    try:
+        import_timm()
+    except ImportError:
+        return
+    from transformers import utils
+
+    utils.import_utils.BACKENDS_MAPPING["timm"] = (lambda: True, "")
+    utils.import_utils.is_timm_available = utils.is_timm_available = lambda: True
+
+
 def show(row: Row) -> None:
-    tail = row.reason if row.outcome != "traced" else ", ".join(row.unsupported)
+    tail = row.reason if row.outcome not in ("traced", "text") else ", ".join(row.unsupported)
     print(
         f"| {row.model_type:28} | {row.model_class:36} | {row.outcome:9} | {row.seconds:6.1f} | {row.memory_gb:5.2f} "
         f"| {row.tracer:4} | {row.forward_gmacs:12,.1f} | {tail[:160]} |",
@@ -137,13 +157,16 @@ def show(row: Row) -> None:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    traced = [row for row in rows if row.outcome == "traced"]
+    traced = [row for row in rows if row.outcome in ("traced", "text")]
     if not traced:
         return f"0 of {len(rows)} traced"
+    counts = Counter(row.outcome for row in rows)
     seconds = sorted(row.seconds for row in traced)
+    settled = len(traced) + counts["config"]
     return (
-        f"{len(traced)} of {len(rows)} types traced ({len(traced) / len(rows):.1%}); "
-        f"median {statistics.median(seconds):.1f} s, worst {seconds[-1]:.1f} s; "
+        f"{settled} of {len(rows)} types ({settled / len(rows):.1%}) end in a trace or in a fault of their config: "
+        + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+        + f"; median {statistics.median(seconds):.1f} s, worst {seconds[-1]:.1f} s; "
         f"largest {max(row.memory_gb for row in traced):.2f} GB"
     )
 
@@ -177,6 +200,7 @@ def main() -> int:
     import joulecast.estimator.trace.trace  # noqa: F401
 
     torch.set_num_threads(1)
+    with_timm()
     _ = transformers.BertModel, transformers.GenerationMixin, transformers.MixtralModel  # what all import: once, here
     for model_type, class_name in chosen(options.types, options.part):
         if model_type in known:

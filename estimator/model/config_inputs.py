@@ -7,6 +7,7 @@ several arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
@@ -47,22 +48,20 @@ def from_config(
         return _episode(config, dtype, label)
     tokens, token_notes = _tokens(_text_config(config), sequence_length)
     try:
-        implied, assumed = implied_inputs(model, tokens)
+        size = _processor_size(processor or {})
+        implied, assumed = implied_inputs(model, tokens, size)
     except UnknownShape as unknown:
         raise JoulecastError(
             f"{label} takes {unknown}, whose shape its config does not say; {HOW_TO_GIVE_INPUTS}"
         ) from None
-    notes = [f"{label}: {note}" for note in assumed]
-    if size := _processor_size(processor or {}):
-        notes = [note for note in notes if ": images of" not in note]
-        implied = [(name, (*shape[:-2], *size) if _is_image(name) else shape, own) for name, shape, own in implied]
-    names = {name for name, _, _ in implied}
+    notes = [f"{label}: {note}" for note in assumed if not (size and note.startswith("images of"))]
+    names = {spec.name for spec in implied}
     if any(name.endswith("input_ids") for name in names):
         notes = [*token_notes, *notes]
     parts = [part for part in ("vision", "audio") if getattr(config, f"{part}_config", None) is not None]
     if main == "input_ids" and len(names) == 1 and parts:
         notes.append(f"{label}: costed on text alone, without its {' and '.join(parts)} inputs")
-    return [InputSpec(shape, own or dtype, name) for name, shape, own in implied], tuple(notes)
+    return [spec if spec.dtype else replace(spec, dtype=dtype) for spec in implied], tuple(notes)
 
 
 def _text_config(config: Any) -> Any:
@@ -87,10 +86,6 @@ def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, .
     tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
     limit = f"the config allows {longest}" if longest is not None else "the config names no length"
     return tokens, (f"{tokens} tokens a sample ({limit}); set the sequence length for another",)
-
-
-def _is_image(name: str) -> bool:
-    return name in ("pixel_values", "pixel_values_videos")
 
 
 def _processor_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:

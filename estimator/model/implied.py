@@ -6,12 +6,26 @@ Where the config does not say a size, a usual one is taken and a note says which
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from .clips import (
+    PATCH_SIDE,
+    Layout,
+    NoLayout,
+    Picture,
+    audio_layouts,
+    first_taken,
+    image_layouts,
+    is_cut_into_patches,
+    placeholders,
+    required,
+)
+from .input_spec import InputSpec
+
 Shape = tuple[int, ...]
-Implied = tuple[str, Shape, str | None]
-"""Name, shape of one sample and dtype; None is the model's own floating-point type."""
 
 _AUDIO_SAMPLES = 16_000
 _AUDIO_FRAMES = 1_000  # 10 s of 10 ms
@@ -20,36 +34,201 @@ _MEL_BINS = 80
 _SERIES_STEPS = 512
 _PATCHES = 2_048  # of Pix2Struct's processor
 _AUDIO_CHANNELS_FIRST = ("audio_channels", "upsampling_ratios", "downsampling_ratios", "codebook_size")
+_TEXT_BESIDE_CLIPS = 64  # tokens, where images fill the usual length
+_PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_videos")
+_FEATURES = ("input_features", "audio_input_features", "audio_mel")
 
 
 class UnknownShape(Exception):  # noqa: N818 - a question that the config leaves open
     """The config does not imply the shape of the input named by the message."""
 
 
-def implied_inputs(model: Any, tokens: int) -> tuple[list[Implied], list[str]]:
+def implied_inputs(
+    model: Any, tokens: int, image_size: tuple[int, int] | None = None
+) -> tuple[list[InputSpec], list[str]]:
     """The inputs of one call, main input first, and notes on what was assumed.
 
-    `tokens` is the length of each text. Raises UnknownShape with the name of an input.
+    `tokens` is the length of each text, `image_size` that of the processor. A text has an image (or a video) and an
+    audio clip where the model takes them. Raises UnknownShape with the name of an input.
     """
     takes = _arguments(model)
     main = _main(model, takes)
-    contrastive = main == "input_ids" and hasattr(model, "logit_scale")  # CLIP and its like compare texts with images
-    names = [main]
-    names += [name for name in takes if _required(takes[name]) and name != main]
-    if contrastive and "pixel_values" in takes and "pixel_values" not in names:
-        names.insert(1, "pixel_values")
-    decodes = bool(getattr(model.config, "is_encoder_decoder", False))
-    if decodes and "decoder_input_ids" in (takes or {"decoder_input_ids"}) and "decoder_input_ids" not in names:
-        names.append("decoder_input_ids")
+    needed = [main, *(name for name in takes if _required(takes[name]) and name != main)]
     notes: list[str] = []
-    wanted: list[Implied] = []
-    for name in names:
-        if name.endswith("_mask") and wanted:  # for the positions of the main input
-            wanted.append((name, wanted[0][1][:1], "bool"))
+    wanted: dict[str, InputSpec] = {}
+    filled: list[tuple[str, int]] = []  # the kind of each clip, and the tokens of the text that stand for it
+    for name in (*needed, *_optional(model, takes, needed)):
+        if name in wanted:
             continue
-        shape, dtype = _shape(model, name, tokens, notes)
-        wanted.append((name, shape, dtype))
-    return wanted, notes
+        patches = name == "hidden_states" and is_cut_into_patches(takes)  # as vision towers name them
+        if name in (*_PIXELS, *_FEATURES) or patches or (name == "input_values" and main == "input_ids"):
+            try:
+                layout, count = _clip(model, takes, name, notes, image_size)
+            except NoLayout as unknown:
+                if name in needed:
+                    raise UnknownShape(name) from unknown
+                notes.append(f"costed without {name}: no layout for it is taken ({unknown})")
+                continue
+            wanted |= {spec.name: spec for spec in layout}
+            filled.append((_kind(name), count))
+        elif name.endswith("_mask") and wanted:  # for the positions of the main input
+            wanted[name] = InputSpec(next(iter(wanted.values())).shape[:1], "bool", name)
+        else:
+            shape, dtype = _shape(model, name, tokens, notes)
+            wanted[name] = InputSpec(shape, dtype, name)
+    if "input_ids" in wanted and any(count for _, count in filled):
+        wanted |= {spec.name: spec for spec in _text(model.config, takes, tokens, filled, notes)}
+    if filled and main == "input_ids":
+        return _with_or_without_clips(model, wanted, needed, notes)
+    return list(wanted.values()), notes
+
+
+def _with_or_without_clips(
+    model: Any, wanted: dict[str, InputSpec], needed: Sequence[str], notes: list[str]
+) -> tuple[list[InputSpec], list[str]]:
+    """All inputs if the model takes them together, else the text alone, with a note."""
+    whole = list(wanted.values())
+    try:
+        return first_taken(model, model.forward, [whole])[0], notes
+    except NoLayout as refused:
+        ids = wanted["input_ids"]
+        text = [
+            replace(ids, values=None) if spec is ids else spec for spec in whole if spec.values is None or spec is ids
+        ]
+        text = [spec for spec in text if spec.name in needed or spec.name.endswith("input_ids")]
+        try:
+            first_taken(model, model.forward, [text])
+        except NoLayout:
+            return whole, notes  # the trace shows the error
+        return text, [f"costed on its text alone: the model refuses its images or audio ({refused})"]
+
+
+def _optional(model: Any, takes: Mapping[str, Any], needed: Sequence[str]) -> list[str]:
+    """Arguments that have a default and yet belong to a usual call."""
+    decodes = bool(getattr(model.config, "is_encoder_decoder", False))
+    names = []
+    if needed[0] in _PIXELS and "input_ids" in takes and not decodes and hasattr(model.config, "text_config"):
+        names.append("input_ids")
+    if "input_ids" in (*needed, *names):
+        names += [name for name in _PIXELS if name in takes][:1]
+        if not decodes:
+            names += [name for name in _FEATURES if name in takes][:1]
+        if "input_values" in takes and _token(model.config, "audio") is not None:
+            names.append("input_values")
+        names += [name for name in ("bbox", "image") if name in takes]
+    if decodes and "decoder_input_ids" in (takes or {"decoder_input_ids"}):
+        names.append("decoder_input_ids")
+    return names
+
+
+# -- images and audio beside a text ----------------------------------------------------------------
+
+
+def _kind(name: str) -> str:
+    if name == "pixel_values_videos":
+        return "video"
+    return "image" if name in (*_PIXELS, "hidden_states") else "audio"
+
+
+def _clip(
+    model: Any, takes: Mapping[str, Any], name: str, notes: list[str], image_size: tuple[int, int] | None
+) -> tuple[Layout, int]:
+    """The arrays of one image, video or audio clip, and the tokens that it fills (0 where it fills none)."""
+    kind = _kind(name)
+    features = getattr(model, f"get_{kind}_features", None)
+    needs = [*required(type(model).forward), *(required(features) if features else ())]
+    known = {**takes, **dict.fromkeys(needs)}
+    if kind == "audio":
+        shape = _audio(model.config, notes) if name == "input_values" else _audio_features(model.config, notes)
+        layouts = list(audio_layouts(known, needs, name, shape))
+    else:
+        layouts = list(_images(model, known, needs, name, notes, image_size))
+    if _token(model.config, kind) is not None and features is not None:
+        layout, shapes = first_taken(model, features, layouts)
+        return layout, placeholders(shapes, _width(model))
+    if "input_ids" not in takes and (kind == "audio" or is_cut_into_patches(takes)):
+        with suppress(NoLayout):  # the trace shows the error
+            return first_taken(model, model.forward, layouts)[0], 0
+    return layouts[0], 0
+
+
+def _images(
+    model: Any,
+    takes: Mapping[str, Any],
+    needs: Sequence[str],
+    name: str,
+    notes: list[str],
+    image_size: tuple[int, int] | None,
+) -> Iterator[Layout]:
+    config = model.config
+    if not is_cut_into_patches(takes):
+        *frames, channels, height, width = _image(model, notes)
+        height, width = image_size or (height, width)
+        if frames:
+            yield [InputSpec((*frames, channels, height, width), None, name)]
+        else:
+            yield from image_layouts(takes, needs, name, Picture(height, width, channels, _patch(config)))
+        return
+    channels = next((value for one in _configs(config) if (value := _channels(one))), 3)
+    merge = _find(config, ("spatial_merge_size", "merge_size", "merge_kernel_size", "pooling_kernel_size")) or 1
+    depth = _find(config, ("temporal_patch_size",)) or 1
+    size = _image_size(config)
+    picture = Picture(0, 0, channels, _patch(config), merge, depth).cut(size[0] if size else PATCH_SIDE)
+    if size is None:
+        notes.append(f"images of {picture.height} x {picture.width}: the config says no size")
+    yield from image_layouts(takes, needs, name, picture)
+
+
+def _patch(config: Any) -> int:
+    return _find(config, ("patch_size",)) or 16
+
+
+def _token(config: Any, kind: str) -> int | None:
+    """The id of the token that stands for a part of an image, a video or an audio clip."""
+    for one in _configs(config):
+        for name in (f"{kind}_token_id", f"{kind}_token_index", "media_placeholder_token_id"):
+            value = getattr(one, name, None)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+    return None
+
+
+def _width(model: Any) -> int | None:
+    """Of the vector that a token becomes."""
+    try:
+        shape = model.get_input_embeddings().weight.shape
+    except (AttributeError, NotImplementedError):
+        return None
+    return int(shape[-1])
+
+
+def _text(
+    config: Any, takes: Mapping[str, Any], tokens: int, filled: Sequence[tuple[str, int]], notes: list[str]
+) -> Iterator[InputSpec]:
+    """A text of `tokens` tokens, or more where its clips need them, that begins with its clips."""
+    count = sum(count for _, count in filled)
+    if count + _TEXT_BESIDE_CLIPS > tokens:
+        tokens = count + _TEXT_BESIDE_CLIPS
+        notes.append(f"{tokens} tokens a sample")
+    notes.append(f"{count} of the {tokens} tokens stand for {' and '.join(kind for kind, count in filled if count)}")
+    named = (getattr(one, name) for one in _configs(config) for name in vars(one) if name.endswith(("_id", "_index")))
+    special = {one for one in named if isinstance(one, int)}
+    word = next(number for number in range(3, 3 + len(special) + 1) if number not in special)
+    kinds = {"image": 1, "video": 2, "audio": 3}
+    row, types = [word], [0]
+    for kind, count in filled:
+        row += [_token(config, kind) or 0] * count
+        types += [kinds[kind]] * count
+    row += [word] * (tokens - len(row))
+    types += [0] * (tokens - len(types))
+    yield InputSpec((tokens,), "int64", "input_ids", tuple(row))
+    if "mm_token_type_ids" in takes:
+        yield InputSpec((tokens,), "int64", "mm_token_type_ids", tuple(types))
+    elif "token_type_ids" in takes:
+        yield InputSpec((tokens,), "int64", "token_type_ids", tuple(min(one, 1) for one in types))
+
+
+# -- the arguments ---------------------------------------------------------------------------------
 
 
 def _arguments(model: Any) -> dict[str, inspect.Parameter]:
@@ -66,7 +245,10 @@ def _required(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty
 
 
-_KNOWN = ("input_ids", "pixel_values", "pixel_values_videos", "input_features", "input_values", "past_values")
+_KNOWN = (
+    *("input_ids", "pixel_values", "pixel_values_videos", "input_features", "input_values", "past_values"),
+    *("audio_mel", "hidden_states", "latents", "inputs_embeds", "noise_embeds", "query_embeds"),
+)
 
 
 def _main(model: Any, takes: Any) -> str:
@@ -81,22 +263,29 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
     config = model.config
     if name.endswith("input_ids"):
         return (tokens,), "int64"
-    if name in ("pixel_values", "pixel_values_videos"):
+    if name == "bbox":
+        return (tokens, 4), "int64"
+    if name in ("image", "prompt_pixel_values", "prompt_masks"):
         return _image(model, notes), None
-    if name == "input_features":
-        return _audio_features(config, notes), None
+    if name.endswith("_embeds") or name == "context_hidden_states":
+        if (width := _find(config, ("hidden_size", "d_model"))) is None:
+            raise UnknownShape(name)
+        return (_find(config, ("num_query_tokens",)) or tokens if name == "query_embeds" else tokens, width), None
+    if name == "task_inputs":
+        return (_find(config, ("task_seq_len",)) or tokens,), "int64"
     if name in ("input_values", "audio_values"):
         return _audio(config, notes), None
     if name == "past_values":
         steps = _find(config, ("context_length",)) or _SERIES_STEPS
         return (steps, _find(config, ("num_input_channels",)) or 1), None
     if name == "flattened_patches":
-        side = _find(config, ("patch_size",)) or 16
         notes.append(f"{_PATCHES} patches a sample, the processor's usual number")
-        return (_PATCHES, 2 + 3 * side * side), None
+        return (_PATCHES, 2 + 3 * _patch(config) ** 2), None
     if name == "inputs" and (width := _find(config, ("d_model",))):
         notes.append(f"{tokens} positions a sample")
         return (tokens, width), None
+    if name.endswith("_session"):
+        raise UnknownShape(f"{name}, the state of a dialogue that is no tensor")
     raise UnknownShape(name)
 
 
@@ -113,6 +302,8 @@ def _find(config: Any, names: Sequence[str]) -> int | None:
     for one in _configs(config):
         for name in names:
             value = getattr(one, name, None)
+            if isinstance(value, (list, tuple)) and value:  # [2, 2], or time, rows and columns
+                value = value[-1]
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     return None
@@ -153,7 +344,18 @@ def _image_size(config: Any) -> tuple[int, int] | None:
 
 def _audio_features(config: Any, notes: list[str]) -> Shape:
     """(frames, mel bins); Whisper and its like take (mel bins, frames), of a fixed number."""
-    bins = _find(config, ("num_mel_bins", "n_mels", "mel_bins", "feature_size", "input_feat_per_channel", "input_dim"))
+    bins = _find(
+        config,
+        (
+            "num_mel_bins",
+            "n_mels",
+            "mel_bins",
+            "feature_size",
+            "input_feat_per_channel",
+            "input_feat_size",
+            "input_dim",
+        ),
+    )
     for one in _configs(config):
         positions, own = getattr(one, "max_source_positions", None), getattr(one, "num_mel_bins", None)
         if isinstance(positions, int) and isinstance(own, int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
@@ -32,12 +32,21 @@ class InputSpec:
     """One input of one sample: `shape` is without the batch dimension.
 
     With a `name` it is passed by keyword, otherwise by position. Without a `dtype` it is the floating
-    point type of the model's parameters, or token ids where a language model asks for them.
+    point type of the model's parameters, or token ids where a language model asks for them. `values` are
+    those of one sample, row by row. With a `packed_axis`, `shape` has no batch dimension: the samples
+    follow one another along that axis, as the patches of several images do; they have no `values`.
     """
 
     shape: tuple[int, ...]
     dtype: str | None = None
     name: str = ""
+    values: tuple[int, ...] | None = field(default=None, repr=False)
+    packed_axis: int | None = None
+
+    def batch_shape(self, batch_size: int) -> tuple[int, ...]:
+        if self.packed_axis is None:
+            return (batch_size, *self.shape)
+        return tuple(batch_size * size if axis == self.packed_axis else size for axis, size in enumerate(self.shape))
 
 
 def parse_input(text: str) -> InputSpec:
@@ -101,7 +110,9 @@ def _tensor(spec: InputSpec, batch_size: int, vocab_size: int | None, device: st
     import torch
 
     dtype = getattr(torch, spec.dtype or "float32")
-    shape = (batch_size, *spec.shape)
+    shape = spec.batch_shape(batch_size)
+    if spec.values is not None:  # real ones: the model reads them
+        return torch.tensor(spec.values, dtype=dtype, device="cpu").reshape(spec.shape).expand(shape)
     if dtype.is_floating_point or dtype.is_complex:
         return torch.randn(shape, dtype=torch.complex64 if dtype.is_complex else torch.float32, device=device).to(dtype)
     if vocab_size and dtype in (torch.int64, torch.int32):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import traceback
 import warnings as python_warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -113,6 +114,7 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
 
 
 def _log_retry(step: Step, tracer: str, error: Exception) -> None:
+    traceback.clear_frames(error.__traceback__)  # which keep every tensor of the run alive
     reason = str(error).strip().partition("\n")[0]
     LOGGER.debug("%s: not on %s tensors: %s: %s", type(step.model).__name__, tracer, type(error).__name__, reason)
 
@@ -303,7 +305,8 @@ class StandIns:
             return value
         if id(value) not in self._made:
             self._originals.append(value)
-            self._made[id(value)] = self._make(value)
+            stand_in = self._made[id(value)] = self._make(value)
+            self._made[id(stand_in)] = stand_in  # which a container of the user's may hold in the meantime
         return self._made[id(value)]
 
     def swapped_in(self, model: nn.Module, reached: Reached) -> dict[str, torch.Tensor]:

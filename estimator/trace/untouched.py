@@ -513,7 +513,7 @@ class _Survivors:
         left = [tensor for reference in known if (tensor := reference()) is not None]
         if not left:
             return []
-        holders = {type(one).__name__ for one in gc.get_referrers(*left)} - {"frame"}
+        holders = {type(one).__name__ for one in _holders({id(tensor) for tensor in left})} - {"frame"}
         return [f"{len(left)} tensors of the trace are still kept by a {' and a '.join(sorted(holders))}"]
 
 
@@ -523,10 +523,15 @@ def _new_stand_ins() -> list[torch.Tensor]:
         return [value for value in tensors if type(value) is FakeTensor or value.is_meta]
 
 
+def _holders(ids: set[int]) -> list[Any]:
+    """Objects that refer to one of these; `gc.get_referrers` compares every reference with each of them."""
+    return [one for one in gc.get_objects() if any(id(other) in ids for other in gc.get_referents(one))]
+
+
 def _release(tensors: list[Any], depth: int = 3) -> None:
     ids = {id(tensor) for tensor in tensors}
     above: list[Any] = []
-    for holder in gc.get_referrers(*tensors):
+    for holder in _holders(ids):
         if holder is tensors or isinstance(holder, types.FrameType):
             continue
         if hasattr(type(holder), "cache_clear"):
@@ -534,7 +539,7 @@ def _release(tensors: list[Any], depth: int = 3) -> None:
         elif isinstance(holder, dict):
             _delete(holder, ids)
         elif isinstance(holder, list):
-            holder[:] = [value for value in holder if id(value) not in ids]
+            list.__setitem__(holder, slice(None), [value for value in list.__iter__(holder) if id(value) not in ids])
         elif isinstance(holder, tuple) and depth:  # a cache keeps a tuple that keeps a tensor
             above.append(holder)
         elif (attributes := _own_dict(holder)) is not None:

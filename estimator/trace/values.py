@@ -393,7 +393,7 @@ class ReadsValues(TorchFunctionMode):
         return stand_in.requires_grad_() if kwargs.get("requires_grad") else stand_in
 
 
-class _Following(TorchDispatchMode):
+class Following(TorchDispatchMode):
     """Ops on stand-ins with values, recorded nowhere."""
 
     def __init__(self, values: Values) -> None:
@@ -424,7 +424,7 @@ def made_on_meta(function: Callable[[], Any]) -> Any:
         entry = values.known(tensor)
         return tensor if entry is None or _is_float(tensor) else entry
 
-    with torch.device("meta"), _Following(values), ReadsValues(values):
+    with torch.device("meta"), Following(values), ReadsValues(values):
         made = function()
     return tree_map_only(torch.Tensor, known, made)
 

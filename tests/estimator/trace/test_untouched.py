@@ -438,3 +438,19 @@ def test_a_step_that_fails_leaves_no_tensors_and_names_its_own_error() -> None:
     with pytest.raises(JoulecastError, match="ValueError: late"):
         trace(FailsLate(), torch.zeros(4, 8))
     assert {id(tensor) for tensor in meta_tensors()} <= known
+
+
+def test_values_of_inputs_are_those_of_the_user() -> None:
+    """Inputs in a dictionary too, which the trace fills with stand-ins meanwhile."""
+
+    class ByValue(Base):
+        def forward(self, x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
+            for _ in range(int(repeats)):
+                x = self.first(x)
+            return x
+
+    inputs = {"x": torch.zeros(4, 8), "repeats": torch.tensor(5)}
+    work = trace(ByValue(), inputs, batch_size=4, layers=False)
+    assert work.tracer == "meta"
+    assert work.forward_flops == 5 * 4 * 8 * 8
+    assert int(inputs["repeats"]) == 5
