@@ -21,20 +21,41 @@ if TYPE_CHECKING:
 @click.option("--name", required=True, metavar="NAME", help="The profile's name; --hardware takes it afterwards.")
 @click.option("--hardware", metavar="NAME", help="The GPU that the runs were made on (or a column of the table).")
 @click.option("--software", type=click.Choice(SOFTWARE), help="What ran them (or a column of the table).")
+@click.option("--model", metavar="TEXT", help="The model that ran, where the file does not say it.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per step, likewise.")
+@click.option("--input", "inputs", metavar="SHAPE", help="Shape of one sample, likewise.")
+@click.option("--precision", metavar="NAME", help="The precision of the runs, likewise.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to save it, instead.")
-def fit(runs: Path, name: str, hardware: str | None, software: str | None, output: Path | None) -> None:
-    """Learn from runs of your own: RUNS is a CSV file with a line for each.
+def fit(
+    runs: Path,
+    name: str,
+    hardware: str | None,
+    software: str | None,
+    model: str | None,
+    batch_size: int | None,
+    inputs: str | None,
+    precision: str | None,
+    output: Path | None,
+) -> None:
+    """Learn from runs of your own, from one run on.
 
-    Columns: model and batch; seconds_per_step or samples_per_second; watts or joules_per_step where known; precision,
-    input, dataset, sequence_length, optimizer, hardware, software where they are not the defaults.
+    RUNS is a CSV table with a line for each run. Columns: model and batch; seconds_per_step or samples_per_second;
+    watts or joules_per_step where known; precision, input, dataset, sequence_length, optimizer, hardware, software
+    where they are not the defaults.
+
+    RUNS can also be the log of one run, with --model and --batch-size: a W&B history (CSV or JSON), TensorBoard
+    scalars (CSV) or its event file, or a torch.profiler trace (JSON, also .gz).
     """
     from ..estimator.fit.fit import fit as fitted
     from ..estimator.fit.runs import read_runs
 
-    table = read_runs(runs)
+    given = {"model": model, "batch": batch_size and str(batch_size), "input": inputs, "precision": precision}
+    table = read_runs(runs, {column: value for column, value in given.items() if value})
     hardware = hardware or table[0].options.get("hardware")
     if hardware is None:
         raise click.UsageError("the hardware is not known: give --hardware or a column `hardware`")
+    if table[0].note:
+        click.echo(f"{runs}: {table[0].note}")
     profile = fitted(
         [_observation(run, hardware) for run in table],
         name=name,

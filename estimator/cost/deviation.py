@@ -9,7 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from .features import Array, Mask
-from .population import BACKWARD, CLASSES, DEPTHWISE, MOVING, TRAFFIC, Columns, Deviation, Seconds, step_seconds
+from .population import (
+    BACKWARD,
+    CLASSES,
+    DEPTHWISE,
+    MOVING,
+    TRAFFIC,
+    Columns,
+    Deviation,
+    Population,
+    Seconds,
+    step_seconds,
+)
 
 COMPONENTS = ("compute", "memory", "launch")
 _SHAPES = ("dense_size", "dense_depth", "dense_narrow", "moving_size", "depthwise_window", "strided")
@@ -79,3 +90,15 @@ def log_spread(deviation: Deviation, slopes: Array) -> float:
     """Standard deviation of the logarithm of a step with `slopes`: of what is not known yet, and of single networks."""
     covariance = np.asarray(deviation.covariance)
     return float(np.sqrt(slopes @ covariance @ slopes + deviation.noise**2))
+
+
+def prior_spread(population: Population, amd: bool) -> Array:
+    """Standard deviations among devices in the order of `TRAITS`."""
+    wider = population.spread["amd"] if amd else 1.0
+    return wider * np.array([population.spread[name] for name in TRAITS])
+
+
+def learnt_shares(deviation: Deviation, population: Population, amd: bool) -> dict[str, float]:
+    """Of each trait, the share of its variance among devices that runs removed, 0 to 1."""
+    left = np.diag(np.asarray(deviation.covariance)) / prior_spread(population, amd) ** 2
+    return dict(zip(TRAITS, np.clip(1.0 - left, 0.0, 1.0).tolist(), strict=True))

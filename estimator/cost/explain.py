@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..trace.formulas import conv_dims, conv_flops
 from ..trace.workload import Op
 from .bounds import ErrorModel
 from .curves import Curves
+from .deviation import learnt_shares
 from .features import ANY, DENSE, EVERY_DENSE, EVERY_MOVING
+from .population import PopulationTime, load_population
 from .profile import Profile
 
 _BATCH, _CHANNELS, _SIDE = 64, 128, 16
@@ -45,6 +48,7 @@ def explain(profile: Profile) -> tuple[Fact, ...]:
         Fact("evidence", "boundary", provenance.boundary or "not said"),
         *(Fact("evidence", "source", source) for source in provenance.sources),
         *(Fact("evidence", "note", note) for note in provenance.notes),
+        *_learnt(profile),
     ]
     facts += [Fact("range", name, f"{bounds.low:.3g} to {bounds.high:.3g}") for name, bounds in profile.ranges.items()]
     facts += [
@@ -52,6 +56,27 @@ def explain(profile: Profile) -> tuple[Fact, ...]:
         for what, error in (("times", profile.time_error), ("energies", profile.energy_error))
     ]
     return (*facts, *(Fact("errors", name, value) for name, value in profile.scores.items()))
+
+
+_TOLD = 0.05
+"""A trait counts as learnt where the runs tell at least this share of it."""
+
+
+def _learnt(profile: Profile) -> list[Fact]:
+    """What runs changed of the population's seconds, how much of it they tell, and what they do not tell."""
+    if not isinstance(profile.time, PopulationTime) or not profile.time.deviation.covariance:
+        return []
+    logs = profile.time.deviation.logs
+    told = learnt_shares(profile.time.deviation, load_population(), amd=bool(profile.time.specs["amd"]))
+    rows = [
+        Fact("learnt from the runs", name, f"{math.expm1(logs[name]):+.1%} seconds, {share:.0%} told by the runs")
+        for name, share in sorted(told.items(), key=lambda item: -item[1])
+        if share >= _TOLD
+    ]
+    rest = [name for name, share in told.items() if share < _TOLD]
+    if rest:
+        rows.append(Fact("from the population", "no run tells", ", ".join(rest)))
+    return rows
 
 
 def _bounds(error: ErrorModel) -> str:

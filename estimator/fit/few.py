@@ -18,7 +18,7 @@ import numpy as np
 from ..base.errors import FitError, HardwareError
 from ..cost.bounds import ErrorModel
 from ..cost.datasheet import datasheet_profile
-from ..cost.deviation import TRAITS, deviated, log_spread, log_step, traits, values_of
+from ..cost.deviation import TRAITS, deviated, log_spread, log_step, prior_spread, traits, values_of
 from ..cost.features import Array
 from ..cost.hardware import Hardware
 from ..cost.names import find_hardware
@@ -44,8 +44,7 @@ class Prior:
 
     @classmethod
     def of(cls, population: Population, amd: bool) -> Prior:
-        wider = population.spread["amd"] if amd else 1.0
-        return cls(wider * np.array([population.spread[name] for name in TRAITS]), population.networks)
+        return cls(prior_spread(population, amd), population.networks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +81,7 @@ def fit_few(
     assert isinstance(time, PopulationTime)
     for row in rows:
         _check_peak(row, time)
+        _check_unit(row, time)
     evidence = _evidence(rows, time)
     deviation = learnt(evidence, _prior(time), time.parameters["sharpness"])
     networks = float(len({network_of(row) for row in rows}))
@@ -223,7 +223,35 @@ def _check_peak(row: Observation, time: PopulationTime) -> None:
     if rate > 2.25 * peak:  # fast convolutions need up to 2.25 times fewer multiplications
         raise FitError(
             f"run of {row.workload.name} computes {2 * rate / 1e12:.3g} TFLOPS, the part's peak is "
-            f"{2 * peak / 1e12:.3g}: check the unit of its time (seconds per step, or samples per second) and its batch"
+            f"{2 * peak / 1e12:.3g}: check the unit of its time (seconds per step, or samples per second) and its "
+            f"batch{_likely_unit(row, time)}"
+        )
+
+
+def _likely_unit(row: Observation, time: PopulationTime) -> str:
+    """What the time seems to be of, where it is too short by a factor that has a name."""
+    work, short = row.workload, float(time.seconds(row.workload.ops).sum()) / row.step_seconds
+    names = {
+        "one sample, not of one step": float(work.batch_size),
+        "one token, not of one step (a rate in tokens per second)": work.input_bytes / 8.0,
+        "a step in kiloseconds": 1e3,
+    }
+    name, factor = min(names.items(), key=lambda item: abs(math.log(short / max(item[1], 1.0))))
+    return f"; it seems to be the time of {name}" if factor > 1 and 1 / 4 < short / factor < 4 else ""
+
+
+_SMALLER_UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+_FAR_TOO_LONG = 200.0
+
+
+def _check_unit(row: Observation, time: PopulationTime) -> None:
+    """Raises FitError where a run takes so much longer than the population expects that its unit must be another."""
+    ratio = row.step_seconds / float(time.seconds(row.workload.ops).sum())
+    if ratio > _FAR_TOO_LONG:
+        unit = min(_SMALLER_UNITS, key=lambda name: abs(math.log(ratio / _SMALLER_UNITS[name])))
+        raise FitError(
+            f"run of {row.workload.name} takes {row.step_seconds:.3g} s per step, {ratio:.0f} times what the part "
+            f"needs: its time seems to be in {unit}; give seconds"
         )
 
 

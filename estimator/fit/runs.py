@@ -5,15 +5,28 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..base.errors import FitError
 from ..base.suggest import near
+from .logs import Log, read_log
 
 _SECONDS, _RATE, _WATTS, _JOULES = "seconds_per_step", "samples_per_second", "watts", "joules_per_step"
 _NEEDED = ("model", "batch")
 OPTIONAL = ("precision", "input", "dataset", "sequence_length", "optimizer", "hardware", "software")
+_ALIASES = {
+    "batch_size": "batch",
+    "per_device_train_batch_size": "batch",
+    "train_batch_size": "batch",
+    "arch": "model",
+    "model_name": "model",
+    "train_samples_per_second": _RATE,
+    "train/train_samples_per_second": _RATE,
+    "seq_length": "sequence_length",
+    "gpu": "hardware",
+}
+"""Names that trainers and their logs give to the columns."""
 COLUMNS = (*_NEEDED, _SECONDS, _RATE, _WATTS, _JOULES, *OPTIONAL)
 
 
@@ -27,26 +40,51 @@ class Run:
     seconds: float
     joules: float | None
     options: Mapping[str, str]  # the `OPTIONAL` columns that are not empty
+    note: str = ""  # how a log was read
 
 
-def read_runs(path: Path) -> tuple[Run, ...]:
-    """The runs of a CSV file. Raises FitError that names the line, the column and the value seen."""
+def read_runs(path: Path, defaults: Mapping[str, str] | None = None) -> tuple[Run, ...]:
+    """The runs of a CSV table, or the one run of a log of W&B, TensorBoard or torch.profiler (`read_log`).
+
+    `defaults` hold what a log does not: model and batch, and columns that the table leaves out. Raises FitError that
+    names the line, the column and the value seen.
+    """
+    defaults = defaults or {}
+    log = read_log(path)
+    if log is not None:
+        return (_logged(path, log, defaults),)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            names = [name.strip() for name in reader.fieldnames or ()]
+            names = [_ALIASES.get(name.strip(), name.strip()) for name in reader.fieldnames or ()]
             reader.fieldnames = names
             rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise FitError(f"{path} does not exist; give a CSV file with columns {', '.join(COLUMNS[:5])}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FitError(f"{path} cannot be read ({error}); give a CSV file in UTF-8") from error
-    _check_columns(path, names)
+    _check_columns(path, [*names, *(name for name in defaults if name not in names)])
     if not rows:
         raise FitError(f"{path} has no rows; add one line for each run")
-    runs = tuple(_run(path, line, {name: (value or "").strip() for name, value in row.items()}) for line, row in rows)
+    runs = tuple(_run(path, line, {**defaults, **_filled(row)}) for line, row in rows)
     _check_same(path, runs)
     return runs
+
+
+def _filled(row: Mapping[str, str | None]) -> dict[str, str]:
+    """The cells that are not empty."""
+    return {name: text for name, value in row.items() if (text := (value or "").strip())}
+
+
+def _logged(path: Path, log: Log, defaults: Mapping[str, str]) -> Run:
+    missing = [name for name in _NEEDED if not defaults.get(name)]
+    if missing:
+        option = {"model": "--model", "batch": "--batch-size"}[missing[0]]
+        raise FitError(f"{path} is the log of one run and does not say its {missing[0]}; give {option}")
+    row = {**defaults, _SECONDS: repr(log.seconds)}
+    if log.watts is not None:
+        row[_WATTS] = repr(log.watts)
+    if log.hardware is not None:
+        row.setdefault("hardware", log.hardware)
+    return replace(_run(path, 1, row), note=log.note)
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
@@ -80,6 +118,8 @@ def _run(path: Path, line: int, row: Mapping[str, str]) -> Run:
     energy = _positive(where, _WATTS, watts) * step_s if watts else None
     energy = _positive(where, _JOULES, joules) if joules else energy
     options = {name: row[name] for name in OPTIONAL if row.get(name)}
+    if "sequence_length" in options and not options["sequence_length"].isdigit():
+        raise FitError(f"{where} has sequence_length {options['sequence_length']!r}; give a whole number of tokens")
     return Run(line, row["model"], int(batch), step_s, energy, options)
 
 

@@ -12,6 +12,7 @@ import pytest
 from joulecast.estimator.base.errors import FitError
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.deviation import TRAITS, log_step, traits
+from joulecast.estimator.cost.explain import explain
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.population import Deviation, PopulationTime, columns
 from joulecast.estimator.cost.profile import Profile
@@ -170,6 +171,23 @@ def test_a_wrong_unit_is_named() -> None:
     (row,) = runs(Deviation(), NETWORKS[:1])
     with pytest.raises(FitError, match=r"the part's peak is .*check the unit"):
         fit([replace(row, seconds=row.seconds / 1000)], name="mine", hardware=GPU)
+
+
+def test_the_unit_that_a_time_seems_to_have_is_named() -> None:
+    (row,) = runs(Deviation(), NETWORKS[:1])  # a batch of 32
+    with pytest.raises(FitError, match="seems to be the time of one sample, not of one step"):
+        fit([replace(row, seconds=row.seconds / 32)], name="mine", hardware=GPU)
+    for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6)):
+        with pytest.raises(FitError, match=f"its time seems to be in {unit}; give seconds"):
+            fit([replace(row, seconds=row.seconds * factor)], name="mine", hardware=GPU)
+
+
+def test_explain_tells_what_the_runs_told_and_what_the_population() -> None:
+    fitted = fit(runs(deviation(conv=0.3), [convolutions("a", 64, 20)]), name="mine", hardware=GPU)
+    facts = {(fact.section, fact.name): str(fact.value) for fact in explain(fitted)}
+    assert "told by the runs" in facts["learnt from the runs", "conv"]
+    assert "rnn" in facts["from the population", "no run tells"]
+    assert not any("learnt" in fact.section for fact in explain(datasheet_profile(find_hardware(GPU))))
 
 
 def test_a_run_that_waits_for_the_host_says_what_it_cannot_teach() -> None:
