@@ -77,8 +77,8 @@ def _filled(row: Mapping[str, str | None]) -> dict[str, str]:
 def _logged(path: Path, log: Log, defaults: Mapping[str, str]) -> Run:
     missing = [name for name in _NEEDED if not defaults.get(name)]
     if missing:
-        option = {"model": "--model", "batch": "--batch-size"}[missing[0]]
-        raise FitError(f"{path} is the log of one run and does not say its {missing[0]}; give {option}")
+        field = {"batch": "batch_size"}.get(missing[0], missing[0])
+        raise FitError(f"{path} is the log of one run and does not say its {missing[0]}; give `{field}`")
     row = {**defaults, _SECONDS: repr(log.seconds)}
     if log.watts is not None:
         row[_WATTS] = repr(log.watts)

@@ -141,9 +141,9 @@ def test_a_table_of_runs_is_no_log(tmp_path: Path) -> None:
 def test_a_log_needs_its_model_and_batch_and_takes_the_rest_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     path.write_text(json.dumps(trace()))
-    with pytest.raises(FitError, match="does not say its model; give --model"):
+    with pytest.raises(FitError, match="does not say its model; give `model`"):
         read_runs(path)
-    with pytest.raises(FitError, match="does not say its batch; give --batch-size"):
+    with pytest.raises(FitError, match="does not say its batch; give `batch_size`"):
         read_runs(path, {"model": "net.py"})
     (run,) = read_runs(path, {"model": "net.py", "batch": "64", "precision": "fp16"})
     assert (run.model, run.batch, run.seconds, run.joules) == ("net.py", 64, 0.02, None)
