@@ -61,9 +61,13 @@ def untouched(*roots: Any) -> Iterator[Reached]:
 
 def _clear_frames(error: BaseException | None) -> None:
     """Removes the local variables of the calls that failed: they keep tensors of the trace."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:  # an error may be the context of its own cause
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += (one.__cause__, one.__context__)
 
 
 class Reached:

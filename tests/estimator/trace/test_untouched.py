@@ -454,3 +454,14 @@ def test_values_of_inputs_are_those_of_the_user() -> None:
     assert work.tracer == "meta"
     assert work.forward_flops == 5 * 4 * 8 * 8
     assert int(inputs["repeats"]) == 5
+
+
+def test_an_error_that_is_the_context_of_its_own_cause_ends() -> None:
+    class Raises(Base):
+        def between(self, x: torch.Tensor) -> torch.Tensor:
+            first, second = ValueError("first"), KeyError("second")
+            first.__cause__, second.__context__ = second, first
+            raise first
+
+    with pytest.raises(JoulecastError, match="first"):
+        trace(Raises(), torch.zeros(2, 8))
