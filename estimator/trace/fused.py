@@ -76,6 +76,8 @@ class FusedLayers(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == GROUPED:
             return self._grouped(*args, **kwargs)
+        if name in ("_pack_padded_sequence", "_pad_packed_sequence") and not kwargs:
+            return (_Pack if name == "_pack_padded_sequence" else _Unpack).apply(self.recorder, *args)
         if name in _RECURRENT and len(args) == 9 and isinstance(args[0], torch.Tensor):
             return self._recurrent(name, *args)
         return func(*args, **kwargs)
@@ -287,6 +289,51 @@ class _Recurrent(torch.autograd.Function):
         name, flops = f"{shape.cell}_backward", 2 * shape.flops
         _add(ctx.recorder, name, "rnn", ctx.layer, flops, (*saved, *grads), writes, shape.dims)
         return None, None, *results
+
+
+class _Pack(torch.autograd.Function):
+    """`_pack_padded_sequence`, whose backward is a copy for each time step in PyTorch's own code."""
+
+    @staticmethod
+    def forward(ctx: Any, recorder: Recorder, data: Any, lengths: Any, batch_first: bool) -> Any:
+        ctx.recorder, ctx.layer, ctx.shape = recorder, recorder.layer, data.shape
+        packed, batch_sizes = torch._VF._pack_padded_sequence(data, lengths, batch_first)  # type: ignore[attr-defined]
+        ctx.mark_non_differentiable(batch_sizes)
+        return packed, batch_sizes
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any, _: Any) -> Any:
+        return None, _moved(ctx.recorder, "_pack_padded_sequence_backward", ctx.layer, grad, ctx.shape), None, None
+
+
+class _Unpack(torch.autograd.Function):
+    """`_pad_packed_sequence`, in PyTorch's own code a copy for each group of sequences that end together."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, recorder: Recorder, data: Any, batch_sizes: Any, batch_first: bool, value: float, total: int
+    ) -> Any:
+        ctx.recorder, ctx.layer, ctx.shape = recorder, recorder.layer, data.shape
+        sizes = batch_sizes.tolist()
+        lengths = [sum(size > index for size in sizes) for index in range(sizes[0])]
+        shape = (max(len(sizes), total), sizes[0], *data.shape[1:])
+        padded = _moved(recorder, "_pad_packed_sequence", ctx.layer, data, shape)
+        ends = torch.tensor(lengths, device="cpu")
+        ctx.mark_non_differentiable(ends)
+        return padded.transpose(0, 1) if batch_first else padded, ends
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any, _: Any) -> Any:
+        moved = _moved(ctx.recorder, "_pad_packed_sequence_backward", ctx.layer, grad, ctx.shape)
+        return None, moved, None, None, None, None
+
+
+def _moved(recorder: Recorder, name: str, layer: str, tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A copy of `tensor` in another shape, as one op."""
+    result = tensor.new_empty(tuple(shape))
+    dims = {"elements_in": tensor.numel(), "elements_out": result.numel()}
+    _add(recorder, name, "copy", layer, 0, (tensor,), (result,), dims)
+    return result
 
 
 def _add(

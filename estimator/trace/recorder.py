@@ -126,7 +126,8 @@ class Recorder(TorchDispatchMode):
             output = func(*args, **kwargs)
         if self.values is not None:
             self.values.follow(func, name, args, kwargs, output)
-        if not self.costs_nothing(func):
+        on_host = self.values is not None and self.values.on_host(args, kwargs, output)
+        if not on_host and not self.costs_nothing(func):
             self._record(func, layer, args, kwargs, output)
         return output
 

@@ -242,13 +242,23 @@ class Values:
         self._set(stand_in, value)
         return stand_in
 
+    def on_host(self, args: Any, kwargs: Any, output: Any) -> bool:
+        """True for an op on real tensors alone: lengths and other whole numbers that the model keeps on the CPU."""
+        tensors = [*_tensors((*args, *kwargs.values())), *_tensors((output,))]
+        return bool(tensors) and not any(self._stands_in(tensor) for tensor in tensors)
+
     # -- after an op -------------------------------------------------------------------------------
 
     def follow(self, func: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
         """Computes the values of an op's output, if all values that they depend on are known."""
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         first = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
-        if first is None or not self._stands_in(first) or name in _BLANK:
+        if first is None or not self._stands_in(first):
+            return
+        if name in _BLANK:
+            if not _is_float(first) and first.numel() <= _SMALL:  # about to be filled: positions, permutations
+                with _for_real():
+                    self._set(first, torch.zeros(first.shape, dtype=first.dtype, device="cpu"))
             return
         leaves = list(_tensors((*args, *kwargs.values())))
         writes = func._schema.is_mutable

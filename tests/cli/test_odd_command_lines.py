@@ -106,7 +106,8 @@ def test_odd_command_lines(folder: Path, line: tuple[list[tuple[str, str]], list
     given_options = [text for pair in pairs for text in pair] + flags
     usual = {"--model": "net.py", "--input": "16", "--steps": "3", "--hardware": "rtx-3090", "--time-limit": "20"}
     rest = [text for name, value in usual.items() if name not in given_options for text in (name, value)]
-    started, kib = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Of the processor: the wall clock of a machine that does other work says nothing.
+    started, kib = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     status, errors = enter(folder, [*given_options, *(rest if is_complete else rest[:4])])
     assert status in (0, 1, 2, 3), errors
     assert "Traceback" not in errors
@@ -114,5 +115,5 @@ def test_odd_command_lines(folder: Path, line: tuple[list[tuple[str, str]], list
         assert "estimate: " in errors
         assert "--traceback" in flags or len(errors.strip().splitlines()) <= 3, errors
         assert len(errors) < 4000
-    assert time.monotonic() - started < MAX_S
+    assert time.process_time() - started < MAX_S
     assert 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - kib) < MAX_BYTES

@@ -118,13 +118,37 @@ class Packed(nn.Module):
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+        padded, self.lengths = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=9)
+        assert padded.shape == (len(lengths), 9, 8)
+        assert self.lengths.tolist() == lengths.tolist()
+        return padded
 
 
 def test_packed_sequences_cost_their_tokens_and_stay_one_op() -> None:
     work = trace(Packed(), (torch.zeros(3, 7, 4), torch.tensor([2, 7, 4])))
     assert work.forward_flops == (2 + 7 + 4) * 4 * 8 * (4 + 8)
     assert [op.name for op in work.ops if op.kind == "rnn"] == ["lstm", "lstm_backward"]
+    tokens, padded = 2 + 7 + 4, 3 * 9
+    moved = {op.name: (op.bytes_read, op.bytes_written) for op in work.ops if "packed_sequence" in op.name}
+    assert moved == {
+        "_pad_packed_sequence": (tokens * 8 * 4, padded * 8 * 4),
+        "_pad_packed_sequence_backward": (padded * 8 * 4, tokens * 8 * 4),
+    }
+    # Lengths are sorted on the CPU.
+    assert not {op.name for op in work.ops} & {"sort", "_local_scalar_dense"}
+
+
+class PacksWhatItLearns(Packed):
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.rnn(torch.cat([x, x], -1)[..., :4])[0][..., :4], lengths)
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_packing_has_one_op_in_backward_whatever_the_length(precision: str | None) -> None:
+    work = trace(PacksWhatItLearns(), (torch.zeros(3, 7, 4), torch.tensor([2, 7, 4])), precision=precision)
+    names = [op.name for op in work.ops if op.phase == "backward"]
+    assert names.count("_pack_padded_sequence_backward") == 1
+    assert names.count("copy_") <= 2
 
 
 class Speech(nn.Module):
