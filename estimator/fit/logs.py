@@ -211,7 +211,8 @@ def _profiler(path: Path, document: Mapping[str, Any]) -> Log:
     )
     if not marks:
         raise FitError(
-            f"{path} marks no steps among its {len(events)} events; call prof.step() after every step of the loop"
+            f"{path} marks no steps among its {len(events)} events; profile with schedule=... and call prof.step() "
+            "after every step of the loop"
         )
     starts = [start for start, _ in marks]
     gaps = [after - before for before, after in pairwise(starts)]
