@@ -54,8 +54,9 @@ class _MeasureGroup(click.Group):
 
 def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--store", "folder", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-        help="Folder of records and profiles. Default: $JOULECAST_STORE or the user's data folder.",
+        "--store", "place", metavar="PLACE",
+        help="Folder or address (s3://bucket/energy) of records and profiles. Default: $JOULECAST_STORE or the "
+        "user's data folder.",
     )(command)  # fmt: skip
 
 
@@ -120,18 +121,17 @@ def _hand_on(ctx: click.Context, name: str) -> None:
         if source is ParameterSource.COMMANDLINE and not (has_store and "--store" in parameter.opts):
             option = parameter.opts[0]
             raise click.UsageError(f"{option} before `{name}` would be ignored: put options after `{name}`")
-    ctx.meta["store"] = ctx.params["folder"]
+    ctx.meta["store"] = ctx.params["place"]
 
 
 def _profile_this_machine(options: dict[str, Any]) -> int:
     from ..measure.meters.selection import select_meter
-    from ..measure.records.store import Store
     from ..measure.suite.calibrate import modelled_power
     from ..measure.suite.cases import suite_cases, user_case
     from ..measure.suite.suite import run_suite, usable
     from .suite_progress import SuiteProgress
 
-    store, host = Store(options["folder"]), _host()
+    store, host = _opened(options["place"]), _host()
     if options["power_w"] is not None or options["hardware"] is not None:  # find mistakes before the suite runs
         modelled_power(host, power_w=options["power_w"], hardware=options["hardware"])
     must = [user_case(spec, options["batch_size"], options["optimizer"]) for spec in options["models"]]
@@ -142,7 +142,11 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
     ):
         budget_s = options["budget_s"] or (QUICK_BUDGET_S if options["quick"] else FULL_BUDGET_S)
         bench = _bench(meter, host, quick=budget_s < FULL_BUDGET_S / 2)
-        before = [] if options["fresh"] else [record for record in store.records(_warn) if usable(record, bench)]
+        before = (
+            []
+            if options["fresh"]
+            else [record for record in store.records(_warn) if usable(record, bench) and _own(record, host)]
+        )
         if must and options["only"] is None and (options["no_fit"] or _enough(before, must)):
             cases = []
         with SuiteProgress(quiet=options["quiet"]) as progress:
@@ -155,6 +159,20 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
     if options["no_fit"]:
         return 0
     return _fit_and_tell(store, [*before, *summary.records], options)
+
+
+def _opened(place: str | None) -> Store:
+    from ..measure.records.shared import SharedStore, open_store
+
+    store = open_store(place)
+    if isinstance(store, SharedStore):
+        store.on_problem = _warn
+    return store
+
+
+def _own(record: Record, host: dict[str, Any]) -> bool:
+    """Whether a record is this machine's own; a shared store holds those of others of its kind."""
+    return record.host.get("node") in (None, host["node"])
 
 
 def _enough(before: Sequence[Record], must: Sequence[Case]) -> bool:
@@ -282,11 +300,9 @@ def _warn(line: str) -> None:
 @click.option("--all", "every", is_flag=True, help="Show each case of the suite on its own line.")
 @_store_option
 @click.pass_context
-def list_records(ctx: click.Context, every: bool, folder: Path | None) -> None:
+def list_records(ctx: click.Context, every: bool, place: str | None) -> None:
     """List the runs, oldest first."""
-    from ..measure.records.store import Store
-
-    store = Store(folder or ctx.meta.get("store"))
+    store = _opened(place or ctx.meta.get("store"))
     runs: dict[str, list[Record]] = {}
     for record in store.records(_warn):
         runs.setdefault(record.id if every or not record.run else record.run, []).append(record)
@@ -316,12 +332,11 @@ def _run_line(run: str, records: list[Record]) -> str:
 @click.argument("record_id")
 @_store_option
 @click.pass_context
-def show(ctx: click.Context, record_id: str, folder: Path | None) -> None:
+def show(ctx: click.Context, record_id: str, place: str | None) -> None:
     """Show one record: where it ran, its windows, its slowest ops. RECORD_ID may be shortened."""
-    from ..measure.records.store import Store
     from .record_text import record_lines
 
-    store = Store(folder or ctx.meta.get("store"))
+    store = _opened(place or ctx.meta.get("store"))
     record = store.read(record_id)
     for line in record_lines(record, store.trace_path(record)):
         click.echo(line)
@@ -334,18 +349,15 @@ def show(ctx: click.Context, record_id: str, folder: Path | None) -> None:
               help="Default: standard output. Required for Parquet.")  # fmt: skip
 @_store_option
 @click.pass_context
-def export(
-    ctx: click.Context, record_ids: tuple[str, ...], form: str, output: Path | None, folder: Path | None
-) -> None:
+def export(ctx: click.Context, record_ids: tuple[str, ...], form: str, output: Path | None, place: str | None) -> None:
     """Write records, all or those named: CSV and Parquet have a row for each window, JSON has everything."""
     from ..estimator.base.errors import JoulecastError
     from ..estimator.base.files import write_bytes
     from ..measure.records.export import exported
-    from ..measure.records.store import Store
 
     if form == "parquet" and output is None:
         raise click.UsageError("--format parquet writes a binary file: give --output FILE")
-    store = Store(folder or ctx.meta.get("store"))
+    store = _opened(place or ctx.meta.get("store"))
     records = [store.read(name) for name in record_ids] if record_ids else list(store.records(_warn))
     content = exported(records, form)
     if output is None:

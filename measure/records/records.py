@@ -194,6 +194,7 @@ def describe_host(threads: int, device: str = "cpu", root: Path = Path("/")) -> 
     """
     host = detect_host(root)
     return {
+        "node": platform.node(),
         "device": device,
         "cpu_name": host.cpu_name,
         "cpu_cores": host.cpu_cores,

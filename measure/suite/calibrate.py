@@ -141,10 +141,14 @@ def alike(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
 
 def observations(records: Iterable[Record]) -> list[Observation]:
     """The records as evidence: with energies if enough were measured, otherwise times only."""
-    found = [one for record in records if (one := record.observation()) is not None]
+    return consistent([one for record in records if (one := record.observation()) is not None])
+
+
+def consistent(found: Sequence[Observation]) -> list[Observation]:
+    """All with energies, if enough were measured; otherwise all without."""
     metered = [one for one in found if one.energy_j]
     if len(metered) >= LEAST_CLEAN or len(metered) == len(found):
-        return metered
+        return list(metered)
     return [replace(one, energy_j=None, meter=None) for one in found]
 
 
@@ -165,6 +169,20 @@ def fit_profile(
     evidence = observations(chosen)
     if not evidence:
         raise FitError("no case was measured on this machine; run `measure` for longer, or without `only`")
+    notes = (*_notes(chosen), *_first(left_out))
+    return profile_of(evidence, records, chosen=chosen, power=power, now=now, notes=notes)
+
+
+def profile_of(
+    evidence: Sequence[Observation],
+    records: Sequence[Record],
+    *,
+    power: Callable[[], Power],
+    now: Callable[[], str],
+    notes: Sequence[str],
+    chosen: Sequence[Record] = (),
+) -> Profile:
+    """The profile that is fitted on `evidence`, which comes from the records `chosen` (all, by default)."""
     host, created = evidence[-1].host, now()
     metered = evidence[0].energy_j is not None
     stand_in = None if metered else power()
@@ -174,9 +192,9 @@ def fit_profile(
         name=profile_name(host, created),
         hardware=hardware_name(host),
         device=str(host["device"]),
-        sources=_sources(chosen, host, stand_in),
+        sources=_sources(chosen or records, host, stand_in),
         boundary="" if stand_in is None else stand_in.boundary,
-        notes=(*_notes(chosen), *_first(left_out)),
+        notes=tuple(notes),
         power=None if stand_in is None else stand_in.model,
         created=created,
     )

@@ -1,0 +1,239 @@
+"""One profile for all machines of a kind, from the records of many, with the spread between them.
+
+The seconds of a case on a machine are those of the typical machine times the machine's factor, the same for all cases:
+ln s = a_case + b_machine, by median polish (Tukey 1977, Exploratory Data Analysis), which single odd cases and odd
+machines do not move. The profile is fitted on the typical machine; the spread of b widens its intervals.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...estimator.base.errors import FitError
+from ...estimator.cost.bounds import ErrorModel
+from ...estimator.cost.profile import Profile
+from ...estimator.fit.observation import Observation
+from ..records.records import Record, hardware_name, now_utc, same_machine
+from .calibrate import alike, chosen_records, consistent, modelled_power, profile_of
+
+FEW_MACHINES = 3
+UNKNOWN_SPREAD = 0.08
+"""Between GPUs of one kind in six clusters, 8 % (Sinha et al. 2022, "Not All GPUs Are Created Equal", SC22)."""
+_OUTLYING_DEVIATIONS = 4.0  # robust standard deviations from the middle of its kind
+_OUTLYING_LEAST = 0.05  # and by at least this much
+_NORMAL_MAD = 1.4826  # standard deviations of a normal distribution in one median absolute deviation
+_ROUNDS = 20
+_NOISE = 0.02  # of a case on one machine, where the records do not show it
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine of a kind: its seconds over those of the typical one, and the same for joules where measured."""
+
+    name: str
+    cases: int
+    factor: float
+    energy_factor: float | None
+    outlying: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """All machines with the same parts. `spread` is the standard deviation of ln(factor) between them."""
+
+    hardware: str
+    profile: Profile
+    machines: tuple[Machine, ...]
+    spread: float
+
+    @property
+    def outlying(self) -> tuple[Machine, ...]:
+        return tuple(machine for machine in self.machines if machine.outlying)
+
+
+def kinds_of(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of each kind of machine, most frequent kind first."""
+    kinds: list[list[Record]] = []
+    for record in records:
+        for kind in kinds:
+            if same_machine(kind[0].host, record.host):
+                kind.append(record)
+                break
+        else:
+            kinds.append([record])
+    return sorted(kinds, key=len, reverse=True)
+
+
+def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
+    """The profile of the machines that the records of one kind come from.
+
+    With `machine` it is that of one of them: its factor is shrunk towards 1 by the spread between machines and the
+    noise of its cases (the posterior of a normal prior), and its interval holds what is left. Raises FitError.
+    """
+    measured = _by_machine(records)
+    if not measured:
+        raise FitError("no case was measured on these machines: run `measure` on one of them")
+    if machine is not None and machine not in measured:
+        raise FitError(f"`machine` {machine!r} has no records; known are {', '.join(sorted(measured))}")
+    seconds = {name: {case: one.seconds / one.steps for case, one in own.items()} for name, own in measured.items()}
+    cases, factors, noise = polished(seconds)
+    joules = {
+        name: {case: one.energy_j / one.steps for case, one in own.items() if one.energy_j}
+        for name, own in measured.items()
+    }
+    energies, energy_factors, _ = polished({name: own for name, own in joules.items() if own})
+    odd = outlying(factors)
+    spread = _spread([value for name, value in factors.items() if name not in odd])
+    own = 0.0
+    if machine is not None:
+        own, spread = shrunk(factors[machine], len(measured[machine]), spread, noise)
+    typical = [
+        _typical(case, measured, factors, math.exp(middle + own), energies.get(case)) for case, middle in cases.items()
+    ]
+    profile = profile_of(
+        consistent(typical),
+        list(records),
+        power=lambda: modelled_power(records[-1].host),
+        now=now_utc,
+        notes=(_told(factors, odd, spread, machine),),
+    )
+    widened = _wider(profile.time_error, spread), _wider(profile.energy_error, spread)
+    machines = tuple(
+        Machine(
+            name,
+            len(measured[name]),
+            math.exp(value),
+            math.exp(energy_factors[name]) if name in energy_factors else None,
+            name in odd,
+        )
+        for name, value in sorted(factors.items())
+    )
+    return Kind(
+        hardware_name(records[-1].host),
+        replace(profile, time_error=widened[0], energy_error=widened[1]),
+        machines,
+        spread,
+    )
+
+
+def machine_of(record: Record) -> str:
+    """The name of the machine that a record comes from; older records have none."""
+    return str(record.host.get("node") or "unnamed")
+
+
+def _by_machine(records: Sequence[Record]) -> dict[str, dict[str, Observation]]:
+    """The observation of each case on each machine: the newest clean one."""
+    grouped: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        grouped[machine_of(record)].append(record)
+    found: dict[str, dict[str, Observation]] = {}
+    for name, own in grouped.items():
+        chosen, _ = alike(chosen_records(own))
+        pairs = ((record.name, record.observation()) for record in chosen)
+        if cases := {case: one for case, one in pairs if one is not None and one.seconds > 0}:
+            found[name] = cases
+    return found
+
+
+def polished(
+    values: Mapping[str, Mapping[str, float]],
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """ln of each case's value on the typical machine, of each machine's factor, and the noise of one value.
+
+    `values` holds positive figures by machine and case; cases may be missing. The median of the factors is 1.
+    """
+    machines = dict.fromkeys(values, 0.0)
+    names = list(dict.fromkeys(case for own in values.values() for case in own))
+    logs = {name: {case: math.log(value) for case, value in own.items()} for name, own in values.items()}
+    cases = dict.fromkeys(names, 0.0)
+    for _ in range(_ROUNDS):
+        for case in names:
+            cases[case] = statistics.median(own[case] - machines[name] for name, own in logs.items() if case in own)
+        for name, own in logs.items():
+            machines[name] = statistics.median(value - cases[case] for case, value in own.items())
+        middle = statistics.median(machines.values()) if machines else 0.0
+        machines = {name: value - middle for name, value in machines.items()}
+        cases = {case: value + middle for case, value in cases.items()}
+    rest = [value - cases[case] - machines[name] for name, own in logs.items() for case, value in own.items()]
+    return cases, machines, _NORMAL_MAD * statistics.median(map(abs, rest)) if rest else 0.0
+
+
+def outlying(factors: Mapping[str, float]) -> set[str]:
+    """The machines whose ln(factor) is far from the others': throttled, or with another power limit."""
+    if len(factors) <= FEW_MACHINES:
+        return set()
+    middle = statistics.median(factors.values())
+    deviation = _NORMAL_MAD * statistics.median(abs(value - middle) for value in factors.values())
+    least = max(_OUTLYING_DEVIATIONS * deviation, _OUTLYING_LEAST)
+    return {name for name, value in factors.items() if abs(value - middle) > least}
+
+
+def _spread(factors: Sequence[float]) -> float:
+    """The standard deviation between machines; with few, no less than what is known of others."""
+    if len(factors) < 2:
+        return UNKNOWN_SPREAD
+    own = statistics.stdev(factors)
+    return own if len(factors) > FEW_MACHINES else max(own, UNKNOWN_SPREAD)
+
+
+def shrunk(factor: float, cases: int, spread: float, noise: float) -> tuple[float, float]:
+    """The posterior mean and standard deviation of a machine's ln(factor), from `cases` values with that noise."""
+    error = max(noise, _NOISE) ** 2 / cases
+    prior = spread**2
+    weight = prior / (prior + error) if prior else 0.0
+    return weight * factor, math.sqrt(weight * error)
+
+
+def _typical(
+    case: str,
+    measured: Mapping[str, Mapping[str, Observation]],
+    factors: Mapping[str, float],
+    seconds_per_step: float,
+    energy: float | None,
+) -> Observation:
+    """The case on the typical machine: its ops share the time as they do in the middle of all machines."""
+    found = {name: own[case] for name, own in measured.items() if case in own}
+    first = next(iter(found.values()))
+    rows = [one.op_seconds for one in found.values()]
+    ops: tuple[float | None, ...] | None = None
+    if all(row is not None and len(row) == len(first.workload.ops) for row in rows):
+        scaled = [
+            [None if value is None else value / math.exp(factors[name]) for value in one.op_seconds or ()]
+            for name, one in found.items()
+        ]
+        ops = tuple(_middle(column) for column in zip(*scaled, strict=True))
+    return replace(
+        first,
+        meter=next((one.meter for one in found.values() if one.energy_j), None),
+        seconds=seconds_per_step * first.steps,
+        energy_j=None if energy is None else math.exp(energy) * first.steps,
+        op_seconds=ops,
+        host={name: value for name, value in first.host.items() if name != "node"},
+        flags=(),
+    )
+
+
+def _middle(column: Sequence[float | None]) -> float | None:
+    known = [value for value in column if value is not None]
+    return float(np.median(known)) if len(known) == len(column) else None
+
+
+def _wider(error: ErrorModel, spread: float) -> ErrorModel:
+    """The bounds with the spread between machines (90 % of a normal distribution) added in quadrature."""
+    between = 1.645 * spread
+    low, high = (math.hypot(math.log(bound), between) for bound in (min(error.low, 1.0), max(error.high, 1.0)))
+    return replace(error, low=math.exp(-low), high=math.exp(high))
+
+
+def _told(factors: Mapping[str, float], odd: set[str], spread: float, machine: str | None) -> str:
+    count = f"{len(factors)} machine{'' if len(factors) == 1 else 's'} of this kind"
+    if machine is not None:
+        return f"the profile of {machine}, from its own records and {count}; {spread:.1%} of uncertainty is left"
+    text = f"fitted on {count}, which differ by {spread:.1%} (standard deviation of their speed)"
+    return text + (f"; not counted: {', '.join(sorted(odd))}" if odd else "")
