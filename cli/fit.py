@@ -1,4 +1,4 @@
-"""`joulecast fit`: a profile from a table of a user's own runs, from one run on."""
+"""`joulecast fit`: a profile from a table of a user's own runs, from one run on; or from the records of a fleet."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("runs", type=click.Path(path_type=Path))
-@click.option("--name", required=True, metavar="NAME", help="The profile's name; --hardware takes it afterwards.")
+@click.argument("runs", required=False, type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="The profile's name; --hardware takes it afterwards.")
+@click.option("--store", metavar="PLACE", help="Instead of RUNS: the folder or address that machines measure into.")
+@click.option("--group", type=click.Choice(["hardware"]), help="With --store: one profile for each kind of machine.")
+@click.option("--machine", metavar="NODE", help="With --store: the profile of one machine, from its kind's and its own.")
 @click.option("--hardware", metavar="NAME", help="The GPU that the runs were made on (or a column of the table).")
 @click.option("--software", type=click.Choice(SOFTWARE), help="What ran them (or a column of the table).")
 @click.option("--model", metavar="TEXT", help="The model that ran, where the file does not say it.")
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
 @click.option("--precision", metavar="NAME", help="The precision of the runs, likewise.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to save it, instead.")
 def fit(
-    runs: Path,
-    name: str,
+    runs: Path | None,
+    name: str | None,
+    store: str | None,
+    group: str | None,
+    machine: str | None,
     hardware: str | None,
     software: str | None,
     model: str | None,
@@ -46,6 +52,14 @@ def fit(
     RUNS can also be the log of one run, with --model and --batch-size: a W&B history (CSV or JSON), TensorBoard
     scalars (CSV) or its event file, or a torch.profiler trace (JSON, also .gz).
     """
+    if store is not None:
+        _check_unused(runs=runs, hardware=hardware, software=software, model=model, inputs=inputs, precision=precision)
+        _fit_store(store, group, name=name, machine=machine, output=output)
+        return
+    if runs is None or name is None:
+        raise click.UsageError("give RUNS and --name NAME, or --store PLACE --group hardware")
+    if group or machine:
+        raise click.UsageError(f"{'--group' if group else '--machine'} needs --store")
     from ..estimator.fit.fit import fit as fitted
     from ..estimator.fit.runs import read_runs
 
@@ -72,6 +86,21 @@ def fit(
         f"  90 % of times within {profile.time_error.low:.2f} to {profile.time_error.high:.2f} of the prediction"
     )
     click.echo(f"saved to {path}; use it with: estimate --hardware {output or name}")
+
+
+def _check_unused(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            option = {"runs": "RUNS", "inputs": "--input"}.get(name, f"--{name}")
+            raise click.UsageError(f"{option} has no use with --store, whose records say it: leave it out")
+
+
+def _fit_store(store: str, group: str | None, *, name: str | None, machine: str | None, output: Path | None) -> None:
+    from .fleet import fit_fleet
+
+    if (group is None) == (machine is None):
+        raise click.UsageError("--store needs one of --group hardware and --machine NODE")
+    fit_fleet(store, name=name, machine=machine, output=output)
 
 
 def _observation(run: Run, hardware: str) -> Observation:

@@ -67,7 +67,7 @@ def _shared_options(command: Command) -> Command:
 @click.option("--checkpoint-minutes", type=FiniteRange(min=0, min_open=True), default=5.0,
               show_default=True, metavar="X", help="The most training time that a kill can lose.")  # fmt: skip
 @click.option("--run", "run_id", metavar="ID", help="Continue this run, or start it under this name.")
-@click.option("--store", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+@click.option("--store", metavar="PLACE",
               help="Folder of records and checkpoints. Default: $JOULECAST_STORE, or the user's.")  # fmt: skip
 @_shared_options
 @click.pass_context
@@ -76,7 +76,7 @@ def train(
     /,
     network: str,
     framework: str | None,
-    store: Path | None,
+    store: str | None,
     run_id: str | None,
     data: Path | None,
     synthetic: int | None,
@@ -90,13 +90,13 @@ def train(
     After Ctrl-C, a kill or a failure, the same command with --run ID continues the run.
     """
     from ..measure.meters.selection import select_meter
-    from ..measure.records.store import Store
+    from ..measure.records.shared import open_store
     from ..measure.training.cifar10 import open_images
     from ..measure.training.progress import TrainingBar
     from ..measure.training.training import earlier_run
     from ..measure.training.training import train as train_under_meter
 
-    place = Store(store or context.meta.get("store"))
+    place = open_store(store or context.meta.get("store"))
     framework = framework or ("pytorch" if network == "simplenet" else "tensorflow")
     run_id = place.new_id(f"{network}-{framework}") if run_id is None else _checked_id(run_id)
     before = earlier_run(place, run_id)

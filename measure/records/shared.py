@@ -52,6 +52,7 @@ class SharedStore(Store):
         self.address = address
         self.on_problem = on_problem
         self._files, self._root = _file_system(address)
+        self._there: set[str] | None = None  # what the address is known to have
 
     def write(self, record: Record, trace: PowerTrace | None = None) -> Path:
         path = super().write(record, trace)
@@ -76,7 +77,7 @@ class SharedStore(Store):
         """Brings the records that the mirror lacks. Raises JoulecastError where the address does not answer."""
         self._send()
         try:
-            lacking = [path for path in self._remote() if not (self.folder / path).exists()]
+            lacking = [path for path in sorted(self._listed()) if not (self.folder / path).exists()]
             for start in range(0, len(lacking), _AT_ONCE):
                 some = {f"{self._root}/{path}": path for path in lacking[start : start + _AT_ONCE]}
                 for full, content in self._files.cat(list(some)).items():
@@ -87,11 +88,12 @@ class SharedStore(Store):
     def _send(self, again: Path | None = None) -> None:
         """Sends the files of the mirror that the address lacks, traces before the records that they belong to."""
         try:
-            there = set(self._remote())
+            there = self._listed() if self._there is None else self._there
             for path in sorted(self._local(), key=lambda path: (path.suffix != ".csv", path.name)):
                 name = path.relative_to(self.folder).as_posix()
                 if name not in there or path == again:
                     self._put(path, f"{self._root}/{name}")
+                    there.add(name)
         except Exception as error:
             self.on_problem(
                 f"{_unreachable(self.address, error)}; records are kept in {self.folder} and sent next time"
@@ -110,15 +112,16 @@ class SharedStore(Store):
             folder = self.folder / name
             yield from (path for path in folder.glob("*.*") if not path.name.startswith(".")) if folder.is_dir() else ()
 
-    def _remote(self) -> list[str]:
-        """The names of all complete files at the address, below its root."""
-        found = []
+    def _listed(self) -> set[str]:
+        """The names of all complete files at the address, below its root; they are remembered."""
+        found: set[str] = set()
         for name in _FOLDERS:
             folder = f"{self._root}/{name}"
             self._files.invalidate_cache(folder)
             if self._files.exists(folder):
                 names = (str(path).rstrip("/").rpartition("/")[2] for path in self._files.ls(folder, detail=False))
-                found += [f"{name}/{one}" for one in names if one and not one.startswith(".")]
+                found |= {f"{name}/{one}" for one in names if one and not one.startswith(".")}
+        self._there = found
         return found
 
 
@@ -139,10 +142,11 @@ def _file_system(address: str) -> tuple[Any, str]:
         ) from None
     try:
         files, root = url_to_fs(address)
-    except ImportError as error:
-        raise JoulecastError(f"store {address!r}: {error}") from None
     except ValueError as error:
         raise JoulecastError(f"store {address!r} is not an address that fsspec knows ({error})") from None
+    except Exception as error:  # a package of the protocol that is missing or cannot start
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise JoulecastError(f"store {address!r} cannot be opened: {reason}") from None
     return files, str(root).rstrip("/")
 
 

@@ -92,9 +92,12 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
     spread = _spread([value for name, value in factors.items() if name not in odd])
     own = 0.0
     if machine is not None:
-        own, spread = shrunk(factors[machine], len(measured[machine]), spread, noise)
+        # An odd machine is not one of those that the spread describes: its own cases alone say how fast it is.
+        prior = math.inf if machine in odd else spread
+        own, spread = shrunk(factors[machine], len(measured[machine]), prior, noise)
     typical = [
-        _typical(case, measured, factors, math.exp(middle + own), energies.get(case)) for case, middle in cases.items()
+        _scaled(_typical(case, measured, factors, middle, energies.get(case)), math.exp(own))
+        for case, middle in cases.items()
     ]
     profile = profile_of(
         consistent(typical),
@@ -185,8 +188,7 @@ def _spread(factors: Sequence[float]) -> float:
 def shrunk(factor: float, cases: int, spread: float, noise: float) -> tuple[float, float]:
     """The posterior mean and standard deviation of a machine's ln(factor), from `cases` values with that noise."""
     error = max(noise, _NOISE) ** 2 / cases
-    prior = spread**2
-    weight = prior / (prior + error) if prior else 0.0
+    weight = 1 / (1 + error / spread**2) if spread else 0.0
     return weight * factor, math.sqrt(weight * error)
 
 
@@ -194,10 +196,13 @@ def _typical(
     case: str,
     measured: Mapping[str, Mapping[str, Observation]],
     factors: Mapping[str, float],
-    seconds_per_step: float,
+    seconds: float,
     energy: float | None,
 ) -> Observation:
-    """The case on the typical machine: its ops share the time as they do in the middle of all machines."""
+    """The case on the typical machine: its ops share the time as they do in the middle of all machines.
+
+    `seconds` and `energy` are the logarithms of those of one step.
+    """
     found = {name: own[case] for name, own in measured.items() if case in own}
     first = next(iter(found.values()))
     rows = [one.op_seconds for one in found.values()]
@@ -211,12 +216,19 @@ def _typical(
     return replace(
         first,
         meter=next((one.meter for one in found.values() if one.energy_j), None),
-        seconds=seconds_per_step * first.steps,
+        seconds=math.exp(seconds) * first.steps,
         energy_j=None if energy is None else math.exp(energy) * first.steps,
         op_seconds=ops,
         host={name: value for name, value in first.host.items() if name != "node"},
         flags=(),
     )
+
+
+def _scaled(one: Observation, factor: float) -> Observation:
+    """The same case on a machine that takes `factor` times as long at the same power."""
+    ops = None if one.op_seconds is None else tuple(None if op is None else op * factor for op in one.op_seconds)
+    energy = None if one.energy_j is None else one.energy_j * factor
+    return replace(one, seconds=one.seconds * factor, energy_j=energy, op_seconds=ops)
 
 
 def _middle(column: Sequence[float | None]) -> float | None:
