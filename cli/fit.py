@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.option("--name", metavar="NAME", help="The profile's name; --hardware takes it afterwards.")
 @click.option("--store", metavar="PLACE", help="Instead of RUNS: the folder or address that machines measure into.")
 @click.option("--group", type=click.Choice(["hardware"]), help="With --store: one profile for each kind of machine.")
-@click.option("--machine", metavar="NODE", help="With --store: the profile of one machine, from its kind's and its own.")
+@click.option(
+    "--machine", metavar="NODE", help="With --store: the profile of one machine, from its kind's and its own."
+)
 @click.option("--hardware", metavar="NAME", help="The GPU that the runs were made on (or a column of the table).")
 @click.option("--software", type=click.Choice(SOFTWARE), help="What ran them (or a column of the table).")
 @click.option("--model", metavar="TEXT", help="The model that ran, where the file does not say it.")

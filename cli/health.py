@@ -36,7 +36,19 @@ EXTRAS = {
     ),
     "lora": (("peft",), ("peft",), "`--lora`"),
     "data": (("pooch",), ("pooch",), "downloading CIFAR-10 for `measure train`"),
-    "parquet": (("pyarrow",), ("pyarrow",), "`measure export --format parquet`"),
+    "parquet": (
+        ("pyarrow",),
+        ("pyarrow",),
+        "`measure export --format parquet`, `joulecast sweep --output FILE.parquet`",
+    ),
+    "dask": (("dask", "distributed"), ("dask", "distributed"), "`joulecast sweep --engine dask`"),
+    "ray": (("ray",), ("ray",), "`joulecast sweep --engine ray`"),
+    "fleet": (("fsspec",), ("fsspec",), "a `--store` at an address; the protocol's own package too, as s3fs"),
+    "serve": (
+        ("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"),
+        ("fastapi", "prometheus-client", "pydantic", "starlette", "uvicorn"),
+        "`joulecast serve`",
+    ),
 }
 
 
