@@ -33,7 +33,7 @@ class Where:
         notes = list(self.notes)
         if seconds.value > _DAY_S and any(region.live for region in (self.site.region, *self.regions) if region):
             length = figures.seconds(seconds)[0]
-            notes.append(f"the live intensity is of one hour, the run takes {length}: the yearly one may be nearer")
+            notes.append(f"the live intensity is of one hour, the run takes {length}: the yearly figure may be closer")
         return tuple(Note(note, Topic.SITE, Weight.ROUGH) for note in notes)
 
 

@@ -121,7 +121,7 @@ def _this_machine(framework: str) -> Profile:
         match, shipped = _own_part(host), shipped_profiles()
         exact = match.part.key in shipped and not match.part.notes
         profile = read_profile(shipped[match.part.key]) if exact else _of(match)
-    return _noting(profile, f"the CPU answers, because {unseen}" if unseen else "")
+    return _noting(profile, f"the CPU is used, because {unseen}" if unseen else "")
 
 
 def _own_part(host: Host) -> Match:

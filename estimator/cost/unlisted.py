@@ -137,7 +137,7 @@ def gpu_row(gpu: Gpu) -> Hardware:
         idle_w=None,
         cores=gpu.cuda_cores,
         aliases=(),
-        source=f"what the driver says of {gpu.name}: cores, clocks and memory bus",
+        source=f"driver of {gpu.name}: cores, clocks and memory bus",
         sms=gpu.cuda_cores // _CORES_OF_AN_SM.get(capability, 128),
         boost_mhz=mhz,
         verified=False,

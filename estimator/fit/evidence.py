@@ -22,7 +22,7 @@ def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS)
     rows = tuple(observations)
     strangers = [type(row).__name__ for row in rows if not isinstance(row, Observation)]
     if strangers:
-        raise FitError(f"{strangers[0]} offered for fitting; give joulecast.Observation objects")
+        raise FitError(f"expected joulecast.Observation objects, got {strangers[0]}")
     if len(rows) < least:
         raise FitError(f"{len(rows)} observation(s); a fit needs at least {least} different networks")
     for row in rows:
@@ -72,7 +72,7 @@ def _check_energy(row: Observation) -> None:
     if not (math.isfinite(row.energy_j) and row.energy_j > 0):
         raise FitError(f"{_what(row)} has {row.energy_j} J; energy is above 0, None where nothing measured it")
     if not row.meter:
-        raise FitError(f"{_what(row)} has {row.energy_j:g} J but names no meter; say what read it (meter=...)")
+        raise FitError(f"{_what(row)} has {row.energy_j:g} J but no meter; name the meter that read it (meter=...)")
     doubts = [text for text in (row.meter, *row.flags) if any(word in text.lower() for word in _MODELLED)]
     if doubts:
         raise FitError(f"{_what(row)} has modelled energy ({doubts[0]}); a fit takes metered energy alone")

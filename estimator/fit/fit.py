@@ -152,7 +152,7 @@ def fit(
     if not metered and power is None:
         raise FitError(
             f"none of {len(rows)} observations has energy; measure it, or give power=PowerModel(...), "
-            "which is then named as modelled"
+            "which the profile labels as modelled"
         )
     table = Design(rows)
     prior = WattsPrior.of(part, rows[0])

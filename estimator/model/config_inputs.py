@@ -52,7 +52,7 @@ def from_config(
         implied, assumed = implied_inputs(model, tokens, size)
     except UnknownShape as unknown:
         raise JoulecastError(
-            f"{label} takes {unknown}, whose shape its config does not say; {HOW_TO_GIVE_INPUTS}"
+            f"{label} takes {unknown}, whose shape is not in its config; {HOW_TO_GIVE_INPUTS}"
         ) from None
     notes = [f"{label}: {note}" for note in assumed if not (size and note.startswith("images of"))]
     names = {spec.name for spec in implied}
@@ -84,7 +84,7 @@ def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, .
     if longest is not None and longest <= _MAX_DEFAULT_TOKENS:
         return longest, (f"{longest} tokens a sample, the config's longest; set the sequence length for another",)
     tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
-    limit = f"the config allows {longest}" if longest is not None else "the config names no length"
+    limit = f"the config allows {longest}" if longest is not None else "the config has no length"
     return tokens, (f"{tokens} tokens a sample ({limit}); set the sequence length for another",)
 
 

@@ -318,7 +318,7 @@ def _image(model: Any, notes: list[str]) -> Shape:
         finds = any(word in name for word in ("Detection", "Detr", "DETR", "Grounding", "Segmentation"))
         side = _DETECTION_SIDE if finds else _IMAGE_SIDE
         size = (side, side)
-        notes.append(f"images of {side} x {side}: the config says no size; set the inputs for another")
+        notes.append(f"images of {side} x {side}: the config has no size; set the inputs for another")
     channels = next((value for one in _configs(config) if (value := _channels(one))), 3)
     frames = _find(config, ("num_frames", "frames_per_clip"))
     return (frames, channels, *size) if frames and frames > 1 else (channels, *size)

@@ -214,4 +214,4 @@ def _from_model(
     size = timm_config.get("input_size") if isinstance(timm_config, Mapping) else None
     if size:
         return "default_cfg", [InputSpec(tuple(size), _float_dtype(model))], ()
-    raise JoulecastError(f"{label} does not say what it takes in; {HOW_TO_GIVE_INPUTS}")
+    raise JoulecastError(f"{label} does not declare its inputs; {HOW_TO_GIVE_INPUTS}")

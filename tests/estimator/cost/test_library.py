@@ -106,7 +106,7 @@ def test_a_calibration_is_found_by_its_name() -> None:
 def test_gpus_that_could_not_be_listed_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a calibration, the datasheet and a probe of the CPU."""
     blind = replace(HERE, cpu_name=find_hardware("epyc-7763").name, gpu_problem="no driver")
-    note = "the CPU answers, because GPUs could not be listed: no driver"
+    note = "the CPU is used, because GPUs could not be listed: no driver"
     monkeypatch.setattr(library, "detect_host", lambda: blind)
     assert load_profile().provenance.notes[-1] == note
     calibrated("ours", cpu_name=blind.cpu_name)

@@ -154,14 +154,14 @@ ROWS = suite()
         (changed(ROWS, hardware="another"), "mix hardware: a machine, another"),
         (changed(ROWS, framework="keras"), "mix framework: keras, pytorch"),
         (changed(ROWS, meter="nvml"), "mix meter"),
-        (changed(ROWS, meter=None), "names no meter"),
-        (changed(ROWS, meter=""), "names no meter"),
+        (changed(ROWS, meter=None), "J but no meter; name"),
+        (changed(ROWS, meter=""), "J but no meter; name"),
         (changed(ROWS, flags=("modelled-power",)), "modelled energy"),
         (changed(ROWS, meter="tdp"), "modelled energy"),
         (changed(ROWS, energy_j=None), "39 of 40 observations have energy"),
         (changed(ROWS, op_seconds=(1.0,)), "1 op times for 7 ops"),
         ([observe(network(depth, 32)) for depth in range(3, 12)], "collinear"),
-        (["rows"] * 5, "str offered for fitting"),
+        (["rows"] * 5, "expected joulecast.Observation objects, got str"),
     ],
 )
 def test_what_carries_no_fit_is_refused_in_one_line(rows: list[Observation], message: str) -> None:

@@ -84,7 +84,7 @@ def test_vocabulary(settings: dict[str, object], size: int | None) -> None:
         ({"max_target_positions": 448}, 448, "448 tokens a sample, the config's longest"),
         ({"max_position_embeddings": -1, "n_positions": 96}, 96, "96 tokens"),  # -1: no limit
         ({"max_position_embeddings": 10**6}, 2048, "2048 tokens a sample (the config allows 1000000)"),
-        ({}, 512, "512 tokens a sample (the config names no length)"),
+        ({}, 512, "512 tokens a sample (the config has no length)"),
         ({"n_positions": 64, "text_config": SimpleNamespace(n_positions=32)}, 32, "32 tokens"),
     ],
 )
@@ -113,7 +113,9 @@ class TakingGrid(Taking):
 
 
 def test_an_input_that_no_rule_knows_is_an_error_with_the_way_out() -> None:
-    with pytest.raises(JoulecastError, match=r"net takes grid_of_patches, whose shape .*; give .*`inputs`") as caught:
+    with pytest.raises(
+        JoulecastError, match=r"net takes grid_of_patches, whose shape is not in its config; give .*`inputs`"
+    ) as caught:
         from_config(TakingGrid(n_positions=96), None, "net", None)
     assert "\n" not in str(caught.value)
 
@@ -147,7 +149,7 @@ def test_image_sizes(processor: Mapping[str, Any] | None, size: tuple[int, int])
     inputs, notes = wanted(Looking("pixel_values"), processor=processor)
     assert inputs == {"pixel_values": ((3, *size), "float32")}
     assert [note for note in notes if "images of" in note] == (
-        ["net: images of 224 x 224: the config says no size; set the inputs for another"] if size == (224, 224) else []
+        ["net: images of 224 x 224: the config has no size; set the inputs for another"] if size == (224, 224) else []
     )
 
 

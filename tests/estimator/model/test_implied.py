@@ -68,7 +68,7 @@ def test_assumed_sizes_are_noted() -> None:
 
     wanted, notes = implied_inputs(Images(), tokens=8)
     assert wanted == [InputSpec((3, 224, 224), None, "pixel_values")]
-    assert notes == ["images of 224 x 224: the config says no size; set the inputs for another"]
+    assert notes == ["images of 224 x 224: the config has no size; set the inputs for another"]
 
 
 def test_a_required_mask_has_the_positions_of_the_main_input() -> None:

@@ -139,7 +139,9 @@ def test_input_before_example_inputs_before_the_preset(load):
 
 
 def test_no_inputs_at_all_tells_the_ways(load):
-    with pytest.raises(JoulecastError, match=r"mynet does not say.*`inputs`.*`dataset`.*example_inputs") as caught:
+    with pytest.raises(
+        JoulecastError, match=r"mynet does not declare its inputs.*`inputs`.*`dataset`.*example_inputs"
+    ) as caught:
         model_inputs(load(""), 4)
     assert "\n" not in str(caught.value)
 
