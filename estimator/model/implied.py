@@ -175,7 +175,7 @@ def _images(
     size = _image_size(config)
     picture = Picture(0, 0, channels, _patch(config), merge, depth).cut(size[0] if size else PATCH_SIDE)
     if size is None:
-        notes.append(f"images of {picture.height} x {picture.width}: the config says no size")
+        notes.append(f"images of {picture.height} x {picture.width}: the config has no size")
     yield from image_layouts(takes, needs, name, picture)
 
 
