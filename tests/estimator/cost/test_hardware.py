@@ -270,6 +270,7 @@ def test_users_row_wins_over_the_shipped_one(monkeypatch: pytest.MonkeyPatch, tm
     [
         ("power_w", "nan", r"line 2: power_w is 'nan': give a number above 0"),
         ("power_w", "", r"line 2: power_w is '': give a number above 0"),
+        ("power_w", "0", r"line 2: power_w is '0': give a number above 0"),
         ("fp16_tflops", "-3", r"line 2: fp16_tflops is '-3'"),
         ("kind", "tpu", r"line 2: kind is 'tpu': give gpu or cpu"),
         ("source", " ", r"line 2: source is empty"),

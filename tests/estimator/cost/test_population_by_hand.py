@@ -332,6 +332,27 @@ def test_tiles_waves_and_splits(op: Op, sms: float, p: dict[str, float], done: f
     assert parts(op, device={"sms": sms}, p=p)["compute"] == pytest.approx(done / rate)
 
 
+def attention(q: int, s: int, d: int, products: float = 2) -> Op:
+    dims = {"b": 1, "q": q, "s": s, "d": d, "dv": d}
+    return Op("sdpa", "attention", "forward", "", round(products * q * s * d), 0, 0, dims=dims)
+
+
+@pytest.mark.parametrize(
+    ("op", "done"),
+    [
+        (attention(128, 128, 256), 2 * CUBE),
+        (attention(128, 128, 256, products=5), 5 * CUBE),
+        (attention(128, 128, 256, products=1), CUBE),  # half of the scores are masked
+        (attention(1, 128, 256), 2 * 2 * 64 * 16 * 256),  # one query: two tiles of 64 x 16, nearly empty
+    ],
+)
+def test_attention_is_as_many_products_as_its_multiply_adds_tell(op: Op, done: float) -> None:
+    assert parts(op)["compute"] == pytest.approx(done / 1e12)
+    assert parts(op, software={"attention": 0.5}, p={"eff_fp32": 0.25})["compute"] == pytest.approx(2 * done / 1e12)
+    half = parts(matmul(128, 256, 128), software={"attention": 0.5}, p={"eff_fp32": 0.25})
+    assert half["compute"] == pytest.approx(4 * CUBE / 1e12)
+
+
 # -- memory -----------------------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,10 @@ from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
 from joulecast.estimator.cost.parallel.collectives import Exchange, seconds
 from joulecast.estimator.cost.parallel.memory import RESERVED_BYTES, memory_of
+from joulecast.estimator.cost.parallel.node import rest_w
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan, with_devices
 from joulecast.estimator.cost.parallel.predict import predict_split
-from joulecast.estimator.cost.parallel.search import splits
+from joulecast.estimator.cost.parallel.search import choose_settings, splits
 from joulecast.estimator.cost.parallel.shard import Stage, divided_op, slowest_stage
 from joulecast.estimator.cost.parallel.step import (
     data_exchanges,
@@ -242,6 +243,102 @@ def test_the_slowest_stage_has_the_heavier_end() -> None:
     for zero, share in ((0, 1), (1, 4), (3, 4)):
         updates = slowest_stage(five, Plan(dp=4, zero=zero)).updates
         assert [(one.dims["elements"], one.count) for one in updates] == [(1000 // share, 1), (40 // share, 5)]
+
+
+@pytest.mark.parametrize(
+    ("phase", "sizes", "row", "sides"),
+    [
+        # a weight of 20 inputs and 40 outputs, 10 tokens; the outputs are divided, or in a row the inputs
+        ("forward", (10, 20, 40), False, {"m": 5, "n": 10}),
+        ("forward", (10, 20, 40), True, {"m": 5, "k": 5}),
+        ("backward", (10, 40, 20), False, {"m": 5, "k": 10}),  # the gradient of the inputs
+        ("backward", (10, 40, 20), True, {"m": 5, "n": 5}),
+        ("backward", (20, 10, 40), False, {"k": 5, "n": 10}),  # that of the weight
+        ("backward", (20, 10, 40), True, {"k": 5, "m": 5}),
+        ("backward", (40, 10, 20), False, {"k": 5, "m": 10}),  # turned round
+        ("backward", (40, 10, 20), True, {"k": 5, "n": 5}),
+    ],
+)
+def test_products_with_a_weight_are_divided_by_tokens_and_by_inputs_or_outputs(
+    phase: str, sizes: tuple[int, int, int], row: bool, sides: dict[str, int]
+) -> None:
+    m, k, n = sizes
+    whole = replace(product(m=m, k=k, n=n), phase=phase)
+    rows = frozenset({whole.layer}) if row else frozenset()
+    found = replace(ANATOMY, widths={whole.layer: (20, 40)}, rows=rows)
+    part = divided_op(whole, found, Plan(tp=4, cp=2))
+    assert part.dims == {**whole.dims, **sides}
+    assert part.flops == whole.flops // 8
+    m, k, n = (part.dims[name] for name in ("m", "k", "n"))
+    assert (part.bytes_read, part.bytes_written) == pytest.approx(
+        (whole.bytes_read * scale(part, whole), whole.bytes_written * scale(part, whole)), abs=1
+    )
+
+
+def scale(part: Op, whole: Op) -> float:
+    """Elements of the three matrices over those of the whole."""
+    sizes = [tuple(one.dims[name] for name in ("m", "k", "n")) for one in (part, whole)]
+    small, large = (m * k + k * n + m * n for m, k, n in sizes)
+    return small / large
+
+
+def test_the_last_product_of_a_child_is_the_row() -> None:
+    layers = ("attn.qkv", "attn.out", "mlp.up", "mlp.down", "gate")
+    blocks = [
+        tuple(product(f"model.{index}.{name}", k=10 + place, n=20 + place) for place, name in enumerate(layers))
+        for index in range(2)
+    ]
+    noise = (
+        op("norm", "model.0.mlp.norm", elements=8),
+        replace(product("model.0.mlp.back"), phase="backward"),
+        product("model.0.attn.scores", b=8),
+    )
+    found = dissect(work(*blocks[0], *noise, *blocks[1], product("head", k=3, n=4)))
+    assert found.rows == {f"model.{index}.{name}" for index in range(2) for name in ("attn.out", "mlp.down")}
+    assert found.widths == {
+        **{f"model.{i}.{name}": (10 + j, 20 + j) for i in range(2) for j, name in enumerate(layers)},
+        "head": (3, 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rated_w", "devices", "board_w", "expected"),
+    [
+        (None, 1, 300.0, 80 + 0.12 * 300),  # a desktop: 80 W and the loss of its power supply
+        (None, 2, 300.0, 80 + 0.12 * 600),
+        (None, 4, 300.0, 0.37 * 4 * 400 * 4600 / 5600),  # a server like a DGX: by the boards' limits
+        (5000.0, 4, 300.0, 0.37 * (5000 - 1600)),
+        (1000.0, 4, 300.0, 0.0),  # a figure below its own boards' limits says nothing
+        (5000.0, 1, 300.0, 0.37 * (5000 - 400)),
+    ],
+)
+def test_watts_of_a_node_beside_its_boards(
+    rated_w: float | None, devices: int, board_w: float, expected: float
+) -> None:
+    cluster = replace(nodes(devices=devices), rated_w=rated_w)
+    assert rest_w(cluster, board_w, 400.0) == pytest.approx(expected)
+
+
+def chosen(plan: Plan, room: int | None, zeros: tuple[int, ...], checkpointings: tuple[str, ...]) -> tuple[int, str]:
+    whole = decoder()
+    found = choose_settings(
+        whole, dissect(whole), device(room), nodes(), plan, zeros=zeros, checkpointings=checkpointings
+    )
+    return found.plan.zero, found.plan.checkpointing
+
+
+def test_settings_that_a_plan_leaves_open() -> None:
+    every, kept = (0, 1, 3), ("none", "full")
+    assert chosen(Plan(dp=8), None, every, kept) == (0, "none")  # all are as fast: the first
+    assert chosen(Plan(), None, every, kept) == (0, "none")  # nothing to share with
+    assert chosen(Plan(dp=2, tp=4), None, (1, 3), ("full",)) == (1, "full")
+    tight = int(memory(Plan(dp=8, zero=3)).total)
+    assert chosen(Plan(dp=8), tight, every, ("none",)) == (3, "none")
+    assert chosen(Plan(dp=8), 1, every, kept) == (3, "full")  # nothing fits: the smallest
+    assert chosen(Plan(dp=4, pp=2), 1, every, ("none",))[0] == 1  # weights shared by replicas: one stage
+    assert chosen(Plan(dp=4, pp=2), 1, (3,), ("none",))[0] == 3  # unless it is asked for
+    two = int(memory(Plan(dp=2, zero=3)).total)
+    assert chosen(Plan(dp=2), two, every, ("none",)) == (3, "none")
 
 
 # -- memory -----------------------------------------------------------------------------------------------------
