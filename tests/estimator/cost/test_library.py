@@ -14,7 +14,7 @@ from joulecast.estimator.base.folders import profiles_folder
 from joulecast.estimator.cost import library
 from joulecast.estimator.cost.host import Gpu, Host
 from joulecast.estimator.cost.library import calibrations, load_profile, newest_calibration
-from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.names import Match, find_hardware
 from joulecast.estimator.cost.probe import CpuProbe
 from joulecast.estimator.cost.profile import Profile
 
@@ -173,3 +173,12 @@ def test_assumed_watts_stay_uncertain_where_the_software_is_stated(monkeypatch: 
     again = stated.for_software("eager")
     assert again.energy_error.high == pytest.approx(stated.energy_error.high)
     assert load_profile("a40").for_software("eager").energy_error == known.energy_error
+
+
+def test_the_shipped_measurement_answers_for_this_machines_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu("NVIDIA GeForce RTX 3090", 24.0)
+    monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, gpus=(card,)))
+    assert load_profile().provenance.time == "measured"
+    part = find_hardware("rtx-3090")
+    monkeypatch.setattr(library, "look_up", lambda name, **_: Match(replace(part, notes=("a share of it",))))
+    assert load_profile().provenance.time == "datasheet"  # what was measured is not quite this part

@@ -28,6 +28,7 @@ from joulecast.estimator.cost.parallel.step import (
     waiting_w,
 )
 from joulecast.estimator.cost.profile import PowerModel
+from joulecast.estimator.cost.stacks import load_stacks
 from joulecast.estimator.trace.workload import Layer, Op, Workload
 
 from .decoder import BLOCKS, BOUNDARY_BYTES, TOKENS, VOCABULARY, decoder, device, nodes
@@ -581,3 +582,28 @@ def test_a_step_with_every_kind_of_waiting() -> None:
     assert cost.waiting_s == pytest.approx(3 * sum(each) + cost.data_s + cost.bubble_s)
     assert cost.seconds == pytest.approx(cost.compute_s + cost.update_s + cost.waiting_s)
     assert cost.joules == pytest.approx(100 * (cost.compute_s + cost.update_s) + 40 * cost.waiting_s)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_stacks_for_language_models_have_the_bounds_of_published_trainings(known: bool) -> None:
+    own = replace(device(), software="fused")
+    estimate, _ = predict_split(own, decoder(), nodes(), steps=3, plan=Plan(dp=8), software_known=known)
+    low, high = load_stacks().time_error
+    doubt = 0.0 if known else math.log(1.12)  # assumed software, and watts: 12 % each
+    reach = math.hypot(math.log(high), doubt)
+    assert estimate.seconds.high / estimate.seconds.value == pytest.approx(math.exp(reach))
+    assert estimate.seconds.value / estimate.seconds.low == pytest.approx(math.exp(math.hypot(math.log(low), doubt)))
+    energy = estimate.energy_kwh
+    assert energy.high / energy.value == pytest.approx(math.exp(math.hypot(reach, math.log(1.12))))
+    measured = replace(own, provenance=replace(own.provenance, time="measured"))
+    assert predict_split(measured, decoder(), nodes(), steps=3, plan=Plan(dp=8))[0].seconds != estimate.seconds
+
+
+def test_the_slowest_of_many_nodes_holds_up_the_step() -> None:
+    slow = replace(nodes(count=4), links=replace(nodes().links, straggling=0.1))
+    even = replace(slow, links=replace(slow.links, straggling=0.0))
+    late, cost = (step_cost(device(), dissect(decoder()), Plan(dp=32), one) for one in (slow, even))
+    assert slow.slowdown == pytest.approx(1.2)  # a tenth for each doubling
+    assert late.straggling_s == pytest.approx(0.2 * (cost.compute_s + cost.update_s + cost.tensor_s + cost.data_s))
+    assert cost.straggling_s == 0.0
+    assert late.seconds == pytest.approx(1.2 * cost.seconds)
