@@ -297,7 +297,7 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recorder: Recorder, data: Any, lengths: Any, batch_first: bool) -> Any:
         ctx.recorder, ctx.layer, ctx.shape = recorder, recorder.layer, data.shape
-        packed, batch_sizes = torch._VF._pack_padded_sequence(data, lengths, batch_first)  # type: ignore[attr-defined]
+        packed, batch_sizes = torch._VF._pack_padded_sequence(data, lengths, batch_first)
         ctx.mark_non_differentiable(batch_sizes)
         return packed, batch_sizes
 
