@@ -5,8 +5,9 @@
 
 cosmic-ray changes one operator, number, comparison, keyword or exception at a time in a copy of the checkout, and
 pytest runs the room's tests until the first failure. Every place that can be changed has the same chance to be drawn.
-The tests run once without a change, under coverage. A mutant then runs only those that reach its line, the fastest
-first, or all of them if the line runs at import, in a fork of a process that has already imported PyTorch.
+The tests run once without a change, to see which of them call which function. A mutant then runs only those that call
+the changed one, the fastest first, or all if the line runs at import, in a fork of a process that has already imported
+PyTorch.
 Left out: what is not valid Python, decorators, `TYPE_CHECKING`, `|` (mostly annotations, which never run), `is` for
 `==`, numbers from 10,000 up (they change by 1), `strict=True` of zips, and the fakes in
 `testing.py`. `mutation_equivalent.toml` lists the mutants that change no behaviour, each with the reason.
@@ -22,6 +23,7 @@ import ast
 import difflib
 import hashlib
 import importlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -31,8 +33,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import tomllib
+import types
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,7 +48,7 @@ TOP = Path(__file__).resolve().parents[1]
 ROOMS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "service", "cli", "models", "datasets")
 OTHER = ("tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CITATION.cff")
 LEFT_OUT = ("BitOr", "_Is", "_IsNot")
-PRELOADED = ("torch", "scipy.optimize", "scipy.stats", "hypothesis", "coverage", "pytest")
+PRELOADED = ("torch", "scipy.optimize", "scipy.stats", "hypothesis", "pytest")
 PYTEST_OPTIONS = (
     *("-q", "-n", "0", "-p", "no:cacheprovider"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis, imported before
@@ -76,41 +80,83 @@ class Tests:
 
     paths: list[str]
     seconds: dict[str, float] = field(default_factory=dict)
-    reached: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # path -> line -> tests
+    reached: dict[str, dict[str, list[str]]] = field(default_factory=dict)  # path -> function -> tests
     failed: set[str] = field(default_factory=set)
+
+    def reaching(self, mutant: Mutant) -> set[str] | None:
+        """The tests that call the innermost function with the changed line; None if the line runs at import."""
+        around = [code for code in _functions(mutant.source) if code.co_firstlineno <= mutant.line <= _last_line(code)]
+        if not around:
+            return None
+        innermost = min(around, key=lambda code: _last_line(code) - code.co_firstlineno)
+        return set(self.reached.get(mutant.path, {}).get(_key(innermost), ()))
+
+
+def _functions(source: str) -> Iterator[types.CodeType]:
+    """Every function, lambda and comprehension."""
+    waiting = [compile(source, "mutant", "exec", dont_inherit=True)]
+    while waiting:
+        code = waiting.pop()
+        waiting += [one for one in code.co_consts if isinstance(one, types.CodeType)]
+        if code.co_flags & inspect.CO_OPTIMIZED:  # neither a module nor a class body
+            yield code
+
+
+def _last_line(code: types.CodeType) -> int:
+    return max(line for _, _, line in code.co_lines() if line is not None)
+
+
+def _key(code: types.CodeType) -> str:
+    return f"{code.co_firstlineno} {code.co_qualname}"
 
 
 class _Recorder:
-    """A pytest plugin: which test runs which line, and for how long."""
+    """A pytest plugin: which test calls which function of the package, for how long it runs, and whether it fails.
 
-    def __init__(self, coverage: Any) -> None:
-        self.coverage = coverage
+    A tracer of calls alone: coverage's tracer of lines takes a lock, on which tests of time limits never end.
+    """
+
+    def __init__(self, package: str) -> None:
+        self.package = package
         self.seconds: dict[str, float] = {}
         self.failed: set[str] = set()
         self.uncollected: list[str] = []
+        self.reached: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        self._called: dict[int, types.CodeType] = {}
+
+    def trace(self, frame: types.FrameType, _event: str, _value: Any) -> None:
+        self._called[id(frame.f_code)] = frame.f_code
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             self.uncollected.append(report.nodeid)
 
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.coverage.switch_context(nodeid)
+    def pytest_runtest_logstart(self) -> None:
+        self._called = {}
+        sys.settrace(self.trace)
+        threading.settrace(self.trace)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if report.failed:
             self.failed.add(report.nodeid)
 
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        sys.settrace(None)
+        for code in self._called.values():
+            if code.co_filename.startswith(self.package):
+                self.reached[code.co_filename][_key(code)].append(nodeid)
+
 
 class _Order:
-    """A pytest plugin: only the tests that reach the changed line, or all if it runs at import; the fastest first."""
+    """A pytest plugin: only the tests that call the changed function, or all; the fastest first."""
 
-    def __init__(self, tests: Tests, reaching: set[str]) -> None:
+    def __init__(self, tests: Tests, reaching: set[str] | None) -> None:
         self.tests, self.reaching = tests, reaching
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items[:] = [item for item in items if item.nodeid not in self.tests.failed]
-        items[:] = [item for item in items if item.nodeid in self.reaching] or items
+        wanted = self.tests.seconds.keys() if self.reaching is None else self.reaching
+        items[:] = [item for item in items if item.nodeid in wanted - self.tests.failed]
         items.sort(key=lambda item: self.tests.seconds.get(item.nodeid, 0.0))
 
 
@@ -199,30 +245,17 @@ def pytest_in(tree: Path, tests: Tests, plugin: Any, *options: str) -> int:
 
 
 def _without_change(tree: Path, tests: Tests, result: Path) -> None:
-    from coverage import Coverage
-
-    coverage = Coverage(data_file=None, source=[str(tree / "src/joulecast")], config_file=False, messages=False)
-    coverage.start()
-    recorder = _Recorder(coverage)
+    recorder = _Recorder(str(tree / "src/joulecast"))
     pytest_in(tree, tests, recorder)
-    coverage.stop()
-    if recorder.uncollected:
-        return
-    data = coverage.get_data()
-    reached = {
-        str(Path(path).relative_to(tree)): {
-            line: [one for one in contexts if one] for line, contexts in data.contexts_by_lineno(path).items()
-        }
-        for path in data.measured_files()
-    }
-    result.write_text(json.dumps({"seconds": recorder.seconds, "failed": [*recorder.failed], "reached": reached}))
+    if not recorder.uncollected:
+        reached = {str(Path(path).relative_to(tree)): lines for path, lines in recorder.reached.items()}
+        result.write_text(json.dumps({"seconds": recorder.seconds, "failed": [*recorder.failed], "reached": reached}))
 
 
 def _with_change(tree: Path, tests: Tests, mutant: Mutant) -> None:
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    reaching = set(tests.reached.get(mutant.path, {}).get(mutant.line, ()))
-    os._exit(pytest_in(tree, tests, _Order(tests, reaching), "-x"))
+    os._exit(pytest_in(tree, tests, _Order(tests, tests.reaching(mutant)), "-x"))
 
 
 @dataclass(slots=True)
@@ -241,7 +274,11 @@ def outcomes(trees: list[Path], mutants: list[Mutant], tests: Tests, timeout_s: 
     try:
         while waiting or running:
             while free and waiting:
-                tree, mutant = free.pop(), waiting.pop(0)
+                mutant = waiting.pop(0)
+                if tests.reaching(mutant) == set():
+                    yield mutant, "survived"
+                    continue
+                tree = free.pop()
                 file = tree / mutant.path
                 original, mtime = file.read_text(), file.stat().st_mtime
                 file.write_text(mutant.source)
@@ -284,9 +321,7 @@ def test_without_change(tree: Path, tests: Tests) -> None:
     if not result.exists():
         raise SystemExit(f"the tests cannot run:\n{(tree / 'output.txt').read_text()}")
     found = json.loads(result.read_text())
-    tests.seconds, tests.failed = found["seconds"], set(found["failed"])
-    for path, lines in found["reached"].items():
-        tests.reached[path] = {int(line): names for line, names in lines.items()}
+    tests.seconds, tests.failed, tests.reached = found["seconds"], set(found["failed"]), found["reached"]
 
 
 def equivalents() -> dict[tuple[str, str], str]:
@@ -306,7 +341,9 @@ def main() -> int:
     parser.add_argument("--state", type=Path, help="a JSON file with what was killed, to go on from")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.path[:] = [one for one in sys.path if Path(one).resolve() not in (TOP, TOP / "benchmarks")]  # has a coverage.py
+    sys.path[:] = [
+        one for one in sys.path if Path(one).resolve() not in (TOP, TOP / "benchmarks")
+    ]  # whose names may hide others'
     for name in PRELOADED:
         importlib.import_module(name)
 
