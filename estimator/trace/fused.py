@@ -131,6 +131,9 @@ class FusedLayers(TorchFunctionMode):
             data, hx, weights, biases, layers, _, _, bidirectional, batch_first = args
             batch = data.shape[0 if batch_first else 1]
         states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
+        if torch.is_autocast_enabled("cpu") and data.device.type == "cpu":  # autocast runs whole layers in 16 bit
+            dtype = torch.get_autocast_dtype("cpu")
+            data, states, weights = data.to(dtype), [s.to(dtype) for s in states], [w.to(dtype) for w in weights]
         shape = _RecurrentShape(cell, data, states, list(weights), layers, bidirectional, biases, batch, batch_first)
         outputs: tuple[torch.Tensor, ...] = _Recurrent.apply(self.recorder, shape, data, *states, *weights)
         return outputs

@@ -167,6 +167,17 @@ def test_recurrent_layers_are_one_op_however_long(cell: type[nn.RNNBase], gates:
     assert (forward.dims["steps"], forward.dims["n"]) == (500, 3)
 
 
+def test_autocast_runs_recurrent_layers_in_16_bit() -> None:
+    steps, batch, width, hidden = 5, 4, 8, 16
+    ops = trace(nn.LSTM(width, hidden), torch.zeros(steps, batch, width), precision="fp16").ops
+    lstm, backward = (op for op in ops if op.kind == "rnn")
+    assert (lstm.dtype, backward.dtype) == ("float16", "float16")
+    values = steps * batch * width + 2 * batch * hidden  # inputs and both states
+    weights = 4 * hidden * (width + hidden + 2)
+    assert lstm.bytes_read == 2 * (values + weights)
+    assert lstm.bytes_written == 2 * (steps * batch * hidden + 2 * batch * hidden)
+
+
 def test_lstm_with_projection_and_packed_sequence() -> None:
     class Packed(nn.Module):
         def __init__(self) -> None:
