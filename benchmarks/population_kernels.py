@@ -32,8 +32,8 @@ def _piece(cls: int, traffic: str, macs: float, moved: float, **fields: float) -
     return np.array([[float(values.get(name, 0.0)) for name in FIELDS]])
 
 
-def _step(source: str, gpu: str, seconds: float, label: str) -> Step:
-    return Step(source, gpu, WorkKey(label, 1, train=False), "kernel", seconds, 2021, tf32="off", label=label)
+def _step(source: str, gpu: str, seconds: float, label: str, year: int) -> Step:
+    return Step(source, gpu, WorkKey(label, 1, train=False), "kernel", seconds, year, tf32="off", label=label)
 
 
 def neusight(measured: Path) -> Iterator[Kernel]:
@@ -56,7 +56,7 @@ def neusight(measured: Path) -> Iterator[Kernel]:
                 kind = {"ln": "norm", "softmax": "reduce"}.get(op, "pointwise")
                 table = _piece(MOVING, kind, 0.0, 4 * b * m * (3 if op in ("add", "mul", "div") else 2))
             gpu = GPU_KEYS.get(row["gpu"], row["gpu"].lower())
-            yield Kernel(_step(f"neusight kernel {op}", gpu, float(row["ms"]) / 1e3, op), table)
+            yield Kernel(_step(f"neusight kernel {op}", gpu, float(row["ms"]) / 1e3, op, 2023), table)
 
 
 def deepbench(measured: Path) -> Iterator[Kernel]:
@@ -82,7 +82,7 @@ def deepbench(measured: Path) -> Iterator[Kernel]:
                 if found is None:
                     continue
                 table = found
-            yield Kernel(_step(f"deepbench kernel {row['op']}", gpu, number("time_ms") / 1e3, row["op"]), table)
+            yield Kernel(_step(f"deepbench kernel {row['op']}", gpu, number("time_ms") / 1e3, row["op"], 2018), table)
 
 
 def _convolution(number: Any, direction: str, item: float, half: float) -> Array | None:
@@ -117,10 +117,26 @@ def _convolution(number: Any, direction: str, item: float, half: float) -> Array
     )
 
 
+_MAMF = {"NVIDIA A100 SXM": "a100-sxm4-80gb", "NVIDIA A100 PCIe": "a100-pcie-80gb", "NVIDIA H100 SXM": "h100-sxm"}
+
+
+def mamf(measured: Path) -> Iterator[Kernel]:
+    """The fastest 16-bit products that a search over shapes found."""
+    with (measured / "stas-mamf" / "mamf.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (gpu := _MAMF.get(row["accelerator"])) is None or float(row["theory_tflops"]) > 1000:
+                continue
+            m, n, k = (float(size) for size in row["best_shape_mnk"].split("x"))
+            moved = 2 * (m * k + k * n + m * n)
+            table = _piece(MATMUL, "dense", m * n * k, moved, b=1, m=m, k=k, n=n, half=1.0)
+            seconds = 2 * m * n * k / (float(row["mamf_tflops"]) * 1e12)
+            yield Kernel(_step("mamf kernel", gpu, seconds, "mamf", 2025), table)
+
+
 def sample(measured: Path, first: int = 1200, second: int = 600) -> list[Kernel]:
     """The same sample every time: `first` of NeuSight's and `second` of DeepBench's."""
     random = np.random.default_rng(0)
-    kept: list[Kernel] = []
+    kept = list(mamf(measured))
     for kernels, size in ((list(neusight(measured)), first), (list(deepbench(measured)), second)):
         kept += [kernels[index] for index in random.permutation(len(kernels))[:size].tolist()]
     return kept

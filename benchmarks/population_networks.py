@@ -595,6 +595,7 @@ _BUILDERS: dict[str, Builder] = {
     "bert-base-512": _bert(12, 768, 512, "pretraining"),
     "bert-large-128": _bert(24, 1024, 128, "pretraining"),
     "bert-large-512": _bert(24, 1024, 512, "pretraining"),
+    "bert-large-512-fused": _bert(24, 1024, 512, "pretraining", "sdpa"),
     "gpt2-large": _causal("gpt2", 1024, hidden=1280, layers=36, heads=20),
     "gpt3-xl": _causal("gpt2", 2048, hidden=3072, layers=24, heads=24),
     "gpt3-2.7b": _causal("gpt2", 2048, hidden=2560, layers=32, heads=32),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from population_fit import Fit, Rows, chip
+from population_fit import Fit
+from population_rows import Rows, chip, seconds_of
 from scipy.optimize import least_squares
 
-from joulecast.estimator.cost import population as model
-from joulecast.estimator.cost.population import FACTORS, SPECS, Columns
-from joulecast.estimator.cost.software import SOFTWARE
+from joulecast.estimator.cost.population import SPECS
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 NAMES = ("idle", "waiting", "compute", "memory")
@@ -20,11 +19,7 @@ _SPREAD = np.array([0.2, 0.5, 0.5, 0.5])
 
 def _activity(rows: Rows, made: Fit) -> Array:
     """Shares of the measured time: compute, memory, waiting. What the model does not explain is waiting."""
-    values = made.values
-    factors = {f: np.array([values.get(f"{n}:{f}", 1.0) for n in SOFTWARE])[rows.software][rows.row] for f in FACTORS}
-    factors["year"] = np.array([float(step.year) for step in rows.steps])[rows.row]
-    train = np.ones(len(rows.row))
-    x = model.piece_seconds(Columns(rows.table), rows.specs, values, tf32=rows.tf32, software=factors, train=train)
+    x = seconds_of(rows, made.values)
     own = np.exp(np.stack([made.deviations.get(gpu, np.zeros(3)) for gpu in rows.gpu.tolist()]))
     size = len(rows.steps)
     compute = np.bincount(rows.row, weights=x.compute, minlength=size) * own[:, 0]

@@ -69,6 +69,7 @@ class Step:
     watts: float | None = None
     copied: bool = False
     devices: int = 1
+    fp8: bool = False
     label: str = ""
     reference_s: float | None = None  # another predictor's answer for the row
 
@@ -235,10 +236,11 @@ def nvidia_dle_steps(measured: Path) -> Iterator[Step]:
         if batch != int(batch) or not 0 < batch <= 20000:
             continue
         framework = row["framework"].split()[0]
+        image = network.startswith(("timm", "ssd")) and mode == "amp"
         yield Step(
             source="nvidia-dle",
             gpu=gpu_key(row),
-            key=WorkKey(network, int(batch), mode, True, "momentum" if "timm" in network else "adam"),
+            key=WorkKey(network, int(batch), mode, True, "momentum" if "timm" in network else "adam", image),
             software="ngc" if framework != "MxNet" else "vendor-tuned",
             seconds=batch * units / float(row["samples_per_s"]),
             year=_year(row),
@@ -277,7 +279,9 @@ def dlperf_steps(measured: Path) -> Iterator[Step]:
         yield Step(
             source="dlperf",
             gpu=gpu_key(row),
-            key=WorkKey(networks[row["network"]], batch, mode, True, "adam"),
+            key=WorkKey(
+                networks[row["network"]], batch, mode, True, "adam", mode == "amp" and "ResNet" in row["network"]
+            ),
             software="ngc",
             seconds=batch / float(row["samples_per_s"]),
             year=_year(row),
@@ -287,7 +291,7 @@ def dlperf_steps(measured: Path) -> Iterator[Step]:
 
 _MLPERF = {
     "ResNet-50 v1.5": ("timm:resnet50", 1.0),
-    "BERT-large, MLPerf pre-training": ("bert-large-512", 0.5),
+    "BERT-large, MLPerf pre-training": ("bert-large-512-fused", 0.5),
     "SSD300 ResNet-34": ("ssd300-resnet34", 1.0),
     "RetinaNet ResNeXt50-32x4d FPN": ("retinanet", 1.0),
 }
@@ -301,6 +305,8 @@ def mlperf_steps(measured: Path, most: int = 8) -> Iterator[Step]:
         if not known or row["suspect"] or not 0 < devices <= most or not gpu_key(row):
             continue
         network, share = _MLPERF[row["network"]]
+        if row["round"] == "v0.7" and share < 1.0:
+            network, share = "bert-large-512", 1.0  # padding was removed and attention fused from the next round on
         batch = int(row["global_batch"] or 0) // devices // max(int(float(row["grad_accum"] or 1)), 1)
         if not 4 <= batch <= 1024:
             continue
@@ -312,6 +318,7 @@ def mlperf_steps(measured: Path, most: int = 8) -> Iterator[Step]:
             seconds=batch * devices / float(row["samples_per_s"]),
             year=_year(row),
             devices=devices,
+            fp8="BERT" in row["network"] and gpu_key(row) in ("h100-sxm", "h100-pcie", "h200"),
             label=row["network"],
         )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from population_fit import NUISANCE, Rows, chip, for_fit, rows_of, traces_of
+from population_rows import Rows, for_fit, half_of, rows_of, seconds_of, traces_of
 from population_runs import all_steps
 
-from joulecast.estimator.cost import population as model
 from joulecast.estimator.cost.deviation import TRAITS, log_step, traits
-from joulecast.estimator.cost.population import FACTORS, Columns, Seconds, load_population
+from joulecast.estimator.cost.population import Columns, Seconds, load_population
 from joulecast.estimator.cost.profile import NINETY_PERCENT
-from joulecast.estimator.cost.software import SOFTWARE
 from joulecast.estimator.fit.few import Evidence, Prior, learnt, mixed, posterior
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -34,6 +31,8 @@ NOISES = (0.05, 0.08, 0.12, 0.18, 0.27, 0.40)
 _GUESS, _GUESS_WORTH = 0.12, 2.0  # a spread before any device, and how many devices it counts as
 _ROUNDS = 40
 _AMD = 2.0
+COPY_S = 2.5e-10
+"""Seconds a byte of inputs copied from the host, as population_fit.py finds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +48,7 @@ class Device:
 
 def devices(rows: Rows, parameters: Mapping[str, float]) -> list[Device]:
     """GPUs with their rows, predicted with `parameters`; MLPerf's, which are several GPUs at once, are left out."""
-    factors = {
-        factor: np.array([*(parameters.get(f"{name}:{factor}", 1.0) for name in SOFTWARE), 1.0])[rows.software][
-            rows.row
-        ]
-        for factor in FACTORS
-    }
-    factors["year"] = np.array([float(step.year) for step in rows.steps])[rows.row]
-    train = np.array([float(step.key.train) for step in rows.steps])[rows.row]
-    t = Columns(rows.table)
-    x = model.piece_seconds(t, rows.specs, parameters, tf32=rows.tf32, software=factors, train=train)
+    t, x = Columns(rows.table), seconds_of(rows, parameters)
     shapes, ends = traits(t), np.searchsorted(rows.row, np.arange(len(rows.steps) + 1))
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, step in enumerate(rows.steps):
@@ -150,7 +140,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     steps = all_steps(options.measured)
-    parameters = {"copy": NUISANCE["copy"][0], **load_population().parameters}
+    parameters = {"copy": COPY_S, **load_population().parameters}
     known = devices(rows_of(for_fit(steps), traces_of(steps, options.cache)), parameters)
     sharpness = parameters["sharpness"]
     if options.write:
@@ -170,10 +160,6 @@ def main() -> None:
             found = after_runs(judged, both, sharpness, (0, 1, 3, 10, 25)) if judged else {}
             text = [f"{n}: {e:.1%}, {i:.0%} inside, {w:.2f} wide" for n, (e, i, w) in found.items()]
             print(f"  {source} on the other half, after runs: {'; '.join(text)}", flush=True)
-
-
-def half_of(gpu: str) -> int:
-    return zlib.crc32(chip(gpu).encode()) % 2
 
 
 def write(path: Path, prior: Prior) -> None:

@@ -8,6 +8,7 @@ power limit, process. What is particular to it is a small deviation, zero until 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -150,7 +151,7 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
         yield from _recurrent(op, row)
     elif op.flops and op.kind in ("conv", "matmul", "attention", "rnn"):
         side = max(op.flops, 1.0) ** (1 / 3)
-        yield row(MATMUL, op.flops, op.bytes_moved, (1.0, side, side, side))
+        yield row(CONV if op.kind == "conv" else MATMUL, op.flops, op.bytes_moved, (1.0, side, side, side))
     else:
         yield row(MOVING, 0.0, op.bytes_moved)
 
@@ -224,8 +225,13 @@ SPECS = (
     "year",
     "mobile",
     "clock",  # Hz
+    "pascal",  # 1 for NVIDIA's parts before Volta
+    "ecc",  # 1 where error correction takes a share of GDDR memory's bandwidth: boards for data centres
+    "boost",  # 1 for GeForce and TITAN, which run above their stated clock
+    "radeon",  # 1 for AMD's parts without matrix units
 )
 _TERA = 1e12
+_FOR_DESKS = re.compile("GeForce|TITAN|Quadro|RTX|GTX", re.IGNORECASE)
 _OTHER_VENDORS = frozenset({"Apple", "AWS", "Amazon", "Google", "Graphcore", "Habana", "Huawei", "Intel"})
 
 
@@ -237,6 +243,12 @@ def specs(hardware: Hardware) -> Array:
     amd, other = hardware.vendor == "AMD", hardware.vendor in _OTHER_VENDORS
     if amd and tensor and hardware.year < 2023:
         fp32 *= 2.0  # CDNA 1 and 2: matrix units at twice the vector rate
+    radeon = amd and not tensor
+    if radeon and hardware.sms and hardware.boost_mhz:  # dual issue is rarely reached
+        fp32 = min(fp32, hardware.sms * 64 * 2 * hardware.boost_mhz / 1e6)
+    data_centre = hardware.vendor == "NVIDIA" and not _FOR_DESKS.search(hardware.name)
+    double = (hardware.fp64_tflops or 0.0) > 0.1 * hardware.fp32_tflops
+    gddr = hardware.year < 2016 or (not double and hardware.bandwidth_gb_per_s < 1500)
     sms = float(hardware.sms or 0)
     if not sms or other:  # as many multiprocessors of usual size as its rate takes
         sms = max(hardware.fp32_tflops * _TERA / 2 / 128 / 1.6e9, 1.0)
@@ -256,6 +268,10 @@ def specs(hardware: Hardware) -> Array:
             float(hardware.year),
             float(any(word in hardware.name.lower() for word in ("laptop", "max-q", "mobile"))),
             (1600.0 if other else hardware.boost_mhz or 1600.0) * 1e6,
+            float(hardware.vendor == "NVIDIA" and not tensor and hardware.year < 2018),
+            float(data_centre and gddr),
+            float(hardware.vendor == "NVIDIA" and bool(re.search("GeForce|TITAN", hardware.name))),
+            float(radeon),
         ]
     )
 
@@ -266,7 +282,9 @@ def _typical_nm(year: int) -> float:
 
 # -- The model -----------------------------------------------------------------------------------------------
 
-_TILES = ((128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 32.0), (32.0, 32.0), (64.0, 16.0))
+_TILES = ((256.0, 128.0), (128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 32.0), (32.0, 32.0), (64.0, 16.0))
+_TINY = 1e-30  # seconds
+_FIXED_W = 15.0  # of a board's power, what does not compute: memory at rest, regulators, leakage
 _SPLIT_K = 256.0  # a reduction is split among multiprocessors down to this length
 
 
@@ -288,6 +306,7 @@ def piece_seconds(
     tf32: Array,
     software: Mapping[str, Array],
     train: Array,
+    xp: Any = np,
 ) -> Seconds:
     """Seconds of pieces `t` on devices `s` (one value a piece) with parameters `p`.
 
@@ -296,23 +315,24 @@ def piece_seconds(
     """
     cls = t.cls.astype(int)
     times = t.count * t.kernels
-    rate, sustained, peak = _rate(t, s, p, tf32, cls)
+    last = xp.maximum(t.last, software["last"])
+    rate, sustained, peak = _rate(t, s, p, tf32, cls, last, xp)
     age = software["year"] - 2021.0
-    tuned = software["compute"] * np.where((cls <= DEPTHWISE) & (t.half > 0), software["conv"], 1.0)
-    tuned = tuned * np.where(cls == ATTENTION, software["attention"], 1.0) * p["yearly_compute"] ** -age
-    compute = np.maximum(_padded_macs(t, s, p, sustained) / rate * tuned, t.macs / peak)
-    memory = _bytes(t, s, p, software, cls) / _bandwidth(t, s, p)
+    tuned = software["compute"] * xp.where((cls <= DEPTHWISE) & (t.half > 0) & (last == 0), software["conv"], 1.0)
+    tuned = tuned * xp.where(cls == ATTENTION, software["attention"], 1.0) * p["yearly_compute"] ** -age
+    compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / peak)
+    memory = _bytes(t, s, p, software, cls, last, xp) / _bandwidth(t, s, p, xp) * p["yearly_memory"] ** -age
     sharp = p["overlap"]
-    larger = np.maximum(compute, memory)
-    smaller = np.minimum(compute, memory)
-    ratio = np.divide(smaller, larger, out=np.zeros_like(larger), where=larger > 0)
+    larger = xp.maximum(compute, memory)
+    smaller = xp.minimum(compute, memory)
+    ratio = smaller / xp.maximum(larger, _TINY)
     busy = larger * (1.0 + ratio**sharp) ** (1.0 / sharp)
-    bound = np.divide(compute**2, compute**2 + memory**2, out=np.zeros_like(larger), where=larger > 0)
+    bound = compute**2 / xp.maximum(compute**2 + memory**2, _TINY**2)
     phase = t.phase.astype(int)
-    own = np.array([p["host_forward"], p["host_backward"], p["host_update"]])[phase]
-    own = np.where(train > 0, own, own * p["host_infer"])
-    floor = np.array([p["floor"], p["floor"], p["floor_update"]])[phase] * (1.0 + s["amd"] * (p["floor_amd"] - 1.0))
-    floor = np.where(cls == RNN, p["floor_rnn"], floor) * np.where(cls == MOVING, software["kernels"], 1.0)
+    own = xp.array([p["host_forward"], p["host_backward"], p["host_update"]])[phase]
+    own = xp.where(train > 0, own, own * p["host_infer"])
+    floor = xp.array([p["floor"], p["floor"], p["floor_update"]])[phase] * (1.0 + s["amd"] * (p["floor_amd"] - 1.0))
+    floor = xp.where(cls == RNN, p["floor_rnn"], floor) * xp.where(cls == MOVING, software["kernels"], 1.0)
     return Seconds(
         compute=busy * bound * times,
         memory=busy * (1.0 - bound) * times,
@@ -321,91 +341,104 @@ def piece_seconds(
     )
 
 
-def _padded_macs(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], sustained: Array) -> Array:
+def _padded_macs(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], sustained: Array, xp: Any) -> Array:
     """Multiply-adds as the device does them: whole tiles, whole waves of multiprocessors, a start for each tile."""
-    done = t.macs.copy()
-    tiled = np.flatnonzero((t.cls != DEPTHWISE) & (t.m > 0))
-    rows_, cols_ = t.m[tiled], t.n[tiled]
-    long, short, b, k, sms = np.maximum(rows_, cols_), np.minimum(rows_, cols_), t.b[tiled], t.k[tiled], s["sms"][tiled]
-    # Loading a tile's edges takes the longer the faster the multiprocessor computes.
-    per_clock = sustained[tiled] / (sms * s["clock"][tiled])
-    edge = p["edge"] * (per_clock / 128.0 * np.where(t.half[tiled] > 0, 0.5, 1.0)) ** p["edge_power"]
-    best = np.full(len(k), np.inf)
-    longest = np.maximum(k / _SPLIT_K, 1.0)
+    long, short, sms = xp.maximum(t.m, t.n), xp.minimum(t.m, t.n), s["sms"]
+    # A multiprocessor loads a tile's edges at 64 bytes a clock.
+    bytes_per_mac_time = sustained / (sms * s["clock"]) * xp.where(t.half > 0, 2.0, 4.0) / 64.0
+    edge = p["edge"] * bytes_per_mac_time ** p["edge_power"]
+    best = xp.full(t.m.shape, xp.inf)
+    longest = xp.maximum(t.k / _SPLIT_K, 1.0)
     for rows, cols in _TILES:
-        tiles = b * np.ceil(long / rows) * np.ceil(short / cols)
-        split = np.clip(sms / tiles, 1.0, longest)
+        tiles = xp.maximum(t.b * xp.ceil(long / rows) * xp.ceil(short / cols), 1.0)
+        split = xp.clip(sms / tiles, 1.0, longest)
         waves = tiles * split / sms
-        waves = np.where(waves < 1.0, 1.0, waves + p["wave"] * (np.ceil(waves) - waves))
-        np.minimum(
-            best, waves * (rows * cols) * (k / split + p["start"]) * (1.0 + edge * (1 / rows + 1 / cols)), out=best
-        )
-    done[tiled] = best * sms
+        waves = xp.where(waves < 1.0, 1.0, waves + p["wave"] * (xp.ceil(waves) - waves))
+        work = waves * (rows * cols) * (t.k / split + p["start"]) * (1.0 + edge * (1 / rows + 1 / cols))
+        best = xp.minimum(best, work)
     # Attention has two products, five in the backward pass, and skips the scores that a mask hides.
-    fused = np.flatnonzero((t.cls == ATTENTION) & (t.m > 0))
-    done[fused] *= t.macs[fused] / (t.b * t.m * t.k * t.n)[fused]
-    return done
+    plain = xp.maximum(t.b * t.m * t.k * t.n, 1.0)
+    best = best * xp.where(t.cls == ATTENTION, t.macs / plain, 1.0)
+    result: Array = xp.where((t.cls != DEPTHWISE) & (t.m > 0), best * sms, t.macs)
+    return result
 
 
 def _rate(
-    t: Columns, s: Mapping[str, Array], p: Mapping[str, float], tf32: Array, cls: Any
+    t: Columns, s: Mapping[str, Array], p: Mapping[str, float], tf32: Array, cls: Any, last: Array, xp: Any
 ) -> tuple[Array, Array, Array]:
     """Multiply-adds per second: what ops of a class reach, what the power limit sustains, and the units' peak."""
-    single = s["fp32"] * p["eff_fp32"]
-    matrix = s["tf32"] * p["eff_tf32"]
-    half = np.where(s["tensor"] > 0, s["half"] * p["eff_half"], s["fp32"] * p["eff_half_vector"])
+    clock = xp.where(s["boost"] > 0, p["boost"], 1.0)
+    single = clock * s["fp32"] * p["eff_fp32"] * xp.where(s["pascal"] > 0, p["pascal_compute"], 1.0)
+    matrix = clock * s["tf32"] * p["eff_tf32"]
+    half = xp.where(s["tensor"] > 0, clock * s["half"] * p["eff_half"], single * p["eff_half_vector"])
     on_tf32 = (tf32 > 0) & (matrix > single)
-    rate = np.where(t.half > 0, half, np.where(on_tf32, matrix, single))
+    rate = xp.where(t.half > 0, half, xp.where(on_tf32, matrix, single))
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
-    joules = joules * np.where(
-        (t.half > 0) & (s["tensor"] > 0), p["energy_half"], np.where(on_tf32, p["energy_tf32"], 1.0)
+    joules = joules * xp.where(
+        (t.half > 0) & (s["tensor"] > 0), p["energy_half"], xp.where(on_tf32, p["energy_tf32"], 1.0)
     )
-    limit = s["power"] * 0.85 / joules
-    peak = np.where(t.half > 0, np.maximum(s["half"] * s["tensor"], s["fp32"]), np.where(on_tf32, s["tf32"], s["fp32"]))
-    rate = rate / np.sqrt(np.sqrt(1.0 + (rate / limit) ** 4))
+    board = s["power"] * xp.where(s["mobile"] > 0, p["mobile_power"], 1.0)
+    limit = xp.maximum(0.9 * board - _FIXED_W, 0.4 * board) / joules
+    peak = xp.where(t.half > 0, xp.maximum(s["half"] * s["tensor"], s["fp32"]), xp.where(on_tf32, s["tf32"], s["fp32"]))
+    peak = peak * xp.maximum(clock, 1.0)
+    rate = rate / (1.0 + (rate / limit) ** 8) ** 0.125
     wide = s["fp32"] * p["eff_depthwise"]
-    rate = np.where(cls == DEPTHWISE, wide, rate)
-    gain = np.array([p.get(f"gain_{name}", 1.0) for name in CLASSES])[cls]
+    rate = xp.where(cls == DEPTHWISE, wide, rate)
+    gain = xp.array([p.get(f"gain_{name}", 1.0) for name in CLASSES])[cls]
     half_conv = (t.half > 0) & (s["tensor"] > 0) & (cls <= GROUPED)
-    gain = gain * np.where(half_conv, np.where(t.last > 0, p["gain_half_last"], p["gain_half_conv"]), 1.0)
-    gain = gain * np.where(t.weight_grad > 0, p["gain_weight_grad"], 1.0)
+    gain = gain * xp.where(half_conv, xp.where(last > 0, p["gain_half_last"], p["gain_half_conv"]), 1.0)
+    gain = gain * xp.where(t.weight_grad > 0, p["gain_weight_grad"], 1.0)
     winograd = (t.window == 9) & (t.stride < 1.5) & (t.half == 0) & (cls == CONV) & (on_tf32 == 0)
-    gain = gain * np.where(winograd, p["gain_winograd"], 1.0)
-    gain = gain * np.where((t.stride > 1.5) & (t.phase == BACKWARD) & (cls <= GROUPED), p["gain_strided"], 1.0)
-    gain = gain * np.where(s["amd"] > 0, np.where(cls <= DEPTHWISE, p["amd_conv"], p["amd_matmul"]), 1.0)
-    return rate * gain, rate, np.where(winograd, 2.25, 1.0) * peak
+    gain = gain * xp.where(winograd, p["gain_winograd"], 1.0)
+    gain = gain * xp.where((t.stride > 1.5) & (t.phase == BACKWARD) & (cls <= GROUPED), p["gain_strided"], 1.0)
+    gain = gain * xp.where(s["amd"] > 0, xp.where(cls <= DEPTHWISE, p["amd_conv"], p["amd_matmul"]), 1.0)
+    gain = gain * xp.where(s["radeon"] > 0, p["radeon_compute"], 1.0)
+    return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
 
 
 def _bytes(
-    t: Columns, s: Mapping[str, Array], p: Mapping[str, float], software: Mapping[str, Array], cls: Any
+    t: Columns,
+    s: Mapping[str, Array],
+    p: Mapping[str, float],
+    software: Mapping[str, Array],
+    cls: Any,
+    last: Array,
+    xp: Any,
 ) -> Array:
-    weight = np.array([p.get(f"traffic_{name}", 1.0) for name in TRAFFIC])[t.traffic.astype(int)]
-    weight = weight * np.where(cls == MOVING, software["traffic"], 1.0)
-    reorder = (t.half > 0) & (s["tensor"] > 0) & (t.last == 0) & (cls <= GROUPED)
-    return np.asarray(t.moved * weight + np.where(reorder, p["reorder"] * software["reorder"], 0.0) * t.layout)
+    weight = xp.array([p.get(f"traffic_{name}", 1.0) for name in TRAFFIC])[t.traffic.astype(int)]
+    weight = weight * xp.where(cls == MOVING, software["traffic"], 1.0)
+    reorder = (t.half > 0) & (s["tensor"] > 0) & (last == 0) & (cls <= GROUPED)
+    result: Array = t.moved * weight + xp.where(reorder, p["reorder"] * software["reorder"], 0.0) * t.layout
+    return result
 
 
-def _bandwidth(t: Columns, s: Mapping[str, Array], p: Mapping[str, float]) -> Array:
+def _bandwidth(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], xp: Any) -> Array:
     cached = s["l2"] / (s["l2"] + t.moved)
-    share = p["eff_memory"] * np.where(s["amd"] > 0, p["amd_memory"], 1.0)
-    return np.asarray(s["bandwidth"] * share / (1.0 - p["cache"] * cached))
+    share = p["eff_memory"] * xp.where(s["amd"] > 0, p["amd_memory"], 1.0)
+    share = share * xp.where(s["radeon"] > 0, p["radeon_memory"], 1.0)
+    share = share * xp.where(s["pascal"] > 0, p["pascal_memory"], 1.0) * xp.where(s["ecc"] > 0, p["ecc_memory"], 1.0)
+    result: Array = s["bandwidth"] * share / (1.0 - p["cache"] * cached)
+    return result
 
 
-def step_seconds(host: Array, device: Array, sharpness: float) -> Array:
+def step_seconds(host: Array, device: Array, sharpness: float, xp: Any = np) -> Array:
     """The host issues while the device works: about the larger of the two."""
-    larger, smaller = np.maximum(host, device), np.minimum(host, device)
-    return np.asarray(larger * (1.0 + (smaller / larger) ** sharpness) ** (1.0 / sharpness))
+    larger, smaller = xp.maximum(host, device), xp.minimum(host, device)
+    result: Array = larger * (1.0 + (smaller / larger) ** sharpness) ** (1.0 / sharpness)
+    return result
 
 
 FACTORS = ("compute", "conv", "attention", "traffic", "host", "kernels", "reorder")
-_SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
+CHANNELS_LAST = frozenset({"channels-last", "vendor-tuned"})
+SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
 _TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
 """PyTorch itself uses TF32 for convolutions alone."""
 
 
 def software_factors(name: str, p: Mapping[str, float]) -> dict[str, float]:
     """What software changes: factors on the seconds or bytes of each part; eager PyTorch is 1."""
-    return {factor: p.get(f"{name}:{factor}", 1.0) for factor in FACTORS}
+    factors = {factor: p.get(f"{name}:{factor}", 1.0) for factor in FACTORS}
+    return {**factors, "last": float(name in CHANNELS_LAST), "year": SOFTWARE_YEAR}
 
 
 # -- What was fitted -----------------------------------------------------------------------------------------
@@ -500,7 +533,7 @@ class PopulationTime:
     def seconds_of(self, t: Columns, *, train: bool) -> Seconds:
         """Seconds of pieces of work before any deviation."""
         size = len(t.count)
-        factors = {**software_factors(self.software, self.parameters), "year": _SOFTWARE_YEAR}
+        factors = software_factors(self.software, self.parameters)
         return piece_seconds(
             t,
             {name: np.full(size, value) for name, value in self.specs.items()},

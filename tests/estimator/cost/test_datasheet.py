@@ -34,7 +34,7 @@ def step(kind: str, macs: float = 0, moved: float = 0, dtype: str = "float32") -
     ],
 )
 def test_seconds_of_one_large_op_are_near_the_gpus_peak(op: Op, peak_s: float) -> None:
-    assert peak_s < datasheet_profile(GPU).time.seconds([op]).sum() < 12 * peak_s
+    assert peak_s < datasheet_profile(GPU).time.seconds([op]).sum() < 2.2 * peak_s
 
 
 def test_a_small_op_takes_a_start() -> None:

@@ -151,7 +151,8 @@ def test_no_device_beats_its_peak() -> None:
         time = population_time(part)
         seconds = total(time, matmul(16384, 16384, 16384, "float16"))
         peak = max(part.fp16_tflops or 0, part.bf16_tflops or 0, part.fp32_tflops) * 1e12 / 2
-        assert 16384**3 / seconds < 1.05 * peak, part.key
+        boost = time.parameters["boost"] if time.specs["boost"] else 1.0  # GeForce boards run above their clock
+        assert 16384**3 / seconds <= boost * peak * (1 + 1e-9), part.key
 
 
 def test_a_step_is_about_the_larger_of_host_and_device() -> None:

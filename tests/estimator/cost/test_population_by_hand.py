@@ -29,6 +29,7 @@ from joulecast.estimator.cost.population import (
     specs,
     step_seconds,
 )
+from joulecast.estimator.cost.software import SOFTWARE
 from joulecast.estimator.trace.workload import Op
 
 # Nothing but the plain rate of each unit counts.
@@ -36,7 +37,9 @@ NEUTRAL: dict[str, float] = {
     **dict.fromkeys(("eff_fp32", "eff_tf32", "eff_half", "eff_half_vector", "eff_depthwise", "eff_memory"), 1.0),
     **dict.fromkeys(("energy_half", "energy_tf32", "gain_half_conv", "gain_half_last", "gain_weight_grad"), 1.0),
     **dict.fromkeys(("gain_winograd", "gain_strided", "amd_conv", "amd_matmul", "amd_memory", "floor_amd"), 1.0),
-    **dict.fromkeys(("overlap", "yearly_compute", "yearly_host", "host_infer", "edge_power"), 1.0),
+    **dict.fromkeys(("overlap", "yearly_compute", "yearly_memory", "yearly_host", "host_infer", "edge_power"), 1.0),
+    **dict.fromkeys(("boost", "pascal_compute", "pascal_memory", "ecc_memory", "mobile_power"), 1.0),
+    **dict.fromkeys(("radeon_compute", "radeon_memory"), 1.0),
     **dict.fromkeys(("energy_nm", "edge", "start", "wave", "cache", "reorder"), 0.0),
     **dict.fromkeys(("floor", "floor_update", "floor_rnn", "host_forward", "host_backward", "host_update"), 0.0),
     "energy_mac": 1e-9,
@@ -48,7 +51,7 @@ DEVICE: dict[str, float] = {
     "fp32": 1e12, "tf32": 4e12, "half": 8e12, "tensor": 1.0, "bandwidth": 1e12, "sms": 1.0, "power": 100.0, "nm": 12.0,
     "clock": 1e9, "l2": 1.0,
 }  # fmt: skip
-PLAIN = {**dict.fromkeys(FACTORS, 1.0), "year": 2021.0}
+PLAIN = {**dict.fromkeys(FACTORS, 1.0), "last": 0.0, "year": 2021.0}
 
 
 def matmul(m: int, k: int, n: int, b: int = 1, *, moved: int = 0, phase: str = "forward", half: bool = False) -> Op:
@@ -258,31 +261,51 @@ HALF_DEVICE = {"half": 8e12}
         (conv(1, 128), {"amd": 1.0}, {"amd_conv": 0.5, "amd_matmul": 0.1}, False, 0.5e12),
         (matmul(128, 256, 128), {"amd": 1.0}, {"amd_conv": 0.1, "amd_matmul": 0.5}, False, 0.5e12),
         (matmul(128, 256, 128), {}, {"amd_conv": 0.5, "amd_matmul": 0.5}, False, 1e12),
+        (matmul(128, 256, 128), {"radeon": 1.0}, {"radeon_compute": 0.5}, False, 0.5e12),
+        (matmul(128, 256, 128), {}, {"radeon_compute": 0.5}, False, 1e12),
+        (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, False, 1.25e12),
+        (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, True, 5e12),
+        (matmul(128, 256, 128, half=True), {"boost": 1.0}, {"boost": 1.25}, False, 10e12),
+        (matmul(128, 256, 128), {}, {"boost": 1.25}, False, 1e12),
+        (matmul(128, 256, 128), {"pascal": 1.0}, {"pascal_compute": 0.5}, False, 0.5e12),
+        (matmul(128, 256, 128), {}, {"pascal_compute": 0.5}, False, 1e12),
     ],
 )
 def test_the_rate_of_a_product(op: Op, device: dict[str, float], p: dict[str, float], tf32: bool, rate: float) -> None:
     assert parts(op, device=device, p=p, tf32=tf32)["compute"] == pytest.approx(op.flops / rate)
 
 
+# What is left of the rate where the power limit allows as much as the units do, and half as much.
+AT_LIMIT, OVER_LIMIT = 2**-0.125, 257**-0.125
+
+
 @pytest.mark.parametrize(
     ("op", "device", "p", "tf32", "share"),
     [
-        # 85 W of 85 pJ are 1 T multiply-adds per second: as many as the units do, which both then miss.
-        (matmul(128, 256, 128), {}, {"energy_mac": 85.0}, False, 2**-0.25),
-        (matmul(128, 256, 128), {"power": 50.0}, {"energy_mac": 85.0}, False, 17**-0.25),
-        (matmul(128, 256, 128), {"nm": 24.0}, {"energy_mac": 85.0}, False, 2**-0.25),
-        (matmul(128, 256, 128), {"nm": 24.0}, {"energy_mac": 85.0, "energy_nm": 1.0}, False, 17**-0.25),
-        (matmul(128, 256, 128), {"nm": 6.0}, {"energy_mac": 170.0, "energy_nm": 1.0}, False, 2**-0.25),
-        (matmul(128, 256, 128, half=True), {}, {"energy_mac": 85.0, "energy_half": 0.125}, False, 2**-0.25),
+        # 90 % of 100 W without 15 W are 75 W; of 75 pJ, 1 T multiply-adds per second: as many as the units do.
+        (matmul(128, 256, 128), {}, {"energy_mac": 75.0}, False, AT_LIMIT),
+        (matmul(128, 256, 128), {"power": 175 / 3}, {"energy_mac": 75.0}, False, OVER_LIMIT),  # 37.5 W
+        (matmul(128, 256, 128), {"power": 10.0}, {"energy_mac": 4.0}, False, AT_LIMIT),  # at least 40 % of the power
+        (
+            matmul(128, 256, 128),
+            {"mobile": 1.0, "power": 50.0},
+            {"energy_mac": 75.0, "mobile_power": 2.0},
+            False,
+            AT_LIMIT,
+        ),
+        (matmul(128, 256, 128), {"nm": 24.0}, {"energy_mac": 75.0}, False, AT_LIMIT),
+        (matmul(128, 256, 128), {"nm": 24.0}, {"energy_mac": 75.0, "energy_nm": 1.0}, False, OVER_LIMIT),
+        (matmul(128, 256, 128), {"nm": 6.0}, {"energy_mac": 150.0, "energy_nm": 1.0}, False, AT_LIMIT),
+        (matmul(128, 256, 128, half=True), {}, {"energy_mac": 75.0, "energy_half": 0.125}, False, AT_LIMIT),
         (
             matmul(128, 256, 128, half=True),
             {"tensor": 0.0},
-            {"energy_mac": 85.0, "energy_half": 0.125},
+            {"energy_mac": 75.0, "energy_half": 0.125},
             False,
-            2**-0.25,
+            AT_LIMIT,
         ),
-        (matmul(128, 256, 128), {}, {"energy_mac": 85.0, "energy_half": 9.0, "energy_tf32": 0.25}, True, 2**-0.25),
-        (matmul(128, 256, 128), {}, {"energy_mac": 85.0, "energy_half": 9.0, "energy_tf32": 9.0}, False, 2**-0.25),
+        (matmul(128, 256, 128), {}, {"energy_mac": 75.0, "energy_half": 9.0, "energy_tf32": 0.25}, True, AT_LIMIT),
+        (matmul(128, 256, 128), {}, {"energy_mac": 75.0, "energy_half": 9.0, "energy_tf32": 9.0}, False, AT_LIMIT),
     ],
 )
 def test_the_power_limit_slows_arithmetic(
@@ -308,9 +331,10 @@ def test_the_power_limit_slows_arithmetic(
         (matmul(128, 256, 32), 1, {"edge": 16.0, "edge_power": 0.0}, 128 * 32 * 256 * 1.625),
         (matmul(32, 256, 32), 1, {"edge": 16.0, "edge_power": 0.0}, 32 * 32 * 256 * 2.0),
         (matmul(64, 256, 16), 1, {"edge": 16.0, "edge_power": 0.0}, 64 * 16 * 256 * 2.25),
-        # A multiprocessor of 1000 multiply-adds a clock, 128 being usual: edges count 1000 / 128 as much.
-        (matmul(128, 256, 128), 1, {"edge": 12.8, "edge_power": 1.0}, CUBE * (1 + 100 / 64)),
-        (matmul(128, 256, 128, half=True), 1, {"edge": 1.28, "edge_power": 1.0}, CUBE * (1 + 40 / 64)),
+        # 1000 multiply-adds a clock while an edge loads 64 bytes: 62.5 for each value of 4 bytes; 8000 of 2 bytes.
+        (matmul(128, 256, 128), 1, {"edge": 1.6, "edge_power": 1.0}, CUBE * (1 + 100 / 64)),
+        (matmul(128, 256, 128, half=True), 1, {"edge": 0.16, "edge_power": 1.0}, CUBE * (1 + 40 / 64)),
+        (matmul(256, 256, 128), 1, {"edge": 16.0, "edge_power": 0.0}, 2 * CUBE * 1.1875),  # a tile of 256 x 128
         (matmul(128, 256, 128), 1, {"start": 64.0}, CUBE * 1.25),
         # Ten multiprocessors: 16 tiles of 32 x 32 take two rounds, the second of which 4 leave idle.
         (matmul(128, 256, 128), 10, {}, CUBE),
@@ -363,6 +387,11 @@ def test_attention_is_as_many_products_as_its_multiply_adds_tell(op: Op, done: f
         (mover(), {}, {"eff_memory": 0.5}, {}, 2.0),
         (mover(), {"amd": 1.0}, {"amd_memory": 0.5}, {}, 2.0),
         (mover(), {}, {"amd_memory": 0.5}, {}, 1.0),
+        (mover(), {"radeon": 1.0}, {"radeon_memory": 0.5}, {}, 2.0),
+        (mover(), {"pascal": 1.0}, {"pascal_memory": 0.5}, {}, 2.0),
+        (mover(), {"ecc": 1.0}, {"ecc_memory": 0.5}, {}, 2.0),
+        (mover(), {}, {"radeon_memory": 0.5, "pascal_memory": 0.5, "ecc_memory": 0.5}, {}, 1.0),
+        (mover(), {}, {"yearly_memory": 2.0}, {"year": 2022.0}, 0.5),
         (mover(), {"l2": 1e12}, {"cache": 0.5}, {}, 0.75),  # half of it is in the cache, at twice the rate
         (mover("norm"), {}, {"traffic_norm": 2.0}, {}, 2.0),
         (mover("norm"), {}, {"traffic_reduce": 2.0}, {}, 1.0),
@@ -524,13 +553,21 @@ def test_which_software_uses_tf32_for_what(software: str, op: Op, rate: float) -
 
 def test_the_year_of_software_is_todays() -> None:
     time = time_of(host_forward=1.0, yearly_host=2.0)
-    assert time.parts([mover()])[3] == pytest.approx(2.0 ** -(population._SOFTWARE_YEAR - 2021))
+    assert time.parts([mover()])[3] == pytest.approx(2.0 ** -(population.SOFTWARE_YEAR - 2021))
 
 
 def test_factors_of_software_are_1_unless_fitted() -> None:
-    p = {"ngc:conv": 0.5, "ngc:host": 0.25}
-    assert software_factors("eager", p) == dict.fromkeys(FACTORS, 1.0)
-    assert software_factors("ngc", p) == {**dict.fromkeys(FACTORS, 1.0), "conv": 0.5, "host": 0.25}
+    p, plain = {"ngc:conv": 0.5, "ngc:host": 0.25}, {**PLAIN, "year": population.SOFTWARE_YEAR}
+    assert software_factors("eager", p) == plain
+    assert software_factors("ngc", p) == {**plain, "conv": 0.5, "host": 0.25}
+    assert [name for name in SOFTWARE if software_factors(name, p)["last"]] == ["channels-last", "vendor-tuned"]
+
+
+def test_software_that_uses_channels_last_reorders_nothing() -> None:
+    op, p = conv(1, half=True), {"reorder": 3.0, "gain_half_conv": 0.5}
+    first, last = parts(op, p=p), parts(op, p=p, software={"last": 1.0, "conv": 9.0})
+    assert last == parts(conv(1, half=True, channels_last=1), p=p)
+    assert sum(last.values()) < sum(first.values())
 
 
 def test_seconds_of_a_step_by_hand() -> None:
@@ -555,7 +592,8 @@ def test_a_cards_figures_in_basic_units() -> None:
     assert spec() == pytest.approx(
         {
             "fp32": 20e12, "tf32": 40e12, "half": 85e12, "tensor": 1.0, "bandwidth": 900e9, "sms": 80, "l2": 40e6,
-            "power": 300, "nm": 4, "amd": 0, "other": 0, "year": 2023, "mobile": 0, "clock": 2e9,
+            "power": 300, "nm": 4, "amd": 0, "other": 0, "year": 2023, "mobile": 0, "clock": 2e9, "pascal": 0, "ecc": 1,
+            "boost": 0, "radeon": 0,
         }
     )  # fmt: skip
 
@@ -572,8 +610,17 @@ def test_a_cards_figures_in_basic_units() -> None:
         ({"vendor": "AMD", "year": 2022}, {"fp32": 40e12}),  # CDNA 1 and 2
         (
             {"vendor": "AMD", "year": 2022, "tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 80.0},
-            {"fp32": 20e12},
+            {"fp32": 10.24e12, "radeon": 1.0, "half": 40e12},  # 80 units of 64 lanes at 2 GHz, without dual issue
         ),
+        ({"tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 40.0, "year": 2016}, {"pascal": 1.0}),
+        ({"tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 40.0, "year": 2019}, {"pascal": 0.0}),
+        # Error correction takes bandwidth of GDDR memory on boards for data centres.
+        ({"fp64_tflops": 20.0}, {"ecc": 0.0}),  # high-bandwidth memory: parts with FP64 units
+        ({"fp64_tflops": 20.0, "year": 2014}, {"ecc": 1.0}),
+        ({"bandwidth_gb_per_s": 8000.0}, {"ecc": 0.0}),
+        ({"name": "GeForce RTX 4090"}, {"ecc": 0.0, "boost": 1.0}),
+        ({"name": "TITAN V"}, {"ecc": 0.0, "boost": 1.0}),
+        ({"name": "Quadro RTX 6000"}, {"ecc": 0.0, "boost": 0.0}),
         ({"year": 2022}, {"fp32": 20e12}),
         # 128 lanes at 1.6 GHz make a multiprocessor.
         ({"sms": None}, {"sms": 20e12 / 128 / 1.6e9}),
