@@ -43,7 +43,7 @@ from pathlib import Path
 from joulecast.check.config import read_config
 from joulecast.estimator.model.read_model import read_model
 for entry in read_config(Path(sys.argv[1])).entries:
-    read_model(entry.model, entry.question.trace_options)
+    read_model(entry.model, entry.request.trace_options)
 """
 
 

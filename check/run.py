@@ -11,11 +11,12 @@ from typing import Any
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.estimate import priced
 from ..estimator.base.errors import JoulecastError
+from ..estimator.model.reader import Reading, ReadRequest
 from .base import exported
 from .cache import Cache, trace_key
 from .compare import Change, compare
 from .config import OWN_FILE, SHARED_FILE, Config, ConfigError, Entry, config_in, read_config, with_keys
-from .tracing import Failure, Task, Traced, Tracers
+from .reading import Failure, Readers
 
 SCHEMA = "joulecast.check/1"
 FITS, FAILED, EXCEEDED = 0, 1, 3  # exit status: an exceeded budget takes precedence over a failure
@@ -90,38 +91,38 @@ def check(
 ) -> CheckReport:
     """Checks the models of `config` (those in `names`, all for none), against the git ref `base` if one is given.
 
-    Models whose workload is not in `cache` are traced in `jobs` processes (None: one per core; 0: in this one).
+    Models whose workload is not in `cache` are read in `jobs` processes (None: one per core).
     Raises ConfigError for unknown names and for a base that cannot be read. The outcome of a model records its failure.
     """
     entries = config.named(names)
     with contextlib.ExitStack() as stack:
         folders = stack.enter_context(exported(base, config.root)) if base else None
-        tracers = stack.enter_context(Tracers(jobs))
-        report = CheckReport(config.path, tuple(_outcomes(config, entries, cache, tracers)), base)
+        readers = stack.enter_context(Readers(jobs))
+        report = CheckReport(config.path, tuple(_outcomes(config, entries, cache, readers)), base)
         if base and folders:
-            report = _compared(report, base, folders, config.top, names, cache, tracers)
+            report = _compared(report, base, folders, config.top, names, cache, readers)
     cache.prune()
     return replace(report, notes=(*report.notes, cache.problem)) if cache.problem else report
 
 
 def _outcomes(
-    config: Config, entries: Sequence[Entry], cache: Cache, tracers: Tracers, checkout: Path | None = None
+    config: Config, entries: Sequence[Entry], cache: Cache, readers: Readers, checkout: Path | None = None
 ) -> list[Outcome]:
     keys = {entry.name: trace_key(entry.model, entry.request.trace_options) for entry in entries}
     kept = {key: cache.find(key, config.root) for key in dict.fromkeys(keys.values())}
     lacking = {keys[entry.name]: entry for entry in entries if kept[keys[entry.name]] is None}
     where = (config.root, config.top, checkout)
-    tasks = [Task(entry.model, entry.request.trace_options, *where) for entry in lacking.values()]
-    found = dict(zip(lacking, tracers.trace(tasks), strict=True))
+    asked = [ReadRequest(entry.model, entry.request.trace_options, *where) for entry in lacking.values()]
+    found = dict(zip(lacking, readers.read(asked), strict=True))
     for key, result in found.items():
-        if isinstance(result, Traced):
+        if isinstance(result, Reading):
             cache.store(key, config.root, result.work, result.sources)
-    found |= {key: Traced(work, (), 0.0) for key, work in kept.items() if work is not None}
+    found |= {key: Reading(work, (), 0.0) for key, work in kept.items() if work is not None}
     return [_priced(entry, found[keys[entry.name]]) for entry in entries]
 
 
-def _priced(entry: Entry, found: Traced | Failure) -> Outcome:
-    if isinstance(found, Traced):
+def _priced(entry: Entry, found: Reading | Failure) -> Outcome:
+    if isinstance(found, Reading):
         try:
             answer = priced(entry.request, found.work, entry.profile)
             return Outcome(entry.name, entry.model, answer, None, found.seconds)
@@ -141,7 +142,7 @@ def _compared(
     checkout: Path,
     names: Sequence[str],
     cache: Cache,
-    tracers: Tracers,
+    readers: Readers,
 ) -> CheckReport:
     """`report` with what changed since `base`, whose files are in `folders` (the configuration's and the top)."""
     try:
@@ -149,7 +150,7 @@ def _compared(
     except ConfigError as error:
         return replace(report, notes=(f"no comparison with {base}: {error}",))
     entries = [entry for entry in config.entries if not names or entry.name in names]
-    before = {outcome.name: outcome for outcome in _outcomes(config, entries, cache, tracers, checkout)}
+    before = {outcome.name: outcome for outcome in _outcomes(config, entries, cache, readers, checkout)}
     here = {outcome.name for outcome in report.outcomes}
     notes = [
         f"{name} is not compared: at {base}, {outcome.failure.message}"

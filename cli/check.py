@@ -35,9 +35,9 @@ _WORDS = {"exceeded": "exceeded", "kept": "within", "failed": "failed", "none": 
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--jobs",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=1),
     metavar="N",
-    help="Processes that trace models (default: one per core; 0: this one, for a debugger).",
+    help="Processes that read models (default: one per core).",
 )
 @click.option(
     "--cache-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the cache of traced models."

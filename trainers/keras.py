@@ -6,13 +6,16 @@ import functools
 import math
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from ..estimator.base.errors import JoulecastError
-from ..estimator.model.keras_bridge import KerasInput, KerasRequest, trace_keras
+from ..estimator.model.input_spec import InputSpec
+from ..estimator.model.read_model import TraceOptions
+from ..estimator.model.reader import Reader, ReadRequest
 from ..estimator.trace.optimizers import optimizer_of
 from ..estimator.trace.workload import Workload
 from .frames import running
@@ -147,7 +150,7 @@ def _read(model: Any, fit: Mapping[str, Any], replicas: int) -> Workload:
     )
 
 
-def _inputs(model: Any, x: Any) -> tuple[KerasInput, ...]:
+def _inputs(model: Any, x: Any) -> tuple[InputSpec, ...]:
     """Nothing if the model declares its inputs; else the shape of the one array that it is given."""
     declared = getattr(model, "inputs", None)
     if declared and not any(None in tensor.shape[1:] for tensor in declared):
@@ -155,23 +158,21 @@ def _inputs(model: Any, x: Any) -> tuple[KerasInput, ...]:
     shape = getattr(x, "shape", None)
     if shape is None:
         raise JoulecastError("the model does not declare its inputs; build it with keras.Input")
-    return (KerasInput(tuple(int(size) for size in shape[1:]), keras.backend.standardize_dtype(x.dtype)),)
+    return (InputSpec(tuple(int(size) for size in shape[1:]), keras.backend.standardize_dtype(x.dtype)),)
 
 
 @functools.lru_cache(
     maxsize=8
 )  # a worker takes seconds to start, and hyperparameter searches fit the same network many times
-def _traced(config: str, name: str, inputs: tuple[KerasInput, ...], batch_size: int, optimizer: str) -> Workload:
+def _traced(config: str, name: str, inputs: tuple[InputSpec, ...], batch_size: int, optimizer: str) -> Workload:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.json"
         path.write_text(config, encoding="utf-8")
-        request = KerasRequest(
-            target=_REBUILT,
-            arguments={"path": str(path)},
-            inputs=inputs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            name=name,
-            layers=False,
+        options = TraceOptions(
+            args={"path": repr(str(path))}, specs=inputs, batch_size=batch_size, optimizer=optimizer, layers=False
         )
-        return trace_keras(request)
+        reader = Reader()
+        try:
+            return replace(reader.read(ReadRequest(_REBUILT, options), quiet=True).work, name=name)
+        finally:
+            reader.close()

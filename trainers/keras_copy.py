@@ -1,4 +1,4 @@
-"""Rebuilding a Keras model from its configuration, in the process that traces it (estimator/model/keras_worker.py)."""
+"""Rebuilding a Keras model from its configuration, in the process that traces it (estimator/model/keras_read.py)."""
 
 from __future__ import annotations
 

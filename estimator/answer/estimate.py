@@ -15,7 +15,7 @@ from ..cost.parallel.plan import CHECKPOINTING
 from ..cost.parallel.predict import Split, predict_split
 from ..cost.parallel.search import ZERO_STAGES
 from ..cost.profile import Profile
-from ..model.read_model import read_model
+from ..model.reader import ReadRequest, shared_reader
 from ..place.budget import BudgetVerdict, End, epochs_that_fit, judge_run, regions_that_fit
 from ..place.footprint import Embodied, Rent, embodied_kg, list_price
 from ..place.regions import compare_regions
@@ -163,6 +163,8 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
     share is looked up once.
     """
     requests = [configured(request) for request in requests]
+    if any(isinstance(request.model, str | Path) for request in requests):
+        shared_reader().start()  # takes seconds: meanwhile the rest is looked up
     profiles: dict[Any, Profile] = {}
     places: dict[Any, Where] = {}
     for request in requests:
@@ -190,7 +192,7 @@ def read(request: Request) -> Workload:
     if isinstance(model, Workload):
         return model
     if isinstance(model, str | Path):
-        return read_model(str(model), request.trace_options)
+        return shared_reader().read(ReadRequest(str(model), request.trace_options)).work
     if model is None:
         raise RequestError("`model` missing: give a torch.nn.Module, a Workload or a text")
     return _traced(model, request)

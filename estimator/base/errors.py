@@ -28,6 +28,10 @@ class ModelError(JoulecastError):
         self.frames = frames
 
 
+class InternalError(ModelError):
+    """A mistake of joulecast's own while it read a model. `frames` is its traceback."""
+
+
 class ProfileError(JoulecastError):
     """A profile that is missing, corrupt or of a newer schema, or that does not fit the workload."""
 

@@ -184,6 +184,8 @@ def build(
     if found := config_object(value, args):
         args = _with_config(found, label, args, notes)
     parameters = _parameters(value)
+    if (getattr(value, "__module__", None) or "").startswith("keras.src.applications"):
+        args = {"weights": None, **args}  # else they fetch trained weights: the cost is the same
     _check_args(parameters, label, args)
     lacking = missing(value, args)
     if lacking:

@@ -16,11 +16,12 @@ from ..base.errors import JoulecastError
 from ..base.suggest import clipped, near
 from ..sandbox.importing import UserImports
 from ..sandbox.source import is_source, python_source
+from ..sandbox.time_limit import time_limit
 from ..sandbox.training_stop import TrainingStarted, training_stopped
-from ..sandbox.user_code import time_limit, user_code
+from ..sandbox.user_code import user_code
 from .builders import build, choose, named, parse_args
 from .interrupted import choose_in_frames, where_it_trains
-from .keras_bridge import is_keras_target
+from .keras_target import is_keras_target
 from .loss import file_loss, named_loss
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _FIX = "correct the model, or what it is built with (`model_args`)"
 class LoadedModel:
     """A model as `--model` names it, on the meta device wherever it can be built there.
 
-    `framework` is "pytorch", or "keras" with `model` None: Keras is read in a process of its own.
+    `framework` is "pytorch", or "keras" with `model` None: `on_cpu` builds it, where Keras runs on torch.
     `example_inputs` is what the file defines under that name, a value or a function, else None; `loss` is the one that
     was asked for (`loss_asked`), otherwise the file's.
     `device` is "meta" or "cpu"; `source` says where the model came from; `notes` what was assumed.
@@ -119,9 +120,9 @@ def load_model(
     loss:
         The text that `--loss` takes; the default is `loss` of the model's file, if that is a function.
 
-    Module-level code of a file runs twice where the model cannot be built on the meta device. Raises
-    ModelError for errors of the model's own code and for code that runs longer than `time_limit_s`,
-    JoulecastError for a spec or arguments that cannot be used.
+    Module-level code of a file runs twice where the model cannot be built on the meta device. Code that runs longer
+    than `time_limit_s` ends a process that reads user code (`time_limit`). Raises ModelError for errors of the
+    model's own code, JoulecastError for a spec or arguments that cannot be used.
     """
     target = _parse_spec(spec)
     if target.kind == "hub":
@@ -142,7 +143,7 @@ def load_model(
 
     with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label):
         if target.kind != "config" and is_keras_target(spec):
-            return LoadedModel(spec, _display_name(target, values), "keras", spec, None)
+            return LoadedModel(spec, _display_name(target, values), "keras", spec, None, _on_cpu=on_cpu)
         loaded = _on_meta(attempt) if _allows_meta(target) else None
         loaded = loaded or attempt("cpu")
     return replace(loaded, _on_cpu=on_cpu) if loaded.device == "meta" else loaded

@@ -1,22 +1,23 @@
-"""From `--model` to a workload: load, find inputs, trace; Keras models in their own process."""
+"""From `--model` to a workload, in this process: load, find inputs, trace. `reader.py` does so in another process."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError, ModelError
 from ..trace.workload import Workload
 from .adapt import Lora, adapt
+from .input_spec import InputSpec
+from .presets import DatasetPreset
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .inputs import InputSpec, ModelInputs
+    from .inputs import ModelInputs
     from .load import LoadedModel
-    from .presets import DatasetPreset
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,23 @@ class TraceOptions:
     clip_gradients: bool = False
     ema: bool = False
 
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> TraceOptions:
+        """The options of which `document` is `asdict`."""
+        specs, preset, lora = (document[name] for name in ("specs", "preset", "lora"))
+        own = {
+            "specs": tuple(InputSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in specs),
+            "preset": preset and DatasetPreset(**{**preset, "input_shape": tuple(preset["input_shape"])}),
+            "lora": lora and Lora(lora["rank"], tuple(lora["targets"])),
+        }
+        return cls(**{**document, **own})
+
 
 def read_model(spec: str, options: TraceOptions) -> Workload:
     """One step of the model that `spec` names.
 
-    `options.batch_size` is that of one micro-batch. Raises what `load_model`, `model_inputs` and
-    `trace` raise, and a ModelError when the model's code outlives `options.time_limit_s`.
+    `options.batch_size` is that of one micro-batch. Raises what `load_model`, `model_inputs`, `read_keras` and
+    `trace` raise. Time limits apply as `time_limit` says.
     """
     from ..trace.step import MAX_REAL_PARAMETERS
     from .load import load_model
@@ -58,7 +70,9 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
     if loaded.framework == "keras":
         if unused := _not_for_keras(options):
             raise JoulecastError(f"`{unused}` is not available for Keras models; leave it out")
-        return _read_keras(loaded, options, classes)
+        from .keras_read import read_keras
+
+        return read_keras(loaded, options)
     try:
         return _trace(loaded, options)
     except ModelError:
@@ -88,7 +102,8 @@ def _parameters(loaded: LoadedModel) -> int:
 def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
     import torch
 
-    from ..sandbox.user_code import time_limit, user_code
+    from ..sandbox.time_limit import time_limit
+    from ..sandbox.user_code import user_code
     from ..trace.trace import trace
     from ..trace.training_step import has_training_step
     from .inputs import describe_inputs, model_inputs
@@ -162,28 +177,3 @@ def _other_optimizers(model: nn.Module, priced: str | None) -> list[str]:
         return []
     names = " and ".join(sorted(own))
     return [f"configure_optimizers has {names}, the update is costed as {priced}: give `optimizer` {min(own)}"]
-
-
-def _read_keras(loaded: LoadedModel, options: TraceOptions, classes: int | None) -> Workload:
-    from .builders import parse_args
-    from .keras_bridge import KerasInput, KerasRequest, trace_keras
-
-    fallback = None
-    if options.preset is not None:
-        channels, *sides = options.preset.input_shape
-        fallback = KerasInput((*sides, channels), options.preset.input_dtype)
-    request = KerasRequest(
-        target=loaded.spec,
-        name=loaded.name,
-        num_classes=classes,
-        arguments=parse_args(options.args),
-        inputs=[KerasInput(item.shape, item.dtype or "float32", item.name) for item in options.specs],
-        fallback=fallback,
-        batch_size=options.batch_size,
-        train=options.train,
-        optimizer=options.optimizer,
-        precision=options.precision,
-        accumulate=options.accumulate,
-        layers=options.layers,
-    )
-    return trace_keras(request, time_limit_s=options.time_limit_s)

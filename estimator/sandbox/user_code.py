@@ -1,27 +1,20 @@
-"""Runs the user's code: within a time limit, with its prints on stderr and its errors as one line."""
+"""Runs the user's code with its prints on stderr and its errors as one line."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import math
 import os
 import re
-import signal
 import sys
 import sysconfig
-import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 
 from ..base.errors import JoulecastError, ModelError
 from .training_stop import TrainingStarted
 
-# Seconds between the time limit and the end of the process, for code that catches the interruption.
-_GRACE_S = 3.0
-MAX_TIME_LIMIT_S = 1e6  # what timers of every platform take
 _MESSAGE_CHARACTERS = 400
 _FRAMES = 20
 
@@ -87,9 +80,6 @@ def user_code(what: str, *, fix: str = "") -> Iterator[None]:
             yield
         except (JoulecastError, KeyboardInterrupt, GeneratorExit, TrainingStarted):
             raise
-        except _TimeUp as up:
-            up.where = up.where or _where(user_frames(up))
-            raise
         except BaseException as error:  # SystemExit too: a sys.exit() in a model file is an error in that file
             raise model_error(error, what=what, fix=fix) from error
 
@@ -111,7 +101,14 @@ def model_error(error: BaseException, *, what: str, fix: str = "") -> JoulecastE
     said, hint = _said(error)
     advice = hint or (fix if about_arguments(error) else "")
     line = f"{where}: {said}" + (f"; {advice}" if advice else "")
-    return ModelError(line, "".join(traceback.format_list(frames[-_FRAMES:])))
+    return ModelError(line, _shown(frames))
+
+
+def located(message: str, frames: Iterable[traceback.FrameSummary]) -> ModelError:
+    """`message` with the place in the user's code where `frames`, outermost first, end."""
+    frames = _users_own(frames)
+    where = _where(frames)
+    return ModelError(f"{where}: {message}" if where else message, _shown(frames))
 
 
 def about_arguments(error: BaseException) -> bool:
@@ -137,9 +134,16 @@ def _cause(error: BaseException) -> BaseException:
 
 def user_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """The frames of the user's own files; where there are none, those of the installed model library."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _ours(frame.filename)]
-    own = [frame for frame in frames if is_users(frame.filename)]
-    return own or frames
+    return _users_own(traceback.extract_tb(error.__traceback__))
+
+
+def _users_own(frames: Iterable[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    models = [frame for frame in frames if not _ours(frame.filename)]
+    return [frame for frame in models if is_users(frame.filename)] or models
+
+
+def _shown(frames: list[traceback.FrameSummary]) -> str:
+    return "".join(traceback.format_list(frames[-_FRAMES:]))
 
 
 def is_users(filename: str) -> bool:
@@ -217,61 +221,3 @@ def one_line(text: str) -> str:
     """`text` on one line, cut where it is too long to read."""
     text = " ".join(text.split())
     return text if len(text) <= _MESSAGE_CHARACTERS else text[: _MESSAGE_CHARACTERS - 1] + "…"
-
-
-# -- the time limit ------------------------------------------------------------------------------
-
-
-class _TimeUp(BaseException):
-    """Interrupts the user's code. Not an Exception, so that `except Exception` does not catch it."""
-
-    where = ""
-
-
-@contextlib.contextmanager
-def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """Ends what runs longer than `seconds` (infinity: no limit) with a ModelError that names `what`.
-
-    In the main thread on POSIX the code is interrupted, again every second where it catches that; code
-    that runs for three seconds more ends the process with the same line and status 1. Elsewhere code
-    cannot be interrupted, so the process ends at the limit. C code that never releases the interpreter
-    lock cannot be stopped either way.
-    """
-    if not seconds > 0:
-        raise JoulecastError(f"time limit is {seconds:g} s; give `time_limit_s` more than 0 seconds")
-    if MAX_TIME_LIMIT_S < seconds < math.inf:
-        raise JoulecastError(f"time limit is {seconds:g} s; give `time_limit_s` {MAX_TIME_LIMIT_S:g} at most, or inf")
-    if math.isinf(seconds):
-        yield
-        return
-    can_interrupt = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    message = f"{what} still ran after {seconds:g} s, the time limit; raise it with `time_limit_s`"
-    watchdog = threading.Timer(seconds + (_GRACE_S if can_interrupt else 0), _end_process, [message])
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        with _alarm(seconds) if can_interrupt else contextlib.nullcontext():
-            yield
-    except _TimeUp as up:
-        raise ModelError(f"{up.where}: {message}" if up.where else message) from None
-    finally:
-        watchdog.cancel()
-
-
-@contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise _TimeUp
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _end_process(message: str) -> None:
-    os.write(2, f"Error: {message}\n".encode())
-    os._exit(1)

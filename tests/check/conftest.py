@@ -97,13 +97,13 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
 def call(
     project: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Call:
-    """`call("--json")`: `joulecast check --jobs 0 --json` in the project, in this process, which is faster."""
+    """`call("--json")`: `joulecast check --jobs 1 --json` in the project, from this process, whose reader is warm."""
     from joulecast.cli import main as commands
 
     monkeypatch.chdir(project)
 
     def enter(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = ["joulecast", "check", "--jobs", "0", *map(str, arguments)]
+        command = ["joulecast", "check", "--jobs", "1", *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", command)
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from joulecast.check.cache import Cache, trace_key
-from joulecast.check.tracing import Failure, Task, Traced, trace_model
 from joulecast.estimator.model.inputs import InputSpec
 from joulecast.estimator.model.read_model import TraceOptions
+from joulecast.estimator.model.reader import Reading, ReadRequest, shared_reader
 
 OPTIONS = TraceOptions(specs=(InputSpec((3, 8, 8)),), batch_size=4)
 SPEC = "models/net.py:Net"
@@ -22,13 +22,11 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "kept")
 
 
-def traced(root: Path, spec: str = SPEC, options: TraceOptions = OPTIONS) -> Traced:
-    found = trace_model(Task(spec, options, root, root))
-    assert not isinstance(found, Failure), found
-    return found
+def traced(root: Path, spec: str = SPEC, options: TraceOptions = OPTIONS) -> Reading:
+    return shared_reader().read(ReadRequest(spec, options, root, root))
 
 
-def kept(cache: Cache, root: Path, spec: str = SPEC) -> Traced:
+def kept(cache: Cache, root: Path, spec: str = SPEC) -> Reading:
     found = traced(root, spec)
     cache.store(trace_key(spec, OPTIONS), root, found.work, found.sources)
     return found

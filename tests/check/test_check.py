@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+
+from joulecast.estimator.model.reader import Reader
 
 from .conftest import NET, Call, commit, git
 
@@ -81,12 +82,11 @@ def test_its_figures_are_those_of_estimate(
 
 def test_budgets_and_regions_change_without_a_trace(project: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     first = document(call)["models"][0]["estimate"]
-    from joulecast.check import tracing
 
-    def never(task: object) -> None:
-        raise AssertionError(f"traced {task}")
+    def never(reader: Reader, request: object, **options: object) -> None:
+        raise AssertionError(f"traced {request}")
 
-    monkeypatch.setattr(tracing, "trace_model", never)
+    monkeypatch.setattr(Reader, "read", never)
     edit(project / "pyproject.toml", "pue = 1.0", "pue = 1.5")
     edit(project / "pyproject.toml", "1 MWh", "1 J")
     second = document(call)
@@ -180,7 +180,8 @@ def test_the_base_is_read_with_its_own_configuration_and_nothing_of_the_checkout
     before = state(project)
     found = document(call, "--base", "main")
     assert state(project) == before
-    assert not list((tmp_path / "tmp").iterdir())
+    left = [path.name for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor")]
+    assert left == []
     assert found["base"] == "main"
     assert found["removed"] == ["old"]
     models = {model["name"]: model for model in found["models"]}
@@ -201,10 +202,10 @@ def test_the_base_is_read_with_its_own_configuration_and_nothing_of_the_checkout
 def test_what_did_not_change_is_traced_once_for_both(
     project: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from joulecast.check import tracing
-
-    traced, really = [], tracing.trace_model
-    monkeypatch.setattr(tracing, "trace_model", lambda task: traced.append(task.model) or really(task))
+    traced, really = [], Reader.read
+    monkeypatch.setattr(
+        Reader, "read", lambda *given, **options: traced.append(given[1].model) or really(*given, **options)
+    )
     with (project / "pyproject.toml").open("a") as stream:
         stream.write(OTHER.format(name="longer", file="net.py:Net") + "epochs = 90\n")
     found = document(call, "--base", "HEAD")["models"]
@@ -239,20 +240,20 @@ def test_a_model_that_fails_at_the_base_is_not_compared(project: Path, call: Cal
     assert "classifier is not compared: at main, net.py:1" in found["notes"][0]
 
 
-class _Hook:
-    """Finds the package `shop` in the checkout, as some build backends do for `pip install -e`."""
+# Finds the package `shop` in the checkout, as `pip install -e` of some build backends makes it.
+HOOK = """
+import sys
+from importlib.machinery import PathFinder
+class Hook:
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [{!r}]) if name == "shop" else None
+sys.meta_path.insert(0, Hook)
+"""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, [str(self.folder)]) if name == "shop" else None
-
-
-@pytest.mark.parametrize("way", ["path", "hook"])
-def test_an_installed_package_of_the_project_is_never_taken_for_the_bases(
-    project: Path, call: Call, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+@pytest.fixture
+def package(project: Path) -> Path:
+    """The project's model in a package of its own, with a layer doubled since the commit."""
     package = project / "src/shop"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -262,21 +263,29 @@ def test_an_installed_package_of_the_project_is_never_taken_for_the_bases(
     commit(project)
     edit(package / "nets.py", "nn.Conv2d(16, 64,", "nn.Conv2d(16, 128,")
     edit(package / "nets.py", "nn.Linear(64,", "nn.Linear(128,")
-    if way == "path":
-        monkeypatch.syspath_prepend(str(package.parent))
-    else:
-        monkeypatch.setattr(sys, "meta_path", [_Hook(package.parent), *sys.meta_path])
-    try:
-        found = document(call, "--base", "main")
-        if way == "path":
-            assert "conv3 doubled" in found["models"][0]["change"]["summary"]
-            assert sys.modules["shop.nets"].__file__ == str(package / "nets.py")
-        else:
-            assert found["models"][0]["change"] is None
-            assert "imports src/shop/__init__.py from the checkout" in found["notes"][0]
-    finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
-            del sys.modules[name]
+    return package
+
+
+def test_the_bases_package_is_read_where_the_path_leads_to_the_checkout(
+    package: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(package.parent))
+    found = document(call, "--base", "main")
+    assert "conv3 doubled" in found["models"][0]["change"]["summary"]
+    assert "shop" not in sys.modules
+
+
+def test_a_package_that_a_hook_finds_in_the_checkout_is_not_taken_for_the_bases(
+    project: Path, package: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(HOOK.format(str(package.parent)))
+    command = ["joulecast", "check", "--json", "--base", "main"]
+    own = {**environment, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=project, env=own, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["models"][0]["change"] is None
+    assert "imports src/shop/__init__.py from the checkout" in found["notes"][0]
 
 
 def test_a_configuration_in_a_folder_of_the_repository(project: Path, call: Call) -> None:
@@ -302,7 +311,7 @@ def test_a_configuration_in_a_folder_of_the_repository(project: Path, call: Call
         (["--base", "--help"], "is not a git ref"),
         (["--no-cache", "--cache-dir", "x"], "contradict"),
         (["--junit", "models"], "models is a folder"),
-        (["--jobs", "-1"], "--jobs"),
+        (["--jobs", "0"], "--jobs"),
     ],
 )
 def test_wrong_options_are_one_line(call: Call, arguments: list[str], words: str) -> None:

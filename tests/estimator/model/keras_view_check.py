@@ -1,4 +1,4 @@
-"""Run by test_keras_bridge.py in a separate process with Keras' torch backend; prints one JSON object."""
+"""Run by test_keras_read.py in a process of its own, on Keras' torch backend; prints one JSON object."""
 
 import json
 import math

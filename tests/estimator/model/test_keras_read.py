@@ -1,7 +1,6 @@
-"""Keras models in their own process: compared with their torch twins, and odd model files."""
+"""Keras models: compared with their torch twins, and whatever a model file may do."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,14 +12,12 @@ import pytest
 import torch
 
 from joulecast.estimator.base.errors import JoulecastError, ModelError
-from joulecast.estimator.model import keras_bridge
-from joulecast.estimator.model.keras_bridge import (
-    KerasInput,
-    KerasRequest,
-    is_keras_source,
-    is_keras_target,
-    trace_keras,
-)
+from joulecast.estimator.model import keras_target
+from joulecast.estimator.model.input_spec import InputSpec
+from joulecast.estimator.model.keras_target import is_keras_source, is_keras_target
+from joulecast.estimator.model.presets import dataset_preset
+from joulecast.estimator.model.read_model import TraceOptions
+from joulecast.estimator.model.reader import ReadRequest, shared_reader
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Workload
 from joulecast.models import alexnet, simplenet
@@ -38,6 +35,10 @@ def write(folder: Path, text: str, name: str = "mynet.py") -> str:
     return str(path)
 
 
+def read(model: str | Path, **options: object) -> Workload:
+    return shared_reader().read(ReadRequest(str(model), TraceOptions(layers=True, **options)), quiet=True).work
+
+
 def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
@@ -48,9 +49,9 @@ def per_layer(work: Workload) -> dict[str, tuple[int, int]]:
 
 @needs_keras
 def test_simplenet_costs_what_its_torch_twin_costs() -> None:
-    work = trace_keras(KerasRequest(str(MODELS / "simplenet_keras.py"), batch_size=4, optimizer="adam"))
+    work = read(MODELS / "simplenet_keras.py", batch_size=4, optimizer="adam")
     twin = trace(simplenet.SimpleNet(), simplenet.example_inputs(4), optimizer="adam")
-    assert (work.framework, work.name, work.batch_size) == ("keras", "simplenet", 4)
+    assert (work.framework, work.name, work.batch_size) == ("keras", "simplenet_keras", 4)
     assert work.parameters == work.trainable_parameters == 5_498_378
     assert work.forward_flops == twin.forward_flops == 4 * 632_787_968
     assert work.flops == twin.flops
@@ -63,17 +64,15 @@ def test_simplenet_costs_what_its_torch_twin_costs() -> None:
 
 @needs_keras
 def test_module_arguments_and_inputs_reach_the_model() -> None:
-    request = KerasRequest(
+    work = read(
         "joulecast.models.alexnet_keras:build_model",
-        arguments={"width": 0.5, "num_classes": 7},
-        inputs=[KerasInput((32, 32, 3))],
+        args={"width": "0.5", "num_classes": "7"},
+        specs=[InputSpec((32, 32, 3))],
         batch_size=2,
         train=False,
-        name="half",
     )
-    work = trace_keras(request)
     twin = trace(alexnet.AlexNet(num_classes=7, width=0.5), alexnet.example_inputs(2), train=False)
-    assert (work.name, work.train, work.optimizer) == ("half", False, None)
+    assert (work.name, work.train, work.optimizer) == ("build_model", False, None)
     assert work.parameters == twin.parameters
     assert work.flops == twin.flops
     assert {op.phase for op in work.ops} == {"forward"}
@@ -93,9 +92,9 @@ def test_tf_keras_file_that_prints(tmp_path: Path) -> None:
         '        print("called")\n'
         "        return self.scores(x)\n",
     )
-    work = trace_keras(KerasRequest(path, fallback=KerasInput((5,)), batch_size=2))
-    assert work.parameters == 5 * 3 + 3
-    assert work.forward_flops == 2 * 5 * 3
+    work = read(path, preset=dataset_preset("cifar10"), batch_size=2)  # 32x32x3, channels last
+    assert work.parameters == 3 * 3 + 3
+    assert work.forward_flops == 2 * 32 * 32 * 3 * 3
     assert {layer.path for layer in work.layers} == {"", "scores"}
     assert work.layers[0].kind == "Net"
 
@@ -124,7 +123,7 @@ def test_view_runs_keras_layers_as_keras_does() -> None:
     ("text", "message"),
     [
         ("import keras\ndef build_model(:\n", r"^mynet\.py:2: SyntaxError: .*; fix the syntax error$"),
-        ("import os, keras\nos._exit(3)\n", r"mynet\.py ended its process with status 3 .*__main__"),
+        ("import os, keras\nos._exit(3)\n", r"mynet\.py ended its process with status 3; .*__main__"),
         (
             "import keras, tensorflow as tf\n"
             "inputs = keras.Input((4,))\n"
@@ -149,7 +148,7 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path, text: str, message: str) ->
     if "tensorflow" in text and find_spec("tensorflow") is None:
         pytest.skip("needs TensorFlow")
     with pytest.raises(JoulecastError, match=message) as raised:
-        trace_keras(KerasRequest(write(tmp_path, text), batch_size=2))
+        read(write(tmp_path, text), batch_size=2)
     assert "\n" not in str(raised.value)
 
 
@@ -164,7 +163,7 @@ def test_infinite_loop_is_cut_with_all_it_started(tmp_path: Path) -> None:
         "while True:\n    pass\n",
     )
     with pytest.raises(ModelError, match=r"^mynet\.py:\d+ in <module>: .* still ran after 3 s.*`time_limit_s`"):
-        trace_keras(KerasRequest(path), time_limit_s=3)
+        read(path, time_limit_s=3)
     started = int((tmp_path / "pid").read_text())
     until = time.monotonic() + 30  # the kernel takes its time
     while is_running(started) and time.monotonic() < until:
@@ -172,18 +171,22 @@ def test_infinite_loop_is_cut_with_all_it_started(tmp_path: Path) -> None:
     assert not is_running(started)
 
 
-def test_missing_keras_is_one_line_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "keras", None)
-    with pytest.raises(JoulecastError, match=r"needs Keras 3, .*pip install 'joulecast\[keras\]'$"):
-        trace_keras(KerasRequest("mynet.py"))
-
-
 @needs_keras
-def test_keras_2_is_one_line_with_the_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path, '__version__ = "2.15.0"\n', "keras.py")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(JoulecastError, match=r"needs Keras 3, and 2\.15\.0 is installed; pip install"):
-        trace_keras(KerasRequest(write(tmp_path, "import keras\n")))
+@pytest.mark.parametrize(
+    ("keras", "message"),
+    [
+        ('__version__ = "2.15.0"\n', r"needs Keras 3, and 2\.15\.0 is installed; pip install"),
+        ("import no_such_backend\n", r"needs Keras 3; importing it fails .*; pip install 'joulecast\[keras\]'$"),
+    ],
+)
+def test_without_keras_3_there_is_one_line_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keras: str, message: str
+) -> None:
+    write(tmp_path, keras, "keras.py")
+    monkeypatch.syspath_prepend(str(tmp_path))  # the process that reads models has the path of this one
+    (tmp_path / "model").mkdir()
+    with pytest.raises(JoulecastError, match=message):
+        read(write(tmp_path / "model", "import keras\n"))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_keras_targets_by_module() -> None:
 
 
 def test_nothing_heavy_is_imported_to_tell() -> None:
-    code = f"import sys; import {keras_bridge.__name__}; print({{'torch', 'keras'}} & set(sys.modules))"
+    code = f"import sys; import {keras_target.__name__}; print({{'torch', 'keras'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
