@@ -113,7 +113,10 @@ def _totals(report: SweepReport, width: int) -> list[Text]:
         Column("", [value for value, _ in shown.values()], right=True),
         Column("", [bounds for _, bounds in shown.values()], style="dim"),
     ]
-    note = "predicted; 90 % intervals: the candidates' bounds are added, since they share the errors of a profile"
+    note = (
+        f"predicted; profiles: {', '.join(report.sources)}; 90 % intervals: the bounds of candidates are added, "
+        "since they share the errors of a profile"
+    )
     return [*table_lines(columns, width, headings=False, indent=2), *wrapped(note, width, indent=2, style="dim")]
 
 

@@ -22,11 +22,11 @@ from ..estimator.base.errors import JoulecastError, RequestError
 from ..estimator.base.suggest import near
 
 _FIELDS = frozenset(field.name for field in fields(Request))
-_FIXED = frozenset(["regions", "live", "layers", "budget_at", "currency", "loss"])  # one value for the whole sweep
+_FIXED = frozenset(["regions", "live", "layers", "budget_at", "currency"])  # one value for the whole sweep
 _TEXTS = frozenset(
     [
         *("model", "inputs", "dataset", "optimizer", "precision", "lora", "freeze", "hardware", "cluster", "parallel"),
-        *("activation_checkpointing", "software", "region", "budget"),
+        *("activation_checkpointing", "software", "region", "budget", "loss"),
     ]
 )
 _FLAGS = frozenset(["train", "clip_gradients", "ema"])

@@ -88,6 +88,8 @@ class Ranking:
     done: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     over_budget: int = 0
+    sources: set[str] = field(default_factory=set)
+    """What the figures are based on: those of `time_source` and `power_source` that occur."""
     _points: list[tuple[float, ...]] = field(default_factory=list)
     _indices: list[int] = field(default_factory=list)
     _losses: list[tuple[float, int]] = field(default_factory=list)
@@ -99,6 +101,7 @@ class Ranking:
             self.failures[result["error"]] += 1
             return
         columns = columns_of(result)
+        self.sources |= {columns[name] for name in ("time_source", "power_source") if name in columns}
         for name in TOTALS:
             own = Interval(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
             self.totals[name] = self.totals[name] + own if name in self.totals else own

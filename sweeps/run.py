@@ -41,6 +41,8 @@ class SweepReport:
     failed: int
     over_budget: int
     totals: Mapping[str, Interval]
+    sources: tuple[str, ...]
+    """What the profiles are based on: "measured", "datasheet"..., as in `time_source` and `power_source`."""
     currency: str
     verdicts: tuple[BudgetVerdict, ...]
     top: tuple[dict[str, Any], ...]
@@ -62,6 +64,7 @@ class SweepReport:
             "failed": self.failed,
             "over_budget": self.over_budget,
             **{name: total.to_json() for name, total in self.totals.items()},
+            "sources": list(self.sources),
             "currency": self.currency,
             "budget": [verdict.to_json() for verdict in self.verdicts],
             "top_by": self.top_by,
@@ -214,6 +217,7 @@ def _report(
         failed=ranking.failed,
         over_budget=ranking.over_budget,
         totals=ranking.totals,
+        sources=tuple(sorted(ranking.sources)),
         currency=currency,
         verdicts=verdicts,
         top=tuple(columns_of(journal[index]) for index in ranking.top(top)),

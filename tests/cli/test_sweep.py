@@ -44,6 +44,7 @@ def test_a_grid_with_its_total_its_best_and_its_front(call: Run, net: str, tmp_p
     done = call("joulecast", "sweep", "--model", net, *axes, *RUN, "--pareto", "energy,parameters", "--output", "o.csv")
     assert done.returncode == 0
     assert done.stdout.startswith("4 candidates; all of them one after another:\n")
+    assert "predicted; profiles: datasheet; 90 % intervals:" in done.stdout
     assert "5 best" not in done.stdout
     assert "4 best (least energy_kwh)" in done.stdout
     assert "Pareto front (least energy_kwh, most parameters)" in done.stdout

@@ -120,6 +120,7 @@ def test_the_report_as_json(base: Request) -> None:
     document = json.loads(json.dumps(sweep({"width": [4, -1]}, base, pareto="energy,parameters").to_json()))
     assert document["schema"] == "joulecast.sweep/1"
     assert (document["candidates"], document["failed"]) == (2, 1)
+    assert document["sources"] == ["datasheet"]
     assert set(document["energy_kwh"]) == {"value", "low", "high"}
     assert document["pareto"] == ["least energy_kwh", "most parameters"]
     assert document["front"][0]["width"] == 4
