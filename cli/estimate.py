@@ -78,6 +78,7 @@ _FILE = click.Path(path_type=Path)
     help="Hardware, machine type, profile or profile file; or figures: tflops=35,bandwidth=448,watts=150.",
 )
 @click.option("--cores", type=click.IntRange(1, 10**6), metavar="N", help="CPU cores that the job uses (default: all).")
+@click.option("--compile", "compiled", is_flag=True, help="Through torch.compile: --software compiled.")
 @click.option("--software", type=click.Choice(SOFTWARE), help="What runs it; stated, the interval is narrower.")
 @click.option(
     "--pue", type=float, metavar="X", help="Energy of the building over energy of the machines (default 1.58)."
@@ -231,7 +232,7 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
         activation_checkpointing=options["activation_checkpointing"],
         global_batch=options["global_batch"],
         parallel_config=options["parallel_config"],
-        software=options["software"],
+        software=_software(options["software"], options["compiled"]),
         region=options["region"],
         regions=() if options["regions"] is None else options["regions"],
         live=options["live"],
@@ -258,6 +259,12 @@ def _zero(stage: int | None, fsdp: bool) -> int | None:
     if fsdp and stage not in (None, 3):
         raise click.UsageError(f"--fsdp and --zero {stage} contradict: give one of them")
     return 3 if fsdp else stage
+
+
+def _software(name: str | None, compiled: bool) -> str | None:
+    if compiled and name not in (None, "compiled"):
+        raise click.UsageError(f"--compile and --software {name} contradict: give one of them")
+    return "compiled" if compiled else name
 
 
 def _hardware(name: str | None, cores: int | None) -> str | None:

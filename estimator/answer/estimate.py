@@ -30,7 +30,7 @@ from .where import Where, read_where
 if TYPE_CHECKING:
     from torch import nn
 
-_CLUSTER_SOFTWARE = "fused"
+_CLUSTER_SOFTWARE, _COMPILED = "fused", "compiled"
 
 
 def estimate(
@@ -206,9 +206,13 @@ def priced(
     `where` is the request's own place by default, `schedule` its own length. Nothing is traced.
     """
     where, schedule = where or read_where(request), schedule or request.schedule(work)
-    profile = profile.for_software(request.software)
+    software, found = request.software, []
+    if software is None and work.compiled and request.split_devices is None:
+        software = _COMPILED
+        found = [f"the model runs through torch.compile: costed as `software` {_COMPILED}"]
+    profile = profile.for_software(software)
     predicted, split = _predicted(request, work, profile, schedule)
-    warnings = [*predicted.warnings, *_assumptions(request), *where.notes_on(predicted.seconds)]
+    warnings = [*predicted.warnings, *found, *_assumptions(request), *where.notes_on(predicted.seconds)]
     predicted = replace(predicted, warnings=tuple(warnings))
     answer = Answer(request.name, work, profile, schedule, predicted, where.site, split=split, rent=_rent(request))
     if request.embodied:

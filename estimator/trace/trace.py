@@ -17,6 +17,7 @@ from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
 from .masks import with_masks
 from .optimizers import OPTIMIZERS, clip_op, ema_op, optimizer_name, state_bytes, update_ops
 from .step import PRECISIONS, Listing, Loss, Step, Trained, list_step
+from .training_step import TrainingStep
 from .untouched import untouched
 from .workload import Op, Workload
 
@@ -131,7 +132,14 @@ def trace(
         input_bytes=sum(t.numel() * t.element_size() for t in tensors_in([args, kwargs])) * accumulate,
         warnings=tuple(_notes(step, listing) + notes + reached.notes),
         tracer=listing.tracer,
+        compiled=_is_compiled(model),
     )
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """True for what `torch.compile(model)` returns, and after `model.compile()`."""
+    inner = model.module if isinstance(model, TrainingStep) else model
+    return "_orig_mod" in inner._modules or getattr(inner, "_compiled_call_impl", None) is not None
 
 
 # -- the options ---------------------------------------------------------------------------------

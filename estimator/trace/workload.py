@@ -85,6 +85,7 @@ class Workload:
     warnings: tuple[str, ...] = ()
     optimizer_state_bytes: int | None = None  # of moments, averages and preconditioners; None in older documents
     tracer: str = "meta"  # "meta", "fake" or "real": the tensors the step was read off from
+    compiled: bool = False  # the whole model runs through torch.compile; the ops are listed as without it
 
     @property
     def forward_flops(self) -> int:

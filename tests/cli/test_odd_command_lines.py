@@ -55,7 +55,18 @@ OPTIONS = (
     *("--format", "--accuracy", "--time-limit", "--model", "--cluster", "--parallel", "--zero"),
 )
 FLAGS = st.sampled_from(
-    ["--inference", "--layers", "--json", "--csv", "--traceback", "--verbose", "--fsdp", "--ema", "--clip-gradients"]
+    [
+        "--inference",
+        "--layers",
+        "--json",
+        "--csv",
+        "--traceback",
+        "--verbose",
+        "--fsdp",
+        "--ema",
+        "--compile",
+        "--clip-gradients",
+    ]
 )
 PAIRS = st.tuples(st.sampled_from(OPTIONS), ODD | st.text(max_size=12))
 LINES = st.tuples(st.lists(PAIRS, min_size=1, max_size=4), st.lists(FLAGS, max_size=2), st.booleans())
