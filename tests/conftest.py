@@ -29,3 +29,9 @@ def _interrupts_arrive() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For processes that may not write: coverage could not save its data, and would print that."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

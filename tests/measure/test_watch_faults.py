@@ -18,7 +18,10 @@ import pytest
 from joulecast.measure.meters.replay import read_trace
 from joulecast.measure.meters.testing import FakePowercap, FakeZone
 
-pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux' /proc")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux' /proc"),
+    pytest.mark.usefixtures("uncounted"),
+]
 
 PROGRAM = "from joulecast.cli.main import run; from joulecast.cli.watch import watch; run(watch, 'measure watch')"
 # Root reads everything: a child of root's loads its modules and then becomes nobody.

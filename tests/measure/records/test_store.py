@@ -20,6 +20,8 @@ from joulecast.measure.records.records import MeasuredWindow, Record
 from joulecast.measure.records.store import Store
 from joulecast.measure.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("uncounted")
+
 TRACE = PowerTrace(("package-0",), ("package-0",), (TracePoint(0.0, (0,)), TracePoint(1.0, (42_000_000,))))
 
 # Writes records of about 100 kB, one after another, and says each id once it is written.
