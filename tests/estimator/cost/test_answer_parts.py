@@ -317,3 +317,22 @@ def test_steps_and_devices_that_cannot_be() -> None:
         with pytest.raises(JoulecastError, match=f"steps {steps}, devices {devices}"):
             profile().predict(step(), steps=steps, devices=devices)
     assert profile().predict(step(), steps=0).seconds.value == 0.0
+
+
+def test_networks_on_a_profile_of_single_layers() -> None:
+    own = profile(device="cpu", ranges={"layer_ops": Range(1, 3), "batch_size": Range(1, 100)})
+    few, many = (step(ops=(Op("op", "matmul", "forward", "fc", 10**9, 0, 0, count=count),)) for count in (3, 4))
+    text = "the own profile was measured on single layers; in a network they can take 1.5 times that"
+    assert text not in notes_of(own, few)
+    assert notes_of(own, many)[text] == (Topic.RANGE, Weight.ROUGH)
+    narrow, wide = own.predict(few).seconds, own.predict(many).seconds
+    assert narrow.high / narrow.value == pytest.approx(2.0)
+    assert wide.high / wide.value == pytest.approx(2.0 ** (1 + 0.7))  # as if 0.7 decades outside
+
+
+def test_a_run_that_is_mostly_its_start_says_so() -> None:
+    own = profile(startup_s=3.0)
+    text = "3 s of this time is the start-up of a run"
+    assert [note.startswith(text) for note in notes_of(own, step(), steps=2)] == [True]
+    assert notes_of(own, step(), steps=3) == {}
+    assert notes_of(own, step(), steps=0) == {}

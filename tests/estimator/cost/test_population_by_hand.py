@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from joulecast.estimator.cost import population
+from joulecast.estimator.cost.bounds import ErrorModel
+from joulecast.estimator.cost.datasheet import datasheet_profile
+from joulecast.estimator.cost.deviation import TRAITS
 from joulecast.estimator.cost.hardware import Hardware
 from joulecast.estimator.cost.population import (
     CLASSES,
@@ -30,7 +33,7 @@ from joulecast.estimator.cost.population import (
     step_seconds,
 )
 from joulecast.estimator.cost.software import SOFTWARE
-from joulecast.estimator.trace.workload import Op
+from joulecast.estimator.trace.workload import Op, Workload
 
 # Nothing but the plain rate of each unit counts.
 NEUTRAL: dict[str, float] = {
@@ -702,3 +705,22 @@ def test_bounds_are_those_of_the_vendor_and_of_what_is_known() -> None:
         times, energies = fitted.error_models(PopulationTime({**DEVICE, **flags}), software_known=known)
         assert (times.high, energies.high) == (2.0 + place, 2.0 + place + 6)
         assert times.low == pytest.approx(0.1 + place / 100)
+
+
+def test_bounds_after_a_few_runs_are_what_is_not_known_of_the_work() -> None:
+    nothing = tuple((0.0,) * len(TRAITS) for _ in TRAITS)
+    time = replace(time_of(), deviation=Deviation({"memory": 0.0}, nothing, noise=0.2))
+    own = replace(
+        datasheet_profile(CARD), time=time, time_error=ErrorModel(0.5, math.exp(0.3)), energy_error=ErrorModel(0.5, 2.0)
+    )
+    work = Workload("net", "pytorch", 1, False, None, "float32", 0, 0, 0, 0, (), (mover(),))
+    found = own.predict(work)
+    reach = 1.645 * 0.2  # 90 % of a normal distribution
+    assert math.log(found.seconds.high / found.seconds.value) == pytest.approx(reach)
+    assert math.log(found.seconds.value / found.seconds.low) == pytest.approx(reach)
+    # what the energy's bounds were wider than the time's is the doubt about watts
+    whole = math.hypot(reach, math.sqrt(math.log(2) ** 2 - 0.3**2))
+    assert math.log(found.energy_kwh.high / found.energy_kwh.value) == pytest.approx(whole)
+    assert math.log(found.energy_kwh.value / found.energy_kwh.low) == pytest.approx(whole)
+    narrow = replace(own, energy_error=ErrorModel(0.5, 1.1)).predict(work)
+    assert narrow.energy_kwh.high / narrow.energy_kwh.value == pytest.approx(narrow.seconds.high / narrow.seconds.value)
