@@ -237,3 +237,24 @@ def test_a_real_run_is_one_of_few_samples() -> None:
     assert real.layers == meta.layers or [layer.flops for layer in real.layers[1:]] == [
         layer.flops for layer in meta.layers[1:]
     ]
+
+
+def test_whole_numbers_filled_into_an_empty_tensor_are_known() -> None:
+    """Spatial shapes, as detection models collect them."""
+
+    class Sizes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shapes = torch.empty((2, 2), dtype=torch.long, device=x.device)
+            for level, size in enumerate((3, 5)):
+                shapes[level, 0], shapes[level, 1] = size, 2
+            for _ in range(int(shapes.prod(1).sum())):
+                x = self.layer(x)
+            return x
+
+    work = trace(Sizes(), torch.zeros(2, 4), layers=False)
+    assert work.tracer == "meta"
+    assert work.forward_flops == (3 * 2 + 5 * 2) * 2 * 4 * 4
