@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from joulecast.estimator.cost import probe
 from joulecast.estimator.cost.probe import SCHEMA, CpuProbe, measure_cpu, probe_cpu
 
 
@@ -77,3 +79,22 @@ def test_the_measurement_is_physical_quick_and_leaves_the_threads(cache: Path) -
     assert torch.get_num_threads() == threads == probe.threads
     assert 0.002 * threads < probe.fp32_tflops < 0.6 * threads
     assert 0.5 < probe.bandwidth_gb_per_s < 2000
+
+
+def test_rates_follow_from_the_best_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product of 256 x 256 x 256 in 2 ms with one thread, and a copy of 4 kB in 1 ms alone and 0.5 ms together."""
+    times = iter((0.01, 0.002, 0.001, 0.0005))
+    monkeypatch.setattr(probe, "_best", lambda action, seconds, clock: next(times))
+    monkeypatch.setattr(probe, "_BUFFER_BYTES", 4096)
+    before = torch.get_num_threads()
+    found = probe.measure_cpu()
+    assert found.threads == torch.get_num_threads() == before
+    assert found.fp32_tflops == pytest.approx(before * 2 * 256**3 / 0.002 / 1e12)
+    assert found.bandwidth_gb_per_s == pytest.approx(2 * 4096 / 0.0005 / 1e9)  # read and written
+
+
+def test_products_grow_until_they_hide_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((0.0039, 0.0041, 0.004, 1.0, 1.0))
+    monkeypatch.setattr(probe, "_best", lambda action, seconds, clock: next(times))
+    monkeypatch.setattr(probe, "_BUFFER_BYTES", 4096)
+    assert probe.measure_cpu().fp32_tflops == pytest.approx(torch.get_num_threads() * 2 * 512**3 / 0.004 / 1e12)
