@@ -229,7 +229,7 @@ def drawn(folder: Path, groups: list[list[Any]], count: int, seed: int) -> Itera
             return
 
 
-def pytest_in(tree: Path, tests: Tests, plugin: Any, *options: str) -> int:
+def pytest_in(tree: Path, paths: list[str], plugin: Any, *options: str) -> int:
     """pytest's exit status; only for a fork, since it changes the process."""
     import pytest
 
@@ -241,12 +241,12 @@ def pytest_in(tree: Path, tests: Tests, plugin: Any, *options: str) -> int:
     os.environ["PYTHONPATH"] = str(tree / "src")
     sys.path.insert(0, str(tree / "src"))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    return int(pytest.main([*PYTEST_OPTIONS, *options, *tests.paths], plugins=[plugin]))
+    return int(pytest.main([*PYTEST_OPTIONS, *options, *paths], plugins=[plugin]))
 
 
 def _without_change(tree: Path, tests: Tests, result: Path) -> None:
     recorder = _Recorder(str(tree / "src/joulecast"))
-    pytest_in(tree, tests, recorder)
+    pytest_in(tree, tests.paths, recorder)
     if not recorder.uncollected:
         reached = {str(Path(path).relative_to(tree)): lines for path, lines in recorder.reached.items()}
         result.write_text(json.dumps({"seconds": recorder.seconds, "failed": [*recorder.failed], "reached": reached}))
@@ -255,7 +255,9 @@ def _without_change(tree: Path, tests: Tests, result: Path) -> None:
 def _with_change(tree: Path, tests: Tests, mutant: Mutant) -> None:
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    os._exit(pytest_in(tree, tests, _Order(tests, tests.reaching(mutant)), "-x"))
+    reaching = tests.reaching(mutant)
+    files = sorted({name.partition("::")[0] for name in reaching}) if reaching else tests.paths
+    os._exit(pytest_in(tree, files, _Order(tests, reaching), "-x"))
 
 
 @dataclass(slots=True)

@@ -336,3 +336,22 @@ def test_a_run_that_is_mostly_its_start_says_so() -> None:
     assert [note.startswith(text) for note in notes_of(own, step(), steps=2)] == [True]
     assert notes_of(own, step(), steps=3) == {}
     assert notes_of(own, step(), steps=0) == {}
+
+
+def test_a_layers_seconds_are_those_of_its_ops_in_all_steps() -> None:
+    ops = tuple(Op("op", "matmul", "forward", layer, flops, 0, 0) for layer, flops in (("a", 10**9), ("b", 2 * 10**9)))
+    layers = profile().predict(step(ops=(*ops, ops[0])), steps=5).layers
+    assert {part.name: part.seconds for part in layers} == pytest.approx({"a": 10.0, "b": 10.0})
+
+
+def test_ranges_of_single_ops_count_by_the_time_that_the_ops_take() -> None:
+    """An op of 1 s inside the range, and one of 10 s a decade outside of it."""
+    own = profile(device="cpu", ranges={"layer_ops": Range(1, 9), "op_flops": Range(1e6, 1e9)})
+    ops = tuple(Op("op", "matmul", "forward", "fc", flops, 0, 0) for flops in (10**9, 10**10))
+    both = step(ops=ops)
+    seconds = own.predict(both).seconds
+    assert math.log2(seconds.high / seconds.value) == pytest.approx(1 + 10 / 11 - 0.3)
+    text = "this run has ops of 10 G multiply-adds; the own profile covers 1 M to 1 G"
+    assert notes_of(own, both)[text] == (Topic.RANGE, Weight.ACT)
+    assert notes_of(own, step(ops=ops[:1])) == {}
+    assert own.predict(step(ops=())).seconds.value == 0.0

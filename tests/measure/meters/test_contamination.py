@@ -151,3 +151,33 @@ def test_this_process_is_no_neighbour_of_its_own():
     assert before.busy_s is not None
     assert after.busy_s is not None
     assert after.busy_s - before.busy_s >= 0.5 - 0.03
+
+
+@pytest.mark.parametrize(
+    ("change", "flagged"),
+    [
+        # over two seconds: more than 5 % of a core by others, 3 % stolen, 5 % held by the quota, 10 % of the clock
+        ({"busy_s": 104.05}, False),
+        ({"busy_s": 104.07}, True),
+        ({"steal_s": 1.05}, False),
+        ({"steal_s": 1.07}, True),
+        ({"quota_throttled_s": 0.09}, False),
+        ({"quota_throttled_s": 0.11}, True),
+        ({"frequency_hz": 3.29e9}, False),
+        ({"frequency_hz": 3.31e9}, True),
+        ({"frequency_hz": 2.71e9}, False),
+        ({"frequency_hz": 2.69e9}, True),
+        ({"throttles": 2}, False),  # a counter that began again
+        ({"throttles": 4}, True),
+    ],
+)
+def test_how_much_disturbs(change: dict[str, float], flagged: bool):
+    assert bool(disturbances(QUIET, replace(LATER, **change))) is flagged
+
+
+@pytest.mark.parametrize("name", ["busy_s", "steal_s", "throttles", "quota_throttled_s", "frequency_hz"])
+def test_what_is_not_known_at_both_ends_says_nothing(name: str):
+    worse = replace(LATER, busy_s=110.0, steal_s=5.0, throttles=9, quota_throttled_s=2.0, frequency_hz=1e9)
+    assert len(disturbances(QUIET, worse)) == 5
+    assert len(disturbances(replace(QUIET, **{name: None}), worse)) == 4
+    assert len(disturbances(QUIET, replace(worse, **{name: None}))) == 4

@@ -191,6 +191,14 @@ def test_modelled_energy_follows_utilisation(host: Path):
     domain = window.reading.domains[0]
     assert (domain.label, domain.method) == ("modelled", "utilisation model")
     assert "assumed" in domain.reason
+    assert source.domains[0].ceiling_w == 4 * 4 + 4  # four times 4.375 W in whole watts, and some
+
+
+def test_the_ceiling_of_a_whole_part_is_four_times_its_power(host: Path):
+    source = ModelledSource("i7-4770", procfs=host / "proc", clock=ManualClock())
+    full_w = int(source._model.full_w)
+    assert full_w > 10
+    assert source.domains[0].ceiling_w == 4 * full_w + 4
 
 
 def test_every_assumption_of_the_model_is_stated():

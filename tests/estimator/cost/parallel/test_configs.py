@@ -147,3 +147,21 @@ def test_other_files_are_one_line(tmp_path: Path, name: str, text: str, message:
 def test_a_missing_file_is_one_line(tmp_path: Path):
     with pytest.raises(RequestError, match=r"none\.json cannot be read"):
         read_config(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("setting", "zero"),
+    [
+        ("fsdp_sharding_strategy: FULL_SHARD", 3),
+        ("fsdp_sharding_strategy: HYBRID_SHARD", 3),
+        ("fsdp_sharding_strategy: SHARD_GRAD_OP", 2),
+        ("fsdp_sharding_strategy: HYBRID_SHARD_ZERO2", 2),
+        ("fsdp_sharding_strategy: NO_SHARD", 0),
+        ("fsdp_reshard_after_forward: true", 3),
+        ("fsdp_reshard_after_forward: false", 2),
+        ("fsdp_version: 2", 3),
+    ],
+)
+def test_what_fsdp_shards(tmp_path: Path, setting: str, zero: int):
+    text = f"distributed_type: FSDP\nfsdp_config:\n  {setting}\nnum_processes: 8\n"
+    assert read(tmp_path, "accelerate.yaml", text).zero == zero
