@@ -477,7 +477,8 @@ class Population:
 
     def error_models(self, time: PopulationTime, *, software_known: bool) -> tuple[ErrorModel, ErrorModel]:
         """Bounds of time and energy for a device without measurements."""
-        vendor = "amd" if time.specs["amd"] else "other" if time.specs["other"] else "nvidia"
+        specs = time.specs
+        vendor = next((name for name in ("radeon", "amd", "other") if specs[name]), "nvidia")
         known = "known" if software_known else "unknown"
         times, energies = (ErrorModel(*self.errors[f"{what} {vendor} {known}"]) for what in ("time", "energy"))
         return times, energies

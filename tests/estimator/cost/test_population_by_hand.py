@@ -691,7 +691,7 @@ def test_bounds_are_those_of_the_vendor_and_of_what_is_known() -> None:
         for index, (what, vendor, known) in enumerate(
             (what, vendor, known)
             for what in ("time", "energy")
-            for vendor in ("nvidia", "amd", "other")
+            for vendor in ("nvidia", "amd", "other", "radeon")
             for known in ("known", "unknown")
         )
     }
@@ -701,9 +701,10 @@ def test_bounds_are_those_of_the_vendor_and_of_what_is_known() -> None:
         ({}, False, 1),
         ({"amd": 1.0}, True, 2),
         ({"other": 1.0}, False, 5),
+        ({"amd": 1.0, "radeon": 1.0}, True, 6),
     ):
         times, energies = fitted.error_models(PopulationTime({**DEVICE, **flags}), software_known=known)
-        assert (times.high, energies.high) == (2.0 + place, 2.0 + place + 6)
+        assert (times.high, energies.high) == (2.0 + place, 2.0 + place + 8)
         assert times.low == pytest.approx(0.1 + place / 100)
 
 
