@@ -123,3 +123,23 @@ def test_copies_of_weights_under_autocast_are_gone():
     assert weights  # float32 to bfloat16
     kept = as_fused(traced.ops)
     assert all(kept[index] is None for index in weights)
+
+
+@pytest.mark.parametrize(("b", "fused"), [(1, False), (2, True), (8, True)])
+def test_a_softmax_between_products_of_batches_is_attention(b: int, fused: bool):
+    def product(m: int, k: int, n: int) -> Op:
+        dims = {"b": b, "m": m, "k": k, "n": n}
+        return Op("bmm", "matmul", "forward", "attn", b * m * k * n, 8, 8, "bfloat16", dims)
+
+    scores = b * 5 * 7
+    softmax = Op(
+        "softmax", "softmax", "forward", "attn", 0, 8, 8, "bfloat16", {"elements_in": scores, "elements_out": scores}
+    )
+    found = as_fused([product(5, 3, 7), softmax, product(5, 7, 4)])
+    if not fused:  # a product with a weight has no batch
+        assert not any(op is not None and op.kind == "attention" for op in found)
+        return
+    (one,) = [op for op in found if op is not None]
+    assert (one.kind, one.flops) == ("attention", scores * (3 + 4))
+    assert (one.bytes_read, one.bytes_written) == (2 * b * (5 * 3 + 7 * (3 + 4)), 2 * b * 5 * 4)
+    assert {name: one.dims[name] for name in ("b", "q", "s", "d", "dv")} == {"b": b, "q": 5, "s": 7, "d": 3, "dv": 4}
