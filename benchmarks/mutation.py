@@ -9,8 +9,8 @@ The tests run once without a change, to see which of them call which function. A
 the changed one, the fastest first, or all if the line runs at import, in a fork of a process that has already imported
 PyTorch.
 Left out: what is not valid Python, decorators, `TYPE_CHECKING`, `|` (mostly annotations, which never run), `is` for
-`==`, numbers from 10,000 up (they change by 1), `strict=True` of zips, the `*` of keyword-only parameters, and the fakes in
-`testing.py`. `mutation_equivalent.toml` lists the mutants that change no behaviour, each with the reason.
+`==`, numbers from 10,000 up (they change by 1), `strict=True` of zips, the `*` of keyword-only parameters, and the
+fakes in `testing.py`. `mutation_equivalent.toml` lists the mutants that change no behaviour, each with the reason.
 Prints each mutant that survives as a diff, then the share that was killed. Exit status 1 below `--least`.
 With `--state FILE`, a mutant that was killed before is not tried again: run the same command after an interrupt, or
 after you added tests.
