@@ -15,6 +15,7 @@ from typing import Any
 from ..base.errors import HardwareError, ProfileError
 from ..base.notes import Note, Topic, Weight
 from .datasheet import datasheet_profile
+from .hardware import Hardware
 from .host import Host, cpu_facts, detect_host
 from .names import Match, look_up, normalise
 from .probe import probe_cpu
@@ -75,6 +76,14 @@ def _named(name: str) -> Profile:
     match = look_up(name)
     key = match.part.key
     return _noting(read_profile(shipped[key]), match.note) if key in shipped else _of(match)
+
+
+def hardware_of(text: str) -> Hardware:
+    """The row of the table that a name means, or that figures make. Raises HardwareError."""
+    if not _FIGURES.search(text):
+        return look_up(text).part
+    stated = parse_stated(text)
+    return stated_part(stated, look_up(stated.base).part if stated.base else None)
 
 
 def _stated(stated: Stated) -> Profile:

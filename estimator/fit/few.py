@@ -21,7 +21,7 @@ from ..cost.datasheet import datasheet_profile
 from ..cost.deviation import TRAITS, deviated, log_spread, log_step, prior_spread, traits, values_of
 from ..cost.features import Array
 from ..cost.hardware import Hardware
-from ..cost.names import find_hardware
+from ..cost.library import hardware_of
 from ..cost.population import Deviation, Population, PopulationTime, Seconds, load_population, merged, pieces
 from ..cost.profile import NINETY_PERCENT, Profile, Provenance
 from ..trace.workload import Op
@@ -58,13 +58,15 @@ class Evidence:
 
 
 def known_gpu(hardware: str | None, rows: Sequence[Observation]) -> Hardware | None:
-    """The GPU of the table that the rows were measured on, or None."""
+    """The GPU that the rows were measured on, of the table or in figures, or None."""
     text = hardware or next((row.hardware for row in rows if isinstance(row, Observation) and row.hardware), None)
     if not text:
         return None
     try:
-        found = find_hardware(text)
+        found = hardware_of(text)
     except HardwareError:
+        if "=" in text:  # figures that cannot be used, not a name that no table has
+            raise
         return None
     return found if found.kind == "gpu" else None
 

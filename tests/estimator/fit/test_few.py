@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from joulecast.estimator.base.errors import FitError
+from joulecast.estimator.base.errors import FitError, HardwareError
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.deviation import TRAITS, log_step, traits
 from joulecast.estimator.cost.explain import explain
@@ -194,6 +194,14 @@ def test_explain_tells_what_the_runs_told_and_what_the_population() -> None:
 def test_a_run_that_waits_for_the_host_says_what_it_cannot_teach() -> None:
     fitted = fit(runs(Deviation(), [network("tiny", 300, 16, 1)]), name="mine", hardware=GPU)
     assert any("learns the host's speed" in note for note in fitted.provenance.notes)
+
+
+def test_a_gpu_in_figures_learns_from_one_run_and_wrong_figures_are_refused() -> None:
+    rows = [replace(row, hardware=None) for row in runs(Deviation(), NETWORKS[:1])]
+    card = "tflops=19.5,bandwidth=2039,watts=400"
+    assert "1 runs of 1 networks" in fit(rows, name="mine", hardware=card).provenance.fitted_on
+    with pytest.raises(HardwareError):
+        fit(rows, name="mine", hardware="tflops=100,bandwidth=5,watts=400")
 
 
 def test_hardware_that_is_not_in_the_table_still_needs_four_networks() -> None:
