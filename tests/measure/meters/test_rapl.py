@@ -279,7 +279,10 @@ def test_links_that_lead_nowhere_say_how_to_see_the_host_s(tmp_path: Path):
     )
 
 
-@pytest.mark.parametrize(("apart_uj", "mirrored"), [(0, True), (3_000_000, True), (3_000_001, False)])
+@pytest.mark.parametrize(
+    ("apart_uj", "mirrored"),
+    [(0, True), (3_000_000, True), (3_000_001, False), (-3_000_000, True), (-3_000_001, False)],
+)
 def test_dies_are_told_apart_beyond_what_a_package_draws_in_2_ms(tmp_path: Path, apart_uj: int, mirrored: bool):
     """1,500 W for 2 ms are 3 J: a die whose counter differs by more is separate."""
     dies = [

@@ -311,3 +311,12 @@ def test_a_power_meter_that_vanishes_after_a_gap_is_missing_and_keeps_the_first_
     assert (_reading(domain, *samples).label, _reading(domain, *samples).reason) == ("missing", "gone")
     twice = [*samples, _sample(6, Failure("gone again", fatal=True)), _sample(7, 100)]
     assert _reading(domain, *twice).reason == "gone"
+
+
+def test_nothing_read_is_no_energy():
+    tally = Tally(PACKAGE)
+    assert tally.energy_uj() == 0
+    tally.add(_sample(0), Failure("EIO"), first=True)
+    assert tally.energy_uj() == 0
+    tally.add(_sample(1), 5_000_000, first=False)
+    assert tally.energy_uj() == 0  # one read is no difference
