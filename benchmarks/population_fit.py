@@ -357,8 +357,9 @@ def document(made: Fit, rows: Rows, error: Array, power: Mapping[str, float], po
     }
     tuned = rows.software == SOFTWARE.index("vendor-tuned")
     times: dict[str, Sequence[float]] = {}
-    for vendor, mask in (("nvidia", ~vendors["amd"]), ("radeon", vendors["radeon"])):
-        times[vendor] = bounds(-error[step & mask & ~tuned], _pairs(rows, step & mask & ~tuned))
+    for vendor, mask, wider in (("nvidia", ~vendors["amd"], True), ("radeon", vendors["radeon"], False)):
+        mine = step & mask & ~tuned
+        times[vendor] = bounds(-error[mine], _pairs(rows, mine), wider=wider)
     # Two Instinct boards, in float32 alone, are as near as NVIDIA's; of TPUs, Gaudi and Apple there are no steps.
     for vendor, wider_by in (("amd", 1.5), ("other", 3.0)):
         times[vendor] = [bound**wider_by for bound in times["nvidia"]]
@@ -386,17 +387,17 @@ def _pairs(rows: Rows, mask: Array) -> list[tuple[str, str]]:
     return list(zip(rows.source[mask].tolist(), rows.gpu[mask].tolist(), strict=True))
 
 
-def bounds(logs: Array, groups: Sequence[tuple[str, str]]) -> tuple[float, float]:
+def bounds(logs: Array, groups: Sequence[tuple[str, str]], wider: bool = True) -> tuple[float, float]:
     """Bounds that hold for 90 %; a source on a GPU counts by the root of its rows.
 
-    `groups` are pairs of source and GPU. The fewer chips the bounds come from, the wider they are.
+    `groups` are pairs of source and GPU. `wider`: the fewer chips the bounds come from, the wider they are.
     """
     many = Counter(groups)
     weight = np.array([many[group] ** -0.5 for group in groups])
     order = np.argsort(logs)
     place = np.cumsum(weight[order]) / weight.sum()
-    wider = 1.0 + 1.0 / len({chip(gpu) for _, gpu in groups})
-    low, high = wider * np.interp([0.05, 0.95], place, logs[order])
+    chips = len({chip(gpu) for _, gpu in groups})
+    low, high = np.interp([0.05, 0.95], place, logs[order]) * (1.0 + 1.0 / chips if wider else 1.0)
     return float(np.exp(low)), float(np.exp(high))
 
 
