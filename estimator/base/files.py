@@ -22,12 +22,13 @@ def read_bytes(path: Path, limit_bytes: int = SIZE_LIMIT_BYTES) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:  # a null character in the path
         raise OSError(str(error)) from None
-    with os.fdopen(descriptor, "rb") as stream:
-        mode = os.fstat(descriptor).st_mode
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{path} is a directory")
-        if not stat.S_ISREG(mode):
-            raise OSError(f"{path} is not a regular file")
+        raise OSError(f"{path} is not a regular file")
+    with os.fdopen(descriptor, "rb") as stream:
         content = stream.read(limit_bytes + 1)
     if len(content) > limit_bytes:
         raise OSError(f"{path} is larger than {limit_bytes / 2**20:g} MiB")

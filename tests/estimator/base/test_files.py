@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from joulecast.estimator.base.errors import HardwareError, ProfileError
-from joulecast.estimator.base.files import read_bytes, read_text
+from joulecast.estimator.base.files import read_bytes, read_text, write_bytes, write_json
 from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost.library import load_profile
 
@@ -20,6 +20,31 @@ def test_a_regular_file_is_read_without_its_byte_order_mark(tmp_path: Path) -> N
     path = tmp_path / "a.csv"
     path.write_bytes("\ufeffkey,näme\n".encode())
     assert read_text(path) == "key,näme\n"
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        read_bytes(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"a": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(path, b"half")
+    assert read_text(path) == '{\n "a": 1\n}\n'
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
+
+
+def test_numbers_that_json_does_not_have_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_limit_is_exact(tmp_path: Path) -> None:

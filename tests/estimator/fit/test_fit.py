@@ -160,6 +160,7 @@ ROWS = suite()
         (changed(ROWS, meter="tdp"), "modelled energy"),
         (changed(ROWS, energy_j=None), "39 of 40 observations have energy"),
         (changed(ROWS, op_seconds=(1.0,)), "1 op times for 7 ops"),
+        (changed(ROWS, op_seconds=(-1.0,) * 7), "an op of -1.0 s"),
         ([observe(network(depth, 32)) for depth in range(3, 12)], "collinear"),
         (["rows"] * 5, "expected joulecast.Observation objects, got str"),
     ],
@@ -174,6 +175,10 @@ def test_an_observation_survives_json_and_needs_a_meter_there() -> None:
     row = observe(network(3, 8), ops=True)
     document = json.loads(json.dumps(row.to_json()))
     assert Observation.from_json(document) == row
+    with pytest.raises(FitError, match=r"schema 'other/1', this version reads .*; measure again"):
+        Observation.from_json({**document, "schema": "other/1"})
+    with pytest.raises(FitError, match=r"observation is corrupt \(KeyError\('workload'\)\); measure again"):
+        Observation.from_json({name: value for name, value in document.items() if name != "workload"})
     del document["meter"]
     with pytest.raises(FitError, match="names no meter"):
         Observation.from_json(document)
