@@ -121,8 +121,8 @@ NUISANCE = {
     "copy": (2.5e-10, 0.4),  # seconds a byte of inputs copied from the host in the step
     "floor_k": (2.0, 0.8),  # kernels measured alone: what starting one adds
     "copy_k": (1.5e-5, 0.4),
-    "fp8": (0.6, 0.2),  # BERT in FP8, beside 16 bit
-    "multi": (1.1, 0.1),  # several devices: what they say to each other
+    "fp8": (0.6, 0.2),  # seconds of BERT in FP8 over 16 bit
+    "multi": (1.1, 0.1),  # several devices: communication
 }
 FIRST = {**START, **NUISANCE}
 

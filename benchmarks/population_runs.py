@@ -156,7 +156,7 @@ def lambda_steps(measured: Path, devices: int = 1) -> Iterator[Step]:
 
 
 def neusight_steps(measured: Path) -> Iterator[Step]:
-    """Forward, or forward and backward, in true float32; what NeuSight predicts stands beside it."""
+    """Forward, or forward and backward, in true float32, with what NeuSight predicts."""
     networks = {
         "bert_large": "bert-large-512",
         "gpt2_large": "gpt2-large",

@@ -294,7 +294,7 @@ class Seconds:
 
     compute: Array
     memory: Array
-    floor: Array  # kernels that are over before they have begun
+    floor: Array  # the least that a kernel takes, however little it does
     host: Array
 
 
@@ -310,8 +310,9 @@ def piece_seconds(
 ) -> Seconds:
     """Seconds of pieces `t` on devices `s` (one value a piece) with parameters `p`.
 
-    `tf32` is 1 where float32 products may run on TF32 units. `software` holds factors a piece: "compute",
-    "traffic", "host". Busy time is divided between compute and memory by which of them it waits for.
+    `tf32` is 1 where float32 products may run on TF32 units. `software` holds factors a piece (`software_factors`).
+    `xp` is the array library: NumPy, or JAX for derivatives. Busy time is divided between compute and memory by which
+    of them it waits for.
     """
     cls = t.cls.astype(int)
     times = t.count * t.kernels
