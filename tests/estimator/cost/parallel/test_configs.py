@@ -165,3 +165,22 @@ def test_a_missing_file_is_one_line(tmp_path: Path):
 def test_what_fsdp_shards(tmp_path: Path, setting: str, zero: int):
     text = f"distributed_type: FSDP\nfsdp_config:\n  {setting}\nnum_processes: 8\n"
     assert read(tmp_path, "accelerate.yaml", text).zero == zero
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "zero"),
+    [
+        (True, 3),
+        (False, None),
+        (None, None),
+        ("", None),
+        ("full_shard", 3),
+        ("shard_grad_op offload", 2),
+        (["shard_grad_op", "auto_wrap"], 2),
+        (["full_shard"], 3),
+        ("offload", None),
+    ],
+)
+def test_what_training_arguments_shard(tmp_path: Path, fsdp: object, zero: int | None):
+    arguments = {"output_dir": "out", "per_device_train_batch_size": 4, "fsdp": fsdp}
+    assert read(tmp_path, "args.json", arguments).zero == zero
