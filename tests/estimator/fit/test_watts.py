@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from joulecast.estimator.cost.bounds import ErrorModel
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.profile import PowerModel
-from joulecast.estimator.fit.watts import WattsPrior, fitted_watts
+from joulecast.estimator.cost.population import load_population
+from joulecast.estimator.cost.profile import PowerModel, Profile
+from joulecast.estimator.fit.observation import Observation
+from joulecast.estimator.fit.watts import NOISE, WattsPrior, fitted_watts, with_watts
+from joulecast.estimator.trace.workload import Op, Workload
 
 GPU = find_hardware("a100-sxm4-80gb")
 SHARES = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2], [0.2, 0.3, 0.5]])
@@ -55,3 +62,48 @@ def test_a_device_without_measurements_keeps_its_idle_power() -> None:
     start = datasheet_profile(GPU).power
     low = fitted_watts(np.array([[0.3, 0.3, 0.4]]), np.array([0.5 * start.static_w]), WattsPrior(start))
     assert low.static_w >= start.static_w
+
+
+def run(dtype: str = "float32", energy_j: float | None = 1000.0) -> Observation:
+    dims = {"b": 1, "m": 4096, "k": 4096, "n": 4096}
+    op = Op("mm", "matmul", "forward", "", 4096**3, 1000, 1000, dtype, dims)
+    work = Workload("net", "pytorch", 1, False, None, dtype, 0, 0, 0, 0, (), (op,))
+    return Observation(workload=work, steps=1, seconds=10.0, energy_j=energy_j)
+
+
+def log_reach(profile: Profile) -> float:
+    assert profile.energy_error.low * profile.energy_error.high == pytest.approx(1.0)
+    return math.log(profile.energy_error.high)
+
+
+def test_the_energys_bounds_are_the_times_and_the_doubt_about_watts() -> None:
+    start = replace(
+        datasheet_profile(GPU), time_error=ErrorModel(0.5, math.exp(0.3)), energy_error=ErrorModel(0.5, math.exp(0.5))
+    )
+    fitted = replace(start, time_error=ErrorModel(0.9, math.exp(0.1)))
+    # without a meter: the 0.4 by which 0.5 is more than 0.3, in squares
+    assert log_reach(with_watts(fitted, [run(energy_j=None)], start)) == pytest.approx(math.hypot(0.1, 0.4))
+    # with one: its noise, and the spread among devices as far as so many networks leave it open
+    between = load_population().spread["power"]
+    one = run()
+    for rows, networks in (([one], 1), ([one, one], 1), ([run(), run(), run()], 3)):
+        open_ = between**2 / (1 + networks * (between / NOISE) ** 2)
+        expected = math.hypot(0.1, 1.645 * math.sqrt(NOISE**2 + open_))
+        assert log_reach(with_watts(fitted, rows, start)) == pytest.approx(expected), networks
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_precision_that_did_not_run_changes_as_the_one_that_did(dtype: str) -> None:
+    start = datasheet_profile(GPU)
+    assert start.half_power is not None
+    ran_half = dtype == "float16"
+    before, other = (start.half_power, start.power) if ran_half else (start.power, start.half_power)
+    found = with_watts(start, [run(dtype)], start)
+    assert found.half_power is not None
+    after, moved = (found.half_power, found.power) if ran_half else (found.power, found.half_power)
+    assert after != before
+    factor = sum(after.weights_w.values()) / sum(before.weights_w.values())
+    assert moved.weights_w == pytest.approx({name: watts * factor for name, watts in other.weights_w.items()})
+    assert moved.static_w == after.static_w
+    alone = with_watts(replace(start, half_power=None), [run(dtype)], replace(start, half_power=None))
+    assert alone.half_power is None
