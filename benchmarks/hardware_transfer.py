@@ -171,9 +171,9 @@ def after_runs(rows: Rows, fits: dict[str, Fit]) -> list[Line]:
     population = model.load_population()
     prior = {amd: Prior.of(population, amd) for amd in (False, True)}
     known: list[tuple[Device, float]] = []
-    for made in {id(one): one for one in fits.values()}.values():
-        own = [device for device in devices(rows, made.values) if fits[chip(device.gpu)] is made]
-        known += [(device, made.values["sharpness"]) for device in own]
+    for name, made in fits.items():
+        own = rows.only(np.array([chip(gpu) == name for gpu in rows.gpu.tolist()]))
+        known += [(device, made.values["sharpness"]) for device in devices(own, made.values)]
     lines = []
     for source in ("lambda", "ec-nas", "timm", "ryujaehun", "lamikr"):
         found = [
