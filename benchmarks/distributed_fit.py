@@ -23,7 +23,7 @@ from joulecast.estimator.cost.parallel.anatomy import Anatomy
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.shard import Stage, slowest_stage
 from joulecast.estimator.cost.parallel.step import combined
-from joulecast.estimator.cost.population import FACTORS, FIELDS, SPECS, columns, load_population, merged, specs
+from joulecast.estimator.cost.population import FIELDS, SPECS, columns, load_population, merged, specs
 from joulecast.estimator.cost.stacks import Links, Stacks
 from joulecast.estimator.trace.workload import Op
 
@@ -32,6 +32,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 # Parameter -> first guess and spread of its logarithm.
 START: dict[str, tuple[float, float]] = {
     "fused:compute": (0.8, 0.3),
+    "fused:rate": (1.0, 0.2),
     "fused:attention": (1.0, 0.4),
     "fused:traffic": (1.0, 0.4),
     "fused:host": (0.3, 0.5),
@@ -89,11 +90,11 @@ def predicted(data: Prepared, values: Mapping[str, float]) -> Array:
     """Seconds of a step of every run."""
     p = {**load_population().parameters, **factors_of(values)}
     names = [run.software for run in data.runs]
-    factors = {name: {**model.software_factors(name, p), "year": 2024.0} for name in set(names)}
+    factors = {name: model.software_factors(name, p) for name in set(names)}
     t = model.Columns(data.table)
     owner = (data.owner // 2).astype(int)
     size = len(owner)
-    software = {factor: np.array([factors[name][factor] for name in names])[owner] for factor in (*FACTORS, "year")}
+    software = {part: np.array([factors[name][part] for name in names])[owner] for part in factors[names[0]]}
     x = model.piece_seconds(
         t,
         {name: data.specs[:, position] for position, name in enumerate(SPECS)},
@@ -129,7 +130,7 @@ def predicted(data: Prepared, values: Mapping[str, float]) -> Array:
 def factors_of(values: Mapping[str, float]) -> dict[str, float]:
     """Matrix products are the same library's in both."""
     factors = {name: value for name, value in values.items() if ":" in name}  # the rest are links
-    return {**factors, "megatron:compute": factors["fused:compute"]}
+    return {**factors, **{f"megatron:{part}": factors[f"fused:{part}"] for part in ("compute", "rate")}}
 
 
 def values_of(stacks: Stacks) -> dict[str, float]:

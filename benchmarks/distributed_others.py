@@ -1,14 +1,216 @@
-def scaling(measured, cache):
-    return ()
+"""What is not a step of a language model's training: scaling of other networks, MLPerf, node power, whole runs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from distributed_runs import Net, Run, anatomy_of, tracer_version
+from population_networks import WorkKey, build_work
+from population_runs import Step, gpu_key, lambda_steps, mlperf_steps, ngc_mode, nvidia_dle_network
+
+from joulecast.estimator.base.errors import JoulecastError, RequestError
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
+from joulecast.estimator.cost.parallel.cluster import Cluster, parse_cluster
+from joulecast.estimator.cost.parallel.node import rest_w
+from joulecast.estimator.cost.parallel.plan import Plan
+from joulecast.estimator.cost.parallel.search import choose_plan
+from joulecast.estimator.cost.parallel.step import StepCost, step_cost
+from joulecast.estimator.cost.stacks import load_stacks
+from joulecast.estimator.trace.workload import Workload
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Found = tuple[str, Array, Array | None, str, tuple[float, float] | None]
+_MOST = 120  # rows of one table
 
 
-def runs_of_mlperf(measured, cache):
-    return ()
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def kilowatts(measured, cache):
-    return ()
+@lru_cache(maxsize=1024)
+def anatomy_of_network(key: WorkKey, cache: Path) -> Anatomy:
+    path = cache / f"{hashlib.sha256(repr((key, tracer_version())).encode()).hexdigest()[:24]}.json"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(build_work(key).to_json()))
+    return dissect(Workload.from_json(json.loads(path.read_text())))
 
 
-def whole_runs(measured, reference, cache):
-    return ()
+def _cost(step: Step, devices: int, per_node: int, cache: Path) -> StepCost:
+    gbit = 400 if "h100" in step.gpu or "h200" in step.gpu else 200 if "a100" in step.gpu else 100
+    nodes = max(1, devices // per_node)
+    cluster = parse_cluster(f"{nodes}x{min(devices, per_node)}x{step.gpu}:{gbit}gb")
+    profile = load_profile(step.gpu).for_software(step.software)
+    profile = profile.for_precision("float16" if step.key.mode != "fp32" else "float32")
+    return step_cost(profile, anatomy_of_network(step.key, cache), Plan(dp=devices), cluster)
+
+
+# -- Scaling on one node --------------------------------------------------------------------------------------
+
+
+def _lambda_pairs(measured: Path) -> Iterator[tuple[Step, int, float]]:
+    """A step on one GPU, the number of GPUs, and how many times as fast they were together."""
+    alone = {(step.gpu, step.key, step.label, step.year): step for step in lambda_steps(measured)}
+    for devices in (2, 4, 8, 16):
+        for step in lambda_steps(measured, devices):
+            one = alone.get((step.gpu, step.key, step.label, step.year))
+            if one is not None:
+                yield one, devices, devices * one.seconds / step.seconds
+
+
+def _dle_pairs(measured: Path) -> Iterator[tuple[Step, int, float]]:
+    rates: dict[tuple[str, ...], dict[int, float]] = {}
+    first: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in _rows(measured / "nvidia-dle" / "train.csv"):
+        if not row["batch_per_gpu"].isdigit() or not row["n_gpus"] or nvidia_dle_network(row) is None:
+            continue
+        key = tuple(row[name] for name in ("gpu_key", "path", "input", "precision", "batch_per_gpu", "framework"))
+        rates.setdefault(key, {})[int(row["n_gpus"])] = float(row["samples_per_s"])
+        first.setdefault(key, row)
+    for key, found in rates.items():
+        row, one = first[key], found.get(1)
+        network = nvidia_dle_network(row)
+        batch = int(row["batch_per_gpu"])
+        if one is None or network is None or not 0 < batch <= 2048 or not gpu_key(row):
+            continue
+        mode, _ = ngc_mode(row["precision"])
+        work = WorkKey(network[0], batch, mode, True, "momentum" if "timm" in network[0] else "adam")
+        step = Step("nvidia-dle", gpu_key(row), work, "ngc", 1.0, int(row["year"] or 2020))
+        yield from ((step, devices, rate / one) for devices, rate in found.items() if 1 < devices <= 16)
+
+
+def scaling(measured: Path, cache: Path) -> Iterator[Found]:
+    for name, pairs in (("lambda", _lambda_pairs(measured)), ("nvidia-dle", _dle_pairs(measured))):
+        rows = [row for row in pairs if 0.5 < row[2] <= 1.1 * row[1]]
+        ratios, simple = [], []
+        for step, devices, factor in rows[:: max(1, len(rows) // _MOST)]:
+            try:
+                alone, together = (_cost(step, count, 16, cache).seconds for count in (1, devices))
+            except (JoulecastError, KeyError):
+                continue
+            ratios.append(devices * alone / together / factor)
+            simple.append(devices / factor)
+        if ratios:
+            what = f"{name}: 2-16 GPUs over one (scaling; 6ND: linear)"
+            yield what, np.array(ratios), np.array(simple), "8 %", None
+
+
+# -- MLPerf ---------------------------------------------------------------------------------------------------
+
+
+def runs_of_mlperf(measured: Path, cache: Path) -> Iterator[Found]:
+    """Hours of closed submissions on 8 to 512 accelerators; as many samples as the run took."""
+    steps = [step for step in mlperf_steps(measured, 512) if step.devices >= 8]
+    for label in sorted({step.label for step in steps}):
+        own = [step for step in steps if step.label == label]
+        ratios = []
+        for step in own[:: max(1, len(own) // 40)]:
+            try:
+                ratios.append(_cost(step, step.devices, 8, cache).seconds / step.seconds)
+            except (JoulecastError, KeyError):
+                continue
+        if ratios:
+            yield f"mlperf hours: {label[:28]}", np.array(ratios), None, "25 %", None
+
+
+_POWERED = {
+    "bert": ("bert-large-512", 0.5),
+    "resnet": ("timm:resnet50", 1.0),
+    "ssd": ("retinanet", 1.0),
+}
+
+
+def kilowatts(measured: Path, cache: Path) -> Iterator[Found]:
+    """Watts of a node in MLPerf Training 4.0, AC side, and kWh of the run with the predicted time."""
+    watts, energies = [], []
+    for row in _rows(measured / "mlperf-training" / "power.csv"):
+        if "AC" not in row["boundary"] or row["benchmark"] not in (*_POWERED, "gpt3"):
+            continue
+        devices, batch = int(row["n_gpus"]), int(float(row["global_batch"]))
+        nodes = int(row["nodes"])
+        cluster = parse_cluster(f"{nodes}xdgx-h100")
+        if row["benchmark"] == "gpt3":
+            cost, step_samples = _gpt3(devices, batch, cluster, cache), batch
+        else:
+            network, share = _POWERED[row["benchmark"]]
+            per_device = max(1, batch // devices)
+            key = WorkKey(network, max(1, int(per_device * share)), "amp", True, "momentum")
+            step = Step("mlperf", row["gpu_key"], key, "vendor-tuned", 1.0, 2024)
+            cost, step_samples = _cost(step, devices, 8, cache), per_device * devices
+        board_w = cost.joules / cost.seconds
+        node_w = 8 * board_w + rest_w(cluster, board_w, find_hardware(row["gpu_key"]).power_w)
+        watts.append(node_w / float(row["mean_w_per_node"]))
+        run_s = float(row["samples_trained"]) / step_samples * cost.seconds + float(row["eval_s"] or 0)
+        energies.append(node_w * nodes * run_s / 3.6e6 / float(row["energy_kwh_metered_nodes"]))
+    if watts:
+        yield "mlperf power: watts of a node", np.array(watts), None, "8 %", None
+        yield "mlperf power: kWh of the run", np.array(energies), None, "15 %", None
+
+
+def _gpt3(devices: int, batch: int, cluster: Cluster, cache: Path) -> StepCost:
+    net = Net("gpt", 96, 12288, 96, 51200)
+    run = Run("mlperf", net, "", "h100-sxm", cluster.name, 2048, 1, None, batch, 1.0, "fused")
+    _, anatomy = anatomy_of(run, cache)
+    plan = Plan(dp=devices // 32, tp=4, pp=8, interleave=6, zero=1, accumulate=batch // (devices // 32))
+    profile = load_profile("h100-sxm").for_software("fused").for_precision("bfloat16")
+    return step_cost(profile, anatomy, plan, cluster)
+
+
+# -- Whole runs -----------------------------------------------------------------------------------------------
+
+_ACCELERATORS = {"A100-80GB": "a100-sxm4-80gb", "A100-40GB": "a100-sxm4-40gb", "H100-80GB": "h100-sxm"}
+_STEP_TOKENS = 4e6  # where the source does not state the batch; 2 million below 3 B parameters
+
+
+def whole_runs(measured: Path, reference: Path, cache: Path) -> Iterator[Found]:
+    """Device hours of published pre-trainings, the split chosen by joulecast, the software as the papers state it."""
+    ratios, simple = [], []
+    rows = [row for path in (reference / "llm_runs.csv", measured / "llm-runs" / "runs.csv") for row in _rows(path)]
+    for row in rows:
+        gpu = _ACCELERATORS.get(row["accelerator"])
+        if gpu is None or not row["accelerator_hours"]:
+            continue
+        seconds, parameters = whole_run(row, gpu, cache), float(row["params_b"]) * 1e9
+        hours = float(row["accelerator_hours"])
+        ratios.append(seconds / 3600 / hours)
+        peak = (find_hardware(gpu).bf16_tflops or 1.0) * 1e12
+        simple.append(6 * parameters * float(row["tokens_b"]) * 1e9 / (0.4 * peak) / 3600 / hours)
+    if ratios:
+        bounds = load_stacks().time_error
+        yield "published runs: device hours", np.array(ratios), np.array(simple), "12 % median, 20 % mean", bounds
+
+
+def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
+    """Predicted device seconds of a row."""
+    layers, hidden, heads, kv, inner = (int(row[name]) for name in ("layers", "hidden", "heads", "kv_heads", "ffn"))
+    gpt = "BLOOM" in row["model"] or "Pythia" in row["model"]
+    net = Net("gpt" if gpt else "llama", layers, hidden, heads, int(row["vocab"]), inner, kv)
+    sequence, large = int(row["sequence"]), float(row["params_b"]) > 3
+    devices = int(row.get("n_accelerators") or 0) or (512 if large else 64)
+    software = "megatron" if "BLOOM" in row["model"] else "fused"
+    cluster = parse_cluster(f"{devices // 8}x8x{gpu}:200gb")
+    profile = load_profile(gpu).for_software(software).for_precision("bfloat16")
+    best = float("inf")
+    for micro in (1, 2, 4, 8):
+        samples = max(
+            devices * micro, round((_STEP_TOKENS if large else 2e6) / sequence / (devices * micro)) * devices * micro
+        )
+        run = Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, software)
+        work, anatomy = anatomy_of(run, cache)
+        try:
+            choice = choose_plan(replace(work, optimizer="adamw"), anatomy, profile, cluster, passes=samples // micro)
+        except RequestError:
+            continue
+        best = min(best, choice.cost.seconds * devices / (samples * sequence))
+    return best * float(row["tokens_b"]) * 1e9

@@ -110,7 +110,7 @@ _TRACED = 2  # blocks that are traced; the others are equal
 
 def work_of(net: Net, sequence: int, batch: int, half: str, cache: Path) -> Workload:
     """One pass of a two-block network, from the cache where the tracer has not changed."""
-    key = repr((replace(net, layers=_TRACED), sequence, batch, half, _tracer_version()))
+    key = repr((replace(net, layers=_TRACED), sequence, batch, half, tracer_version()))
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if path.exists():
         return Workload.from_json(json.loads(path.read_text()))
@@ -124,7 +124,7 @@ def work_of(net: Net, sequence: int, batch: int, half: str, cache: Path) -> Work
 
 
 @lru_cache(maxsize=1)
-def _tracer_version() -> str:
+def tracer_version() -> str:
     folder = Path(__file__).resolve().parent.parent / "estimator" / "trace"
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):

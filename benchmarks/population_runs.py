@@ -127,7 +127,7 @@ _LAMBDA = {
 """Prefix of the network's name -> builder and units (tokens, frames, samples of sound) of one sample."""
 
 
-def _ngc_mode(precision: str) -> tuple[str, str]:
+def ngc_mode(precision: str) -> tuple[str, str]:
     """Mode and TF32 setting of NVIDIA's containers."""
     if precision.startswith(("amp", "fp16", "bf16")):
         return "amp", "all"
@@ -140,7 +140,7 @@ def lambda_steps(measured: Path, devices: int = 1) -> Iterator[Step]:
         if found is None or int(row["n_gpus"]) != devices or row["suspect"] or not row["batch_per_gpu"]:
             continue
         network, units = found
-        mode, tf32 = _ngc_mode(row["precision"])
+        mode, tf32 = ngc_mode(row["precision"])
         batch = int(float(row["batch_per_gpu"]))
         yield Step(
             source="lambda",
@@ -225,11 +225,11 @@ def nvidia_dle_steps(measured: Path) -> Iterator[Step]:
     for row in _rows(measured / "nvidia-dle" / "train.csv"):
         if row["n_gpus"] != "1" or not row["batch_per_gpu"]:
             continue
-        found = _dle_network(row)
+        found = nvidia_dle_network(row)
         if found is None:
             continue
         network, units = found
-        mode, tf32 = _ngc_mode(row["precision"])
+        mode, tf32 = ngc_mode(row["precision"])
         batch = float(row["batch_per_gpu"]) if row["batch_per_gpu"].replace(".", "").isdigit() else 0.0
         if row["table"].count("256 (AMP)") or "/ 256" in row["batch_raw"]:
             batch = 256.0 if mode == "amp" else 128.0
@@ -249,7 +249,7 @@ def nvidia_dle_steps(measured: Path) -> Iterator[Step]:
         )
 
 
-def _dle_network(row: dict[str, str]) -> tuple[str, float] | None:
+def nvidia_dle_network(row: dict[str, str]) -> tuple[str, float] | None:
     name = row["network"]
     if name.startswith("Classification/ConvNets/efficientnet") and "v2" not in name:
         if "B4" in row["table"] or "b4" in row["table"].lower():
@@ -274,7 +274,7 @@ def dlperf_steps(measured: Path) -> Iterator[Step]:
     for row in _rows(measured / "dlperf" / "train.csv"):
         if row["n_gpus"] != "1" or row["network"] not in networks:
             continue
-        mode, _ = _ngc_mode(row["precision"])
+        mode, _ = ngc_mode(row["precision"])
         batch = int(row["batch_per_gpu"])
         yield Step(
             source="dlperf",

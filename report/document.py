@@ -10,7 +10,7 @@ from ..estimator.answer import figures
 from ..estimator.answer.answer import Answer
 from ..estimator.base.interval import Interval
 from ..estimator.place.site import Region, Site, load_regions
-from .sentences import TEMPLATES
+from .sentences import LIMITED, TEMPLATES
 
 FIGURES = ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost")
 # Well-known grids, from low to high carbon intensity.
@@ -45,15 +45,22 @@ class Report:
 
 
 def figure(answer: Answer, name: str) -> Interval:
-    """One of `FIGURES`, in the unit of its name."""
-    home = answer.estimate if name in ("seconds", "energy_kwh") else answer
+    """One of `FIGURES`, or "rent", in the unit of its name. The energy is that of whole nodes on a cluster."""
+    if name in ("energy_kwh", "rent"):
+        return cast(Interval, answer.machine_kwh if name == "energy_kwh" else answer.bill)
+    home = answer.estimate if name == "seconds" else answer
     return cast(Interval, getattr(home, name))
+
+
+def limited(answer: Answer, quantity: str) -> str:
+    """The figure that a budget of that quantity limits: in money the rent, where one is given."""
+    return "rent" if quantity == "cost" and answer.rent and answer.rent.given else LIMITED[quantity]
 
 
 def shown(answer: Answer, name: str) -> tuple[str, str]:
     """One of `FIGURES` as people read it: ("1.23 kWh", "0.98 to 1.60 kWh")."""
     interval = figure(answer, name)
-    if name == "cost":
+    if name in ("cost", "rent"):
         return figures.money(interval, answer.site.currency)
     show = {"seconds": figures.seconds, "co2e_kg": figures.carbon}.get(name, figures.energy)
     return show(interval)

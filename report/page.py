@@ -19,13 +19,12 @@ from ..estimator.base.interval import Interval
 from ..estimator.base.notes import Note, Topic
 from ..estimator.base.units import GRAMS_PER_KG
 from ..estimator.place.comparisons import familiar
-from ..estimator.place.site import DEFAULT_PUE
-from .document import Grid, Report, figure, ranked_grids, shown
+from ..estimator.place.site import DEFAULT_PUE_SOURCE
+from .document import Grid, Report, figure, limited, ranked_grids, shown
 from .markup import asset, environment
 from .plots import breakdown_charts, front_charts, layer_table
 from .script import axis_end, length_unit, script_data
 from .sentences import (
-    LIMITED,
     TEMPLATES,
     comparison_headline,
     fill,
@@ -33,6 +32,7 @@ from .sentences import (
     verdict_note,
     verdict_sentence,
 )
+from .split import split_sentence, split_tables
 
 _TIME_REPLACED = "time replaced"
 LABELS = {  # what a figure is based on: a label, and its explanation
@@ -182,7 +182,7 @@ def _energy_source(answer: Answer) -> str:
 def _facts(first: Answer) -> dict[str, str]:
     """Where every figure comes from; empty facts are left out."""
     profile, site, provenance = first.profile, first.site, first.profile.provenance
-    pue_source = _DEFAULT_PUE_SOURCE if site.pue == DEFAULT_PUE else "given"
+    pue_source = _DEFAULT_PUE_SOURCE if site.pue_source == DEFAULT_PUE_SOURCE else site.pue_source
     return {
         "Profile": f"{profile.name}: {profile.hardware} with {profile.framework}",
         "Time": first.time_basis,
@@ -200,7 +200,9 @@ def _facts(first: Answer) -> dict[str, str]:
 _GLOBALS: dict[str, Any] = {
     "LABELS": LABELS,
     "COLUMNS": _COLUMNS,
-    "LIMITED": LIMITED,
+    "limited": limited,
+    "split_sentence": split_sentence,
+    "split_tables": split_tables,
     "METHOD": _METHOD,
     "TEMPLATES": TEMPLATES,
     "axis_end": axis_end,

@@ -104,6 +104,7 @@
       facility_energy_kwh: facility,
       co2e_kg: times(facility, settings.carbon / 1000),
       cost: times(facility, settings.price),
+      rent: times(seconds, model.rent_per_s),
       power_w: exact(seconds.value ? (energy.value * 3600000) / seconds.value : 0),
     };
   }

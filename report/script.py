@@ -11,11 +11,12 @@ from typing import Any
 from ..estimator.answer import figures
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.forecast import forecast
+from ..estimator.base.interval import Interval
 from ..estimator.place.comparisons import load_yardsticks
 from ..estimator.place.schedule import Schedule
 from ..estimator.place.site import load_regions
-from .document import FIGURES, Grid, Report, figure, grid_of, own_grid, ranked_grids
-from .sentences import FAR_PERCENT, LIMITED, TEMPLATES
+from .document import FIGURES, Grid, Report, figure, grid_of, limited, own_grid, ranked_grids
+from .sentences import FAR_PERCENT, TEMPLATES
 
 SCHEMA = "joulecast.report/1"
 BOUNDS = ("value", "low", "high")
@@ -59,6 +60,7 @@ def _units(currency: str) -> dict[str, Any]:
         "facility_energy_kwh": figures.ENERGIES,
         "co2e_kg": [(factor, f"{unit} CO2e") for factor, unit in figures.MASSES],
         "cost": figures.money_units(currency),
+        "rent": figures.money_units(currency),
         "power_w": figures.POWERS,
     }
 
@@ -71,11 +73,12 @@ def _model(answer: Answer, name: str) -> dict[str, Any]:
         "steps_per_epoch": schedule.steps_per_epoch,
         "passes_per_epoch": _passes_per_epoch(schedule),
         "growth": growth(answer),
+        "rent_per_s": answer.rent.bill(Interval.exact(1.0), answer.estimate.devices).value if answer.rent else 0.0,
         "limits": [
             {
                 "text": verdict.limit.text,
                 "quantity": verdict.limit.quantity,
-                "figure": LIMITED[verdict.limit.quantity],
+                "figure": limited(answer, verdict.limit.quantity),
                 "amount": verdict.limit.amount,
                 "unit": verdict.limit.given_unit,
                 "units_per_given": verdict.limit.units_per_given,
@@ -99,7 +102,7 @@ def growth(answer: Answer) -> dict[str, dict[str, list[float]]]:
     steps, passes = answer.schedule.steps, max(answer.schedule.validation_steps, 1)
     if answer.split is not None:  # without validation, and with a start-up that no cluster's profile has
         return {
-            name: {bound: [0.0, getattr(getattr(answer, name), bound) / steps, 0.0, 0.0] for bound in BOUNDS}
+            name: {bound: [0.0, getattr(figure(answer, name), bound) / steps, 0.0, 0.0] for bound in BOUNDS}
             for name in ("seconds", "energy_kwh")
         }
     training = replace(answer.schedule, validation_steps=0)
@@ -131,8 +134,12 @@ def _passes_per_epoch(schedule: Schedule) -> int:
 def axis_end(answers: Sequence[Answer], name: str) -> float:
     """The end of a figure's bars: the highest upper bound or limit."""
     bounds = [figure(answer, name).high for answer in answers]
-    verdicts = (verdict for answer in answers for verdict in answer.verdicts)
-    limits = [verdict.limit.amount for verdict in verdicts if LIMITED[verdict.limit.quantity] == name]
+    limits = [
+        verdict.limit.amount
+        for answer in answers
+        for verdict in answer.verdicts
+        if limited(answer, verdict.limit.quantity) == name
+    ]
     return max([*bounds, *limits])
 
 

@@ -321,6 +321,8 @@ def piece_seconds(
     age = software["year"] - 2021.0
     tuned = software["compute"] * xp.where((cls <= DEPTHWISE) & (t.half > 0) & (last == 0), software["conv"], 1.0)
     tuned = tuned * xp.where(cls == ATTENTION, software["attention"], 1.0) * p["yearly_compute"] ** -age
+    # Stacks that are tuned for the newest devices: a factor for each doubling of the matrix units' rate.
+    tuned = tuned * software["rate"] ** np.log2(np.maximum(s["half"], s["fp32"]) / _RATE_OF_ONE)
     compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / peak)
     memory = _bytes(t, s, p, software, cls, last, xp) / _bandwidth(t, s, p, xp) * p["yearly_memory"] ** -age
     sharp = p["overlap"]
@@ -429,11 +431,14 @@ def step_seconds(host: Array, device: Array, sharpness: float, xp: Any = np) -> 
     return result
 
 
-FACTORS = ("compute", "conv", "attention", "traffic", "host", "kernels", "reorder")
+FACTORS = ("compute", "conv", "attention", "rate", "traffic", "host", "kernels", "reorder")
 CHANNELS_LAST = frozenset({"channels-last", "vendor-tuned"})
 SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
 _TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
 """PyTorch itself uses TF32 for convolutions alone."""
+
+
+_RATE_OF_ONE = 156e12  # multiply-adds per second in 16 bit, of an A100
 
 
 def software_factors(name: str, p: Mapping[str, float]) -> dict[str, float]:

@@ -88,7 +88,7 @@ def check_plan(plan: Plan, anatomy: Anatomy, devices: int) -> None:
     if plan.devices != devices:
         raise RequestError(
             f"`parallel` {plan} uses {plan.devices} devices, and there are {devices}; "
-            + (_nearest_dp(plan, devices) or f"tp x pp x cp must divide {devices}")
+            + (_nearest_dp(plan, devices) or _nearest_sizes(plan, devices))
         )
     if plan.tp > 1 and anatomy.heads and anatomy.heads % plan.tp:
         raise RequestError(
@@ -115,6 +115,16 @@ def with_devices(plan: Plan, devices: int) -> Plan:
 def _nearest_dp(plan: Plan, devices: int) -> str:
     fitting = with_devices(plan, devices)
     return f"use dp={fitting.dp}" if fitting.devices == devices else ""
+
+
+def _nearest_sizes(plan: Plan, devices: int) -> str:
+    """The sizes nearest to the plan's whose product divides the devices; tensor parallel groups keep theirs first."""
+    tp = nearest_divisor(devices, plan.tp)
+    cp = nearest_divisor(devices // tp, plan.cp)
+    pp = nearest_divisor(devices // (tp * cp), plan.pp)
+    sizes = {"tp": tp, "pp": pp, "cp": cp}
+    text = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1 or getattr(plan, name) > 1)
+    return f"tp x pp x cp must divide {devices}: use {text} and dp={devices // (tp * pp * cp)}"
 
 
 def nearest_divisor(total: int, size: int) -> int:

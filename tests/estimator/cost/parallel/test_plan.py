@@ -35,7 +35,8 @@ def test_plans_that_cannot_be_read(text: str, message: str):
     ("plan", "devices", "message"),
     [
         (Plan(dp=2, tp=4), 16, "uses 8 devices, and there are 16; use dp=4"),
-        (Plan(tp=8, pp=4), 16, "tp x pp x cp must divide 16"),
+        (Plan(tp=8, pp=4), 16, "tp x pp x cp must divide 16: use tp=8, pp=2 and dp=1"),
+        (Plan(tp=3), 16, "tp x pp x cp must divide 16: use tp=4 and dp=4"),
         (Plan(tp=16), 16, "8 attention heads are not divisible by tp=16; use tp=8"),
         (Plan(pp=3), 3, "4 blocks are not divisible by pp=3; use pp=4"),
         (Plan(dp=8, ep=3), 8, "dp=8 is not divisible by ep=3; use ep=4"),
