@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VTRAIN_OWN = 0.0837
 """vTrain's own mean error on one node (Bang et al., MICRO 2024), from kernels profiled on the target."""
 _UTILISATION = 0.4
-_MOST_ROWS = 400  # of one source in a fit
+_MOST_ROWS = 120  # of one source in a fit
 
 
 @dataclass(frozen=True, slots=True)
