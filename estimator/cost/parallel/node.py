@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .cluster import Cluster
 
-# Of the part of a node's rated power that its accelerators do not use: what the rest of it draws. Fitted on the node
-# power of MLPerf Training 4.0 (8 x H100: 6.6 to 7.1 kW AC of 10.2 kW rated; benchmarks/distributed.py).
+# Of the part of a node's rated power that its accelerators do not use: what the rest of it draws. From the node power
+# of MLPerf Training 4.0 (8 x H100: 6.6 to 7.1 kW AC of 10.2 kW rated) with boards near 650 W.
 REST_SHARE = 0.37
 # Where no rated power is known: watts beside the accelerators' power limits, as a share of these (DGX H100's).
 _RATED_SHARE = 4600 / 5600
