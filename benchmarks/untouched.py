@@ -1,6 +1,6 @@
 """Does a budget change a training? Short trainings with and without one, compared bit for bit.
 
-    python benchmarks/untouched.py [--cases FOLDER] [--only TEXT] [--part 1/4]
+    python benchmarks/untouched.py [--cases FOLDER] [--only TEXT ...] [--part 1/4]
 
 Each training runs twice, each time in a process of its own, forked from one that has the libraries loaded: plain, and
 under `joulecast.Budget`. Parameters, buffers, gradients, the optimizer's state, losses, attributes, modes, hooks and
@@ -62,16 +62,19 @@ def different(plain: Mapping[str, Any], watched: Mapping[str, Any]) -> list[str]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=Path, help="the folder of the cases, for those that train")
-    parser.add_argument("--only", default="", help="trainings whose name contains this text")
+    parser.add_argument("--only", nargs="+", default=[""], help="trainings whose name contains one of these texts")
     parser.add_argument("--part", default="1/1", help="K/N: every Nth training, from the Kth on")
     options = parser.parse_args()
-    import lightning  # noqa: F401  # before the processes are forked
-    import torchmetrics  # noqa: F401
-    import transformers  # noqa: F401
+    # Before the processes are forked, so that all of them run the same code.
     from trainings import trainings
 
+    import joulecast.estimator.model.load
+    import joulecast.trainers.lightning
+    import joulecast.trainers.loop
+    import joulecast.trainers.transformers  # noqa: F401
+
     first, parts = map(int, options.part.split("/"))
-    every = [(name, train) for name, train in trainings(options.cases) if options.only in name]
+    every = [(name, train) for name, train in trainings(options.cases) if any(text in name for text in options.only)]
     wrong = total = 0
     print("| training | same | predicted | s |\n|---|---|---|---|")
     for name, train in every[first - 1 :: parts]:

@@ -182,6 +182,8 @@ def _run(step: Step, tracer: str, reached: Reached) -> Listing:
         stack.enter_context(reached.attempt())
         stack.callback(sizes.release)
         stack.enter_context(_quiet(tracer))
+        # Scripted code keeps a record of its runs, and computes otherwise after some of them.
+        stack.enter_context(torch.jit.optimized_execution(False))  # type: ignore[attr-defined]
         step.model.train(step.train)
         if tracer == "fake":
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

@@ -465,3 +465,41 @@ def test_an_error_that_is_the_context_of_its_own_cause_ends() -> None:
 
     with pytest.raises(JoulecastError, match="first"):
         trace(Raises(), torch.zeros(2, 8))
+
+
+def scripted() -> nn.Module:
+    """Of a class of its own: instances of one class share the record of their runs."""
+
+    class Scripted(torch.jit.ScriptModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 64)
+
+        @torch.jit.script_method
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                x = torch.tanh(self.layer(x))
+            return x
+
+    return Scripted()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scripted_code_computes_as_without_a_trace() -> None:
+    """PyTorch counts the runs of scripted code, and computes its gradients otherwise after some of them."""
+
+    def after_training(is_traced: bool) -> bytes:
+        torch.manual_seed(0)
+        model = scripted()
+        data = [torch.randn(2, 64) for _ in range(3)]
+        if is_traced:
+            trace(model, data[0], layers=False)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for batch in data:
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+        return bytes(next(model.parameters()).detach().numpy().tobytes())
+
+    assert after_training(False) == after_training(False)
+    assert after_training(True) == after_training(False)
