@@ -5,20 +5,20 @@ A job and its results are plain values, so that a worker with another joulecast 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from .. import __version__
 from ..estimator.answer.answer import Answer
-from ..estimator.answer.estimate import find_profile, priced, read
+from ..estimator.answer.estimate import find_profile, priced
 from ..estimator.answer.request import Request
 from ..estimator.answer.where import Where, read_where
 from ..estimator.base.errors import JoulecastError
 from ..estimator.cost.profile import Profile
+from ..estimator.model.reader import ReadRequest, shared_reader
 from ..estimator.trace.workload import Workload
 from .candidates import candidate
 
@@ -78,8 +78,7 @@ def run_job(job: Job) -> list[Result]:
         raise WorkerVersionError(
             f"the worker on {place} has joulecast {__version__}, this sweep {job['version']}: install the same on both"
         )
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        return [_result(index, values, job) for index, values in job["candidates"]]
+    return [_result(index, values, job) for index, values in job["candidates"]]
 
 
 def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
@@ -105,8 +104,9 @@ def row(answer: Answer) -> dict[str, Any]:
 class Kept:
     """What a process looked up already, by the part of a request that asks for it; failures too."""
 
-    def __init__(self, workloads: int = _WORKLOADS) -> None:
+    def __init__(self, workloads: int, read: Callable[[Request], Workload]) -> None:
         self._most = workloads
+        self._read = read
         self._workloads: OrderedDict[object, Workload | JoulecastError] = OrderedDict()
         self._profiles: dict[object, Profile] = {}
         self._places: dict[object, Where] = {}
@@ -117,7 +117,7 @@ class Kept:
             while len(self._workloads) >= self._most:
                 self._workloads.popitem(last=False)
             try:
-                self._workloads[key] = read(request)
+                self._workloads[key] = self._read(request)
             except JoulecastError as error:
                 self._workloads[key] = error.with_traceback(None)
         self._workloads.move_to_end(key)
@@ -141,4 +141,9 @@ class Kept:
         return self._places[key]
 
 
-_KEPT = Kept()
+def _read(request: Request) -> Workload:
+    """One step of the model, on one core; what its code prints is dropped."""
+    return shared_reader().read(ReadRequest(str(request.model), request.trace_options), quiet=True, threads=1).work
+
+
+_KEPT = Kept(_WORKLOADS, _read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..estimator.answer.answer import Answer
-from ..estimator.answer.estimate import find_profile, priced
+from ..estimator.answer.estimate import find_profile, priced, read
 from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError
 from .candidates import candidate
@@ -47,7 +47,7 @@ class Cost:
         if profile is not None:
             find_profile(self._base)  # unknown hardware shows at once
         self._column = column_name(of)
-        self._kept = Kept(workloads=256)
+        self._kept = Kept(256, read)
 
     def __call__(self, **candidate: Any) -> float:
         """The candidate's figure. Raises JoulecastError where the column is not a number."""

@@ -11,13 +11,16 @@ from joulecast.estimator.answer.request import Request
 
 NET = """
     import os
+    import psutil
     from torch import nn
 
     class Net(nn.Module):
-        def __init__(self, width=8, ends=False, exits=False):
+        def __init__(self, width=8, ends=False, kills=False):
             super().__init__()
             if ends:
                 os.kill(os.getpid(), 9)
+            if kills:  # the process of the engine, which started the one that reads the model
+                psutil.Process().parents()[1].kill()
             self.body = nn.Linear(16, width)
 
         def forward(self, x):

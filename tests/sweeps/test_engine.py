@@ -21,7 +21,7 @@ from joulecast.sweeps import jobs
 from joulecast.sweeps.engine import make_engine
 
 WIDTHS = [{"width": width} for width in range(1, 9)]
-DEADLY = [*WIDTHS[:3], {"width": 1, "ends": True}, *WIDTHS[3:]]
+DEADLY = [*WIDTHS[:3], {"width": 1, "kills": True}, *WIDTHS[3:]]
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def test_processes_of_this_machine_give_the_same_bytes(base: Request, tmp_path: 
 
 
 def test_a_model_that_ends_its_process_fails_alone(base: Request, tmp_path: Path) -> None:
+    report, _ = swept([*WIDTHS[:2], {"width": 1, "ends": True}], base, tmp_path, jobs=1)
+    assert (report.candidates, report.failed) == (3, 1)
+    assert "ended its process with signal SIGKILL" in report.failures[0][0]
+
+
+def test_a_model_that_ends_the_engines_process_fails_alone(base: Request, tmp_path: Path) -> None:
     report, _ = swept(DEADLY, base, tmp_path, jobs=2)
     assert (report.candidates, report.failed) == (9, 1)
     assert report.failures == (("the model's code ended its process: SIGKILL(-9)", 1),)

@@ -6,7 +6,6 @@ import pytest
 
 import joulecast as jc
 from joulecast.estimator.base.errors import JoulecastError
-from joulecast.sweeps import jobs
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def test_what_a_call_returns(net: str, of: str, name: str, end: str) -> None:
 
 def test_a_model_is_traced_once(cost: jc.Cost, monkeypatch: pytest.MonkeyPatch) -> None:
     cost(width=4)
-    monkeypatch.setattr(jobs, "read", lambda request: pytest.fail("traced again"))
+    monkeypatch.setattr(cost._kept, "_read", lambda request: pytest.fail("traced again"))
     assert cost(width=4, epochs=4, hardware="t4") > 0
     assert cost(width=4, epochs=4) == pytest.approx(2 * cost(width=4), rel=0.02)
 

@@ -42,10 +42,12 @@ def test_every_row_is_what_estimate_answers(base: Request, tmp_path: Path) -> No
 
 def test_a_model_is_traced_once_for_all_that_share_it(base: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
-    monkeypatch.setattr(jobs, "_KEPT", jobs.Kept())
-    monkeypatch.setattr(
-        jobs, "read", lambda request: (traced.append(request.trace_key), jc.answer(request).workload)[1]
-    )
+
+    def read(request: Request) -> jc.Workload:
+        traced.append(request.trace_key)
+        return answer(request).workload
+
+    monkeypatch.setattr(jobs, "_KEPT", jobs.Kept(8, read))
     sweep({"hardware": ["rtx-4090", "t4"], "width": [4, 8], "epochs": [1, 2], "region": ["FR", "SE"]}, base)
     assert len(traced) == 2
 
