@@ -16,7 +16,7 @@ from .base import exported
 from .cache import Cache, trace_key
 from .compare import Change, compare
 from .config import OWN_FILE, SHARED_FILE, Config, ConfigError, Entry, config_in, read_config, with_keys
-from .reading import Failure, Readers
+from .reading import Failure, read_all
 
 SCHEMA = "joulecast.check/1"
 FITS, FAILED, EXCEEDED = 0, 1, 3  # exit status: an exceeded budget takes precedence over a failure
@@ -95,25 +95,23 @@ def check(
     Raises ConfigError for unknown names and for a base that cannot be read. The outcome of a model records its failure.
     """
     entries = config.named(names)
-    with contextlib.ExitStack() as stack:
-        folders = stack.enter_context(exported(base, config.root)) if base else None
-        readers = stack.enter_context(Readers(jobs))
-        report = CheckReport(config.path, tuple(_outcomes(config, entries, cache, readers)), base)
+    with exported(base, config.root) if base else contextlib.nullcontext() as folders:
+        report = CheckReport(config.path, tuple(_outcomes(config, entries, cache, jobs)), base)
         if base and folders:
-            report = _compared(report, base, folders, config.top, names, cache, readers)
+            report = _compared(report, base, folders, config.top, names, cache, jobs)
     cache.prune()
     return replace(report, notes=(*report.notes, cache.problem)) if cache.problem else report
 
 
 def _outcomes(
-    config: Config, entries: Sequence[Entry], cache: Cache, readers: Readers, checkout: Path | None = None
+    config: Config, entries: Sequence[Entry], cache: Cache, jobs: int | None, checkout: Path | None = None
 ) -> list[Outcome]:
     keys = {entry.name: trace_key(entry.model, entry.request.trace_options) for entry in entries}
     kept = {key: cache.find(key, config.root) for key in dict.fromkeys(keys.values())}
     lacking = {keys[entry.name]: entry for entry in entries if kept[keys[entry.name]] is None}
     where = (config.root, config.top, checkout)
     asked = [ReadRequest(entry.model, entry.request.trace_options, *where) for entry in lacking.values()]
-    found = dict(zip(lacking, readers.read(asked), strict=True))
+    found = dict(zip(lacking, read_all(asked, jobs), strict=True))
     for key, result in found.items():
         if isinstance(result, Reading):
             cache.store(key, config.root, result.work, result.sources)
@@ -142,7 +140,7 @@ def _compared(
     checkout: Path,
     names: Sequence[str],
     cache: Cache,
-    readers: Readers,
+    jobs: int | None,
 ) -> CheckReport:
     """`report` with what changed since `base`, whose files are in `folders` (the configuration's and the top)."""
     try:
@@ -150,7 +148,7 @@ def _compared(
     except ConfigError as error:
         return replace(report, notes=(f"no comparison with {base}: {error}",))
     entries = [entry for entry in config.entries if not names or entry.name in names]
-    before = {outcome.name: outcome for outcome in _outcomes(config, entries, cache, readers, checkout)}
+    before = {outcome.name: outcome for outcome in _outcomes(config, entries, cache, jobs, checkout)}
     here = {outcome.name for outcome in report.outcomes}
     notes = [
         f"{name} is not compared: at {base}, {outcome.failure.message}"

@@ -15,7 +15,7 @@ from ..cost.parallel.plan import CHECKPOINTING
 from ..cost.parallel.predict import Split, predict_split
 from ..cost.parallel.search import ZERO_STAGES
 from ..cost.profile import Profile
-from ..model.reader import ReadRequest, shared_reader
+from ..model.reader import ReadRequest, free_reader
 from ..place.budget import BudgetVerdict, End, epochs_that_fit, judge_run, regions_that_fit
 from ..place.footprint import Embodied, Rent, embodied_kg, list_price
 from ..place.regions import compare_regions
@@ -164,7 +164,8 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
     """
     requests = [configured(request) for request in requests]
     if any(isinstance(request.model, str | Path) for request in requests):
-        shared_reader().start()  # takes seconds: meanwhile the rest is looked up
+        with free_reader() as reader:
+            reader.start()  # takes seconds: meanwhile the rest is looked up
     profiles: dict[Any, Profile] = {}
     places: dict[Any, Where] = {}
     for request in requests:
@@ -192,7 +193,8 @@ def read(request: Request) -> Workload:
     if isinstance(model, Workload):
         return model
     if isinstance(model, str | Path):
-        return shared_reader().read(ReadRequest(str(model), request.trace_options)).work
+        with free_reader() as reader:
+            return reader.read(ReadRequest(str(model), request.trace_options)).work
     if model is None:
         raise RequestError("`model` missing: give a torch.nn.Module, a Workload or a text")
     return _traced(model, request)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,18 @@ def _error(error: str, kind: str, frames: str) -> BaseException:
     return found(error, frames) if issubclass(found, ModelError) else found(error)
 
 
-@cache
-def shared_reader() -> Reader:
-    """The reader of this process, which is kept for further models and ends with it."""
-    reader = Reader()
-    atexit.register(reader.close)
-    return reader
+_idle: list[Reader] = []  # of this process; they end with it
+
+
+@contextlib.contextmanager
+def free_reader() -> Iterator[Reader]:
+    """A reader that no other thread uses. It is kept for further models."""
+    try:
+        reader = _idle.pop()
+    except IndexError:
+        reader = Reader()
+        atexit.register(reader.close)
+    try:
+        yield reader
+    finally:
+        _idle.append(reader)

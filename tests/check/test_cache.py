@@ -11,7 +11,7 @@ import pytest
 from joulecast.check.cache import Cache, trace_key
 from joulecast.estimator.model.inputs import InputSpec
 from joulecast.estimator.model.read_model import TraceOptions
-from joulecast.estimator.model.reader import Reading, ReadRequest, shared_reader
+from joulecast.estimator.model.reader import Reading, ReadRequest, free_reader
 
 OPTIONS = TraceOptions(specs=(InputSpec((3, 8, 8)),), batch_size=4)
 SPEC = "models/net.py:Net"
@@ -23,7 +23,8 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def traced(root: Path, spec: str = SPEC, options: TraceOptions = OPTIONS) -> Reading:
-    return shared_reader().read(ReadRequest(spec, options, root, root))
+    with free_reader() as reader:
+        return reader.read(ReadRequest(spec, options, root, root))
 
 
 def kept(cache: Cache, root: Path, spec: str = SPEC) -> Reading:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from joulecast.check.reading import Failure, Readers
+from joulecast.check.reading import Failure, read_all
 from joulecast.estimator.model.inputs import InputSpec
 from joulecast.estimator.model.read_model import TraceOptions
 from joulecast.estimator.model.reader import Reading, ReadRequest
@@ -28,9 +28,8 @@ def test_a_model_that_ends_its_process_takes_no_other_along(tmp_path: Path, capf
         asked(tmp_path, "first", GOOD.format(size=2)),
         asked(tmp_path, "second", GOOD.format(size=3)),
     ]
-    with Readers(2) as readers:
-        leaves, fails, first, second = readers.read(requests)
-        assert readers.read([]) == []
+    leaves, fails, first, second = read_all(requests, 2)
+    assert read_all([]) == []
     for found, size in ((first, 2), (second, 3)):
         assert isinstance(found, Reading), found
         assert found.work.parameters == 17 * size

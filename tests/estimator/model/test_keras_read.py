@@ -17,7 +17,7 @@ from joulecast.estimator.model.input_spec import InputSpec
 from joulecast.estimator.model.keras_target import is_keras_source, is_keras_target
 from joulecast.estimator.model.presets import dataset_preset
 from joulecast.estimator.model.read_model import TraceOptions
-from joulecast.estimator.model.reader import ReadRequest, shared_reader
+from joulecast.estimator.model.reader import ReadRequest, free_reader
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Workload
 from joulecast.models import alexnet, simplenet
@@ -36,7 +36,8 @@ def write(folder: Path, text: str, name: str = "mynet.py") -> str:
 
 
 def read(model: str | Path, **options: object) -> Workload:
-    return shared_reader().read(ReadRequest(str(model), TraceOptions(layers=True, **options)), quiet=True).work
+    with free_reader() as reader:
+        return reader.read(ReadRequest(str(model), TraceOptions(layers=True, **options)), quiet=True).work
 
 
 def is_running(pid: int) -> bool:

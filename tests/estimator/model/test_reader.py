@@ -17,7 +17,7 @@ from joulecast.estimator.model.adapt import Lora
 from joulecast.estimator.model.inputs import InputSpec
 from joulecast.estimator.model.presets import dataset_preset
 from joulecast.estimator.model.read_model import TraceOptions, read_model
-from joulecast.estimator.model.reader import Reader, ReadRequest, shared_reader
+from joulecast.estimator.model.reader import Reader, ReadRequest, free_reader
 from joulecast.estimator.model.worker import answer
 
 OPTIONS = TraceOptions(specs=(InputSpec((16,)),), batch_size=4)
@@ -29,7 +29,8 @@ ENDED = 'put what is not the model under `if __name__ == "__main__":`'
 def read(folder: Path, source: str, **options: object):
     (folder / "mynet.py").write_text(source)
     request = ReadRequest("mynet.py", TraceOptions(**{"specs": OPTIONS.specs, "batch_size": 4, **options}), folder)
-    return shared_reader().read(request).work
+    with free_reader() as reader:
+        return reader.read(request).work
 
 
 def is_running(pid: int) -> bool:
@@ -80,7 +81,8 @@ def test_an_endless_forward_is_ended_too(tmp_path: Path) -> None:
 def test_a_process_that_holds_on_beyond_all_patience_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from joulecast.estimator.model import reader
 
-    shared_reader().start()
+    with free_reader() as reading:
+        reading.start()
     monkeypatch.setattr(reader, "_START_S", 1.0)
     monkeypatch.setattr(reader, "_LIMITS", 0)
     with pytest.raises(ModelError) as caught:
@@ -161,7 +163,8 @@ def test_code_that_changes_its_process(tmp_path: Path, source: str, capfd: pytes
 
 
 def reader_pid() -> int:
-    process = shared_reader()._sandbox._process
+    with free_reader() as reader:
+        process = reader._sandbox._process
     assert process is not None
     return process.pid
 
@@ -180,7 +183,8 @@ def test_the_model_sees_the_callers_environment_folder_and_path(
     monkeypatch.syspath_prepend(str(tmp_path / "library"))
     monkeypatch.chdir(tmp_path)
     options = TraceOptions(specs=(InputSpec((5,)),), batch_size=4)
-    assert shared_reader().read(ReadRequest("net.py", options)).work.parameters == 5 * 7 + 7
+    with free_reader() as reader:
+        assert reader.read(ReadRequest("net.py", options)).work.parameters == 5 * 7 + 7
 
 
 # -- the process -----------------------------------------------------------------------------------
@@ -270,7 +274,8 @@ def test_a_request_as_json_is_the_same_request() -> None:
 def test_the_process_reads_what_this_one_reads(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(MODEL)
     here = read_model(str(tmp_path / "net.py"), OPTIONS)
-    assert shared_reader().read(ReadRequest(str(tmp_path / "net.py"), OPTIONS)).work == here
+    with free_reader() as reader:
+        assert reader.read(ReadRequest(str(tmp_path / "net.py"), OPTIONS)).work == here
 
 
 def test_a_mistake_of_joulecasts_own_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
