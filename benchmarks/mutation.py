@@ -53,6 +53,7 @@ PYTEST_OPTIONS = (
     *("-q", "-n", "0", "-p", "no:cacheprovider"),
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis, imported before
 )
+AT_IMPORT = "import"
 MEMORY_BYTES = 12 * 2**30  # a mutant that allocates without end fails its test instead of stopping the machine
 
 
@@ -84,12 +85,13 @@ class Tests:
     failed: set[str] = field(default_factory=set)
 
     def reaching(self, mutant: Mutant) -> set[str] | None:
-        """The tests that call the innermost function with the changed line; None if the line runs at import."""
+        """The tests that call the innermost function with the changed line; None if it also runs at import."""
         around = [code for code in _functions(mutant.source) if code.co_firstlineno <= mutant.line <= _last_line(code)]
         if not around:
             return None
         innermost = min(around, key=lambda code: _last_line(code) - code.co_firstlineno)
-        return set(self.reached.get(mutant.path, {}).get(_key(innermost), ()))
+        callers = set(self.reached.get(mutant.path, {}).get(_key(innermost), ()))
+        return None if AT_IMPORT in callers else callers
 
 
 def _functions(source: str) -> Iterator[types.CodeType]:
@@ -131,6 +133,12 @@ class _Recorder:
         if report.failed:
             self.uncollected.append(report.nodeid)
 
+    def pytest_collection(self) -> None:
+        sys.settrace(self.trace)
+
+    def pytest_collection_finish(self) -> None:
+        self._note(AT_IMPORT)
+
     def pytest_runtest_logstart(self) -> None:
         self._called = {}
         sys.settrace(self.trace)
@@ -142,10 +150,13 @@ class _Recorder:
             self.failed.add(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._note(nodeid)
+
+    def _note(self, caller: str) -> None:
         sys.settrace(None)
         for code in self._called.values():
             if code.co_filename.startswith(self.package):
-                self.reached[code.co_filename][_key(code)].append(nodeid)
+                self.reached[code.co_filename][_key(code)].append(caller)
 
 
 class _Order:
