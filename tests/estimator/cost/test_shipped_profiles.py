@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.library import load_profile, shipped_profiles
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.profile import read_profile
@@ -31,3 +32,12 @@ def test_a_shipped_profile_says_where_it_comes_from_and_how_good_it_is(name: str
 def test_measured_hardware_is_answered_by_its_measured_profile(key: str) -> None:
     assert load_profile(key).provenance.time == "measured"
     assert load_profile(find_hardware(key).name).provenance.time == "measured"
+
+
+@pytest.mark.parametrize("key", ["quadro-rtx-6000", "rtx-3090", "rtx-3060", "titan-xp"])
+def test_a_measured_gpus_watts_are_physical(key: str) -> None:
+    """Idle as the datasheet's profile has it <= P_s <= waiting for the host <= busy."""
+    power, idle_w = load_profile(key).power, datasheet_profile(find_hardware(key)).power.static_w
+    assert idle_w <= power.static_w * 1.001
+    waiting = power.weights_w["launch"]
+    assert 0 <= waiting <= min(power.weights_w["compute"], power.weights_w["memory"]) + 1e-6
