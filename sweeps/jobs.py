@@ -18,7 +18,7 @@ from ..estimator.answer.request import Request
 from ..estimator.answer.where import Where, read_where
 from ..estimator.base.errors import JoulecastError
 from ..estimator.cost.profile import Profile
-from ..estimator.model.reader import ReadRequest, shared_reader
+from ..estimator.model.reader import ReadRequest, free_reader
 from ..estimator.trace.workload import Workload
 from .candidates import candidate
 
@@ -143,7 +143,8 @@ class Kept:
 
 def _read(request: Request) -> Workload:
     """One step of the model, on one core; what its code prints is dropped."""
-    return shared_reader().read(ReadRequest(str(request.model), request.trace_options), quiet=True, threads=1).work
+    with free_reader() as reader:
+        return reader.read(ReadRequest(str(request.model), request.trace_options), quiet=True, threads=1).work
 
 
 _KEPT = Kept(_WORKLOADS, _read)
