@@ -10,6 +10,7 @@ time and memory. Processor time is what an idle machine takes; other work on it 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -18,15 +19,18 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process that started threads must not be forked
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from torchvision_stub import import_timm
+
+if TYPE_CHECKING:
+    from joulecast.estimator.trace.workload import Workload
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -74,23 +78,26 @@ def trace_one(class_name: str, batch_size: int) -> dict[str, Any]:
 
     options = TraceOptions(batch_size=batch_size, time_limit_s=600.0)
     try:
-        work = read_model(f"transformers:{class_name}", options)
+        return described(read_model(f"transformers:{class_name}", options))
     except JoulecastError as error:
         in_building = any(frame.name == "load_model" for frame in traceback.extract_tb(error.__traceback__))
         return {"outcome": "config" if in_building else "error", "reason": str(error)}
     except Exception:
         return {"outcome": "traceback", "reason": traceback.format_exc().splitlines()[-1]}
+
+
+def described(work: Workload) -> dict[str, Any]:
     return {
         "outcome": "text" if any("costed on text alone" in note for note in work.warnings) else "traced",
         "tracer": work.tracer,
-        "forward_gmacs": work.forward_flops / batch_size / 1e9,
+        "forward_gmacs": work.forward_flops / work.batch_size / 1e9,
         "unsupported": tuple(sorted(work.unsupported)),
         "reason": "; ".join(work.warnings),
     }
 
 
-def run(model_type: str, class_name: str, batch_size: int, limit_s: float, limit_gb: float) -> Row:
-    """Traces one type in a forked process, watched from this one."""
+def run(label: str, model: str, traced: Callable[[], dict[str, Any]], limit_s: float, limit_gb: float) -> Row:
+    """Calls `traced` in a forked process, watched from this one."""
     reading, writing = os.pipe()
     start = time.monotonic()
     child = os.fork()
@@ -99,7 +106,7 @@ def run(model_type: str, class_name: str, batch_size: int, limit_s: float, limit
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, 1)
         os.dup2(devnull, 2)
-        os.write(writing, json.dumps(trace_one(class_name, batch_size)).encode())
+        os.write(writing, json.dumps(traced()).encode())
         os._exit(0)
     os.close(writing)
     peak, stopped = 0.0, ""
@@ -117,7 +124,7 @@ def run(model_type: str, class_name: str, batch_size: int, limit_s: float, limit
         answer = pipe.read()
     _, _, usage = os.wait4(child, 0)
     result = {"outcome": stopped} if stopped else json.loads(answer or '{"outcome": "crashed"}')
-    return Row(model_type, class_name, seconds=usage.ru_utime + usage.ru_stime, memory_gb=peak, **result)
+    return Row(label, model, seconds=usage.ru_utime + usage.ru_stime, memory_gb=peak, **result)
 
 
 def processor_seconds(pid: int) -> float:
@@ -205,7 +212,8 @@ def main() -> int:
     for model_type, class_name in chosen(options.types, options.part):
         if model_type in known:
             continue
-        row = run(model_type, class_name, options.batch_size, options.seconds, options.gigabytes)
+        traced = functools.partial(trace_one, class_name, options.batch_size)
+        row = run(model_type, class_name, traced, options.seconds, options.gigabytes)
         rows.append(row)
         show(row)
         if options.jsonl:
