@@ -87,7 +87,7 @@ def _touched(name: str, args: Sequence[Any]) -> int:
     kept = prod(size for position, size in enumerate(target.shape) if position >= len(args[1]))
     kept *= prod(size for size, index in zip(target.shape, args[1], strict=False) if index is None)
     if any(index.dtype is torch.bool for index in given):
-        return int(min(max(args[2].numel(), 1), target.numel()))
+        return int(min(args[2].numel(), target.numel()))
     return int(prod(torch.broadcast_shapes(*(index.shape for index in given))) * kept)
 
 

@@ -108,7 +108,7 @@ def test_index_put_reaches_the_elements_that_its_indices_name(
     )
 
 
-@pytest.mark.parametrize(("values", "reached"), [(m(5), 5), (m(), 1), (m(9000), 8000)])
+@pytest.mark.parametrize(("values", "reached"), [(m(5), 5), (m(), 1), (m(9000), 8000), (m(0), 0)])
 def test_a_mask_reaches_as_many_elements_as_there_are_values(values: torch.Tensor, reached: int) -> None:
     mask = m(1000, 8, dtype=torch.bool)
     assert moved(aten.index_put_.default, [TABLE, [mask], values]) == (8000 + F4 * values.numel(), F4 * reached)
