@@ -169,7 +169,7 @@ class _Schedule:
 
 
 def configured(module: nn.Module) -> list[torch.optim.Optimizer]:
-    """The optimizers of `configure_optimizers`; none where it needs a trainer."""
+    """The optimizers of `configure_optimizers`; one with all parameters if the method needs a trainer."""
     configure = getattr(module, "configure_optimizers", None)
     try:
         return _optimizers_in(configure()) if callable(configure) else []

@@ -181,7 +181,7 @@ def test_a_parameter_with_a_default_is_not_required() -> None:
         def forward(self, batch: Any = None) -> Any:
             return batch
 
-    class None_(nn.Module):
+    class NoParameter(nn.Module):
         def forward(self) -> Any:
             return None
 
@@ -192,7 +192,7 @@ def test_a_parameter_with_a_default_is_not_required() -> None:
     batch = {"sample": X}
     for model in (Flag(), AllDefaults()):
         assert call_arguments(batch, model) == ((batch,), {})
-    for model in (None_(), OnlyKeyword()):
+    for model in (NoParameter(), OnlyKeyword()):
         assert call_arguments(batch, model) == ((), batch)
 
 

@@ -70,12 +70,14 @@ def test_what_configure_optimizers_may_return(value: Any, found: list[Any]) -> N
 def test_a_list_of_more_than_100_is_data() -> None:
     module = nn.Module()
     for count, found in ((100, 100), (101, 0)):
-        module.configure_optimizers = lambda many=optimizers(count): many  # type: ignore[assignment]
+        many = optimizers(count)
+        module.configure_optimizers = lambda: many  # type: ignore[assignment]  # noqa: B023
         assert len(configured(module)) == found
 
 
-def test_no_optimizers_without_the_method_or_its_trainer() -> None:
-    module = nn.Module()
+def test_no_optimizers_without_the_method_and_one_of_all_parameters_where_it_needs_a_trainer() -> None:
+    module: nn.Module = Pair()
+    module.configure_optimizers = None  # type: ignore[assignment]
     assert configured(module) == []
     module.configure_optimizers = 3  # type: ignore[assignment]
     assert configured(module) == []
@@ -84,7 +86,8 @@ def test_no_optimizers_without_the_method_or_its_trainer() -> None:
         raise RuntimeError("no trainer")
 
     module.configure_optimizers = needs_a_trainer  # type: ignore[assignment]
-    assert configured(module) == []
+    (optimizer,) = configured(module)
+    assert updated_by(optimizer, module) == ["one.weight", "two.weight"]
 
 
 def test_an_optimizer_updates_the_parameters_of_all_its_groups_that_the_module_has() -> None:
