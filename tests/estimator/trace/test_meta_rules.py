@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -94,6 +96,130 @@ def test_same_as_pytorch(op: Any, args: tuple[Any, ...]) -> None:
     ours = meta_output(op._schema.name.partition("::")[2], args, {})
     assert ours is not None
     assert described(ours) == described(op(*args))
+
+
+PERMUTED, VOLUME = meta(2, 3, 4).permute(2, 0, 1), meta(2, 8, 3, 4, 5)
+NORM, MASK = (8, 8, 8, 8), [True] * 3
+FORMS = [
+    *(meta(2, 3), meta(3), meta(2, 1), meta(1, 3), meta(4, 3), meta(3, 2).t(), meta(2, 3, dtype=BF16), meta()),
+    *(meta(*IMAGE), meta(*IMAGE, last=True), meta(8, 1, 1), meta(1, 8, 1, 1, last=True), meta(5), PERMUTED, VOLUME),
+    *(meta(2, 3, dtype=torch.int64), 2, 2.0, True),
+]
+GRID: list[tuple[Any, tuple[Any, ...]]] = [
+    *(
+        (op, (one, other))
+        for op in (aten.add.Tensor, aten.mul.Tensor, aten.add_.Tensor)
+        for one in FORMS[:15]
+        for other in FORMS
+    ),
+    *((op, (one,)) for op in (aten.relu.default, aten.exp.default, aten.tanh_.default) for one in FORMS[:15]),
+    *(
+        (aten.mm.default, pair)
+        for pair in itertools.product([meta(4, 7), meta(7, 4).t(), meta(7, 3), meta(3, 7).t()], repeat=2)
+    ),
+    *(
+        (aten.addmm.default, (bias, meta(4, 7), meta(7, 3)))
+        for bias in (meta(3), meta(1), meta(4, 3), meta(), meta(1, 3))
+    ),
+    *((aten._softmax.default, (one, 0, half)) for one in FORMS[:6] for half in (False,)),
+    *((aten.native_dropout.default, (one, 0.5, train)) for one in FORMS[:15] for train in (True, False)),
+    *(
+        (op, (one, dims, keep))
+        for op in (aten.mean.dim, aten.sum.dim_IntList)
+        for one in (meta(2, 3), meta(3, 2).t(), meta(*IMAGE), PERMUTED, meta(3))
+        for dims in ([0], [-1], [0, -1], [])
+        for keep in (False, True)
+        if len({dim % one.dim() for dim in dims}) == len(dims)
+    ),
+    *(
+        (aten.native_batch_norm.default, (one, *parts, train, 0.1, 1e-5))
+        for one in (
+            meta(2, 8),
+            meta(*IMAGE),
+            meta(*IMAGE, last=True),
+            VOLUME,
+            meta(2, 8, 3),
+            meta(2, 3, 8).transpose(1, 2),
+        )
+        for parts in ((meta(8),) * 4, (meta(8), None, None, None), (None,) * 4, (None, None, meta(8), meta(8)))
+        for train in (True, False)
+        if train or parts[2] is not None
+    ),
+    *(
+        (
+            aten.native_batch_norm_backward.default,
+            (grad, data, weight, meta(8), meta(8), meta(8), meta(8), True, 1e-5, mask),
+        )
+        for grad, data in itertools.product((meta(*IMAGE), meta(*IMAGE, last=True)), repeat=2)
+        for weight in (meta(8), None)
+        for mask in (MASK, [True, weight is not None, False])
+    ),
+    *(
+        (aten.native_layer_norm.default, (one, shape, weight, weight, 1e-5))
+        for one, shape in ((meta(2, 5, 8), [8]), (meta(2, 5, 8), [5, 8]), (meta(8, 2).t(), [8]), (meta(8), [8]))
+        for weight in (meta(*shape), None)
+    ),
+    *(
+        (aten.native_layer_norm_backward.default, (grad, data, [8], meta(2, 1), meta(2, 1), weight, bias, mask))
+        for grad, data in itertools.product((meta(2, 8), meta(8, 2).t()), repeat=2)
+        for weight, bias in ((meta(8), meta(8)), (meta(8), None), (None, None))
+        for mask in ([True, weight is not None, bias is not None], [True, False, False])
+    ),
+    *(
+        (aten._softmax_backward_data.default, (grad, out, 1, torch.float32))
+        for grad, out in itertools.product((meta(4, 7), meta(7, 4).t()), repeat=2)
+    ),
+    *(
+        (aten.nll_loss_forward.default, (meta(4, 7), TARGET, weight, reduction, -100))
+        for weight in (None, meta(7))
+        for reduction in (0, 1, 2)
+    ),
+    *(
+        (aten.nll_loss_backward.default, (meta(), scores, TARGET, None, 1, -100, meta()))
+        for scores in (meta(4, 7), meta(7, 4).t())
+    ),
+]
+
+
+COVERED = {  # calls of the grid that a rule covers, and those that it leaves to PyTorch
+    "add": (73, 123),
+    "mul": (73, 123),
+    "add_": (81, 31),
+    "relu": (13, 2),
+    "exp": (13, 2),
+    "tanh_": (15, 0),
+    "mm": (4, 0),
+    "addmm": (1, 4),
+    "_softmax": (5, 1),
+    "native_dropout": (13, 17),
+    "mean": (16, 22),
+    "sum": (16, 22),
+    "native_batch_norm": (20, 16),
+    "native_batch_norm_backward": (2, 14),
+    "native_layer_norm": (6, 2),
+    "native_layer_norm_backward": (1, 23),
+    "_softmax_backward_data": (1, 3),
+    "nll_loss_forward": (2, 4),
+    "nll_loss_backward": (1, 1),
+}
+
+
+def _covered(op: Any, args: tuple[Any, ...]) -> bool | None:
+    """Whether a rule covers the call; None if PyTorch raises. What a rule gives is what PyTorch gives."""
+    try:
+        theirs = described(op(*args))
+    except (RuntimeError, IndexError):
+        return None
+    ours = meta_output(op._schema.name.partition("::")[2], args, {})
+    assert ours is None or described(ours) == theirs, (op, args)
+    return ours is not None
+
+
+def test_a_rule_never_differs_from_pytorch_over_a_grid_of_layouts_and_formats() -> None:
+    covered = Counter(
+        (op._schema.name.partition("::")[2], found) for op, args in GRID if (found := _covered(op, args)) is not None
+    )
+    assert {name: (covered[name, True], covered[name, False]) for name, _ in covered} == COVERED
 
 
 WEIGHT, PLAIN = (8, 8, 3, 3), ([1, 1], [1, 1], [1, 1], False, [0, 0])
