@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from .read_model import TraceOptions
 
 INSTALL_KERAS = "pip install 'joulecast[keras]'"
-# Nothing is computed, and no GPU is to be taken from a running job.
+# Nothing is computed, no GPU is to be taken from a running job, and TensorFlow is not to write about its libraries.
 _ENVIRONMENT = {
     "KERAS_BACKEND": "torch",
     "KERAS_TORCH_DEVICE": "cpu",
     "CUDA_VISIBLE_DEVICES": "",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
 }
 _TENSORFLOW_OP = re.compile(r"\b(tf|tensorflow)\.(?!keras\b)\w")
 _TENSORFLOW_HINT = "; TensorFlow's own ops cannot run on Keras' torch backend, which reads the model: use keras.ops"
