@@ -19,8 +19,3 @@ def near(word: str, known: Iterable[str]) -> str:
         return ""
     matches = difflib.get_close_matches(word, list(known), n=3)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
-
-
-def shortened(text: str, most: int = 80) -> str:
-    """`text` for a message, cut where it is longer than anything a person would name."""
-    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..base.errors import HardwareError
-from ..base.suggest import shortened
+from ..base.suggest import clipped
 from ..base.tables import read_table
 from .hardware import Hardware, default_user_file, shipped_hardware, user_file, user_hardware
 
@@ -44,7 +44,7 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
     if cpu := _cpu_models().get(normalise(name)):
         return Match(cpu)
     raise HardwareError(
-        f"unknown hardware {shortened(name)!r}: near names are {', '.join(_near(name)) or 'none'}; "
+        f"unknown hardware {clipped(name)!r}: near names are {', '.join(_near(name)) or 'none'}; "
         f"give its figures ({FIGURES_EXAMPLE}), add its row to {user_file() or default_user_file()} "
         "(columns as in datasets/hardware.csv), or calibrate this machine with `measure`"
     )

@@ -16,7 +16,7 @@ from functools import cache
 
 from ..base.errors import JoulecastError
 from ..base.interval import Interval
-from ..base.suggest import shortened
+from ..base.suggest import clipped
 from ..base.tables import read_table
 from ..base.units import GRAMS_PER_KG, pounds_to_grams
 from .region_names import named_otherwise
@@ -186,7 +186,7 @@ def find_region(code_or_name: str) -> Region:
         return other
     near = ", ".join(_near(wanted)) or "none"
     raise JoulecastError(
-        f"unknown region {shortened(code_or_name)!r}: near names are {near}; give a code of the table "
+        f"unknown region {clipped(code_or_name)!r}: near names are {near}; give a code of the table "
         "such as FR, US-CA, aws:us-east-1 or gcp:europe-west9, or the carbon intensity in g/kWh"
     )
 
