@@ -26,6 +26,9 @@ from pathlib import Path
 
 import psutil
 
+# benchmarks/distributed.py is not Dask's package of that name.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+
 CORES = 2
 NET = '''
 from torch import nn

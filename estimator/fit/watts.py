@@ -68,7 +68,9 @@ def fitted_watts(activity: Array, power_w: Array, prior: WattsPrior) -> PowerMod
     for _ in range(_ROUNDS):
         root = np.sqrt(robust)
         both = np.vstack([rows * root[:, None], known])
-        found = lsq_linear(both, np.concatenate([goal * root, aim]), bounds=([0.0] * 4 + [-0.9], np.inf)).x
+        found = lsq_linear(
+            both, np.concatenate([goal * root, aim]), bounds=([0.0] * 4 + [-0.9], np.inf), method="bvls"
+        ).x
         robust = 1.0 / np.sqrt(1.0 + ((rows @ found - goal) / 2.0) ** 2)
     above, waiting, computing, moving, _ = (float(value) for value in found)
     weights = {COMPUTE: waiting + computing, MEMORY: waiting + moving, LAUNCH: waiting}

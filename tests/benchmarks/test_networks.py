@@ -9,7 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MEASURED = Path(__file__).parents[3] / "shared" / "measured"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.append(str(BENCHMARKS))  # last: benchmarks/distributed.py is not Dask's package of that name
 
 torch = pytest.importorskip("torch")
 import data_ecnas  # noqa: E402

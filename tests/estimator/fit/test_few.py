@@ -78,7 +78,7 @@ def test_one_run_brings_the_profile_near_and_three_nearer() -> None:
     assert off(three, rows) < 0.6 * off(none, rows)
     widths = [p.predict(rows[0].workload).seconds for p in (none, one, three)]
     ratios = [one.high / one.low for one in widths]
-    assert 1.05 * ratios[0] > ratios[1] > ratios[2]  # one run tells little about how networks scatter
+    assert ratios[0] * (1 + 1e-9) >= ratios[1] > ratios[2]  # one run tells little about how networks scatter
     assert one.provenance.time == "measured"
     assert "1 runs of 1 networks" in one.provenance.fitted_on
 
