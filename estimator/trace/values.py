@@ -26,6 +26,8 @@ _MAX_TOTAL = 2**26
 _MAX_FOLLOWED_FLOATS, _SMALL = 2**21, 2**16
 # Floating-point inputs and parameters are data, and known up to this size: scales and thresholds.
 MAX_FLOATS = 2**12
+# Steps between a value and what it is computed from: each takes 7 frames of Python's 1,000.
+_MAX_DEPTH = 80
 # A value that no tensor gives: neither padding (0, 1) nor a size that changes the shape of the network.
 _TOKEN = 2
 
@@ -310,7 +312,7 @@ class Values:
                 self._set(one, value)
 
     def _evaluate(self, later: _Later, depth: int) -> torch.Tensor:
-        if depth > 200:
+        if depth > _MAX_DEPTH:
             raise NeedsValuesError("a value depends on too many others")
 
         def real(tensor: torch.Tensor) -> torch.Tensor:
