@@ -514,10 +514,11 @@ class _Survivors:
         _release(found)
         del found
         gc.collect()
-        left = [tensor for reference in known if (tensor := reference()) is not None]
+        left = [tensor for tensor in (reference() for reference in known) if tensor is not None]
         if not left:
             return []
-        holders = {type(one).__name__ for one in _holders({id(tensor) for tensor in left})} - {"frame"}
+        holders = {type(one).__name__ for one in _holders({id(tensor) for tensor in left}) if one is not left}
+        holders -= {"frame"}
         return [f"{len(left)} tensors of the trace are still kept by a {' and a '.join(sorted(holders))}"]
 
 
