@@ -201,6 +201,17 @@ def test_a_name_never_seen_costs_the_average_of_its_kinds_names() -> None:
     ]
 
 
+def test_new_memory_is_no_part_of_what_names_cost() -> None:
+    """`a` writes 64 MiB of new memory, which has a price of its own: 2 s a byte of `a` alone are averaged."""
+    size = 2**26
+    op = replace(moved("activation", "a", 0), bytes_written=size)
+    row = Observation(work(op, moved("activation", "b", size)), 1, 1.0, op_seconds=(0.5, 0.5))
+    prices = {("activation", "a", "bytes"): 2.0, ("activation", "*", "fresh"): 7.0}
+    table, form, solution = solved("timed", prices, row)
+    assert _spent(table, form, solution)["activation", "*", "fresh"] == 7.0 * size
+    assert _others(table, form, solution) == [Term("activation", "others", "bytes", pytest.approx(1.0))]
+
+
 def test_a_name_at_0_s_keeps_its_term_and_prices_of_all_names_at_0_s_go() -> None:
     table, form, solution = timed_table(a=2.0)
     terms = _curves(table, form, solution).terms
@@ -256,7 +267,7 @@ def test_notes_on_power() -> None:
 
 
 def test_a_profile_says_where_it_comes_from() -> None:
-    rows = [replace(row, host={"cpu": "x"}) for row in suite()]
+    rows = [replace(row, host={"cpu": "y" if index else "x"}) for index, row in enumerate(suite())]
     fitted = fit(rows, name="n", created="today", notes=("mine",), memory_bytes=7)
     provenance = fitted.provenance
     assert (fitted.name, fitted.hardware, fitted.device, fitted.framework) == ("n", "a machine", "cpu", "pytorch")
@@ -275,6 +286,8 @@ def test_a_profile_says_where_it_comes_from() -> None:
     modelled = fit(plain, name="n", power=flat)
     assert (modelled.hardware, modelled.framework, modelled.power) == ("n", "keras", flat)
     assert (modelled.provenance.power, modelled.provenance.boundary) == ("modelled", "")
+    plain[0] = replace(plain[0], framework=None, workload=replace(plain[0].workload, framework="keras"))
+    assert fit(plain, name="n", power=flat).framework == "keras"  # what ran it, as the traced step says
 
 
 def test_work_that_no_other_family_does_is_left_out_of_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,13 @@ def test_scatter_does_not_pull_predictions_low() -> None:
     assert float(np.exp(np.mean(np.log(ratios)))) == pytest.approx(1.0, abs=0.08)
 
 
+def test_errors_of_single_ops_are_told_only_where_ops_were_timed(profile: Profile) -> None:
+    assert profile.time_error.per_op > 0
+    whole = fit([replace(row, op_seconds=None) for row in observations()], name="m")
+    assert "form timed" not in whole.provenance.fitted_on
+    assert whole.time_error.per_op == 0
+
+
 def test_the_profile_comes_back_from_its_document(profile: Profile) -> None:
     again = Profile.from_json(profile.to_json())
     ops = (move("silu", 40), move("gelu", 2), conv("forward", 8, 16, 16, 16))
