@@ -265,6 +265,13 @@ def test_time_stamps_above_1e11_are_in_milliseconds(tmp_path: Path, start: float
     assert points(tmp_path, [(n, start + 500 * n) for n in range(3)]) == pytest.approx(500 * scale)
 
 
+def test_rows_without_a_time_or_without_a_step_are_left_out(tmp_path: Path) -> None:
+    rows = ["0,0", ",100", "1,2", "2,", "3,6", ",", "4,8"]
+    assert written(tmp_path / "h.csv", "_step,_runtime\n" + "\n".join(rows)).note.endswith(
+        "median of 3 intervals, 2 s per step"
+    )
+
+
 def test_time_that_stands_still_is_refused_and_a_slow_step_is_not(tmp_path: Path) -> None:
     same = refused(tmp_path / "h.csv", "_step,_runtime\n1,7\n2,7\n3,7\n")
     assert same == "has times that do not grow with the step (0 s per step); export one run"
