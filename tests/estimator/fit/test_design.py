@@ -297,3 +297,5 @@ def test_traits_are_logarithms_of_sizes_then_shares_of_the_work() -> None:
     assert _traits(parts, some) == pytest.approx([log(400), log(80), log(4), log(32), *dense, *moved])
     nothing: Any = SimpleNamespace(batch_size=1)
     assert _traits({}, nothing) == [0.0] * 15
+    one: Any = SimpleNamespace(batch_size=1)
+    assert _traits(sums(conv=(1.0, 1.0)), one) == [0.0] * 4 + [0, 1.0] + [0.0] * 9  # 1 multiply-add is all of them

@@ -290,6 +290,19 @@ def test_a_profile_says_where_it_comes_from() -> None:
     assert fit(plain, name="n", power=flat).framework == "keras"  # what ran it, as the traced step says
 
 
+def test_what_a_fit_does_unless_it_is_told_otherwise() -> None:
+    """No start-up, folds by seed 0, one job."""
+    rng = np.random.default_rng(5)
+    rows = [
+        replace(row, family=str(index % 13), seconds=row.seconds * float(np.exp(rng.normal(0, 0.1))))
+        for index, row in enumerate(suite(startup_s=50.0))
+    ]
+    plain = fit(rows, name="m")
+    assert plain.startup_s == 0.0
+    assert fit(rows, name="m", seed=0, jobs=2, startup=False).to_json() == plain.to_json()
+    assert fit(rows, name="m", seed=1).scores["time_mean_error"] != plain.scores["time_mean_error"]
+
+
 def test_work_that_no_other_family_does_is_left_out_of_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first row is predicted at 0 s without its family, as if no other did its work."""
     whole = fitting._best

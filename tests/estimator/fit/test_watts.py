@@ -202,8 +202,9 @@ def test_the_other_precisions_weights_change_by_the_same_factor() -> None:
     assert moved == PowerModel({"compute": 150.0, "memory": 50.0, "launch": 10.0}, 90.0)
     assert _scaled(None, KNOWN, after) is None
     nothing = PowerModel(dict.fromkeys(("compute", "memory", "launch"), 0.0), 50.0)
-    unmoved = _scaled(nothing, nothing, nothing)  # 0 W over 0 W
-    assert unmoved == nothing
+    assert _scaled(nothing, nothing, nothing) == nothing  # 0 W over 0 W
+    tiny = PowerModel(dict.fromkeys(("compute", "memory", "launch"), 0.125), 50.0)
+    assert _scaled(tiny, tiny, tiny) == tiny
 
 
 def test_time_error_beyond_the_energys_leaves_no_doubt_about_watts() -> None:
