@@ -34,7 +34,11 @@ INPUTS = ((torch.zeros(2, 5),), {})
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda a, b, c: a, r"`loss` takes a, b, c; give a function of the output, or of the output and a target "),
+        (
+            lambda a, b, c: a,
+            r"`loss` takes a, b, c; give a function of the output, or of the output and a target "
+            r"\(a parameter named target or targets\) or the inputs",
+        ),
         (lambda out: out, "`loss` returned a tensor of shape 2x4; return a tensor with one element"),
         (lambda out: 3.0, "`loss` returned a float; return a tensor with one element"),
         (lambda out: out.detach().sum(), "`loss` returned a tensor without a gradient; compute it from"),

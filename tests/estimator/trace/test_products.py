@@ -51,7 +51,7 @@ def test_matrix_products(name: str) -> None:
     args, output, macs, (rows, inner, columns) = MATRICES[name]
     found = counted(getattr(aten, name.partition(" ")[0]), args, output)
     assert (found.kind, found.flops) == ("matmul", macs)
-    assert (found.dims["m"], found.dims["k"], found.dims["n"]) == (rows, inner, columns)
+    assert found.dims == {"b": 1, "m": rows, "k": inner, "n": columns}
 
 
 def test_lists_of_products_are_added() -> None:
@@ -105,10 +105,11 @@ def test_products_with_sparse_matrices_multiply_stored_values_only() -> None:
     assert counted(aten.mm, [THREE, torch.zeros(8, 4)], torch.zeros(10, 4)).flops == 3 * 4
     assert counted(aten.mm, [torch.zeros(6, 10), THREE], torch.zeros(6, 8)).flops == 6 * 3
     batch = torch.stack([THREE, THREE])
-    assert counted(aten.bmm, [batch, torch.zeros(2, 8, 4)], torch.zeros(2, 10, 4)).flops == 6 * 4
+    both = counted(aten.bmm, [batch, torch.zeros(2, 8, 4)], torch.zeros(2, 10, 4))
+    assert (both.flops, both.dims) == (6 * 4, {"b": 2, "m": 10, "k": 8, "n": 4})
     # Only the 3 positions of the first argument are computed, each a sum over 5 terms.
     sampled = counted(aten.sparse_sampled_addmm, [THREE, torch.zeros(10, 5), torch.zeros(5, 8)], THREE)
-    assert sampled.flops == 3 * 5
+    assert (sampled.flops, sampled.dims) == (3 * 5, {"b": 1, "m": 10, "k": 5, "n": 8})
 
 
 def test_two_sparse_matrices_meet_in_a_row_of_average_length() -> None:
@@ -116,7 +117,7 @@ def test_two_sparse_matrices_meet_in_a_row_of_average_length() -> None:
     # Each of the 3 values on the left meets one of the 8 rows on the right, which have 16 / 8 values each.
     found = counted(aten._sparse_sparse_matmul, [THREE, right], sparse(10, 6, [(0, 0)]))
     assert found.flops == 3 * 2
-    assert (found.dims["m"], found.dims["k"], found.dims["n"]) == (10, 8, 6)
+    assert found.dims == {"b": 1, "m": 10, "k": 8, "n": 6}
 
 
 # -- convolutions --------------------------------------------------------------------------------
@@ -137,7 +138,8 @@ def test_convolutions_of_one_device(op: Any, weight: torch.Tensor, options: tupl
     # 2 images, 8 channels of 6 x 6 -> 16 channels of 4 x 4
     found = counted(op, [m(2, 8, 6, 6), weight, *options], m(2, 16, 4, 4))
     assert (found.kind, found.flops) == ("conv", 2 * 16 * 9 * 8 * 16 // groups)
-    assert found.dims["groups"] == groups
+    expected = {"n": 2, "c_in": 8, "c_out": 16, "groups": groups, "k": 9, "in": 36, "out": 16}
+    assert found.dims == {**expected, "rank": 2, "transposed": 0}
 
 
 @pytest.mark.parametrize(("per_group", "groups"), [(6, 1), (3, 2)])
@@ -220,7 +222,7 @@ def test_packed_sequences_attend_to_themselves_only() -> None:
     args = [packed, packed, packed, starts, starts, 32, 32, 0.0, True, False]
     found = counted(aten._flash_attention_forward, args, [packed])
     assert found.flops == 4 * 3 * 16 * 16 * (8 + 8)
-    assert (found.dims["b"], found.dims["q"], found.dims["s"]) == (12, 16, 16)
+    assert found.dims == {"b": 12, "q": 16, "s": 16, "d": 8, "dv": 8, "causal": 0, "dropped": 0}
     one = m(1, 64, 3, 8)
     args = [one, one, one, None, starts, starts, 32, 32, 0.0, 0, True]
     assert counted(aten._efficient_attention_forward, args, [one]).flops == found.flops
@@ -237,6 +239,7 @@ def test_fused_encoder_layer() -> None:
     attention = 2 * tokens * 7 * width
     norms = 2 * 5 * tokens * width  # fvcore's 5 an element, of two norms
     assert found.flops == tokens * (4 * width * width + 2 * width * hidden) + attention + norms
+    assert found.dims == {"m": tokens, "k": width, "n": 4 * width + 2 * hidden}
 
 
 def test_fused_multi_head_attention() -> None:
@@ -244,6 +247,7 @@ def test_fused_multi_head_attention() -> None:
     args = [m(2, 5, 8), m(2, 7, 8), m(2, 7, 8), 8, 2, m(24, 8), m(24), m(8, 8), m(8)]
     found = counted(aten._native_multi_head_attention, args, [m(2, 5, 8)])
     assert found.flops == 2 * (2 * 5 * 64 + 2 * 7 * 64 + 2 * 5 * 7 * 8)
+    assert found.dims == {"m": 2 * 5, "k": 8, "n": 4 * 8}
 
 
 # -- recurrent layers ----------------------------------------------------------------------------

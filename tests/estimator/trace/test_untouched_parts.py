@@ -232,3 +232,91 @@ def test_tensors_of_a_trace_that_something_keeps_are_released_or_named() -> None
     deep.append(nested(torch.empty(3, device="meta"), 5))
     assert survivors.released() == ["1 tensors of the trace are still kept by a tuple"]
     assert old.is_meta
+
+
+class Mixin:
+    counts: list[int] = [0]  # noqa: RUF012
+    number = 0
+
+
+class Model(nn.Linear, Mixin):
+    """torch's own class comes before one of the user's."""
+
+
+class Keyed(dict[str, Any]):
+    pass
+
+
+def around(value: list[int]) -> Any:
+    def inner() -> list[int]:
+        return value
+
+    return inner
+
+
+def default(x: int, values: list[int] = [0], *, named: list[int] = [0]) -> tuple[list[int], list[int]]:  # noqa: B006
+    return values, named
+
+
+SHARED = [0]
+
+
+def uses_a_global() -> list[int]:
+    return SHARED
+
+
+class Method:
+    def __init__(self) -> None:
+        self.values = [0]
+
+    def call(self) -> list[int]:
+        return self.values
+
+
+METHOD, KEYED, LISTED = Method(), Keyed(a=[0]), [[0]]
+SLOTTED = Slotted()
+SLOTTED.plain = [0]
+FUNCTION = around([9])
+FUNCTION.kept = [0]
+IN_CELL = around([0])
+
+
+@pytest.mark.parametrize(
+    ("root", "values"),
+    [
+        (Model(2, 2), Mixin.counts),
+        (Model, Mixin.counts),
+        (default, default(1)[0]),
+        (default, default(1)[1]),
+        (IN_CELL, IN_CELL()),
+        (FUNCTION, FUNCTION.kept),
+        (uses_a_global, SHARED),
+        (METHOD.call, METHOD.values),
+        (functools.partial(print, LISTED), LISTED[0]),
+        (functools.partial(print, end=LISTED), LISTED[0]),
+        (functools.partial(IN_CELL), IN_CELL()),
+        (KEYED, KEYED["a"]),
+        ((1, (LISTED,)), LISTED[0]),
+        (deque([LISTED]), LISTED[0]),
+        (SLOTTED, SLOTTED.plain),
+    ],
+)
+def test_what_a_trace_reaches_is_put_back(root: Any, values: list[int]) -> None:
+    assert values == [0]
+    with parts.untouched(root):
+        values.append(1)
+    assert values == [0]
+
+
+def test_numbers_of_classes_and_modules_are_put_back() -> None:
+    global NEW
+    with parts.untouched(Model(2, 2), uses_a_global):
+        Mixin.number = 5
+        Mixin.added = 6  # type: ignore[attr-defined]
+        NEW = 7
+    assert Mixin.number == 0
+    assert not hasattr(Mixin, "added")
+    assert "NEW" not in globals()
+    with parts.untouched(uses_a_global):
+        globals()["imported"] = len  # what was defined or imported meanwhile stays
+    assert globals().pop("imported") is len
