@@ -197,6 +197,7 @@ def test_the_gpu_is_that_of_the_caller_or_of_the_first_row_that_names_one() -> N
     strangers: Any = ["text", row]
     assert known_gpu(None, strangers) == GPU
     assert known_gpu("no such card", [row]) is None
+    assert known_gpu("i7-8700k", [row]) is None  # a CPU
 
 
 # -- units ---------------------------------------------------------------------------------------
