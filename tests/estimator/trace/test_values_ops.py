@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -72,6 +73,9 @@ def test_numbers_that_are_read_on_the_way() -> None:
     mask, x, activation = known(values, MASK), known(values, [1, 2, 2]), meta(2, 3)
     assert run(values, lambda: x.sum().item()) == 5
     assert run(values, lambda: x.tolist()) == [1, 2, 2]
+    assert run(values, lambda: x.numpy()).tolist() == [1, 2, 2]
+    halves = run(values, lambda: x.__array__(numpy.dtype("float32")))
+    assert (halves.dtype, halves.tolist()) == ("float32", [1.0, 2.0, 2.0])
     assert run(values, lambda: torch.equal(x, x)) is True
     assert run(values, lambda: torch.equal(x, x + 1)) is False
     assert run(values, lambda: activation[mask]).shape == (3,)
