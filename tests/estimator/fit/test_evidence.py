@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from joulecast.estimator.base.errors import FitError
-from joulecast.estimator.fit.evidence import checked, network_of
+from joulecast.estimator.fit.evidence import _mix, checked, network_of
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.trace.workload import Op, Workload
 
@@ -62,6 +62,11 @@ def test_networks_without_multiply_adds_or_bytes_are_counted_as_one_of_each() ->
     rows = [row(macs=0, size=0, parameters=20 + index) for index in range(4)]
     assert "differ by 0.0% among them" in problem(rows)
     assert checked([*rows, row(macs=3, size=1, parameters=50)])
+    assert _mix(rows[0]).tolist() == [1.0, 1.0]
+
+
+def test_the_first_row_that_is_no_observation_is_named() -> None:
+    assert problem([row(), 3, "text"]) == "expected joulecast.Observation objects, got int"
 
 
 @pytest.mark.parametrize(

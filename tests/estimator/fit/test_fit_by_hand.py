@@ -174,6 +174,8 @@ def test_simple_terms_need_no_stand_ins_and_terms_at_0_s_are_left_out() -> None:
     assert terms[0] == Term("matmul", "*", "macs", 2.0)
     assert Term("conv", "*", "macs", 2.0) in terms[1:]  # a kind never observed
     assert all(term.seconds for term in terms)
+    table, form, solution = solved("roles", {("matmul", "forward", "macs"): 2.0}, row)
+    assert all(term.seconds for term in _curves(table, form, solution).terms)  # no backward at 0 s
 
 
 LARGE = 2**20

@@ -387,6 +387,7 @@ def test_a_history_may_be_inside_of_a_document(tmp_path: Path, key: str | None) 
 def test_empty_lines_between_rows_are_skipped(tmp_path: Path) -> None:
     rows = [json.dumps({"_step": n, "_runtime": 2 * n}) for n in range(4)]
     assert written(tmp_path / "h.jsonl", "\n\n".join(rows) + "\n\n").seconds == pytest.approx(2)
+    assert refused(tmp_path / "h.jsonl", "\n".join(rows[:2])).startswith("logs 2 different steps")
 
 
 def step(start_us: float, **more: Any) -> dict[str, Any]:
