@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import random
+import typing
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -27,6 +28,11 @@ class Below(Slotted):
 def test_names_of_slots() -> None:
     assert parts._slots(Below) == ["single", "_Slotted__own", "plain"]
     assert parts._slots(nn.Linear) == []
+
+    class Generic(typing.Generic[typing.TypeVar("T")], Slotted):  # a class of Python's comes first
+        pass
+
+    assert parts._slots(Generic) == ["_Slotted__own", "plain"]
 
 
 def test_lists_get_their_elements_back() -> None:

@@ -351,3 +351,21 @@ def test_inputs_made_on_meta() -> None:
     assert lengths.tolist() == [3, 1]
     assert data.is_meta
     assert scale.is_meta
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "device", "expected"),
+    [
+        ("zeros", [2], "cuda", "meta"),
+        ("zeros", [2], "cpu", "cpu"),
+        ("zeros", [2], "meta", "meta"),
+        ("_to_copy", meta(2), "cpu", "meta"),
+        ("_to_copy", meta(2), "cuda", "meta"),
+        ("_to_copy", torch.zeros(2), "cpu", "cpu"),  # a real tensor stays real
+        ("_to_copy", torch.zeros(2), "cuda", "meta"),
+    ],
+)
+def test_the_device_of_an_op(name: str, first: Any, device: str, expected: str) -> None:
+    func = getattr(aten, name).default
+    _, kwargs = Values("meta").prepared(func, name, (first,), {"device": torch.device(device)})
+    assert kwargs["device"].type == expected
