@@ -7,7 +7,7 @@ import math
 import pytest
 
 from joulecast.estimator.base.interval import Interval
-from joulecast.estimator.base.suggest import clipped, near, shortened
+from joulecast.estimator.base.suggest import clipped, near
 
 
 def test_intervals_scale_and_add_with_their_bounds() -> None:
@@ -33,5 +33,3 @@ def test_similar_names_are_suggested_and_long_texts_are_not_compared() -> None:
 def test_long_texts_are_cut() -> None:
     assert clipped("a" * 80) == "a" * 80
     assert clipped("a" * 81) == "a" * 80 + "..."
-    assert shortened("abcdef", 6) == "abcdef"
-    assert shortened("abcdefg", 6) == "abc..."
