@@ -39,7 +39,7 @@ class Answer:
 
     `energy_kwh` is the machine's own; `facility_energy_kwh`, `co2e_kg` and `cost` (electricity) include the building's
     share (PUE). On a cluster `energy_kwh` is that of the accelerators, `node_energy_kwh` that of whole nodes, which PUE
-    multiplies. `rent` and `embodied` stand beside them and are part of none.
+    multiplies. `rent` and `embodied` are separate and part of none of them.
     `fits` says what would fit, for budgets that are exceeded. `places` are the regions of the request, compared.
     `split` says how a cluster's devices share the model; None where each trains all of it.
     """

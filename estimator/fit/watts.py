@@ -24,7 +24,7 @@ NOISE = 0.08
 """Standard deviation of a network's watts around its device's, as a share of them."""
 _STEP_SPREAD = 0.5  # of one step up, as a share of it, besides the factor that all steps share
 _LEAST_STEP = 0.05  # of the device's busy power: what a step's spread is at least a share of
-_HOST = 0.5  # what a host may draw beside its GPU, as a share of the busy GPU
+_HOST = 0.5  # what a host may draw in addition to its GPU, as a share of the busy GPU
 _ROUNDS = 5
 
 

@@ -1,4 +1,4 @@
-"""What hardware costs beside its electricity: rent by the hour, and the footprint of making it."""
+"""What hardware costs in addition to its electricity: rent by the hour, and the footprint of making it."""
 
 from __future__ import annotations
 

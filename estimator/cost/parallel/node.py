@@ -16,7 +16,7 @@ _DESKTOP_DEVICES = 2
 
 
 def rest_w(cluster: Cluster, board_w: float, limit_w: float) -> float:
-    """Watts of a node beside its accelerators, which draw `board_w` each of at most `limit_w`."""
+    """Watts of a node without its accelerators, which draw `board_w` each of at most `limit_w`."""
     devices = cluster.devices_per_node
     if cluster.rated_w is None and devices <= _DESKTOP_DEVICES:
         return _DESKTOP_W + _DESKTOP_LOSS * board_w * devices

@@ -36,7 +36,7 @@ _SOFTWARE_DOUBT = math.log(1.12)
 class Split:
     """How a run is split: the plan, whether joulecast chose it, and what one device needs and does.
 
-    `rest_w` is what a node draws beside its accelerators (modelled).
+    `rest_w` is what a node draws in addition to its accelerators (modelled).
     """
 
     plan: Plan
