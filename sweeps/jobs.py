@@ -6,9 +6,11 @@ A job and its results are plain values, so that a worker with another joulecast 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import __version__
@@ -61,7 +63,7 @@ def make_jobs(
 
 
 def _job(group: list[tuple[int, Mapping[str, Any]]], base: Request, columns: tuple[str, ...]) -> Job:
-    return {"version": __version__, "base": base, "columns": columns, "candidates": tuple(group)}
+    return {"version": __version__, "base": base, "columns": columns, "folder": os.getcwd(), "candidates": tuple(group)}
 
 
 def failed(index: int, values: Mapping[str, Any], error: Exception) -> Result:
@@ -83,13 +85,22 @@ def run_job(job: Job) -> list[Result]:
 
 def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
     try:
-        request = candidate(index, values, job["columns"]).request(job["base"])
+        request = _placed(candidate(index, values, job["columns"]).request(job["base"]), job["folder"])
         answer = priced(request, _KEPT.workload(request), _KEPT.profile(request), where=_KEPT.where(request))
     except JoulecastError as error:
         return failed(index, values, error)
     except Exception as error:  # a bug of joulecast: the other candidates are still priced
         return failed(index, values, JoulecastError(f"joulecast failed: {type(error).__name__}: {error}"))
-    return {"index": index, "asked": dict(values), "row": row(answer)}
+    columns = row(answer)
+    columns["model"] = columns["model"].removeprefix(f"{job['folder']}{os.sep}")
+    return {"index": index, "asked": dict(values), "row": columns}
+
+
+def _placed(request: Request, folder: str) -> Request:
+    """The request with a relative file as the sweep's own process finds it: a worker may run in another folder."""
+    model = os.path.join(folder, str(request.model))
+    named = re.sub(r"\.(py|ipynb):.*", r".\1", model)
+    return replace(request, model=model) if os.path.exists(named) else request
 
 
 def row(answer: Answer) -> dict[str, Any]:

@@ -155,3 +155,15 @@ def test_a_live_module_cannot_be_read_in_other_processes() -> None:
 def test_no_candidates_at_all(base: Request) -> None:
     report = sweep([], base)
     assert (report.candidates, report.totals, report.top) == (0, {}, ())
+
+
+def test_a_worker_in_another_folder_finds_the_models_file(
+    base: Request, net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, name = net.rpartition("/")
+    monkeypatch.chdir(folder)
+    job = next(jobs.make_jobs([(0, {"width": 4})], replace(base, model=name), ()))
+    monkeypatch.chdir(tmp_path)
+    (found,) = jobs.run_job(job)
+    assert found["row"]["parameters"] == parameters(4)
+    assert found["row"]["model"] == name
