@@ -6,15 +6,15 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from ..estimator.answer.estimate import find_profile, priced, read
 from ..estimator.answer.request import Request
 from ..estimator.answer.where import read_where
 from ..estimator.base.errors import JoulecastError, RequestError
+from ..estimator.base.recent import Recent
 from ..estimator.cost.profile import Profile
 from ..estimator.trace.workload import Workload
 from .requests import EstimateRequest
@@ -24,13 +24,18 @@ _MODEL_WAYS = ("workload", "workload_id", "config")
 # Fields that say how a config is read; a workload was read already.
 _READ = frozenset(
     [
-        *("inputs", "dataset", "sequence_length", "batch_size", "train", "optimizer", "precision", "accumulate"),
-        *("clip_gradients", "ema", "activation_checkpointing"),
+        "inputs",
+        "sequence_length",
+        "batch_size",
+        "train",
+        "optimizer",
+        "precision",
+        "accumulate",
+        "clip_gradients",
+        "ema",
     ]
 )
 _BUSY_S = 5.0
-
-T = TypeVar("T")
 
 
 class Busy(Exception):  # noqa: N818 - not an error of the request
@@ -39,33 +44,6 @@ class Busy(Exception):  # noqa: N818 - not an error of the request
 
 class UnknownWorkload(JoulecastError):  # noqa: N818 - the name of what is wrong
     """A workload id that the server does not have."""
-
-
-class Recent(Generic[T]):
-    """The values used most recently, at most `most`; for several threads."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._values: OrderedDict[object, T] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: object) -> T | None:
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key]
-        return None
-
-    def put(self, key: object, value: T) -> T:
-        with self._lock:
-            self._values[key] = value
-            self._values.move_to_end(key)
-            while len(self._values) > self._most:
-                self._values.popitem(last=False)
-        return value
-
-    def __len__(self) -> int:
-        return len(self._values)
 
 
 class Answers:
@@ -106,12 +84,9 @@ class Answers:
         return self._answers.put(key, text.encode())
 
     def _fields(self, asked: EstimateRequest) -> dict[str, Any]:
-        """The fields that price a workload, with those that are checked against it."""
+        """The fields that price the model. Those that a config was read with are in its workload already."""
         fields = asked.fields()
-        if asked.config is not None:
-            fields = {name: value for name, value in fields.items() if name not in _READ or name == "batch_size"}
-            fields.pop("batch_size", None)
-        return fields
+        return fields if asked.config is None else {name: fields[name] for name in fields if name not in _read(asked)}
 
     def _workload(self, asked: EstimateRequest) -> tuple[str, Workload]:
         """The model's id and step."""
@@ -128,7 +103,8 @@ class Answers:
             name = digest(asked.workload)
             return name, self.workloads.get(name) or self.workloads.put(name, _checked(asked.workload))
         assert asked.config is not None
-        how = {name: value for name, value in asked.fields().items() if name in _READ}
+        fields, read = asked.fields(), {*_read(asked), "dataset"}
+        how = {name: value for name, value in fields.items() if name in read}
         name = digest({"config": asked.config, **how})
         return name, self.workloads.get(name) or self.workloads.put(name, self._of_config(asked.config, how))
 
@@ -148,6 +124,11 @@ class Answers:
     def _profile(self, request: Request) -> Profile:
         key = request.hardware_key
         return self._profiles.get(key) or self._profiles.put(key, find_profile(request))
+
+
+def _read(asked: EstimateRequest) -> frozenset[str]:
+    """The fields that a config's model is read with. A cluster computes activations again as its own split says."""
+    return _READ if asked.cluster else _READ | {"activation_checkpointing"}
 
 
 def _checked(document: Mapping[str, Any]) -> Workload:

@@ -1,7 +1,7 @@
 """Where candidates come from: a grid, a JSONL file, or a Python file that makes them.
 
 A candidate is a mapping of names to values. A name that is a field of `Request` sets it; any other is an argument of
-the model. Columns, such as an accuracy that is already known, are kept beside the figures and set nothing.
+the model. Columns, such as an accuracy that is already known, are kept with the figures and set nothing.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _value(field: str, value: Any) -> Any:
 
 
 def literal(text: str) -> Any:
-    """The Python value that `text` spells, else the text itself: 64, 0.5, True, None, "relu"."""
+    """The Python value that `text` spells (64, 0.5, True, None), or the text itself ("relu")."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

@@ -11,6 +11,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -19,6 +20,7 @@ from ..estimator.answer.estimate import find_profile, priced
 from ..estimator.answer.request import Request
 from ..estimator.answer.where import Where, read_where
 from ..estimator.base.errors import JoulecastError
+from ..estimator.base.recent import Recent
 from ..estimator.cost.profile import Profile
 from ..estimator.model.reader import ReadRequest, free_reader
 from ..estimator.trace.workload import Workload
@@ -26,6 +28,7 @@ from .candidates import candidate
 
 JOB_CANDIDATES = 100  # of one model: a sweep that is stopped loses at most one job of each process
 _WORKLOADS = 32  # that a process keeps; one takes about a megabyte
+_OTHERS = 64  # profiles, and places, that a process keeps
 _WINDOW = 4096  # candidates among which those of one model are found
 
 Job = Mapping[str, Any]
@@ -97,10 +100,13 @@ def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
 
 
 def _placed(request: Request, folder: str) -> Request:
-    """The request with a relative file as the sweep's own process finds it: a worker may run in another folder."""
+    """The request with relative files as the sweep's own process finds them: a worker may run in another folder."""
     model = os.path.join(folder, str(request.model))
-    named = re.sub(r"\.(py|ipynb):.*", r".\1", model)
-    return replace(request, model=model) if os.path.exists(named) else request
+    if os.path.exists(re.sub(r"\.(py|ipynb):.*", r".\1", model)):
+        request = replace(request, model=model)
+    if isinstance(request.hardware, str | Path) and str(request.hardware).endswith(".json"):
+        request = replace(request, hardware=os.path.join(folder, request.hardware))
+    return request
 
 
 def row(answer: Answer) -> dict[str, Any]:
@@ -116,23 +122,19 @@ class Kept:
     """What a process looked up already, by the part of a request that asks for it; failures too."""
 
     def __init__(self, workloads: int, read: Callable[[Request], Workload]) -> None:
-        self._most = workloads
         self._read = read
-        self._workloads: OrderedDict[object, Workload | JoulecastError] = OrderedDict()
-        self._profiles: dict[object, Profile] = {}
-        self._places: dict[object, Where] = {}
+        self._workloads: Recent[Workload | JoulecastError] = Recent(workloads)
+        self._profiles: Recent[Profile] = Recent(_OTHERS)
+        self._places: Recent[Where] = Recent(_OTHERS)
 
     def workload(self, request: Request) -> Workload:
-        key = request.trace_key
-        if key not in self._workloads:
-            while len(self._workloads) >= self._most:
-                self._workloads.popitem(last=False)
+        found = self._workloads.get(request.trace_key)
+        if found is None:
             try:
-                self._workloads[key] = self._read(request)
+                found = self._read(request)
             except JoulecastError as error:
-                self._workloads[key] = error.with_traceback(None)
-        self._workloads.move_to_end(key)
-        found = self._workloads[key]
+                found = error.with_traceback(None)
+            self._workloads.put(request.trace_key, found)
         if isinstance(found, JoulecastError):
             raise found
         return found
@@ -141,15 +143,11 @@ class Kept:
         if isinstance(request.hardware, Profile):
             return request.hardware
         key = request.hardware_key
-        if key not in self._profiles:
-            self._profiles[key] = find_profile(request)
-        return self._profiles[key]
+        return self._profiles.get(key) or self._profiles.put(key, find_profile(request))
 
     def where(self, request: Request) -> Where:
         key = request.place_key
-        if key not in self._places:
-            self._places[key] = read_where(request)
-        return self._places[key]
+        return self._places.get(key) or self._places.put(key, read_where(request))
 
 
 def _read(request: Request) -> Workload:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..estimator.answer.request import Request
-from ..estimator.base.errors import JoulecastError
+from ..estimator.base.errors import JoulecastError, RequestError
 from ..estimator.base.interval import Interval
 from ..estimator.place.budget import BudgetVerdict, End, Limit, judge, parse_limit
 from .candidates import Candidates, from_python
@@ -137,6 +137,8 @@ def sweep(
             raise JoulecastError(f"budget {limit.text!r} is in {limit.unit}, the price in {site.currency}: use one")
     if base.model is not None and not isinstance(base.model, str | Path):
         raise JoulecastError('`model` of a sweep is read in other processes: give a text, such as "net.py:Net"')
+    if base.regions:
+        raise RequestError("`regions` compares places of one run: vary `region` in the candidates")
     path = None if output is None else Path(output)
     if path is not None:
         check_format(path)
@@ -151,7 +153,7 @@ def sweep(
         for result in journal:
             ranking.add(result)
         if path is not None and len(journal):
-            write_table(path, _Again(journal))
+            write_table(path, journal)
         report = _report(ranking, journal, top, site.currency, limits, budget_at, path)
     if path is not None:
         partial.unlink(missing_ok=True)
@@ -159,31 +161,22 @@ def sweep(
 
 
 def _partial(path: Path | None, stack: contextlib.ExitStack) -> Path:
-    """The journal's file: beside the table, or one that is deleted at the end."""
+    """The journal's file: in the folder of the table, or one that is deleted at the end."""
     if path is not None:
         return path.with_name(f"{path.name}.partial")
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="joulecast-sweep-"))) / "journal"
 
 
-class _Again:
-    """The journal's results, as often as they are asked for."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-
-    def __iter__(self) -> Iterator[Result]:
-        return iter(self._journal)
-
-
 def _fill(journal: Journal, source: Candidates, base: Request, engine: Engine, watch: Watch | None) -> None:
     """Prices the candidates that the journal lacks."""
-    lost = [0]
+    lost = 0
 
     def keep(results: Sequence[Result]) -> None:
+        nonlocal lost
         journal.write(results)
-        lost[0] += sum("error" in result for result in results)
+        lost += sum("error" in result for result in results)
         if watch is not None:
-            watch(len(journal), source.total, lost[0])
+            watch(len(journal), source.total, lost)
 
     def waiting() -> Iterator[Job]:
         """The jobs; candidates that no request can be built for are kept at once."""

@@ -41,7 +41,12 @@ def test_every_file_that_is_not_code_is_data_of_its_package() -> None:
 
 
 # What a requirement is imported as, where that differs from its name.
-MODULES = {"prometheus-client": "prometheus_client", "scikit-learn": "sklearn", "nvidia-ml-py": "pynvml"}
+MODULES = {
+    "pyyaml": "yaml",
+    "prometheus-client": "prometheus_client",
+    "scikit-learn": "sklearn",
+    "nvidia-ml-py": "pynvml",
+}
 # Not declared by themselves: torchmetrics comes with Lightning, huggingface_hub with transformers; timm is the user's.
 OPTIONAL = {"huggingface_hub", "timm", "torchmetrics"}
 

@@ -86,7 +86,7 @@ def implied_inputs(
 def _with_or_without_clips(
     model: Any, wanted: dict[str, InputSpec], needed: Sequence[str], notes: list[str]
 ) -> tuple[list[InputSpec], list[str]]:
-    """All inputs if the model takes them together, else the text alone, with a note."""
+    """All inputs if the model takes them together; otherwise the text alone, with a note."""
     whole = list(wanted.values())
     try:
         return first_taken(model, model.forward, [whole])[0], notes

@@ -169,7 +169,7 @@ def fit_profile(
     evidence = observations(chosen)
     if not evidence:
         raise FitError("no case was measured on this machine; run `measure` for longer, or without `only`")
-    notes = (*_notes(chosen), *_first(left_out))
+    notes = (*_notes(chosen), *first_lines(left_out))
     return profile_of(evidence, records, chosen=chosen, power=power, now=now, notes=notes)
 
 
@@ -245,7 +245,7 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
     )
 
 
-def _first(lines: Sequence[str]) -> tuple[str, ...]:
+def first_lines(lines: Sequence[str]) -> tuple[str, ...]:
     """The first lines, and how many more there are."""
     rest = len(lines) - _MOST_NOTES
     return (*lines[:_MOST_NOTES], *((f"{rest} more records are not in this profile",) if rest > 0 else ()))

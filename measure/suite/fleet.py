@@ -20,7 +20,7 @@ from ...estimator.cost.bounds import ErrorModel
 from ...estimator.cost.profile import Profile
 from ...estimator.fit.observation import Observation
 from ..records.records import Record, hardware_name, now_utc, same_machine
-from .calibrate import alike, chosen_records, consistent, modelled_power, profile_of
+from .calibrate import alike, chosen_records, consistent, first_lines, modelled_power, profile_of
 
 FEW_MACHINES = 3
 UNKNOWN_SPREAD = 0.08
@@ -76,7 +76,7 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
     With `machine` it is that of one of them: its factor is shrunk towards 1 by the spread between machines and the
     noise of its cases (the posterior of a normal prior), and its interval holds what is left. Raises FitError.
     """
-    measured = _by_machine(records)
+    measured, left_out = _by_machine(records)
     if not measured:
         raise FitError("no case was measured on these machines: run `measure` on one of them")
     if machine is not None and machine not in measured:
@@ -104,7 +104,7 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
         list(records),
         power=lambda: modelled_power(records[-1].host),
         now=now_utc,
-        notes=(_told(factors, odd, spread, machine),),
+        notes=(_told(factors, odd, spread, machine), *first_lines(left_out)),
     )
     widened = _wider(profile.time_error, spread), _wider(profile.energy_error, spread)
     machines = tuple(
@@ -130,18 +130,18 @@ def machine_of(record: Record) -> str:
     return str(record.host.get("node") or "unnamed")
 
 
-def _by_machine(records: Sequence[Record]) -> dict[str, dict[str, Observation]]:
-    """The observation of each case on each machine: the newest clean one."""
+def _by_machine(records: Sequence[Record]) -> tuple[dict[str, dict[str, Observation]], list[str]]:
+    """The observation of each case on each machine, the newest clean one, and a line for each that is left out."""
     grouped: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         grouped[machine_of(record)].append(record)
-    found: dict[str, dict[str, Observation]] = {}
-    for name, own in grouped.items():
-        chosen, _ = alike(chosen_records(own))
-        pairs = ((record.name, record.observation()) for record in chosen)
-        if cases := {case: one for case, one in pairs if one is not None and one.seconds > 0}:
-            found[name] = cases
-    return found
+    kept, left_out = alike([record for own in grouped.values() for record in chosen_records(own)])
+    found: dict[str, dict[str, Observation]] = defaultdict(dict)
+    for record in kept:
+        one = record.observation()
+        if one is not None and one.seconds > 0:
+            found[machine_of(record)][record.name] = one
+    return dict(found), left_out
 
 
 def polished(

@@ -22,7 +22,8 @@ import torch
 from fastapi.testclient import TestClient
 
 import joulecast as jc
-from joulecast.service.answers import Answers, Recent
+from joulecast.estimator.base.recent import Recent
+from joulecast.service.answers import Answers
 from joulecast.service.app import make_app
 
 RUN = {"hardware": "rtx-4090", "epochs": 10, "samples": 1000, "region": "FR", "budget": ["1 J"]}
@@ -239,3 +240,13 @@ def unused_port() -> Callable[[], int]:
             return int(listener.getsockname()[1])
 
     return find
+
+
+def test_the_size_of_a_configs_dataset_is_that_of_its_epochs(client: TestClient) -> None:
+    pytest.importorskip("transformers")
+    vit = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    status, found = post(
+        client, config=vit, dataset="imagenet-1k", inputs=["3,32,32"], batch_size=64, epochs=1, hardware="t4"
+    )
+    assert status == 200, found
+    assert found["steps"] == -(-1_281_167 // 64)

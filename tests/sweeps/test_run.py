@@ -167,3 +167,19 @@ def test_a_worker_in_another_folder_finds_the_models_file(
     (found,) = jobs.run_job(job)
     assert found["row"]["parameters"] == parameters(4)
     assert found["row"]["model"] == name
+
+
+def test_a_relative_profile_is_that_of_the_sweeps_folder(
+    base: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jc.load_profile("rtx-3090").save(tmp_path / "mine.json")
+    monkeypatch.chdir(tmp_path)
+    job = next(jobs.make_jobs([(0, {"width": 4, "hardware": "mine.json"})], base, ()))
+    monkeypatch.chdir(tmp_path.parent)
+    (found,) = jobs.run_job(job)
+    assert found["row"]["profile"] == "rtx-3090"
+
+
+def test_regions_are_compared_by_estimate(base: Request) -> None:
+    with pytest.raises(JoulecastError, match="`regions` compares places of one run"):
+        sweep({"width": [4]}, replace(base, regions="FR,SE"))

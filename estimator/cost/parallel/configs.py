@@ -21,7 +21,7 @@ KINDS = "a DeepSpeed JSON, an Accelerate YAML, a TrainingArguments JSON, a torch
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class StatedRun:
     """What a configuration of `kind` states, by the names of a request's fields; None: not stated.
 
     `parallel` is the text of the option. `global_batch` counts the samples of a step on all devices.
@@ -40,7 +40,7 @@ class Stated:
     clip_gradients: bool | None = None
 
 
-def read_config(path: str | Path) -> Stated:
+def read_config(path: str | Path) -> StatedRun:
     """The configuration in a file. Raises RequestError for a file that cannot be read or is none of the kinds."""
     path = Path(path)
     try:
@@ -52,6 +52,8 @@ def read_config(path: str | Path) -> Stated:
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         kind = "JSON" if isinstance(error, json.JSONDecodeError) else "TOML"
         raise RequestError(f"`parallel_config` {path} is not valid {kind} ({error}); fix the syntax error") from error
+    except _InvalidYamlError as error:
+        raise RequestError(f"`parallel_config` {path} is not valid YAML ({error}); fix the syntax error") from error
     except _UnknownKindError:
         raise RequestError(f"`parallel_config` {path} is not a kind that joulecast reads; give {KINDS}") from None
 
@@ -60,7 +62,11 @@ class _UnknownKindError(Exception):
     pass
 
 
-def _read(text: str, suffix: str) -> Stated:
+class _InvalidYamlError(Exception):
+    pass
+
+
+def _read(text: str, suffix: str) -> StatedRun:
     if suffix == ".toml":
         return _torchtitan(tomllib.loads(text))
     if suffix == ".json" or text.lstrip().startswith("{"):
@@ -90,12 +96,12 @@ _DEEPSPEED_KEYS = (
 )
 
 
-def _deepspeed(document: Mapping[str, Any]) -> Stated:
+def _deepspeed(document: Mapping[str, Any]) -> StatedRun:
     tensor = _part(document, "tensor_parallel")
     tp = _count(tensor.get("autotp_size")) or _count(tensor.get("tp_size"))
     pp = _count(_part(document, "pipeline").get("stages"))
     clip = document.get("gradient_clipping")
-    return Stated(
+    return StatedRun(
         kind="DeepSpeed",
         parallel=_sizes(tp=tp or 1, pp=pp or 1),
         zero=_level(_part(document, "zero_optimization").get("stage")),
@@ -114,8 +120,8 @@ def _deepspeed(document: Mapping[str, Any]) -> Stated:
 # -- transformers ---------------------------------------------------------------------------------------------
 
 
-def _training_arguments(document: Mapping[str, Any]) -> Stated:
-    own = Stated(
+def _training_arguments(document: Mapping[str, Any]) -> StatedRun:
+    own = StatedRun(
         kind="TrainingArguments",
         parallel=_sizes(tp=1, pp=1),
         zero=_fsdp_stage(document.get("fsdp")),
@@ -147,7 +153,7 @@ _FSDP_STRATEGIES = {
 }
 
 
-def _accelerate(document: Mapping[str, Any]) -> Stated:
+def _accelerate(document: Mapping[str, Any]) -> StatedRun:
     fsdp, deepspeed = _part(document, "fsdp_config"), _part(document, "deepspeed_config")
     megatron, sizes = _part(document, "megatron_lm_config"), _part(document, "parallelism_config")
     zero: int | None = None
@@ -160,7 +166,7 @@ def _accelerate(document: Mapping[str, Any]) -> Stated:
     recompute = fsdp.get("fsdp_activation_checkpointing")
     clip = deepspeed.get("gradient_clipping", megatron.get("megatron_lm_gradient_clipping"))
     mixed = str(document.get("mixed_precision", "no"))
-    return Stated(
+    return StatedRun(
         kind="Accelerate",
         parallel=_sizes(
             tp=_count(megatron.get("megatron_lm_tp_degree")) or _count(sizes.get("parallelism_config_tp_size")) or 1,
@@ -181,39 +187,21 @@ def _accelerate(document: Mapping[str, Any]) -> Stated:
 
 
 def _yaml(text: str) -> dict[str, Any]:
-    """Nested mappings of plain values: what `accelerate config` writes."""
-    root: dict[str, Any] = {}
-    levels: list[tuple[int, dict[str, Any]]] = [(-1, root)]
-    for line in text.splitlines():
-        body = line.split(" #")[0].rstrip()
-        key, colon, value = body.strip().partition(":")
-        if not body.strip() or body.lstrip().startswith(("#", "-")) or not colon:
-            continue
-        indent = len(body) - len(body.lstrip())
-        while levels[-1][0] >= indent:
-            levels.pop()
-        if value.strip():
-            levels[-1][1][key.strip()] = _plain(value.strip())
-        else:
-            below: dict[str, Any] = {}
-            levels[-1][1][key.strip()] = below
-            levels.append((indent, below))
-    return root
+    import yaml
 
-
-def _plain(text: str) -> Any:
-    text = text.strip("'\"")
-    if text.lower() in ("true", "yes", "false", "no"):
-        return text.lower() in ("true", "yes") if text.lower() != "no" else "no"
-    if re.fullmatch(r"-?\d+", text):
-        return int(text)
-    return float(text) if re.fullmatch(r"-?\d*\.\d+", text) else text
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _InvalidYamlError(" ".join(str(error).split())) from error
+    if not isinstance(document, dict):
+        raise _UnknownKindError
+    return document
 
 
 # -- torchtitan -----------------------------------------------------------------------------------------------
 
 
-def _torchtitan(document: Mapping[str, Any]) -> Stated:
+def _torchtitan(document: Mapping[str, Any]) -> StatedRun:
     training, parallel = _part(document, "training"), _part(document, "parallelism")
     if not training:
         raise _UnknownKindError
@@ -223,7 +211,7 @@ def _torchtitan(document: Mapping[str, Any]) -> Stated:
     )
     mode = str(_part(document, "activation_checkpoint").get("mode", "selective"))
     clip = training.get("max_norm", 1.0)
-    return Stated(
+    return StatedRun(
         kind="torchtitan",
         parallel=_sizes(
             tp=_count(parallel.get("tensor_parallel_degree")) or 1,
@@ -245,7 +233,7 @@ def _torchtitan(document: Mapping[str, Any]) -> Stated:
 # -- Megatron-LM ----------------------------------------------------------------------------------------------
 
 
-def _megatron(text: str) -> Stated:
+def _megatron(text: str) -> StatedRun:
     found: dict[str, str] = {}
     for name, value in re.findall(r"--([a-z0-9-]+)(?:[ =]+(?!--)([^\s\\]+))?", text):
         found[name] = value
@@ -259,7 +247,7 @@ def _megatron(text: str) -> Stated:
         granularity = "selective"
     if "checkpoint-activations" in found:
         granularity = "full"
-    return Stated(
+    return StatedRun(
         kind="Megatron-LM",
         parallel=_sizes(
             tp=tp,
@@ -326,7 +314,7 @@ def _optimizer(name: Any) -> str | None:
         return None
 
 
-def _over(first: Stated, second: Stated) -> Stated:
+def _over(first: StatedRun, second: StatedRun) -> StatedRun:
     """`second` with what `first` states in its place."""
-    values = {name: getattr(first, name) for name in Stated.__dataclass_fields__}
-    return Stated(**{name: getattr(second, name) if value is None else value for name, value in values.items()})
+    values = {name: getattr(first, name) for name in StatedRun.__dataclass_fields__}
+    return StatedRun(**{name: getattr(second, name) if value is None else value for name, value in values.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_one_odd_case_moves_neither_cases_nor_machines() -> None:
 def test_machines_far_from_the_others_are_outlying() -> None:
     close = {f"m{i}": 0.01 * (i % 5 - 2) for i in range(20)}
     assert outlying({**close, "hot": 0.3, "fast": -0.2}) == {"hot", "fast"}
-    assert outlying({**close, "near": 0.045}) == set()  # less than 5 % is no oddity, however alike the others are
+    assert outlying({**close, "near": 0.045}) == set()  # a difference of less than 5 % is never outlying
     assert outlying({"a": 0.0, "b": 0.0, "c": 1.0}) == set()  # three machines do not say which one is odd
 
 
@@ -221,3 +222,10 @@ def test_mistakes_of_the_command(
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(command, arguments, standalone_mode=False)
     assert error in str(getattr(done.exception, "message", done.exception))
+
+
+def test_records_of_another_precision_are_left_out_and_named() -> None:
+    other = [replace(one, workload=replace(one.workload, precision="bfloat16")) for one in records("b", cases=2)]
+    kind = fit_kind([*records("a"), *other])
+    assert [machine.name for machine in kind.machines] == ["a"]
+    assert "ran in bfloat16, the others in float32" in kind.profile.provenance.notes[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from joulecast.estimator.base.errors import RequestError
-from joulecast.estimator.cost.parallel.configs import Stated, read_config
+from joulecast.estimator.cost.parallel.configs import StatedRun, read_config
 
 DEEPSPEED = {
     "train_batch_size": 512,
@@ -54,14 +54,14 @@ torchrun pretrain_gpt.py \\
 """
 
 
-def read(tmp_path: Path, name: str, text: str | dict) -> Stated:  # type: ignore[type-arg]
+def read(tmp_path: Path, name: str, text: str | dict) -> StatedRun:  # type: ignore[type-arg]
     path = tmp_path / name
     path.write_text(text if isinstance(text, str) else json.dumps(text))
     return read_config(path)
 
 
 def test_deepspeed(tmp_path: Path):
-    assert read(tmp_path, "ds.json", DEEPSPEED) == Stated(
+    assert read(tmp_path, "ds.json", DEEPSPEED) == StatedRun(
         kind="DeepSpeed",
         parallel="tp=1,pp=1",
         zero=3,
@@ -75,9 +75,9 @@ def test_deepspeed(tmp_path: Path):
 
 def test_accelerate(tmp_path: Path):
     found = read(tmp_path, "default_config.yaml", ACCELERATE)
-    assert found == Stated("Accelerate", "tp=1,pp=1", 3, "full", precision="bf16")
+    assert found == StatedRun("Accelerate", "tp=1,pp=1", 3, "full", precision="bf16")
     zero2 = "distributed_type: DEEPSPEED\ndeepspeed_config:\n  zero_stage: 2\n  gradient_accumulation_steps: 4\n"
-    assert read(tmp_path, "zero2.yaml", zero2) == Stated("Accelerate", "tp=1,pp=1", 2, accumulate=4)
+    assert read(tmp_path, "zero2.yaml", zero2) == StatedRun("Accelerate", "tp=1,pp=1", 2, accumulate=4)
 
 
 def test_training_arguments(tmp_path: Path):
@@ -90,7 +90,7 @@ def test_training_arguments(tmp_path: Path):
         "optim": "adamw_torch_fused",
         "fsdp": "full_shard auto_wrap",
     }
-    assert read(tmp_path, "args.json", arguments) == Stated(
+    assert read(tmp_path, "args.json", arguments) == StatedRun(
         "TrainingArguments", "tp=1,pp=1", 3, "full", 4, 8, precision="bf16", optimizer="adamw", clip_gradients=True
     )
     inside = read(tmp_path, "both.json", {"output_dir": "out", "deepspeed": DEEPSPEED})
@@ -98,7 +98,7 @@ def test_training_arguments(tmp_path: Path):
 
 
 def test_torchtitan(tmp_path: Path):
-    assert read(tmp_path, "train.toml", TITAN) == Stated(
+    assert read(tmp_path, "train.toml", TITAN) == StatedRun(
         kind="torchtitan",
         parallel="tp=8,pp=4",
         zero=3,
@@ -113,7 +113,7 @@ def test_torchtitan(tmp_path: Path):
 
 
 def test_megatron(tmp_path: Path):
-    assert read(tmp_path, "run.sh", MEGATRON) == Stated(
+    assert read(tmp_path, "run.sh", MEGATRON) == StatedRun(
         kind="Megatron-LM",
         parallel="tp=8,pp=4,vp=4,sp=1",  # 48 layers over 4 stages of chunks of 3
         zero=1,
@@ -135,6 +135,8 @@ def test_megatron(tmp_path: Path):
         ("a.json", '{"hidden_size": 8}', "is not a kind that joulecast reads; give a DeepSpeed JSON"),
         ("a.json", "[]", "is not a kind that joulecast reads"),
         ("a.yaml", "steps: 3\n", "is not a kind that joulecast reads"),
+        ("a.yaml", "- 1\n", "is not a kind that joulecast reads"),
+        ("a.yaml", "a: [1\n", "is not valid YAML"),
         ("a.toml", "x = 1", "is not a kind that joulecast reads"),
     ],
 )
