@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import sys
@@ -47,6 +48,15 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+def everything(terminal: int) -> str:
+    """What the closed other side wrote. The kernel hands it over in pieces, and ends with EIO."""
+    text = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(terminal, 100_000):
+            text += piece
+    return text.decode()
+
+
 def test_a_terminal_gets_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     parent, child = pty.openpty()
@@ -59,6 +69,6 @@ def test_a_terminal_gets_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
             assert progress._bar.tasks[0].percentage == pytest.approx(25)
             assert len(progress._bar.tasks) == 1
         monkeypatch.undo()
-    shown = os.read(parent, 100_000).decode()
+    shown = everything(parent)
     os.close(parent)
     assert "1 of up to 4 cases measured, 1:00 left: alexnet" in shown
