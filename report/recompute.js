@@ -111,7 +111,7 @@
 
   // -- limits --------------------------------------------------------------------------------------
 
-  function judged(limit, figures) {
+  function compared(limit, figures) {
     const figure = figures[limit.figure][limit.bound];
     const excess = figure - limit.amount;
     return { limit, figure, excess, percent: (100 * excess) / limit.amount, exceeded: figure > limit.amount };
@@ -335,7 +335,7 @@
     const settings = settingsNow();
     const results = data.models.map((model) => {
       const figures = figuresOf(model, settings);
-      return { figures, verdicts: model.limits.map((limit) => judged(limit, figures)) };
+      return { figures, verdicts: model.limits.map((limit) => compared(limit, figures)) };
     });
     write(results, settings);
   }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError, RequestError
 from ..estimator.base.interval import Interval
-from ..estimator.place.budget import BudgetVerdict, End, Limit, judge, parse_limit
+from ..estimator.place.budget import BudgetVerdict, End, Limit, parse_limit, verdict_of
 from .candidates import Candidates, from_python
 from .engine import Engine, make_engine
 from .jobs import Job, Result, make_jobs
@@ -204,7 +204,9 @@ def _report(
     at: End,
     output: Path | None,
 ) -> SweepReport:
-    verdicts = tuple(judge(limit, ranking.totals[_TOTAL_OF[limit.quantity]], at) for limit in limits if ranking.totals)
+    verdicts = tuple(
+        verdict_of(limit, ranking.totals[_TOTAL_OF[limit.quantity]], at) for limit in limits if ranking.totals
+    )
     return SweepReport(
         candidates=ranking.done,
         failed=ranking.failed,

@@ -126,7 +126,7 @@ class Run:
         except Exception as error:
             self.complain("the prediction", error)
         if self.answer is not None:
-            self._judge_prediction(self.answer)
+            self._compare_prediction(self.answer)
 
     def _predict(self, work: Workload) -> None:
         from ..estimator.answer.estimate import find_profile, priced
@@ -156,7 +156,7 @@ class Run:
         if self.answer.warnings:
             self._warn(f"notes on this prediction: {'; '.join(self.answer.warnings)}")
 
-    def _judge_prediction(self, answer: Answer) -> None:
+    def _compare_prediction(self, answer: Answer) -> None:
         broken = [verdict for verdict in answer.verdicts if verdict.exceeded]
         if not broken:
             return
@@ -217,7 +217,7 @@ class Run:
         """Makes a forecast, logs it and compares it with the limits."""
         try:
             self.forecast = self._forecast(now, self._steps_left(), self._validations_left())
-            self._judge(self.forecast)
+            self._compare_forecast(self.forecast)
             if self._steps.units >= min(self._log_due, self.length.steps or math.inf):
                 self._logged(self.forecast)
                 self._log_due = (self._steps.units // self._log_every + 1) * self._log_every
@@ -274,7 +274,7 @@ class Run:
             self._joules = (so_far_s, joules)
         return joules
 
-    def _judge(self, forecast: Forecast) -> None:
+    def _compare_forecast(self, forecast: Forecast) -> None:
         """Stops a run that has exceeded a limit or probably will; warns of one that may."""
         used = self._verdicts(Interval.exact(forecast.so_far_s), _exact(forecast.energy_so_far_j))
         broken = [verdict for verdict in used if verdict.exceeded]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError
 from ..estimator.base.interval import Interval
-from ..estimator.place.budget import BudgetVerdict, End, Limit, judge_run
+from ..estimator.place.budget import BudgetVerdict, End, Limit, verdicts_of_run
 from ..estimator.place.site import Site
 
 if TYPE_CHECKING:
@@ -68,4 +68,4 @@ class Terms:
     ) -> tuple[BudgetVerdict, ...]:
         """Each limit against a run of `seconds` and the machine's `energy_kwh`; none where its figure is unknown."""
         at = at or self.request.budget_at
-        return judge_run(self.limits, self.site, seconds=seconds, energy_kwh=energy_kwh, at=at)
+        return verdicts_of_run(self.limits, self.site, seconds=seconds, energy_kwh=energy_kwh, at=at)

@@ -16,7 +16,7 @@ from ..cost.parallel.predict import Split, predict_split
 from ..cost.parallel.search import ZERO_STAGES
 from ..cost.profile import Profile
 from ..model.reader import ReadRequest, free_reader
-from ..place.budget import BudgetVerdict, End, epochs_that_fit, judge_run, regions_that_fit
+from ..place.budget import BudgetVerdict, End, epochs_that_fit, regions_that_fit, verdicts_of_run
 from ..place.footprint import Embodied, Rent, embodied_kg, list_price
 from ..place.regions import compare_regions
 from ..place.schedule import Number, Schedule
@@ -219,7 +219,7 @@ def priced(
     answer = Answer(request.name, work, profile, schedule, predicted, where.site, split=split, rent=_rent(request))
     if request.embodied:
         answer = replace(answer, embodied=_embodied(answer))
-    verdicts = judge_run(
+    verdicts = verdicts_of_run(
         request.limits,
         where.site,
         seconds=answer.seconds,

@@ -22,7 +22,7 @@ from ..model.inputs import parse_input
 from ..model.loss import check_loss
 from ..model.presets import DatasetPreset, dataset_preset
 from ..model.read_model import TraceOptions
-from ..place.budget import End, Limit, judge_run, parse_limit
+from ..place.budget import End, Limit, parse_limit, verdicts_of_run
 from ..place.schedule import Number, Schedule, make_schedule, whole_number
 from ..place.site import Site
 from ..trace.optimizers import optimizer_name
@@ -111,7 +111,7 @@ class Request:
         _check_choice("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _ = self.split_devices, self.plan, self.step_passes
         nothing = Interval.exact(0.0)
-        judge_run(self.limits, self.site, seconds=nothing, energy_kwh=nothing)
+        verdicts_of_run(self.limits, self.site, seconds=nothing, energy_kwh=nothing)
         if self.loss is not None and self.train is False:
             raise RequestError("`loss` has no use without training: leave it out")
         if self.model is not None:

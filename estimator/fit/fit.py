@@ -16,7 +16,7 @@ from ..trace.formulas import KINDS
 from .design import STARTUP, TIMED, Design, Form, Key, single_layers
 from .evidence import LEAST_NETWORKS, checked, network_of
 from .few import fit_few, known_gpu, left_out_seconds
-from .intervals import judge
+from .intervals import out_of_sample
 from .observation import CALLER, Observation
 from .regression import family_shares, folds, log_errors, nonnegative_fit, relative_errors
 from .watts import WattsPrior, fitted_watts
@@ -167,7 +167,7 @@ def fit(
         )
     assert power is not None
     priced = np.flatnonzero(seconds > 0).tolist()
-    verdict = judge(
+    left_out = out_of_sample(
         [rows[index] for index in priced],
         [table.families[index] for index in priced],
         seconds[priced],
@@ -185,8 +185,8 @@ def fit(
         precision=rows[0].workload.precision,
         time=curves,
         power=power,
-        time_error=verdict.time_error,
-        energy_error=verdict.energy_error,
+        time_error=left_out.time_error,
+        energy_error=left_out.energy_error,
         provenance=Provenance(
             time="measured",
             power="measured" if metered else "modelled",
@@ -199,7 +199,7 @@ def fit(
         memory_bytes=memory_bytes,
         ranges=_ranges(rows),
         kinds=tuple(sorted({op.kind for row in rows for op in row.workload.ops})),
-        scores={"observations": float(len(rows)), "families": float(len(set(table.families))), **verdict.scores},
+        scores={"observations": float(len(rows)), "families": float(len(set(table.families))), **left_out.scores},
         host=dict(rows[0].host),
         startup_s=_startup(table, solution),
     )

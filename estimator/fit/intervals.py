@@ -19,7 +19,7 @@ FACTOR_PER_DECADE = 1.6
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LeftOutErrors:
     """Bounds of measured over predicted, and mean and median errors; energy's are time's where none was measured."""
 
     time_error: ErrorModel
@@ -27,9 +27,9 @@ class Verdict:
     scores: Mapping[str, float]
 
 
-def judge(
+def out_of_sample(
     rows: Sequence[Observation], families: Sequence[str], step_s: Array, step_j: Array, curves: Curves | None
-) -> Verdict:
+) -> LeftOutErrors:
     """`step_s` and `step_j`, shape (rows,), are each row's step as predicted by a fit without its family.
 
     `curves` give the number of ops that a row's time is spread over; None if single ops were not timed.
@@ -42,7 +42,7 @@ def judge(
         measured_j = np.array([(row.energy_j or 0.0) / row.steps for row in rows])
         scores |= scores_of("energy", step_j, measured_j)
         energy_error = _error_model(rows, families, np.log(measured_j / step_j), ops)
-    return Verdict(time_error, energy_error, scores)
+    return LeftOutErrors(time_error, energy_error, scores)
 
 
 def _effective_ops(row: Observation, curves: Curves) -> float:

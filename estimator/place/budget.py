@@ -14,7 +14,7 @@ from ..base.units import GRAMS_PER_KG, GRAMS_PER_LB, JOULES_PER_KWH, SECONDS_PER
 from .site import Region, Site, co2e_kg, cost, facility_energy_kwh
 
 End = Literal["high", "expected"]
-JUDGED = {  # what a budget of each quantity is compared with
+COMPARED_WITH = {  # what a budget of each quantity is compared with
     "energy": "facility energy (the machine's times PUE)",
     "co2e": "CO2e of the facility energy",
     "time": "time",
@@ -70,7 +70,7 @@ class BudgetVerdict:
 
     limit: Limit
     figure: float
-    at: End  # the end of the interval that was judged
+    at: End  # the end of the interval that is compared
 
     @property
     def exceeded(self) -> bool:
@@ -99,7 +99,7 @@ class BudgetVerdict:
             "quantity": self.limit.quantity,
             "limit": self.limit.amount,
             "unit": self.limit.unit,
-            "judged": JUDGED[self.limit.quantity],
+            "judged": COMPARED_WITH[self.limit.quantity],
             "at": self.at,
             "figure": self.figure,
             "exceeded": self.exceeded,
@@ -155,7 +155,7 @@ def _unit(unit: str) -> tuple[str, str, float] | None:
     return ("cost", unit.upper(), 1.0) if unit.upper() in CURRENCIES else None
 
 
-def judge_run(
+def verdicts_of_run(
     limits: Iterable[Limit],
     site: Site,
     *,
@@ -183,11 +183,11 @@ def judge_run(
                 f"budget {limit.text!r} is in {limit.unit}, the price in {site.currency}: use one currency"
             )
         if (figure := figures[limit.quantity]) is not None:
-            verdicts.append(judge(limit, figure, at))
+            verdicts.append(verdict_of(limit, figure, at))
     return tuple(verdicts)
 
 
-def judge(limit: Limit, figure: Interval, at: End = "high") -> BudgetVerdict:
+def verdict_of(limit: Limit, figure: Interval, at: End = "high") -> BudgetVerdict:
     """`limit` against `figure`, an interval in the limit's unit, at its upper end or its value."""
     return BudgetVerdict(limit, _at(figure, at), at)
 

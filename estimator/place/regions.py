@@ -8,7 +8,7 @@ from typing import Any
 
 from ..base.errors import JoulecastError
 from ..base.interval import Interval
-from .budget import BudgetVerdict, End, Limit, judge
+from .budget import BudgetVerdict, End, Limit, verdict_of
 from .site import Region, Site, co2e_kg
 
 
@@ -65,7 +65,7 @@ def compare_regions(
                 co2e_kg=gas_kg,
                 ratio=region.carbon_g_per_kwh / first_g_per_kwh if first_g_per_kwh else None,
                 cleanest=region is cleanest,
-                verdicts=tuple(judge(limit, gas_kg, at) for limit in on_co2e),
+                verdicts=tuple(verdict_of(limit, gas_kg, at) for limit in on_co2e),
             )
         )
     return tuple(places)

@@ -170,7 +170,7 @@ def test_budgets(call: Run, net: Path, budget: list[str], status: int, words: st
     assert any(verdict["exceeded"] for verdict in documents) == (status == 3)
 
 
-def test_a_budget_is_judged_at_the_upper_end_unless_asked_otherwise(call: Run, net: Path) -> None:
+def test_a_budget_is_compared_with_the_upper_end_unless_asked_otherwise(call: Run, net: Path) -> None:
     base = ("--model", net, "--input", "16", "--epochs", "3", "--hardware", "t4")
     energy = estimated(call, *base)["facility_energy_kwh"]
     between = f"{(energy['value'] + energy['high']) / 2 * 1000:.9f}Wh"

@@ -168,8 +168,8 @@ def test_every_size_of_run_has_its_units_and_its_familiar_things(browser: Any, t
             shown(answer, name)[0] for name in ("facility_energy_kwh", "co2e_kg", "cost", "seconds")
         )
         assert headline == f"{energy} of electricity, {gas} and {money}, in {time}"
-        sayings = familiar(answer.facility_energy_kwh.value, answer.co2e_kg.value)
-        assert [line.partition(" (")[0] for line in lines] == [str(saying) for saying in sayings]
+        comparisons = familiar(answer.facility_energy_kwh.value, answer.co2e_kg.value)
+        assert [line.partition(" (")[0] for line in lines] == [str(comparison) for comparison in comparisons]
     assert len({line.split(" ", 2)[2] for _, *lines in found for line in lines}) >= 6
     tab.close()
 

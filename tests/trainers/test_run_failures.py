@@ -123,7 +123,7 @@ def test_a_meter_that_cannot_give_a_total_is_not_called_measured(
     assert made.logged[-1]["joulecast/energy_modelled_j"] == pytest.approx(2500)  # 25 s at the predicted 100 W
 
 
-def test_with_neither_meter_nor_prediction_energy_is_not_judged(bench: Callable[..., Bench]) -> None:
+def test_with_neither_meter_nor_prediction_energy_has_no_verdict(bench: Callable[..., Bench]) -> None:
     made = bench("1 J", meter="none")
     made.train(100)
     made.run.finish()

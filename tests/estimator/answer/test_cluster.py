@@ -108,7 +108,7 @@ def test_energy_has_a_boundary_and_pue_multiplies_whole_nodes():
     assert set(document["boundaries"]) == {"energy_kwh", "node_energy_kwh", "facility_energy_kwh"}
 
 
-def test_rent_stands_beside_electricity_and_judges_budgets():
+def test_rent_is_given_with_electricity_and_compared_with_budgets():
     listed, given = ask(parallel="dp=16"), ask(parallel="dp=16", device_hour=2.49, budget="1 USD")
     assert listed.rent is not None
     assert not listed.rent.given

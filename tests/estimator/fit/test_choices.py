@@ -15,7 +15,7 @@ from joulecast.estimator.cost.features import DENSE, pieces
 from joulecast.estimator.fit import fit as fitting
 from joulecast.estimator.fit.design import Design, _traits
 from joulecast.estimator.fit.fit import _Solution, _stand_ins
-from joulecast.estimator.fit.intervals import _error_model, judge
+from joulecast.estimator.fit.intervals import _error_model, out_of_sample
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.fit.regression import (
     bounds,
@@ -72,7 +72,7 @@ def test_families_predicted_at_0_s_are_refused_where_they_are_most(monkeypatch: 
 # -- intervals -----------------------------------------------------------------------------------
 
 
-def judged(log_ratios: list[float], sessions: list[str] | None = None) -> Any:
+def out_of_sample_of(log_ratios: list[float], sessions: list[str] | None = None) -> Any:
     """The time's error model, from log(measured / predicted) of rows that each are their own family."""
     rows: list[Observation] = []
     for index, ratio in enumerate(log_ratios):
@@ -80,11 +80,11 @@ def judged(log_ratios: list[float], sessions: list[str] | None = None) -> Any:
         rows.append(replace(row, host={"session": "" if sessions is None else sessions[index]}))
     ones = np.ones(len(rows))
     families = [str(index) for index in range(len(rows))]
-    return judge(rows, families, ones, ones, None)
+    return out_of_sample(rows, families, ones, ones, None)
 
 
 def test_ten_times_outside_widens_the_interval_by_a_factor_of_1_6() -> None:
-    error = judged([math.log(1.2), -math.log(1.2)] * 15).time_error
+    error = out_of_sample_of([math.log(1.2), -math.log(1.2)] * 15).time_error
     inside, outside = error.interval(1.0), error.interval(1.0, decades_outside=1.0)
     assert (inside.low, inside.high) == pytest.approx((1 / 1.2, 1.2))
     assert (outside.low, outside.high) == pytest.approx((1 / 1.2 / 1.6, 1.2 * 1.6))
@@ -105,16 +105,16 @@ def test_with_op_times_a_network_of_more_ops_has_a_narrower_interval() -> None:
 
 
 def test_a_poor_fit_still_widens_by_half_of_its_logarithm_for_each_decade() -> None:
-    error = judged([math.log(4.0), -math.log(4.0)] * 15).time_error
+    error = out_of_sample_of([math.log(4.0), -math.log(4.0)] * 15).time_error
     assert error.interval(1.0, decades_outside=1.0).high == pytest.approx(4.0**1.5)
 
 
 def test_the_bounds_are_those_of_the_worst_session() -> None:
     """Pooled, 90 % of the 300 rows are within 5 %, because the 280 calm rows dominate."""
     calm, rough = [0.05, -0.05] * 140, [0.3, -0.3] * 10
-    error = judged(calm + rough, ["calm"] * 280 + ["rough"] * 20).time_error
+    error = out_of_sample_of(calm + rough, ["calm"] * 280 + ["rough"] * 20).time_error
     assert (error.low, error.high) == pytest.approx((math.exp(-0.3), math.exp(0.3)))
-    assert judged(calm + rough).time_error.high == pytest.approx(math.exp(0.05))
+    assert out_of_sample_of(calm + rough).time_error.high == pytest.approx(math.exp(0.05))
 
 
 def test_a_sessions_families_are_its_own() -> None:
@@ -127,7 +127,7 @@ def test_a_sessions_families_are_its_own() -> None:
 
 
 def test_scores_are_mean_and_median_relative_errors() -> None:
-    scores = judged([math.log(1 / 1.1), math.log(1 / 1.1), math.log(1 / 1.4)]).scores
+    scores = out_of_sample_of([math.log(1 / 1.1), math.log(1 / 1.1), math.log(1 / 1.4)]).scores
     assert scores["time_mean_error"] == pytest.approx((0.1 + 0.1 + 0.4) / 3)
     assert scores["time_median_error"] == pytest.approx(0.1)
 

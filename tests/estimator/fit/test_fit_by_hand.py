@@ -32,7 +32,7 @@ from joulecast.estimator.fit.fit import (
     _unpriced,
     fit,
 )
-from joulecast.estimator.fit.intervals import _error_model, judge
+from joulecast.estimator.fit.intervals import _error_model, out_of_sample
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.fit.regression import RIDGE, bounds, folds, nonnegative_fit, rows_worth, shared_error
 from joulecast.estimator.fit.watts import WattsPrior
@@ -104,7 +104,7 @@ def test_where_prices_of_single_ops_compete_half_and_double_are_equally_wrong(mo
     assert best(monkeypatch, {"low": [0.4, 0.4], "timed": [1.9, 1.9]}) == "timed"
 
 
-def test_half_of_the_families_are_enough_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_the_families_are_enough_for_the_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert best(monkeypatch, {"simple": [0.0, 1.0]}) == "simple"
     with pytest.raises(FitError, match="predicts 0 s for most families left out; add observations of more kinds"):
         best(monkeypatch, {"simple": [0.0, 0.0]})
@@ -388,15 +388,15 @@ def test_families_that_are_off_less_than_their_rows_are_worth_all_rows() -> None
 # -- intervals -----------------------------------------------------------------------------------
 
 
-def test_one_row_with_energy_is_judged_by_its_joules_a_step() -> None:
+def test_one_row_with_energy_is_scored_by_its_joules_a_step() -> None:
     row = Observation(work(product()), steps=4, seconds=8.0, energy_j=40.0)
-    verdict = judge([row], ["a"], np.array([1.0]), np.array([8.0]), None)
+    verdict = out_of_sample([row], ["a"], np.array([1.0]), np.array([8.0]), None)
     assert verdict.scores == pytest.approx(
         {"time_mean_error": 0.5, "time_median_error": 0.5, "energy_mean_error": 0.2, "energy_median_error": 0.2}
     )
     assert (verdict.time_error.low, verdict.time_error.high) == pytest.approx((0.5, 2.0))
     assert (verdict.energy_error.low, verdict.energy_error.high) == pytest.approx((0.8, 1.25))
-    plain = judge([replace(row, energy_j=None)], ["a"], np.array([1.0]), np.array([8.0]), None)
+    plain = out_of_sample([replace(row, energy_j=None)], ["a"], np.array([1.0]), np.array([8.0]), None)
     assert plain.energy_error == plain.time_error
     assert set(plain.scores) == {"time_mean_error", "time_median_error"}
 
@@ -414,6 +414,6 @@ def test_ops_of_one_name_and_shape_are_one_where_single_ops_were_timed() -> None
     row = Observation(work(*[product()] * 4, moved("copy", "c", 10)), 1, 24.0)
     rows = [replace(row, seconds=24.0 * math.exp(0.1 * sign)) for sign in (1, -1) * 15]
     families = [str(index) for index in range(30)]
-    error = judge(rows, families, np.full(30, 24.0), np.ones(30), curves).time_error
+    error = out_of_sample(rows, families, np.full(30, 24.0), np.ones(30), curves).time_error
     assert math.hypot(math.log(error.high), error.per_op / math.sqrt(2)) == pytest.approx(0.1)
     assert error.interval(1.0, ops=2).high == pytest.approx(math.exp(0.1))

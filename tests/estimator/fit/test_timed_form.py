@@ -126,7 +126,7 @@ def seconds(profile: Profile, op: Op) -> float:
 def test_ops_of_one_kind_have_prices_of_their_own(profile: Profile) -> None:
     assert "form timed" in profile.provenance.fitted_on
     for name in ("relu", "gelu"):
-        for mebibytes in (8, 48):  # below and above what the system hands out anew
+        for mebibytes in (8, 48):  # below and above what the system allocates again
             op = move(name, mebibytes)
             assert seconds(profile, op) == pytest.approx(float(LAW.seconds([op]).sum()), rel=0.02)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.base.interval import Interval
-from joulecast.estimator.place.budget import epochs_that_fit, judge, judge_run, parse_limit, regions_that_fit
+from joulecast.estimator.place.budget import epochs_that_fit, parse_limit, regions_that_fit, verdict_of, verdicts_of_run
 from joulecast.estimator.place.site import Site, load_regions
 
 
@@ -73,7 +73,7 @@ def test_texts_that_are_no_budget(text: str, message: str) -> None:
 
 def test_upper_end_decides_unless_expected_is_asked_for() -> None:
     limit, figure = parse_limit("2kWh"), Interval(1.8, 1.5, 2.5)
-    strict, lenient = judge(limit, figure), judge(limit, figure, at="expected")
+    strict, lenient = verdict_of(limit, figure), verdict_of(limit, figure, at="expected")
     assert (strict.exceeded, lenient.exceeded) == (True, False)
     assert strict.excess == pytest.approx(0.5)
     assert strict.excess_percent == pytest.approx(25)
@@ -82,7 +82,7 @@ def test_upper_end_decides_unless_expected_is_asked_for() -> None:
 
 
 def test_verdict_speaks_the_users_unit() -> None:
-    verdict = judge(parse_limit("10h"), Interval.exact(39_600))
+    verdict = verdict_of(parse_limit("10h"), Interval.exact(39_600))
     assert str(verdict) == "over budget: 11 of 10 h at the interval's upper end, 10 % too much"
     document = json.loads(json.dumps(verdict.to_json()))
     assert (document["limit"], document["figure"], document["unit"]) == (36_000, 39_600, "s")
@@ -90,7 +90,7 @@ def test_verdict_speaks_the_users_unit() -> None:
 
 
 def test_exactly_the_limit_is_kept() -> None:
-    assert not judge(parse_limit("2kWh"), Interval.exact(2.0)).exceeded
+    assert not verdict_of(parse_limit("2kWh"), Interval.exact(2.0)).exceeded
 
 
 # A run of 100 s and 8 kWh: 10 kWh of the building, 4 kg of CO2e and 3 EUR.
@@ -103,34 +103,34 @@ RUN = {"seconds": Interval(100, 90, 120), "energy_kwh": Interval(8, 6, 12)}
 )
 def test_each_budget_limits_its_own_figure(text: str, expected: float, high: float) -> None:
     limits = [parse_limit(text)]
-    (strict,) = judge_run(limits, SITE, **RUN)
-    (lenient,) = judge_run(limits, SITE, **RUN, at="expected")
+    (strict,) = verdicts_of_run(limits, SITE, **RUN)
+    (lenient,) = verdicts_of_run(limits, SITE, **RUN, at="expected")
     assert (strict.figure, lenient.figure) == (pytest.approx(high), pytest.approx(expected))
 
 
 def test_a_budget_whose_figure_is_unknown_has_no_verdict() -> None:
     limits = [parse_limit(text) for text in ("1kWh", "1kgCO2e", "1h", "1EUR")]
-    (time,) = judge_run(limits, SITE, seconds=Interval.exact(10), energy_kwh=None)
+    (time,) = verdicts_of_run(limits, SITE, seconds=Interval.exact(10), energy_kwh=None)
     assert time.limit.quantity == "time"
-    others = judge_run(limits, SITE, seconds=None, energy_kwh=Interval.exact(1))
+    others = verdicts_of_run(limits, SITE, seconds=None, energy_kwh=Interval.exact(1))
     assert [verdict.limit.quantity for verdict in others] == ["energy", "co2e", "cost"]
 
 
-def test_money_is_judged_in_one_currency() -> None:
+def test_money_is_compared_in_one_currency() -> None:
     with pytest.raises(JoulecastError, match=r"'\$3' is in USD, the price in EUR"):
-        judge_run([parse_limit("$3")], SITE, **RUN)
+        verdicts_of_run([parse_limit("$3")], SITE, **RUN)
 
 
 def test_epochs_that_fit_by_hand() -> None:
-    verdict = judge(parse_limit("2kWh"), Interval.exact(5.0))
+    verdict = verdict_of(parse_limit("2kWh"), Interval.exact(5.0))
     assert epochs_that_fit(verdict, 100) == 40
-    assert epochs_that_fit(judge(parse_limit("1kWh"), Interval.exact(200.0)), 100) == 0
-    assert epochs_that_fit(judge(parse_limit("0.3kWh"), Interval.exact(0.1)), 1) == 3  # 3 x 0.1 > 0.3 in binary
+    assert epochs_that_fit(verdict_of(parse_limit("1kWh"), Interval.exact(200.0)), 100) == 0
+    assert epochs_that_fit(verdict_of(parse_limit("0.3kWh"), Interval.exact(0.1)), 1) == 3  # 3 x 0.1 > 0.3 in binary
 
 
 @given(figure=st.floats(1e-6, 1e6), limit=st.integers(1, 10_000), epochs=st.integers(1, 1000))
 def test_one_epoch_more_would_not_fit(figure: float, limit: int, epochs: int) -> None:
-    verdict = judge(parse_limit(f"{limit} kWh"), Interval.exact(figure))
+    verdict = verdict_of(parse_limit(f"{limit} kWh"), Interval.exact(figure))
     fit = epochs_that_fit(verdict, epochs)
     per_epoch = figure / epochs
     assert fit * per_epoch <= limit * (1 + 1e-9)
@@ -140,8 +140,8 @@ def test_one_epoch_more_would_not_fit(figure: float, limit: int, epochs: int) ->
 def test_regions_that_fit() -> None:
     energy = Interval(10, 8, 15)
     limit = parse_limit("1kgCO2e")
-    high = regions_that_fit(judge(limit, Interval(4, 3, 6)), energy, load_regions())
-    expected = regions_that_fit(judge(limit, Interval(4, 3, 6), "expected"), energy, load_regions())
+    high = regions_that_fit(verdict_of(limit, Interval(4, 3, 6)), energy, load_regions())
+    expected = regions_that_fit(verdict_of(limit, Interval(4, 3, 6), "expected"), energy, load_regions())
     assert all(region.carbon_g_per_kwh <= 1000 / 15 for region in high)
     assert {"FR", "SE", "NO"} <= {region.code for region in high}
     assert "DE" not in {region.code for region in expected}
@@ -156,12 +156,12 @@ def test_regions_that_fit() -> None:
 
 
 def test_a_run_on_direct_figures_is_offered_regions_of_direct_figures() -> None:
-    verdict = judge(parse_limit("1kgCO2e"), Interval.exact(6))
+    verdict = verdict_of(parse_limit("1kgCO2e"), Interval.exact(6))
     direct = regions_that_fit(verdict, Interval.exact(10), load_regions(), "direct")
     assert direct
     assert {region.basis for region in direct} == {"direct"}
 
 
 def test_only_co2e_depends_on_the_region() -> None:
-    verdict = judge(parse_limit("1kWh"), Interval.exact(4))
+    verdict = verdict_of(parse_limit("1kWh"), Interval.exact(4))
     assert regions_that_fit(verdict, Interval.exact(4), load_regions()) == ()
