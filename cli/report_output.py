@@ -38,15 +38,15 @@ class ReportOutput:
         from ..report.document import Report
 
         today = datetime.now().astimezone().date()
-        report = Report(tuple(answers), _command(), __version__, today, self.accuracies)
+        report = Report(tuple(answers), command_line(), __version__, today, self.accuracies)
         if self.report is not None:
             from ..report.page import render
 
-            _write("--report", self.report, render(report).encode())
+            write_file("--report", self.report, render(report).encode())
         if self.figure is not None:
             from ..report.figure import figure_bytes, figure_format
 
-            _write("--figure", self.figure, figure_bytes(report, figure_format(self.figure)))
+            write_file("--figure", self.figure, figure_bytes(report, figure_format(self.figure)))
 
 
 def read_report_output(models: Sequence[str], options: Mapping[str, Any]) -> ReportOutput:
@@ -67,11 +67,11 @@ def read_report_output(models: Sequence[str], options: Mapping[str, Any]) -> Rep
     accuracies = _accuracies(options["accuracies"], models)
     for option, path in (("--report", report), ("--figure", figure)):
         if path is not None:
-            _check(option, path)
+            check_writable(option, path)
     return ReportOutput(report, figure, accuracies)
 
 
-def _check(option: str, path: Path) -> None:
+def check_writable(option: str, path: Path) -> None:
     """Raises JoulecastError when `path` cannot be written, as far as its folder shows."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
@@ -83,7 +83,7 @@ def _check(option: str, path: Path) -> None:
         raise _unwritable(option, path, error) from error
 
 
-def _write(option: str, path: Path, content: bytes) -> None:
+def write_file(option: str, path: Path, content: bytes) -> None:
     from ..estimator.base.files import write_bytes
 
     try:
@@ -99,7 +99,7 @@ def _unwritable(option: str, path: Path, error: OSError) -> JoulecastError:
     )
 
 
-def _command() -> str:
+def command_line() -> str:
     """The current command line, quoted for a shell."""
     program = click.get_current_context().find_root().info_name or "estimate"
     return shlex.join([program, *sys.argv[1:]])

@@ -37,6 +37,7 @@ _OTHER = frozenset(
 @click.option("--from", "source", metavar="SOURCE", help="FILE.jsonl (an object a line) or FILE.py:NAME.")
 @click.option("--column", "columns", multiple=True, metavar="NAME", help="A name that sets nothing, as an accuracy.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="All rows: .csv, .parquet or .jsonl.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page that works offline.")
 @click.option("--top", type=click.IntRange(0, 1000), default=5, show_default=True, help="Best candidates to show.")
 @click.option("--by", default="energy", show_default=True, metavar="COLUMN", help="What is best: co2e, accuracy:max.")
 @click.option("--pareto", metavar="COLUMNS", help="Show the Pareto front: energy,parameters or energy,accuracy.")
@@ -52,6 +53,7 @@ def sweep(
     source: str | None,
     columns: tuple[str, ...],
     each_budget: tuple[str, ...],
+    report: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -66,11 +68,13 @@ def sweep(
     """
     from ..sweeps.run import sweep as run
     from .sweep_output import SweepProgress, print_report
+    from .sweep_report import page_writer
 
     base = _base(models, each_budget, options)
     candidates = _candidates(models, axes, source)
+    page = page_writer(report)
     with SweepProgress() as progress, _kept_on_interrupt(options["output"]):
-        report = run(
+        found = run(
             candidates,
             base,
             output=options["output"],
@@ -84,9 +88,12 @@ def sweep(
             address=options["address"],
             jobs=options["jobs"],
             watch=progress.show,
+            each=page.table.add if page else None,
         )
-    print_report(report, as_json=as_json)
-    return _status(report)
+    print_report(found, as_json=as_json)
+    if page:
+        page.write(found, candidates.name, options["pareto"])
+    return _status(found)
 
 
 sweep.params += [option for option in estimate.params if option.name not in _OTHER]

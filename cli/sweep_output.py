@@ -18,6 +18,7 @@ from .layout import Column, make_console, show, table_lines, wrapped
 if TYPE_CHECKING:
     from ..sweeps.run import SweepReport
 
+_REASONS = 5  # of failures
 _LINES = 4  # of a whole sweep, where there is no terminal
 _NAMES = {"energy_kwh": "energy", "seconds": "time", "co2e_kg": "CO2e", "step_flops": "step FLOPs"}
 # Columns of figures that no table needs; what candidates ask is shown before them.
@@ -85,7 +86,7 @@ def print_report(report: SweepReport, *, as_json: bool) -> None:
         console.print(Text(f"{verdict.limit.text}: {verdict}", style="bold red" if verdict.exceeded else "green"))
     _print_rows(console, f"{len(report.top)} best ({report.top_by})", report.top)
     _print_rows(console, f"Pareto front ({', '.join(report.front_by)})", report.front)
-    for error, number in report.failures:
+    for error, number in report.failures[:_REASONS]:
         show(console, wrapped(f"{number:,} failed: {error}", console.width))
     if report.output is not None:
         console.print(f"all rows: {report.output}", soft_wrap=True)

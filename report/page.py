@@ -59,16 +59,16 @@ _METHOD = (
 
 def render(report: Report) -> str:
     """The whole page. The same report gives the same text."""
-    style, script = asset("style.css"), asset("recompute.js")
+    style, script = asset("style.css"), f"{asset('numbers.js')}\n{asset('recompute.js')}"
     first, grids = report.answers[0], ranked_grids(report.answers[0])
     several = len(report.answers) > 1
     values: dict[str, Any] = {
         "report": report,
-        "policy": _policy(style, script),
+        "policy": page_policy(style, script),
         "title": _title(report),
         "style": Markup(style),
         "script": Markup(script),
-        "data_json": Markup(_json(script_data(report))),
+        "data_json": Markup(script_json(script_data(report))),
         "length_unit": length_unit(report.answers),
         "grids": grids,
         "grid_columns": [report.names[index] if several else "CO2e" for index in report.ranked],
@@ -79,7 +79,7 @@ def render(report: Report) -> str:
     return environment().get_template("template.html", globals=_GLOBALS).render(values) + "\n"
 
 
-def _policy(style: str, script: str) -> str:
+def page_policy(style: str, script: str) -> str:
     """What the page may do: run its own style and script, identified by their hashes, and nothing else."""
     sources = {"style-src": _hash(style), "script-src": _hash(script), "img-src": "data:"}
     closed = ("default-src 'none'", "base-uri 'none'", "form-action 'none'")
@@ -90,7 +90,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-def _json(document: dict[str, Any]) -> str:
+def script_json(document: dict[str, Any]) -> str:
     """JSON that cannot end the element around it."""
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

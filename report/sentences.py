@@ -61,7 +61,12 @@ def verdict_sentence(verdict: BudgetVerdict) -> str:
 
 def verdict_headline(answer: Answer) -> str:
     """The limit that is exceeded most, or that leaves the least room."""
-    worst = max(answer.verdicts, key=lambda verdict: verdict.excess_percent)
+    return headline_of(answer.verdicts)
+
+
+def headline_of(verdicts: Sequence[BudgetVerdict]) -> str:
+    """The same for any verdicts."""
+    worst = max(verdicts, key=lambda verdict: verdict.excess_percent)
     template = "exceeds" if worst.exceeded else "fits"
     if worst.excess_percent >= FAR_PERCENT:
         template = "exceeds_far"

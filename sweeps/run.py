@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "joulecast.sweep/1"
 _TOTAL_OF = {"energy": "facility_energy_kwh", "co2e": "co2e_kg", "time": "seconds", "cost": "cost"}
+_REASONS = 5  # of failures, in the JSON document
 Watch = Callable[[int, int | None, int], None]
+Each = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class SweepReport:
     front: tuple[dict[str, Any], ...]
     front_by: tuple[str, ...]
     failures: tuple[tuple[str, int], ...]
-    """The most frequent reasons of failures, with how many candidates have each."""
+    """The reasons of failures, most frequent first, with how many candidates have each."""
     output: Path | None
 
     @property
@@ -71,7 +73,7 @@ class SweepReport:
             "top": list(self.top),
             "pareto": list(self.front_by),
             "front": list(self.front),
-            "failures": [{"error": error, "candidates": number} for error, number in self.failures],
+            "failures": [{"error": error, "candidates": number} for error, number in self.failures[:_REASONS]],
             "output": None if self.output is None else str(self.output),
         }
 
@@ -97,6 +99,7 @@ def sweep(
     address: str | None = None,
     jobs: int | None = None,
     watch: Watch | None = None,
+    each: Each | None = None,
 ) -> SweepReport:
     """The cost of every candidate, and of all together, before any of them trains.
 
@@ -125,6 +128,9 @@ def sweep(
         Where candidates are read: "local", "dask" or "ray", the cluster's address, and the number of processes.
     watch:
         Called with the candidates done, their number (None: not known) and those that failed.
+    each:
+        Called with each candidate's result when all are done, in their order: a mapping with its `index`, what was
+        `asked`, and a `row` of figures or an `error`.
 
     Raises JoulecastError for options that cannot be used, and where a cluster is gone. A candidate that fails is a row
     with its reason.
@@ -152,6 +158,8 @@ def sweep(
             _fill(journal, source, base, processes, watch)
         for result in journal:
             ranking.add(result)
+            if each is not None:
+                each(result)
         if path is not None and len(journal):
             write_table(path, journal)
         report = _report(ranking, journal, top, site.currency, limits, budget_at, path)
@@ -219,6 +227,6 @@ def _report(
         top_by="" if ranking.top_by is None else str(ranking.top_by),
         front=tuple(columns_of(journal[index]) for index in ranking.front()),
         front_by=tuple(str(merit) for merit in ranking.front_by),
-        failures=tuple(ranking.failures.most_common(5)),
+        failures=tuple(ranking.failures.most_common()),
         output=output,
     )

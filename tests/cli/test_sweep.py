@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,31 @@ def test_a_grid_with_its_total_its_best_and_its_front(call: Run, net: str, tmp_p
     assert "hello" not in done.stdout + done.stderr
     assert "4 of 4 candidates" in done.stderr
     assert pandas.read_csv(tmp_path / "o.csv")["parameters"].tolist() == [68, 68, 136, 136]
+
+
+def test_the_report_page_has_every_candidate_and_the_front_asked_for(call: Run, net: str, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("".join(f'{{"width": {w}, "accuracy": {w / 100}}}\n' for w in (4, 8, -1)))
+    options = ("--from", "c.jsonl", "--column", "accuracy", "--pareto", "energy,accuracy:min", "--budget", "1kWh")
+    done = call("joulecast", "sweep", "--model", net, *options, *RUN, "--report", "page.html")
+    assert done.returncode == 0
+    assert done.stderr.endswith("wrote page.html\n")
+    text = (tmp_path / "page.html").read_text()
+    data = json.loads(re.findall(r'id="report-data">(.*?)</script>', text, re.DOTALL)[0])
+    columns = {column["name"]: column for column in data["columns"]}
+    assert data["chart"] == "accuracy"
+    assert columns["accuracy"]["values"] == [0.04, 0.08, -0.01]
+    assert columns["accuracy"]["more"] is False
+    assert columns["parameters"]["values"] == [68, 136, None]
+    assert "negative dimension" in data["reasons"][data["failed"]["2"]]
+    assert "Within budget" in text
+    assert "--report page.html" in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_sweep(call: Run, net: str, tmp_path: Path) -> None:
+    done = call("joulecast", "sweep", "--model", net, "--set", "width=4", *RUN, "--report", str(tmp_path))
+    assert done.returncode == 1
+    assert "--report" in done.stderr
+    assert "candidates" not in done.stderr
 
 
 def test_json(call: Run, net: str) -> None:
