@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulecast.estimator.place.budget import judge, parse_limit
+from joulecast.estimator.place.budget import parse_limit, verdict_of
 from joulecast.report.sweep_page import SweepPage, SweepTable, cell_text, front_rows, render_sweep
 from joulecast.sweeps.ranking import Ranking, parse_merits
 
@@ -54,7 +54,7 @@ def sweep_page(results: Sequence[dict[str, Any]], budget: str | None = None, **v
     limits = [parse_limit(budget)] if budget and ranking.totals else []
     given = {
         "totals": ranking.totals,
-        "verdicts": [judge(limit, ranking.totals["facility_energy_kwh"], "high") for limit in limits],
+        "verdicts": [verdict_of(limit, ranking.totals["facility_energy_kwh"], "high") for limit in limits],
         "failures": Counter(one["error"] for one in results if "error" in one).most_common(),
         "sources": ("datasheet",),
         "currency": "USD",
