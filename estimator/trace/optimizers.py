@@ -289,8 +289,7 @@ def _pass(
 def _product_op(product: Product, layer: str, element_bytes: int, dtype: str) -> Op:
     """One record for a product; what runs every few steps is spread over them."""
     m, k, n = product.m, product.k, product.n
-    whole = product.count >= 1
-    share = 1.0 if whole else product.count
+    share = min(product.count, 1.0)
     macs = product.macs if product.macs is not None else m * k * n
     half = 2 if product.name.startswith("newton_schulz") else element_bytes  # Newton-Schulz runs in bfloat16
     return Op(
@@ -303,7 +302,7 @@ def _product_op(product: Product, layer: str, element_bytes: int, dtype: str) ->
         bytes_written=round(m * n * half * share),
         dtype="bfloat16" if half != element_bytes else dtype,
         dims=_dims(m, k, n),
-        count=round(product.count) if whole else 1,
+        count=max(round(product.count), 1),
     )
 
 

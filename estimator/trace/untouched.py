@@ -1,9 +1,9 @@
-"""Keeps everything that a model reaches as it was before a trace.
+"""Restores everything that a model reaches after a trace.
 
 A forward pass may keep tensors between calls (attributes, dictionaries, globals, `lru_cache`), draw
 random numbers, count its calls or change its hooks. `untouched` records all of this before a trace
-and puts it back afterwards, to the very same objects. Tensors of the trace that something outside of
-the record still keeps are found with the garbage collector and removed from it.
+and restores the same objects afterwards. Tensors of the trace that are kept elsewhere are found with
+the garbage collector and removed from their containers.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-# Objects that one record looks at, nearest to the model first: a bound for models that hold their data set.
+# The most objects that are recorded, nearest to the model first: a bound for models that contain their data set.
 MAX_OBJECTS = 300_000
 _MAX_ARRAY_BYTES = 64 * 2**20
 
-# Packages whose own globals and classes keep nothing that belongs to a model.
-_SYSTEM = frozenset(sys.stdlib_module_names) - {"__main__"} | {
+# Packages whose globals and classes contain no state of a model.
+_SYSTEM = frozenset(sys.stdlib_module_names) | {
     *("torch", "numpy", "scipy", "pandas", "joulecast", "tensorflow", "jax", "keras", "fvcore"),
     *("lightning", "pytorch_lightning", "torchmetrics", "accelerate", "datasets", "wandb", "pytest", "_pytest"),
 }
-# Classes, by a part of their module's name, whose objects are not entered: data, threads and the loop itself.
+# Modules whose objects are not visited: data, optimizers and the compiler.
 _CLOSED = ("torch.utils.data", "torch.optim", "torch.distributed", "torch.cuda", "torch._", "torch.jit", "torch.fx")
 _CLOSED_NAMES = frozenset({"Trainer", "Accelerator", "Dataset", "DataLoader", "Logger"})
 _ATOMS = (
@@ -45,7 +45,7 @@ _ATOMS = (
 
 @contextmanager
 def untouched(*roots: Any) -> Iterator[Reached]:
-    """Everything that `roots` reach is the same after the block as before; random states too."""
+    """Restores everything that `roots` reach, and the states of random numbers, after the block."""
     with _torch_state():
         reached = Reached(roots)
         survivors = _Survivors()
@@ -60,7 +60,7 @@ def untouched(*roots: Any) -> Iterator[Reached]:
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Removes the local variables of the calls that failed: they keep tensors of the trace."""
+    """Removes the local variables of failed calls, which keep tensors of the trace."""
     waiting, seen = [error], set[int]()
     while waiting:
         one = waiting.pop()
@@ -77,7 +77,7 @@ class Reached:
         self.notes: list[str] = []
         self.tensors: dict[int, torch.Tensor] = {}
         self._records: list[_Record] = []
-        self._seen: dict[int, Any] = {}  # keeps what it lists alive: an id stays one object's
+        self._seen: dict[int, Any] = {}  # by id; the reference keeps the id unique
         self._queue: deque[Any] = deque(roots)
         self._undo: list[Callable[[], Any]] = []
         self._random = _Random()
@@ -88,17 +88,17 @@ class Reached:
         self._queue.clear()
 
     def swap(self, stand_ins: dict[int, torch.Tensor]) -> None:
-        """Puts `stand_ins[id(tensor)]` wherever a recorded container keeps that tensor, until `put_back`."""
+        """Replaces tensors in recorded containers by `stand_ins[id(tensor)]`, until `put_back`."""
         for record in self._records:
             record.swap(stand_ins)
 
     def undo(self, action: Callable[[], Any]) -> None:
-        """Calls `action` in the next `put_back`."""
+        """Adds `action` to the next `put_back`."""
         self._undo.append(action)
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """One of several tries: random numbers start from the same seed, and everything is put back at its end."""
+        """One of several tries: random numbers start from the same seed, and everything is restored at its end."""
         self._random.seed()
         try:
             yield
@@ -199,13 +199,13 @@ class Reached:
 
 
 class _Record:
-    """One thing that can change, as it was."""
+    """The former state of one object."""
 
     def put_back(self) -> None:
         raise NotImplementedError
 
     def swap(self, stand_ins: dict[int, torch.Tensor]) -> None:
-        """Containers that can keep a tensor put its stand-in there."""
+        """Replaces tensors by their stand-ins; only containers have any."""
 
 
 class _Items(_Record):
@@ -232,7 +232,7 @@ class _Items(_Record):
 
 
 class _Globals(_Items):
-    """A module's globals: values and containers are put back; what was imported or defined meanwhile stays."""
+    """A module's globals: values and containers are restored; imports and definitions stay."""
 
     def put_back(self) -> None:
         before = dict(self.saved)
@@ -295,7 +295,7 @@ class _Slots(_Record):
         self.saved = self._now()
 
     def _now(self) -> dict[str, Any]:
-        """What the filled slots hold, without a `__getattr__` of the owner, which may do or raise anything."""
+        """The values of the filled slots, without calling the owner's `__getattr__`, which may do anything."""
         filled = {}
         for name in self._names:
             with suppress(AttributeError):
@@ -317,7 +317,7 @@ class _Slots(_Record):
 
 
 class _ClassBody(_Record):
-    """Class attributes that are values or containers; methods stay as they are."""
+    """Class attributes that are values or containers; changed methods stay."""
 
     def __init__(self, owner: type) -> None:
         self._owner = owner
@@ -346,7 +346,7 @@ class _Class(_Record):
 
 
 class _Tensor(_Record):
-    """A tensor's gradient, hooks and own attributes. Its values are safe: a trace computes on stand-ins."""
+    """A tensor's gradient, hooks and attributes. Its values do not change: a trace computes on stand-ins."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self._tensor, self._names = tensor, dict(tensor.__dict__)
@@ -366,7 +366,7 @@ class _Tensor(_Record):
 
 
 class _Content(_Record):
-    """What can be read and written as a whole: arrays and generators of random numbers."""
+    """State that is read and written as a whole: arrays and generators of random numbers."""
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
         self._write, self._saved = write, read()
@@ -423,7 +423,7 @@ def _restore_array(array: Any, saved: Any) -> None:
 
 
 def _closed(kind: type) -> bool:
-    """True for objects that keep no state of the model, or belong to other threads."""
+    """True for objects that contain no state of the model, or belong to other threads."""
     if issubclass(kind, (nn.Module, list, tuple, dict, set, frozenset, deque)):
         return False
     module = kind.__module__ or ""
@@ -440,7 +440,7 @@ def _is_system(module: str) -> bool:
 
 
 def _is_value(value: Any) -> bool:
-    """A number, text, tensor or container, as opposed to what a module imports, defines or registers."""
+    """True for a number, text, tensor or container; False for what a module imports, defines or registers."""
     kind = type(value)
     plain = (int, float, complex, str, bytes, bool, type(None), list, dict, set, tuple, frozenset, deque)
     return issubclass(kind, (*plain, torch.Tensor))
@@ -479,7 +479,7 @@ def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:
 
 @contextmanager
 def _torch_state() -> Iterator[None]:
-    """The default dtype and the gradient mode, which a forward may set; off is inference mode, which bars training."""
+    """Restores the default dtype and the gradient mode. Inference mode is off in the block: it prevents training."""
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
         with torch.inference_mode(False), torch.set_grad_enabled(grad):
@@ -489,25 +489,26 @@ def _torch_state() -> Iterator[None]:
         torch.set_grad_enabled(grad)
 
 
-# -- what something else still keeps -------------------------------------------------------------
+# -- tensors that are kept elsewhere -------------------------------------------------------------
 
 
 class _Survivors:
-    """Tensors of a trace that are alive after it: a cache, a closure or a global that no record holds keeps them."""
+    """Tensors of a trace that are alive after it, in a cache, closure or global that was not recorded."""
 
     def __init__(self) -> None:
-        # Objects from before the trace leave the collector's lists: those that it lists afterwards are new.
+        # Freezing removes existing objects from the collector's lists; the objects listed later are new.
         self._frozen = gc.get_freeze_count() > 0
         gc.freeze()
 
     def released(self) -> list[str]:
-        """Takes them from whatever keeps them; what cannot be undone is returned as notes."""
+        """Removes them from their containers; returns notes on those that remain."""
         found = _new_stand_ins()
         if found:
+            found.clear()  # a reference here would keep them alive
             gc.collect()
             found = _new_stand_ins()
         if not self._frozen:
-            gc.unfreeze()  # their keepers are among the old objects
+            gc.unfreeze()  # their containers are among the old objects
         if not found:
             return []
         known = [weakref.ref(tensor) for tensor in found]
@@ -545,7 +546,7 @@ def _release(tensors: list[Any], depth: int = 3) -> None:
             _delete(holder, ids)
         elif isinstance(holder, list):
             list.__setitem__(holder, slice(None), [value for value in list.__iter__(holder) if id(value) not in ids])
-        elif isinstance(holder, tuple) and depth:  # a cache keeps a tuple that keeps a tensor
+        elif isinstance(holder, tuple) and depth:  # its own container may be a cache
             above.append(holder)
         elif (attributes := _own_dict(holder)) is not None:
             _delete(attributes, ids)
@@ -554,7 +555,7 @@ def _release(tensors: list[Any], depth: int = 3) -> None:
 
 
 def _delete(names: dict[Any, Any], ids: set[int]) -> None:
-    """Some dictionaries refuse the plain statement (outputs of transformers)."""
+    """Uses the methods of `dict`: some subclasses refuse `del` (outputs of transformers)."""
     methods: Any = OrderedDict if isinstance(names, OrderedDict) else dict
     for key in [key for key, value in methods.items(names) if id(value) in ids]:
         methods.__delitem__(names, key)

@@ -1,9 +1,9 @@
-"""Values of stand-ins, as far as a step reads them.
+"""Values of stand-ins, where a step reads them.
 
-A stand-in has a shape and no values. Masks, lengths, positions and random draws are small and follow from constants:
-they are computed for real with their stand-ins, and a model that reads one (`if torch.rand([]) < p`, `.item()`,
-`nonzero`, a boolean index) gets it. What depends on the activations is computed, only when it is read, from random
-numbers in their place: a router then spreads its tokens evenly. No weight or activation ever has values.
+A stand-in has a shape but no values. Masks, lengths, positions and random draws are small and follow from constants.
+Their values are computed together with their stand-ins, for models that read them (`if torch.rand([]) < p`, `.item()`,
+`nonzero`, a boolean index). Values that depend on activations are computed only when they are read, with random
+numbers as the activations, so that a router spreads its tokens evenly. Weights and activations have no values.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-# Elements of a tensor whose values are computed; when all of them together exceed the second figure, only small
-# tensors are followed any further.
+# The largest tensor whose values are computed, in elements. Above `_MAX_TOTAL` elements in all, only small tensors are.
 MAX_ELEMENTS = 2**23
 _MAX_TOTAL = 2**26
 _MAX_FOLLOWED_FLOATS, _SMALL = 2**21, 2**16
-# Floating-point inputs and parameters are data, and known up to this size: scales and thresholds.
+# Floating-point inputs and parameters have values up to this size: scales and thresholds.
 MAX_FLOATS = 2**12
-# Steps between a value and what it is computed from: each takes 7 frames of Python's 1,000.
+# Ops between a value and its sources. Each takes 7 of Python's 1,000 frames.
 _MAX_DEPTH = 80
-# A value that no tensor gives: neither padding (0, 1) nor a size that changes the shape of the network.
+# The value of whole numbers on the meta device: neither padding (0, 1) nor a size that changes the network.
 _TOKEN = 2
 
 _OVERWRITES = frozenset(("fill_", "zero_", "uniform_", "normal_", "bernoulli_", "random_", "exponential_", "copy_"))
@@ -62,7 +61,7 @@ class NeedsValuesError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _Later:
-    """How an integer or boolean tensor is computed, once it is read."""
+    """How an integer or boolean tensor is computed when it is read."""
 
     func: Any
     args: tuple[Any, ...]
@@ -86,7 +85,7 @@ class Values:
     # -- what is known -----------------------------------------------------------------------------
 
     def know(self, stand_in: torch.Tensor, original: torch.Tensor) -> None:
-        """`stand_in` has the values of `original`, if they are small or whole numbers."""
+        """Gives `stand_in` the values of `original`, if it is small or has whole numbers."""
         limit = MAX_ELEMENTS if not _is_float(original) else MAX_FLOATS
         if original.numel() > limit or original.layout is not torch.strided:
             return
@@ -98,7 +97,7 @@ class Values:
             self._set(stand_in, original.detach().to("cpu", copy=True))
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The values of a tensor; drawn where they depend on activations. Raises NeedsValuesError for large ones."""
+        """The values of a tensor; random where they depend on activations. Raises NeedsValuesError for large ones."""
         if not self._stands_in(tensor):
             return tensor
         entry = self._entry(tensor)
@@ -113,17 +112,17 @@ class Values:
         return value
 
     def known(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The values of a tensor that depends on nothing unknown."""
+        """The values of a tensor; None if they depend on something unknown."""
         entry = self._entry(tensor)
         return entry if isinstance(entry, torch.Tensor) else None
 
     def scalar(self, tensor: torch.Tensor) -> Any:
-        """The one value of a tensor; where it is too expensive, one that changes little."""
+        """The value of a tensor with one element; a neutral one if it cannot be computed."""
         try:
             value = self.of(tensor)
             with _for_real():
                 return value.item()
-        except (NeedsValuesError, RuntimeError):
+        except RuntimeError:
             return {torch.bool: False, **dict.fromkeys(_FLOATS, 1.0)}.get(tensor.dtype, 1)
 
     def _set(self, stand_in: torch.Tensor, value: torch.Tensor | _Later) -> None:
@@ -151,13 +150,15 @@ class Values:
         stands = [self._stands_in(leaf) for leaf in leaves]
         if not all(stands) and (any(stands) or self.device == "cpu"):
             args, kwargs = tree_map_only(torch.Tensor, self._lift, (args, kwargs))
-        elif leaves and not any(stands) and func._schema.is_mutable:
+        elif not any(stands) and func._schema.is_mutable:
             self._keep_written(func, args)
         if name in _BY_MASK and any(stands):
             args = (args[0], self._numbered(args[1]), *args[2:])
         device = kwargs.get("device")
-        if device is not None and (torch.device(device).type not in ("meta", "cpu") or name == "_to_copy"):
-            kwargs = self._moved(name, args, kwargs)
+        if name == "_to_copy" and device is not None:
+            kwargs = self._moved(*args, kwargs)
+        elif device is not None and torch.device(device).type not in ("meta", "cpu"):
+            kwargs = self._here(kwargs)
         return args, kwargs
 
     def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -170,7 +171,7 @@ class Values:
         return self._lifted[id(tensor)][1]
 
     def _keep_written(self, func: Any, args: Any) -> None:
-        """Remembers what a tensor of the user's contained before the first write to it."""
+        """Keeps the contents of a user's tensor before the first write to it."""
         for argument, value in zip(func._schema.arguments, args, strict=False):
             written = argument.alias_info is not None and argument.alias_info.is_write
             if written and isinstance(value, torch.Tensor) and not any(kept is value for kept, _ in self._written):
@@ -184,7 +185,7 @@ class Values:
         self._written.clear()
 
     def _numbered(self, indices: Sequence[Any]) -> list[Any]:
-        """Positions instead of boolean masks."""
+        """Indices with positions in place of boolean masks."""
         numbered: list[Any] = []
         for index in indices:
             if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
@@ -195,16 +196,18 @@ class Values:
                 numbered.append(index)
         return numbered
 
-    def _moved(self, name: str, args: Any, kwargs: Any) -> Any:
+    def _moved(self, tensor: torch.Tensor, kwargs: Any) -> Any:
+        """A copy of a real tensor on the CPU stays real; other copies are stand-ins."""
+        return kwargs if not self._stands_in(tensor) and _is_cpu(kwargs["device"]) else self._here(kwargs)
+
+    def _here(self, kwargs: Any) -> Any:
         """Stand-ins stay on their device, whatever device the model names."""
-        if name == "_to_copy" and not self._stands_in(args[0]) and torch.device(kwargs["device"]).type == "cpu":
-            return kwargs
         return {**kwargs, "device": torch.device(self.device)}
 
     def answer(self, name: str, args: Any, kwargs: Any) -> Any:
         """The output of an op that reads values or has no rule for stand-ins; None for all others."""
         if name == "_local_scalar_dense":
-            return self.scalar(args[0])
+            return self.scalar(*args)
         if name == "equal":
             left, right = self.of(args[0]), self.of(args[1])
             with _for_real():
@@ -215,18 +218,18 @@ class Values:
         return rule(self, *args) if rule and self._stands_in(args[0]) else None
 
     def to_host(self, name: str, args: Any, kwargs: Any) -> torch.Tensor | None:
-        """A copy on the CPU of known whole numbers: lengths, which torch's own code reads without a call."""
-        if self.device != "meta" or name != "_to_copy" or _is_float(args[0]) or not args[0].is_meta:
+        """A copy on the CPU of whole numbers, such as lengths, which torch's own code reads without a call."""
+        if name != "_to_copy" or self.device != "meta" or not _is_cpu(kwargs.get("device")):
             return None
-        device = kwargs.get("device")
-        if device is None or torch.device(device).type != "cpu" or args[0].numel() > MAX_ELEMENTS:
+        (tensor,) = args
+        if _is_float(tensor) or not tensor.is_meta or tensor.numel() > MAX_ELEMENTS:
             return None
         try:
-            value = self.of(args[0])
+            value = self.of(tensor)
         except NeedsValuesError:
             return None
         with _for_real():
-            return value.to(kwargs.get("dtype") or args[0].dtype, copy=True)
+            return value.to(kwargs.get("dtype") or tensor.dtype, copy=True)
 
     def _read(self, name: str, args: Any, kwargs: Any) -> Any:
         function = getattr(torch.ops.aten, name)
@@ -245,14 +248,14 @@ class Values:
         return stand_in
 
     def on_host(self, args: Any, kwargs: Any, output: Any) -> bool:
-        """True for an op on real tensors alone: lengths and other whole numbers that the model keeps on the CPU."""
+        """True for an op on real tensors only: lengths and other whole numbers that the model keeps on the CPU."""
         tensors = [*_tensors((*args, *kwargs.values())), *_tensors((output,))]
         return bool(tensors) and not any(self._stands_in(tensor) for tensor in tensors)
 
     # -- after an op -------------------------------------------------------------------------------
 
     def follow(self, func: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
-        """Computes the values of an op's output, if all values that they depend on are known."""
+        """Computes the values of an op's output if all values that it depends on are known."""
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         first = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
         if first is None or not self._stands_in(first):
@@ -265,8 +268,8 @@ class Values:
         leaves = list(_tensors((*args, *kwargs.values())))
         writes = func._schema.is_mutable
         entries = [self._entry(leaf) for leaf in leaves]
-        overwrites = name in _OVERWRITES and all(entry is not None for entry in entries[1:])
-        given = name in _SHAPE_ONLY or overwrites or all(isinstance(entry, torch.Tensor) for entry in entries)
+        needed = entries[1:] if name in _OVERWRITES else entries
+        given = name in _SHAPE_ONLY or all(isinstance(entry, torch.Tensor) for entry in needed)
         if given and first.numel() <= self._limit(first):
             self._compute(func, name, args, kwargs, outputs)
             return
@@ -284,7 +287,7 @@ class Values:
         return _MAX_FOLLOWED_FLOATS if _is_float(tensor) else MAX_ELEMENTS
 
     def _spoil(self, written: torch.Tensor) -> None:
-        """Something unknown was written into a tensor: it and its views have no known values from now on."""
+        """After a write of unknown values, the values of the tensor and its views are unknown."""
         value = self._entry(written)
         if isinstance(value, torch.Tensor):
             self._spoilt.add(value.untyped_storage()._cdata)
@@ -304,11 +307,11 @@ class Values:
             with _for_real():
                 given, named = tree_map_only(torch.Tensor, real, (args, kwargs))
                 result = func(*given, **_on_cpu(named))
-        except (RuntimeError, IndexError, NotImplementedError):
-            return  # unknown: an error of the model's own shows on the stand-ins
+        except (RuntimeError, IndexError):
+            return  # unknown: the model's own errors are raised by the op on the stand-ins
         results = result if isinstance(result, (tuple, list)) else (result,)
-        for one, value in zip(outputs, results, strict=False):
-            if isinstance(one, torch.Tensor) and isinstance(value, torch.Tensor):
+        for one, value in zip(outputs, results, strict=True):
+            if isinstance(one, torch.Tensor):
                 self._set(one, value)
 
     def _evaluate(self, later: _Later, depth: int) -> torch.Tensor:
@@ -331,7 +334,7 @@ class Values:
         return value
 
     def _draw(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Numbers between 0 and 1 for an activation: probabilities, scores and lengths may be any of them."""
+        """Numbers between 0 and 1 for an activation, which may be a probability, a score or a length; 0 for others."""
         if not _is_float(tensor):
             return torch.zeros(tensor.shape, dtype=tensor.dtype)
         return torch.rand(tensor.shape, generator=self._generator).to(tensor.dtype)
@@ -352,6 +355,10 @@ def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
+def _is_cpu(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cpu"
+
+
 def _is_float(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
@@ -363,7 +370,7 @@ def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class ReadsValues(TorchFunctionMode):
-    """Calls that torch answers without an op: constants, lists and arrays of values, and other devices."""
+    """Calls that torch answers without an op: constants, values as lists and arrays, and other devices."""
 
     def __init__(self, values: Values) -> None:
         super().__init__()
@@ -383,16 +390,13 @@ class ReadsValues(TorchFunctionMode):
             return args[0]
         if _is_elsewhere(kwargs.get("device")):
             kwargs = {**kwargs, "device": self.values.device}
-        if func is torch.Tensor.to and len(args) > 1 and _is_elsewhere(args[1]):
-            args = (args[0], self.values.device, *args[2:])
+        if func is torch.Tensor.to:
+            args = tuple(self.values.device if _is_elsewhere(arg) else arg for arg in args)
         return func(*args, **kwargs)
 
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """A constant and its stand-in; one that the model asks for on the CPU stays there."""
-        device = kwargs.get("device")
-        if args and (isinstance(args[0], torch.Tensor) or any(True for _ in _tensors(args))):
-            return func(*args, **kwargs)
-        if self.values.device == "meta" and device is not None and torch.device(device).type == "cpu":
+        """A stand-in with the constant's values; a real tensor where the model asks for the CPU."""
+        if any(True for _ in _tensors(args)) or (self.values.device == "meta" and _is_cpu(kwargs.get("device"))):
             return func(*args, **kwargs)
         with _for_real():
             value = func(
@@ -406,7 +410,7 @@ class ReadsValues(TorchFunctionMode):
 
 
 class Following(TorchDispatchMode):
-    """Ops on stand-ins with values, recorded nowhere."""
+    """Ops on stand-ins with values, which are not recorded."""
 
     def __init__(self, values: Values) -> None:
         super().__init__()
@@ -429,7 +433,7 @@ class Following(TorchDispatchMode):
 
 
 def made_on_meta(function: Callable[[], Any]) -> Any:
-    """What `function` returns, with meta tensors for data and real ones for whole numbers (lengths, indices)."""
+    """What `function` returns: meta tensors for data, real ones for whole numbers (lengths, indices)."""
     values = Values("meta")
 
     def known(tensor: torch.Tensor) -> torch.Tensor:

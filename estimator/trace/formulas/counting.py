@@ -45,9 +45,8 @@ def count_op(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: 
     outputs = list(tensors((output,)))
     flat = (*args, *kwargs.values())
     main = _main(flat, outputs)
-    flops, dims = 0, dict[str, int]()
     if isinstance(entry.formula, Called):
-        flops = entry.formula(args, kwargs, output)
+        flops, dims = entry.formula(args, kwargs, output), dict[str, int]()
     else:
         flops, dims = entry.formula(flat, outputs)
     if main is not None and main.dtype in _REAL and entry.kind not in _COUNTED_AS_REAL:

@@ -29,13 +29,17 @@ def moved(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     return 0, sizes(args, outputs)
 
 
+def _channels(data: Any) -> int:
+    return int(data.shape[1]) if len(data.shape) > 1 else 1
+
+
 def norm(per_element: int) -> Formula:
     """`per_element` for each element of the data, one less without a scale and shift."""
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
         elements = numel(args[0])
         affine = any(is_tensor(arg) for arg in args[1:3])
-        dims = {"elements": elements, "channels": args[0].shape[1] if len(args[0].shape) > 1 else 1}
+        dims = {"elements": elements, "channels": _channels(args[0])}
         return elements * (per_element if affine else per_element - 1), dims
 
     return formula
@@ -43,7 +47,7 @@ def norm(per_element: int) -> Formula:
 
 def batch_norm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
-    no_statistics_kept = len(args) > 5 and args[3] is None and args[5] is True
+    no_statistics_kept = args[3] is None and args[5] is True
     return norm(5 if no_statistics_kept else 2)(args, outputs)  # in evaluation mode they are computed too
 
 
@@ -52,8 +56,7 @@ def norm_backward(per_element: int) -> Formula:
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
         elements = numel(args[0])
-        channels = args[1].shape[1] if len(getattr(args[1], "shape", ())) > 1 else 1
-        return 2 * per_element * elements, {"elements": elements, "channels": channels}
+        return 2 * per_element * elements, {"elements": elements, "channels": _channels(args[1])}
 
     return formula
 
@@ -64,7 +67,7 @@ def resample(per_output: int) -> Formula:
 
 def embedding(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # embedding(weight, indices, ...); _embedding_bag(weight, indices, offsets, ...)
-    rows, width = args[0].shape[0], args[0].shape[-1]
+    rows, width = args[0].shape
     return 0, {"tokens": numel(args[1]), "rows": rows, "width": width}
 
 
@@ -74,13 +77,14 @@ def embedding_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
 
 
 def pool(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    window = args[1] if len(args) > 1 and isinstance(args[1], (list, tuple)) else (1,)
-    return 0, {**sizes(args, outputs), "k": prod(int(side) for side in window)}
+    # pool(self, kernel_size, ...)
+    return 0, {**sizes(args, outputs), "k": prod(args[1])}
 
 
 def adaptive_pool(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     """The window follows from the sizes: each output looks at in / out elements, rounded up, of each dimension."""
-    rank = len(args[1]) if len(args) > 1 and isinstance(args[1], (list, tuple)) else 1
+    # adaptive_pool(self, output_size)
+    rank = len(args[1])
     inside, outside = args[0].shape[-rank:], outputs[0].shape[-rank:]
     window = prod(-(-i // max(o, 1)) for i, o in zip(inside, outside, strict=True))
     return 0, {**sizes(args, outputs), "k": window}

@@ -46,7 +46,7 @@ def skip_first(formula: Formula) -> Formula:
 def mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     """(m, k) x (k, n). A sparse operand multiplies only the values that it holds."""
     left, right = args[:2]
-    (m, k), n = left.shape[-2:], right.shape[-1]
+    (m, k), (_, n) = left.shape, right.shape
     dims = {"b": 1, "m": m, "k": k, "n": n}
     if _is_sparse(left):
         return stored(left) * n, dims
@@ -56,22 +56,21 @@ def mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
 
 
 def bmm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    b, m, k = args[0].shape
-    n = args[1].shape[-1]
-    dims = {"b": b, "m": m, "k": k, "n": n}
-    return stored(args[0]) * n if _is_sparse(args[0]) else b * m * k * n, dims
+    left, right = args[:2]
+    (b, m, k), (*_, n) = left.shape, right.shape
+    return stored(left) * n if _is_sparse(left) else b * m * k * n, {"b": b, "m": m, "k": k, "n": n}
 
 
 def vector_product(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    m = args[0].shape[0] if len(args[0].shape) == 2 else 1
-    k = args[0].shape[-1]
+    *rows, k = args[0].shape
+    m = prod(rows)
     return m * k, {"b": 1, "m": m, "k": k, "n": 1}
 
 
 def linear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # linear(input, weight (n, k), ...)
-    n, k = args[1].shape[-2:] if len(args[1].shape) > 1 else (1, args[1].shape[0])
-    m = prod(args[0].shape[:-1])
+    *columns, k = args[1].shape
+    m, n = prod(args[0].shape[:-1]), prod(columns)
     return m * k * n, {"b": 1, "m": m, "k": k, "n": n}
 
 
@@ -84,15 +83,15 @@ def linear_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
 
 def sampled_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # sparse_sampled_addmm(self, mat1, mat2): mat1 @ mat2 only where self holds a value
-    (m, k), n = args[1].shape[-2:], args[2].shape[-1]
+    (*_, m, k), (*_, n) = args[1].shape, args[2].shape
     return stored(args[0]) * k, {"b": 1, "m": m, "k": k, "n": n}
 
 
 def sparse_sparse_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     """Each value on the left meets the values of one row on the right, of average length."""
     left, right = args[:2]
-    (m, k), n = left.shape, right.shape[-1]
-    return stored(left) * stored(right) // max(right.shape[0], 1), {"b": 1, "m": m, "k": k, "n": n}
+    (m, k), (_, n) = left.shape, right.shape
+    return stored(left) * stored(right) // max(k, 1), {"b": 1, "m": m, "k": k, "n": n}
 
 
 def foreach_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
@@ -105,21 +104,22 @@ def grouped_dims(left: Any, right: Any, groups: int) -> dict[str, int]:
     (tokens, k) x (groups, k, n); (groups, m, k) x (k, columns), columns split; (m, k) x (k, n) with k split;
     (groups, m, k) x (groups, k, n). Sizes that are split are given as their average.
     """
-    m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
-    if len(left.shape) == 2 and len(right.shape) == 3:
+    (*_, m, k), (*_, n) = left.shape, right.shape
+    ranks = len(left.shape), len(right.shape)
+    if ranks == (2, 3):
         m = max(m // groups, 1)
-    elif len(left.shape) == 3 and len(right.shape) == 2:
+    elif ranks == (3, 2):
         n = max(n // groups, 1)
-    elif len(left.shape) == 2:
+    elif ranks == (2, 2):
         k = max(k // groups, 1)
     return {"b": groups, "m": m, "k": k, "n": n}
 
 
 def grouped_flops(left: Any, right: Any) -> int:
     """Multiply-adds of all parts: each row (or column) is multiplied once, with its own group's matrix."""
-    both = len(left.shape) == len(right.shape) == 3
-    groups = left.shape[0] if both else 1
-    return int(groups * left.shape[-2] * left.shape[-1] * right.shape[-1])
+    (*_, m, k), (*_, n) = left.shape, right.shape
+    groups = left.shape[0] if (len(left.shape), len(right.shape)) == (3, 3) else 1
+    return int(groups * m * k * n)
 
 
 def grouped_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
@@ -127,8 +127,8 @@ def grouped_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     left, right = args[:2]
     # Scales are one-dimensional too, but not integers.
     offsets = next((arg for arg in args[2:] if is_tensor(arg) and not arg.is_floating_point()), None)
-    batched = next((matrix.shape[0] for matrix in (left, right) if len(matrix.shape) == 3), None)
-    groups = batched or (offsets.shape[0] if offsets is not None else 1)
+    batches = *left.shape[:-2], *right.shape[:-2]
+    groups = next(iter(batches), 1 if offsets is None else offsets.shape[0])
     return grouped_flops(left, right), grouped_dims(left, right, groups)
 
 
@@ -147,17 +147,18 @@ def trilinear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     spaces = []
     for tensor, expanded in zip(args[:3], args[3:6], strict=True):
         own = [dim for dim in range(len(tensor.shape) + len(expanded)) if dim not in expanded]
-        sizes.update({dim: max(size, sizes.get(dim, 1)) for dim, size in zip(own, tensor.shape, strict=True)})
+        sizes.update({dim: max(size, sizes.get(dim, size)) for dim, size in zip(own, tensor.shape, strict=True)})
         spaces.append(set(own))
-    first = spaces[0] | spaces[1]
-    second = {dim for dim in first if dim in spaces[2] or dim not in args[6]} | spaces[2]
-    return sum(prod(sizes[dim] for dim in space) for space in (first, second)), {"b": 1}
+    left, right, last = spaces
+    both = left | right
+    rest = {dim for dim in both if dim in last or dim not in args[6]} | last
+    return sum(prod(sizes[dim] for dim in space) for space in (both, rest)), {"b": 1}
 
 
 def distances(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     """_cdist_forward(x1, x2, p): one multiply-add for every pair of points and coordinate."""
     (m, k), n = args[0].shape[-2:], args[1].shape[-2]
-    b = prod(outputs[0].shape[:-2]) if outputs else 1
+    b = prod(outputs[0].shape[:-2])
     return b * m * k * n, {"b": b, "m": m, "k": k, "n": n}
 
 
@@ -170,8 +171,7 @@ def distances_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
 
 def own_distances(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # _pdist_forward(self, p); _pdist_backward(grad, self, p, pdist)
-    points = next(arg for arg in args if is_tensor(arg) and len(arg.shape) == 2)
-    m, k = points.shape
+    m, k = max((arg.shape for arg in args if is_tensor(arg)), key=len)
     return m * (m - 1) // 2 * k, {"b": 1, "m": m, "k": k, "n": m}
 
 
@@ -204,9 +204,7 @@ def conv_flops(dims: dict[str, int]) -> int:
 
 def conv(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    transposed = bool(args[6]) if len(args) > 6 else False
-    groups = args[8] if len(args) > 8 else 1
-    dims = conv_dims(args[0].shape, args[1].shape, outputs[0].shape, groups, transposed)
+    dims = conv_dims(args[0].shape, args[1].shape, outputs[0].shape, args[8], bool(args[6]))
     dims["channels_last"] = int(channels_last(args[0]) or channels_last(args[1]))
     return conv_flops(dims), dims
 
@@ -233,10 +231,10 @@ def plain_conv(transposed: bool) -> Formula:
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
         data, weight = args[:2]
-        per_group, groups = (weight.shape[1], data.shape[1] // max(weight.shape[1], 1))
-        if transposed:
-            groups = max(outputs[0].shape[1] // max(per_group, 1), 1)
-        dims = conv_dims(data.shape, weight.shape, outputs[0].shape, max(groups, 1), transposed)
+        output, *_ = outputs
+        channels = output.shape[1] if transposed else data.shape[1]
+        groups = max(channels // max(weight.shape[1], 1), 1)
+        dims = conv_dims(data.shape, weight.shape, output.shape, groups, transposed)
         return conv_flops(dims), dims
 
     return formula
@@ -246,17 +244,16 @@ def plain_conv_backward(grad: int) -> Formula:
     """For kernels of one device, which take the weight third and the output's gradient as argument `grad`."""
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-        masks = [arg for arg in args[3:] if isinstance(arg, (list, tuple)) and isinstance(arg[0], bool)]
-        wanted = sum(masks[0][:2]) if masks else 2
-        return wanted * numel(args[grad]) * prod(args[2].shape[1:]), {}
+        lists = (arg for arg in args[3:] if isinstance(arg, (list, tuple)))
+        mask = next((values for values in lists if isinstance(values[0], bool)), (True, True))
+        return sum(mask[:2]) * numel(args[grad]) * prod(args[2].shape[1:]), {}
 
     return formula
 
 
 def conv_tbc(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # conv_tbc(input (time, batch, in), weight (kernel, in, out), ...)
-    kernel, c_in, c_out = args[1].shape
-    return outputs[0].shape[0] * outputs[0].shape[1] * kernel * c_in * c_out, {}
+    return numel(outputs[0]) * prod(args[1].shape[:2]), {}
 
 
 # -- attention -----------------------------------------------------------------------------------
@@ -367,11 +364,8 @@ def rnn_flops(
     """
     state = projection or hidden
     gates = GATES[cell] * hidden
-    total = 0
-    for layer in range(layers):
-        width = input_size if layer == 0 else state * directions
-        total += directions * (gates * (width + state) + (projection * hidden if projection else 0))
-    return tokens * total
+    widths = [input_size] + [state * directions] * (layers - 1)
+    return tokens * directions * sum(gates * (width + state) + projection * hidden for width in widths)
 
 
 def mkldnn_rnn(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
@@ -409,11 +403,9 @@ def fft(per_point: float) -> Formula:
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
         # _fft_r2c(self, dim, ...), _fft_c2r(self, dim, normalization, last_dim_size), _fft_c2c(self, dim, ...)
-        full = max((args[0], outputs[0]), key=lambda tensor: prod(tensor.shape))
-        points = prod(full.shape[dim] for dim in args[1])
-        elements = prod(full.shape)
-        work = int(per_point * elements * log2(points)) if points > 1 else 0
-        return work, {"elements": elements, "points": points}
+        full = max((args[0].shape, outputs[0].shape), key=prod)
+        points, elements = prod(full[dim] for dim in args[1]), prod(full)
+        return int(per_point * elements * log2(max(points, 1))), {"elements": elements, "points": points}
 
     return formula
 
@@ -450,7 +442,7 @@ def solve(passes: int, *, matrix: int, right: int, factored: bool) -> Formula:
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
         count, n, _ = _matrices(args[matrix])
-        columns = max(numel(args[right]) // max(count * n, 1), 1)
+        columns = numel(args[right]) // max(count * n, 1)
         return count * (passes * n * n * columns // 2 + (0 if factored else n**3 // 3)), {"b": count, "m": n}
 
     return formula

@@ -94,13 +94,13 @@ _PRODUCTS: dict[str, Entry] = {
     **_group("matmul", "_cdist_forward _euclidean_dist", products.distances),
     **_group("matmul", "_cdist_backward", products.distances_backward),
     **_group("matmul", "_pdist_forward _pdist_backward", products.own_distances),
-    **_group("conv", "convolution _convolution mkldnn_convolution convolution_overrideable", products.conv),
+    **_group("conv", "convolution _convolution convolution_overrideable", products.conv),
     **_group("conv", "convolution_backward convolution_backward_overrideable", products.conv_backward),
     **_group(
         "conv",
         "cudnn_convolution miopen_convolution miopen_depthwise_convolution _nnpack_spatial_convolution "
-        "_slow_conv2d_forward _conv_depthwise2d conv_depthwise3d slow_conv3d_forward slow_conv_dilated2d "
-        "slow_conv_dilated3d _mps_convolution",
+        "mkldnn_convolution _slow_conv2d_forward _conv_depthwise2d conv_depthwise3d slow_conv3d_forward "
+        "slow_conv_dilated2d slow_conv_dilated3d _mps_convolution",
         products.plain_conv(transposed=False),
     ),
     **_group(

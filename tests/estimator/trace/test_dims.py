@@ -30,7 +30,9 @@ def ids(*shape: int) -> torch.Tensor:
 
 
 def counted(op: Any, args: Sequence[Any], output: Any) -> OpCount:
-    return count_op(op, args, {}, output)
+    found = count_op(op, args, {}, output)
+    assert {type(figure) for figure in (found.flops, *found.dims.values())} == {int}  # never 2.0
+    return found
 
 
 # -- products ------------------------------------------------------------------------------------
@@ -96,6 +98,8 @@ def test_one_pixel_and_rows_are_not_channels_last() -> None:
     assert not channels_last(last(m(2, 6, 1, 1)))
     assert not channels_last(m(2, 6, 3, 3))
     assert channels_last(last(m(2, 6, 3, 1)))
+    assert not channels_last(m(2, 1, 3, 3).expand(2, 6, 3, 3))
+    assert not channels_last(torch.empty_strided((2, 6, 0, 3), (18, 1, 18, 6), device="meta"))
 
 
 SQUARE, TALL = m(2, 3, 6, 6), m(2, 3, 8, 4)
@@ -114,6 +118,13 @@ SQUARE, TALL = m(2, 3, 6, 6), m(2, 3, 8, 4)
             [m(2, 3), m(5, 3, 4), m(2, 4), [1, 3], [0], [1, 2], [2, 3]],
             *(m(2, 5), 2 * (60 + 20), {"b": 1}),
         ),
+        (  # of the outer product of rows with one vector, summed over its elements
+            aten._trilinear,
+            [m(7, 3), m(5, 3), m(3), [1], [0], [0, 1], [2]],
+            *(m(7, 5), 2 * 7 * 5 * 3, {"b": 1}),
+        ),
+        (aten._trilinear, [m(7, 1), m(7, 3), m(7, 3), [], [], [], [1]], m(7), 2 * 21, {"b": 1}),
+        (aten._trilinear, [m(0, 3), m(0, 3), m(0, 3), [], [], [], [1]], m(0), 0, {"b": 1}),
         (
             aten._cdist_forward,
             [m(2, 7, 5, 3), m(2, 7, 4, 3), 2.0, None],
@@ -241,6 +252,12 @@ def test_gradients_of_a_norm(data: torch.Tensor, channels: int) -> None:
     rest = [[8], m(2), m(2), m(8), m(8), ALL]
     back = counted(aten.native_layer_norm_backward.default, [data, data, *rest], [data, m(8), m(8)])
     assert back.flops == 2 * 5 * data.numel()
+
+
+def test_the_gradient_of_an_rms_norm_by_its_data() -> None:
+    args = [m(2, 8, 3), m(2, 8, 3), [3], m(2, 8, 1), m(3), [True, True]]
+    back = counted(aten._fused_rms_norm_backward.default, args, [args[0], m(3)])
+    assert (back.flops, back.dims) == (2 * 5 * 48, {"elements": 48, "channels": 8})
 
 
 def test_sizes_of_look_ups() -> None:

@@ -28,57 +28,75 @@ def update(name, shape=SHAPE):
     return update_ops(name, "layer", shape, 4, "float32")
 
 
-@pytest.mark.parametrize(
-    ("name", "reads", "writes"),
-    [
-        ("sgd", 2, 1),  # parameter and gradient; parameter
-        ("momentum", 3, 2),
-        ("adam", 4, 3),
-        ("adamw", 4, 3),
-        ("amsgrad", 5, 4),
-        ("rmsprop", 3, 2),
-        ("adagrad", 3, 2),
-        ("adadelta", 4, 3),
-        ("nadam", 4, 3),
-        ("lion", 3, 2),
-        ("lamb", 6, 4),  # g, m, v, p; then p and the update
-        ("adamax", 4, 3),
-        ("radam", 4, 3),
-        ("sparseadam", 4, 3),
-        ("rmsprop_momentum", 4, 3),
-        ("asgd", 3, 2),
-        ("rprop", 4, 3),
-        ("ftrl", 4, 3),
-        ("lars", 5, 2),  # parameter and gradient for their norms; then both with the velocity
-        ("lbfgs", 2 + 100 * 8, 1 + 100 * 2),  # both loops over a history of 100 pairs
-    ],
-)
-def test_passes(name, reads, writes):
-    (op,) = update(name)
-    assert (op.bytes_read, op.bytes_written) == (reads * TENSOR, writes * TENSOR)
-    assert (op.kind, op.phase, op.flops, op.dims["elements"]) == ("optimizer", "optimizer", 0, 600)
+PASSES = {  # tensors of the parameter's size: read, written, and kept between steps
+    "sgd": (2, 1, 0),  # parameter and gradient; parameter
+    "momentum": (3, 2, 1),  # and the velocity
+    "adam": (4, 3, 2),  # and two moments
+    "adamw": (4, 3, 2),
+    "amsgrad": (5, 4, 3),  # and the largest second moment
+    "adamax": (4, 3, 2),  # the momentum and the largest gradient
+    "nadam": (4, 3, 2),
+    "radam": (4, 3, 2),
+    "sparseadam": (4, 3, 2),
+    "adagrad": (3, 2, 1),  # the sum of squares
+    "adadelta": (4, 3, 2),  # averages of squared gradients and of squared updates
+    "rmsprop": (3, 2, 1),  # the average of squares
+    "rmsprop_momentum": (4, 3, 2),
+    "asgd": (3, 2, 1),  # the average of the parameter
+    "rprop": (4, 3, 2),  # the last gradient and the step sizes
+    "ftrl": (4, 3, 2),  # the sum of squares and the linear term
+    # 100 pairs of vectors, the direction and the last gradient; both loops read each pair and twice the direction
+    "lbfgs": (2 + 100 * 8, 1 + 100 * 2, 2 * 100 + 2),
+    "adafactor": (4, 1, 0),  # the gradient for its statistics, for the size of the update and for the update; parameter
+    "lion": (3, 2, 1),
+    "lamb": (6, 4, 2),  # gradient, moments, parameter; then parameter and update. Moments, update and parameter
+    "lars": (5, 2, 1),  # parameter and gradient for their norms; then both with the velocity
+    "adamw_8bit": (2, 1, 0),  # states are not of the parameter's format
+    "momentum_8bit": (2, 1, 0),
+    "lion_8bit": (2, 1, 0),
+    # gradient, momentum, the direction for its norm, the orthogonal update, parameter; momentum, direction, parameter
+    "muon": (5, 3, 1),
+    # gradient, momentum, preconditioned direction, parameter; momentum, direction, parameter
+    "shampoo": (4, 3, 1),
+    # gradient, momentum, their projections, second moment, parameter; the same without the gradient
+    "soap": (6, 5, 2),
+}
+
+
+def test_every_optimizer_has_its_passes_here() -> None:
+    assert PASSES.keys() == OPTIMIZERS.keys()
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_passes(name: str) -> None:
+    reads, writes, states = PASSES[name]
+    op, *_ = update(name)
+    extra = state_bytes(name, SHAPE, 4) - states * TENSOR  # read and written once
+    assert (op.bytes_read, op.bytes_written) == (reads * TENSOR + extra, writes * TENSOR + extra)
+    assert (op.name, op.kind, op.phase, op.layer, op.dtype) == (name, "optimizer", "optimizer", "layer", "float32")
+    assert (op.flops, op.count, op.dims) == (0, 1, {"elements": 600})
+    assert OPTIMIZERS[name].state == states
+
+
+WITH_OTHER_STATE = {"adafactor", "adamw_8bit", "momentum_8bit", "lion_8bit", "shampoo", "soap"}
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [
-        ("sgd", SHAPE, 0),
-        *((name, SHAPE, TENSOR) for name in ("momentum", "adagrad", "rmsprop", "asgd", "lion", "lars")),
-        *((name, SHAPE, 2 * TENSOR) for name in ("adamw", "adamax", "nadam", "radam", "sparseadam", "adadelta")),
-        *((name, SHAPE, 2 * TENSOR) for name in ("rmsprop_momentum", "rprop", "ftrl", "lamb")),
-        ("amsgrad", SHAPE, 3 * TENSOR),
-        ("lbfgs", SHAPE, 202 * TENSOR),
+        *((name, SHAPE, PASSES[name][2] * TENSOR) for name in PASSES if name not in WITH_OTHER_STATE),
         ("momentum_8bit", (64, 64), 4096 + 16 * 4),
         ("momentum_8bit", (4095,), 4095 * 4),  # one element too few for 8 bits
         ("soap", (10_000, 1), 2 * 40_000 + 2 * 10_000**2 * 4),  # a side of one needs none
-        ("adam", SHAPE, 2 * TENSOR),
         ("adafactor", SHAPE, (30 + 20) * 4),
         ("adafactor", (5, 30, 20), 5 * (30 + 20) * 4),
         ("adafactor", (30,), 30 * 4),
         ("adamw_8bit", (64, 64), 2 * (4096 + 16 * 4)),  # one float32 scale for 256 elements
         ("adamw_8bit", SHAPE, 2 * TENSOR),  # too small for 8 bits
         ("lion_8bit", (64, 65), 4160 + 17 * 4),
-        ("muon", SHAPE, TENSOR),
+        ("adafactor", (), 4),
+        ("muon", (), 2 * 4),
+        ("muon", (2, 3, 4), 24 * 4),
         ("muon", (30,), 2 * 30 * 4),  # AdamW's
         ("shampoo", SHAPE, TENSOR + 2 * (900 + 400) * 4),
         ("soap", SHAPE, 2 * TENSOR + 2 * (900 + 400) * 4),
@@ -87,6 +105,21 @@ def test_passes(name, reads, writes):
 )
 def test_state(name, shape, expected):
     assert state_bytes(name, shape, 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [  # of parameters with two bytes an element
+        ("adam", SHAPE, 2 * 600 * 2),
+        ("adafactor", SHAPE, (30 + 20) * 2),
+        ("adafactor", (30,), 30 * 2),
+        ("adamw_8bit", (64, 64), 2 * (4096 + 16 * 4)),
+        ("adamw_8bit", SHAPE, 2 * 600 * 4),
+        ("shampoo", SHAPE, 600 * 2 + 2 * (900 + 400) * 2),
+    ],
+)
+def test_state_of_parameters_in_half_precision(name: str, shape: tuple[int, ...], expected: int) -> None:
+    assert state_bytes(name, shape, 2) == expected
 
 
 def test_eight_bit_states_are_read_and_written_once():
@@ -225,6 +258,9 @@ def test_every_product_of_an_update():
 def test_all_products_run_in_the_parameters_format_but_newton_schulz():
     assert {op.dtype for op in update("muon") if op.kind == "matmul"} == {"bfloat16"}
     assert {op.dtype for op in update_ops("soap", "", SHAPE, 4, "float32")} == {"float32"}
+    half = update_ops("muon", "", SHAPE, 2, "float16")
+    assert [op.dtype for op in half] == ["float16"] * 4
+    assert [(op.bytes_read, op.bytes_written) for op in half[1:]] == [(2400, 800), (1600, 800), (2000, 1200)]
 
 
 def test_a_part_of_a_tensor_is_updated_in_its_share():
@@ -248,6 +284,16 @@ def test_clipping_and_averages_read_twice_and_write_once():
         (torch.optim.AdamW([nn.Parameter(torch.ones(1))], amsgrad=True), "amsgrad"),
         (torch.optim.Adam([nn.Parameter(torch.ones(1))]), "adam"),
         (torch.optim.NAdam([nn.Parameter(torch.ones(1))]), "nadam"),
+        (torch.optim.RMSprop([nn.Parameter(torch.ones(1))]), "rmsprop"),
+        (  # the first group decides
+            torch.optim.SGD(
+                [{"params": [nn.Parameter(torch.ones(1))], "momentum": rate} for rate in (0.9, 0.0, 0.0)], lr=1
+            ),
+            "momentum",
+        ),
+        (type("SGD", (), {"amsgrad": True})(), "sgd"),
+        (type("Adagrad", (), {"momentum": 0.9})(), "adagrad"),
+        (type("RMSprop", (), {"amsgrad": True, "param_groups": []})(), "rmsprop"),
         (type("SGD", (), {"momentum": 0.9})(), "momentum"),  # as Keras keeps it
         (type("SGD", (), {"momentum": 0.0})(), "sgd"),
         (type("Adam", (), {"amsgrad": True})(), "amsgrad"),
@@ -261,17 +307,29 @@ def test_optimizers_of_libraries_and_their_wrappers(optimizer, name):
     ("spellings", "name"),
     [
         ("SGDMomentum sgd_m nesterov", "momentum"),
-        ("adamw_hf adamw_apex_fused FusedAdamW paged_adamw_32bit", "adamw"),
+        ("adamw_hf adamw_torch adamw_torch_fused adamw_apex_fused adamw_anyprecision adamw_torch_xla", "adamw"),
+        ("FusedAdamW ScheduleFreeAdamW PagedAdamW paged_adamw_32bit CPUAdam", "adamw"),
         ("FusedAdam DeepSpeedCPUAdam", "adam"),
-        ("Adam8bit paged_adamw_8bit", "adamw_8bit"),
-        ("SGD8bit LARS8bit", "momentum_8bit"),
+        ("Adam8bit adamw_bnb_8bit bnb_adamw_8bit PagedAdam8bit paged_adamw_8bit", "adamw_8bit"),
+        ("SGD8bit RMSprop8bit Adagrad8bit LARS8bit", "momentum_8bit"),
         ("PagedLion8bit", "lion_8bit"),
-        ("PagedLion lion_32bit", "lion"),
+        ("PagedLion lion_32bit paged_lion_32bit", "lion"),
         ("DistributedShampoo", "shampoo"),
         ("FusedLAMB", "lamb"),
         ("FusedSGD", "sgd"),
         ("MuonWithAuxAdam SingleDeviceMuon", "muon"),
+        ("RMSprop_Momentum", "rmsprop_momentum"),
     ],
 )
 def test_names_of_libraries(spellings, name):
     assert {optimizer_name(one) for one in spellings.split()} == {name}
+
+
+def test_what_an_optimizer_leaves_out_has_a_note() -> None:
+    noted = {name: optimizer.note for name, optimizer in OPTIMIZERS.items() if optimizer.note}
+    assert noted == {
+        "lbfgs": "lbfgs evaluates the model up to 20 times a step; it is costed as one evaluation",
+        "sparseadam": "sparseadam is costed as if every row had a gradient",
+    }
+    assert {name for name, optimizer in OPTIMIZERS.items() if optimizer.matrices_only} == {"muon"}
+    assert {name for name, optimizer in OPTIMIZERS.items() if optimizer.products} == {"muon", "shampoo", "soap"}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from joulecast.estimator.trace.formulas.counting import OpCount, count_op
+from joulecast.estimator.trace.formulas.products import _is_causal
 
 aten = torch.ops.aten
 F4, I8 = 4, 8
@@ -23,7 +24,9 @@ def m(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def counted(op: Any, args: Sequence[Any], output: Any, **kwargs: Any) -> OpCount:
-    return count_op(op.default, args, kwargs, output)
+    found = count_op(op.default, args, kwargs, output)
+    assert {type(figure) for figure in (found.flops, *found.dims.values())} == {int}  # never 2.0
+    return found
 
 
 # -- matrices ------------------------------------------------------------------------------------
@@ -70,6 +73,8 @@ GROUPED = {  # arguments, multiply-adds, (groups, m, k, n) with averages for the
     "inner size by expert": ([m(6, 64), m(64, 8), offsets(4)], 6 * 64 * 8, (4, 6, 16, 8)),
     "one size each": ([m(4, 6, 8), m(4, 8, 5)], 4 * 6 * 8 * 5, (4, 6, 8, 5)),
     "no groups named": ([m(6, 64), m(64, 8)], 6 * 64 * 8, (1, 6, 64, 8)),
+    "one size each, with ends": ([m(4, 6, 8), m(4, 8, 5), offsets(3)], 4 * 6 * 8 * 5, (4, 6, 8, 5)),
+    "one group": ([m(1, 8), m(1, 8, 6), offsets(1)], 8 * 6, (1, 1, 8, 6)),
 }
 
 
@@ -120,6 +125,14 @@ def test_two_sparse_matrices_meet_in_a_row_of_average_length() -> None:
     assert found.dims == {"b": 1, "m": 10, "k": 8, "n": 6}
 
 
+def test_a_sparse_matrix_with_one_row_or_none_on_the_right() -> None:
+    row = sparse(1, 6, [(0, column) for column in range(3)])
+    left = sparse(10, 1, [(0, 0), (5, 0)])
+    assert counted(aten._sparse_sparse_matmul, [left, row], left).flops == 2 * 3
+    empty = sparse(0, 6, [])
+    assert counted(aten._sparse_sparse_matmul, [sparse(10, 0, []), empty], left).flops == 0
+
+
 # -- convolutions --------------------------------------------------------------------------------
 
 PAIR = [1, 1]
@@ -130,6 +143,7 @@ PAIR = [1, 1]
     [
         (aten.cudnn_convolution, m(16, 8, 3, 3), ([0, 0], PAIR, PAIR, 1, False, False, True), 1),
         (aten.cudnn_convolution, m(16, 2, 3, 3), ([0, 0], PAIR, PAIR, 4, False, False, True), 4),
+        (aten.mkldnn_convolution, m(16, 4, 3, 3), (None, [0, 0], PAIR, PAIR, 2), 2),
         (aten._slow_conv2d_forward, m(16, 8, 3, 3), ([3, 3], None, PAIR, [0, 0]), 1),
         (aten._conv_depthwise2d, m(16, 1, 3, 3), ([3, 3], None, PAIR, [0, 0], PAIR), 8),
     ],
@@ -148,6 +162,22 @@ def test_transposed_convolutions_of_one_device_multiply_at_each_input_position(p
     found = counted(aten.cudnn_convolution_transpose, args, m(2, 6, 6, 6))
     assert found.flops == 2 * 9 * 4 * 4 * 6 // groups
     assert (found.dims["groups"], found.dims["transposed"]) == (groups, 1)
+
+
+def test_a_convolution_without_channels_has_one_group() -> None:
+    found = counted(
+        aten._slow_conv2d_forward, [m(2, 0, 3, 3), m(4, 0, 1, 1), [1, 1], None, PAIR, [0, 0]], m(2, 4, 3, 3)
+    )
+    assert (found.flops, found.dims["groups"]) == (0, 1)
+    args = [m(2, 3, 3, 3), m(3, 0, 1, 1), [0, 0], [0, 0], PAIR, PAIR, 1, False, False, True]
+    found = counted(aten.cudnn_convolution_transpose, args, m(2, 0, 3, 3))
+    assert (found.flops, found.dims["groups"]) == (0, 1)
+
+
+def test_both_gradients_of_a_convolution_without_a_mask() -> None:
+    data, gradient, weight = m(2, 4, 8, 8), m(2, 4, 4, 4), m(4, 4, 2, 2)
+    found = counted(aten.mps_convolution_backward, [data, gradient, weight, [0, 0], [2, 2], PAIR, 1], [data, weight])
+    assert found.flops == 2 * (2 * 16 * 4 * 4 * 4)
 
 
 def test_gradients_of_convolutions_of_one_device() -> None:
@@ -228,6 +258,43 @@ def test_packed_sequences_attend_to_themselves_only() -> None:
     assert counted(aten._efficient_attention_forward, args, [one]).flops == found.flops
 
 
+def test_packed_sequences_backward_and_one_or_no_sequence() -> None:
+    packed, starts = m(64, 3, 8), m(5, dtype=torch.int32)
+    args = [packed, packed, packed, packed, packed, m(3, 64), starts, starts, 32, 32, 0.0, True, SEED, SEED]
+    back = counted(aten._flash_attention_backward, args, [packed] * 3)
+    assert back.flops == 4 * 3 * 16 * 16 * (8 + 8) * 5 // 2
+    one = m(1, 64, 3, 8)
+    for starts, sequences in ((m(2, dtype=torch.int32), 1), (m(1, dtype=torch.int32), 1), (m(3, dtype=torch.int32), 2)):
+        args = [one, one, one, m(1, 3, 64, 64), starts, starts, 64, 64, 0.0, 0, True]  # the fourth is a bias
+        found = counted(aten._efficient_attention_forward, args, [one])
+        size = 64 // sequences
+        assert found.dims == {"b": 3 * sequences, "q": size, "s": size, "d": 8, "dv": 8, "causal": 0, "dropped": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "causal"),
+    [
+        ([0.0, True], True),
+        ([0.0, False, True], False),
+        ([True, 0.0, False], False),
+        ([None, True, 0.0, True], True),
+        ([True, None], True),  # no probability of a dropout
+        ([False, True], False),
+        ([0.0], False),
+        ([], False),
+    ],
+)
+def test_the_causal_flag(options: list[Any], causal: bool) -> None:
+    assert _is_causal(options) is causal
+
+
+def test_gradients_of_an_odd_number_of_scores_are_rounded_down() -> None:
+    query, value = m(1, 1, 1, 1), m(1, 1, 1, 2)
+    args = [value, query, query, value, value, m(1, 1, 1), 0.0, False]
+    found = counted(aten._scaled_dot_product_flash_attention_for_cpu_backward, args, [query, query, value])
+    assert found.flops == 3 * 5 // 2
+
+
 def test_fused_encoder_layer() -> None:
     # 2 samples of 7 positions, width 8, hidden 32: four width x width products, two of width x hidden, two of attention
     width, hidden, tokens = 8, 32, 2 * 7
@@ -302,6 +369,12 @@ SQUARE, TALL = m(2, 6, 6), m(2, 8, 4)
         (aten.cholesky_solve, [m(6, 5), m(6, 6)], 6 * 6 * 5),
         (aten.linalg_lu_solve, [m(6, 6), m(6), m(6, 5)], 6 * 6 * 5),
         (aten._linalg_solve_ex, [SQUARE, m(2, 6)], 2 * (N3 // 3 + 6 * 6)),  # one column each
+        (aten.cholesky_solve, [m(1, 5), m(1, 1)], 5),
+        (aten.cholesky_solve, [m(6, 0), m(6, 6)], 0),
+        (aten.linalg_inv_ex, [m(3, 5, 5)], 3 * 125),
+        (aten.linalg_cholesky_ex, [m(5, 5)], 125 // 6),
+        (aten.triangular_solve, [m(3, 1), m(3, 3)], 9 // 2),
+        (aten._linalg_solve_ex, [m(5, 5), m(5, 1)], 25 + 125 // 3),
     ],
 )
 def test_decompositions_and_solves(op: Any, args: list[Any], macs: int) -> None:
@@ -312,3 +385,5 @@ def test_decompositions_and_solves(op: Any, args: list[Any], macs: int) -> None:
 def test_a_transform_of_one_point_computes_nothing() -> None:
     one = m(3, 1, dtype=torch.complex64)
     assert counted(aten._fft_c2c, [one, [1], 0, True], one).flops == 0
+    none = m(3, 0, dtype=torch.complex64)
+    assert counted(aten._fft_c2c, [none, [1], 0, True], none).flops == 0

@@ -76,6 +76,8 @@ TABLE = m(1000, 8)
         # 2 of 8 columns of 1000
         (aten.index_fill_.int_Scalar, [TABLE, 1, ids(2), 0.0], I8 * 2, F4 * 2000),
         (aten.index_fill_.int_Scalar, [m(), 0, ids(), 0.0], I8, F4),
+        (aten.index_fill_.int_Scalar, [m(1, 8), 0, ids(1), 0.0], I8, F4 * 8),
+        (aten.index_fill_.int_Scalar, [m(0, 8), 0, ids(0), 0.0], 0, 0),
         (aten.put_.default, [TABLE, ids(6), m(6)], I8 * 6 + F4 * 6, F4 * 6),
         (aten.put_.default, [TABLE, ids(6), m(6), True], I8 * 6 + 2 * F4 * 6, F4 * 6),
         (aten.scatter_.value, [TABLE, 0, ids(6, 8), 1.0], I8 * 48, F4 * 48),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import random
 import typing
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -17,8 +19,17 @@ from torch import nn
 from joulecast.estimator.trace import untouched as parts
 
 
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """The garbage collector lists only objects of this test, which makes a search in them fast."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Slotted:
-    __slots__ = ("__own", "__weakref__", "plain")
+    __slots__ = ("__kept__", "__own", "__weakref__", "plain")
 
 
 class Below(Slotted):
@@ -26,13 +37,18 @@ class Below(Slotted):
 
 
 def test_names_of_slots() -> None:
-    assert parts._slots(Below) == ["single", "_Slotted__own", "plain"]
+    assert parts._slots(Below) == ["single", "__kept__", "_Slotted__own", "plain"]
     assert parts._slots(nn.Linear) == []
 
     class Generic(typing.Generic[typing.TypeVar("T")], Slotted):  # a class of Python's comes first
         pass
 
-    assert parts._slots(Generic) == ["_Slotted__own", "plain"]
+    assert parts._slots(Generic) == ["__kept__", "_Slotted__own", "plain"]
+
+    class _Private:
+        __slots__ = ("__own",)
+
+    assert parts._slots(_Private) == ["_Private__own"]
 
 
 def test_lists_get_their_elements_back() -> None:
@@ -137,8 +153,24 @@ def test_which_objects_are_not_looked_into() -> None:
 
     for kind in (Own, OwnList, nn.Linear, dict, set, deque, types.SimpleNamespace, functools.partial, threading.local):
         assert not parts._closed(kind), kind
-    for kind in (numpy.ndarray, type(threading.Lock()), parts._Cell, threading.Thread):
+
+    class Trainer:
+        pass
+
+    class OwnTrainer(Trainer):
+        pass
+
+    for kind in (numpy.ndarray, type(threading.Lock()), type(threading.RLock()), parts._Cell, threading.Thread):
         assert parts._closed(kind), kind
+    for kind in (io.StringIO, torch.optim.SGD, torch.utils.data.DataLoader, Trainer, OwnTrainer):
+        assert parts._closed(kind), kind
+
+
+def test_modules_whose_state_belongs_to_no_model() -> None:
+    for name in ("", "torch", "torch.nn", "json.decoder", "numpy.random", "joulecast.estimator"):
+        assert parts._is_system(name), name
+    for name in ("__main__", "own", "own.torch", "torchvision"):
+        assert not parts._is_system(name), name
 
 
 def test_values_and_what_modules_import() -> None:
@@ -181,6 +213,11 @@ def test_entries_with_a_tensor_are_deleted_whatever_the_dictionary() -> None:
         assert list(names.items()) == [("b", 1)]
 
 
+class ListOf(list[Any]):
+    def __setitem__(self, *_: Any) -> None:
+        raise TypeError("no")
+
+
 class Box:
     def __init__(self, value: Any) -> None:
         self.value, self.other = value, 1
@@ -197,6 +234,7 @@ def nested(tensor: torch.Tensor, depth: int) -> Any:
     ("keep", "kept"),
     [
         (lambda t: [t, 1], lambda keeper: keeper == [1]),
+        (lambda t: ListOf([t, 1]), lambda keeper: list(keeper) == [1]),
         (lambda t: {"a": t, "b": 1}, lambda keeper: keeper == {"b": 1}),
         (lambda t: Box(t), lambda keeper: vars(keeper) == {"other": 1}),
         (lambda t: [nested(t, 1), 1], lambda keeper: keeper == [1]),
@@ -204,7 +242,7 @@ def nested(tensor: torch.Tensor, depth: int) -> Any:
         (lambda t: [nested(t, 4), 1], lambda keeper: len(keeper) == 2),  # deeper than it looks
     ],
 )
-def test_tensors_are_taken_from_what_keeps_them(keep: Any, kept: Any) -> None:
+def test_tensors_are_taken_from_what_keeps_them(keep: Any, kept: Any, only_new_objects: None) -> None:
     tensor = torch.empty(3, device="meta")
     keeper = keep(tensor)
     found = [tensor]
@@ -213,7 +251,7 @@ def test_tensors_are_taken_from_what_keeps_them(keep: Any, kept: Any) -> None:
     assert kept(keeper)
 
 
-def test_a_cache_that_keeps_tensors_is_emptied() -> None:
+def test_a_cache_that_keeps_tensors_is_emptied(only_new_objects: None) -> None:
     @functools.lru_cache
     def cached(size: int) -> torch.Tensor:
         return torch.empty(size, device="meta")
@@ -240,6 +278,33 @@ def test_tensors_of_a_trace_that_something_keeps_are_released_or_named() -> None
     deep.append(nested(torch.empty(3, device="meta"), 5))
     assert survivors.released() == ["1 tensors of the trace are still kept by a tuple"]
     assert old.is_meta
+
+
+def test_objects_that_were_frozen_before_stay_frozen(only_new_objects: None) -> None:
+    before = gc.get_freeze_count()
+    assert before > 0
+    survivors = parts._Survivors()
+    kept = [torch.empty(3, device="meta"), torch.zeros(3)]
+    assert survivors.released() == []
+    assert gc.get_freeze_count() >= before
+    assert [tensor.device.type for tensor in kept] == ["cpu"]  # real tensors stay
+
+
+def test_without_new_stand_ins_nothing_is_collected(monkeypatch: pytest.MonkeyPatch, only_new_objects: None) -> None:
+    collected: list[int] = []
+    survivors = parts._Survivors()
+    monkeypatch.setattr(parts.gc, "collect", lambda: collected.append(1))
+    assert survivors.released() == []
+    assert collected == []
+
+
+def test_stand_ins_that_are_only_garbage_are_collected(monkeypatch: pytest.MonkeyPatch, only_new_objects: None) -> None:
+    survivors = parts._Survivors()
+    cycle: list[Any] = [torch.empty(3, device="meta")]
+    cycle.append(cycle)
+    del cycle
+    monkeypatch.setattr(parts, "_release", None)  # is not called
+    assert survivors.released() == []
 
 
 class Mixin:
@@ -316,6 +381,62 @@ def test_what_a_trace_reaches_is_put_back(root: Any, values: list[int]) -> None:
     assert values == [0]
 
 
+class Unrelated:
+    counts: list[int] = []  # noqa: RUF012
+
+
+lower_case = [0]
+globals()["__dunder"] = [0]
+
+
+def test_classes_and_names_of_python_among_globals_are_not_visited() -> None:
+    """A class that no object belongs to may be anything; what modules define with two underscores is Python's."""
+    with parts.untouched(uses_a_global):
+        for values in (Unrelated.counts, globals()["__dunder"], lower_case):
+            values.append(1)
+    assert Unrelated.counts == [1]
+    assert globals()["__dunder"] == [0, 1]
+    assert lower_case == [0]
+    Unrelated.counts.clear()
+    globals()["__dunder"].pop()
+
+
+def test_a_modules_globals_are_recorded_once_and_those_of_torch_never() -> None:
+    class Elsewhere:
+        __module__ = "a_module_that_is_gone"
+
+    record = parts.Reached((uses_a_global, default, METHOD.call, nn.functional.relu, Elsewhere()))
+    found = [one for one in record._records if isinstance(one, parts._Globals)]
+    assert [one._names is globals() for one in found] == [True]
+
+
+def test_a_record_ends_at_the_largest_number_of_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parts.MAX_OBJECTS == 300_000
+    values: list[Any] = [[], [], []]
+    for most, notes in ((3, ["the model reaches more than 3 objects: not all were recorded"]), (4, [])):
+        monkeypatch.setattr(parts, "MAX_OBJECTS", most)
+        record = parts.Reached((values,))
+        assert len(record._seen) == most
+        assert record.notes == notes
+
+
+def test_globals_get_their_values_back_and_keep_definitions() -> None:
+    def one() -> None: ...
+    def two() -> None: ...
+
+    names: dict[str, Any] = {"number": 1, "gone": 2, "function": one, "both": one, "same": 3, "other": one, "lost": one}
+    record = parts._Globals(names)
+    names.update(number=5, function=two, both=7, added=8, imported=two)
+    del names["gone"], names["lost"]
+    names["other"] = torch
+    record.put_back()
+    restored = {"number": 1, "gone": 2, "both": one, "same": 3, "lost": one}
+    assert names == {**restored, "function": two, "other": torch, "imported": two}
+    names["number"] = two  # a value that became a function
+    record.put_back()
+    assert names["number"] == 1
+
+
 def test_numbers_of_classes_and_modules_are_put_back() -> None:
     global NEW
     with parts.untouched(Model(2, 2), uses_a_global):
@@ -346,6 +467,13 @@ def test_arrays_up_to_64_mib_that_can_be_written_are_put_back(monkeypatch: pytes
     assert fits.tolist() == [0.0] * 3
     for value in (large, fixed, objects, numpy.float64(3), "text"):
         assert parts._content(value) is None
+    for number in (1.0, -1.0, 2.0):
+        one = numpy.ones(1)
+        record = parts._content(one)
+        assert record is not None
+        one[0] = number
+        record.put_back()
+        assert one.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -377,6 +505,9 @@ def test_each_try_starts_from_the_same_random_numbers_and_none_is_used_up() -> N
             with reached.attempt():
                 tries.append(drawn())
     assert tries[0] == tries[1]
+    own = torch.Generator().manual_seed(0)
+    first = random.Random(0).random(), numpy.random.RandomState(0).rand(), torch.rand((), generator=own).item()
+    assert tries[0] == list(first)
     after = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert states == after
 
@@ -438,6 +569,10 @@ def test_a_class_keeps_its_methods_and_gets_its_values_back() -> None:
     assert (Own.number, Own.gone, Own.table is table) == (1, 2, True)
     assert not hasattr(Own, "new")
     assert Own.method is other  # what a library patched in
+    Own.number, Own.method = other, 3  # type: ignore[assignment, method-assign]
+    record.put_back()
+    assert Own.number == 1
+    assert callable(Own.method)
     assert Own.late is other  # type: ignore[attr-defined]
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
+from joulecast.estimator.trace import values as values_module
 from joulecast.estimator.trace.values import MAX_ELEMENTS, MAX_FLOATS, NeedsValuesError, Values
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def test_limits() -> None:
+    """8 million whole numbers, 4,096 floating-point ones; 64 million elements in all."""
+    assert (MAX_ELEMENTS, MAX_FLOATS, values_module._MAX_TOTAL) == (8_388_608, 4_096, 67_108_864)
+    assert (values_module._MAX_FOLLOWED_FLOATS, values_module._SMALL) == (2_097_152, 65_536)
+    assert values_module._MAX_DEPTH * 7 < 1000 - 400  # frames: most stay for the model's own calls
 
 
 @pytest.mark.parametrize(
@@ -52,6 +60,7 @@ def test_activations_are_drawn_between_0_and_1_once() -> None:
     assert 0.9 < drawn.max() <= 1
     assert values.of(activation) is drawn
     assert values.drawn == 1
+    assert drawn.tolist() == torch.rand(100, generator=torch.Generator().manual_seed(0)).tolist()
     assert values.of(meta(3, dtype=torch.int64)).tolist() == [0, 0, 0]
     assert Values("meta").of(meta(100)).tolist() == drawn.tolist()  # the same in every trace
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from joulecast.estimator.trace import values as module
 from joulecast.estimator.trace.values import (
@@ -80,6 +81,7 @@ def test_numbers_that_are_read_on_the_way() -> None:
     assert run(values, lambda: torch.equal(x, x + 1)) is False
     assert run(values, lambda: activation[mask]).shape == (3,)
     assert run(values, lambda: torch.masked_select(activation, mask)).shape == (3,)
+    assert run(values, lambda: torch.masked_select(activation, mask)).dtype == torch.float32
     assert run(values, lambda: torch.masked_select(activation, mask[:, :1])).shape == (3,)  # spread over three
     assert run(values, lambda: torch.masked_select(activation, mask[0])).shape == (4,)
     assert values.drawn == 0
@@ -284,6 +286,7 @@ def test_other_devices_are_those_of_the_stand_ins(device: Any) -> None:
         lambda: x.to(device, torch.float64),
         lambda: x.to(device=device),
         lambda: x.cuda(),
+        lambda: x.cuda(0),
     ):
         assert run(values, call).is_meta
     assert run(values, lambda: x.to(device, torch.float64)).dtype == torch.float64
@@ -297,7 +300,10 @@ def test_a_real_tensor_of_the_user_keeps_what_it_contained() -> None:
         real.mul_(2)
         real.add_(1)
         assert real.tolist() == [3.0] * 3
+        real.add_(fresh.sum())
         (fresh * 2).add_(1)
+    assert [tensor is real for tensor, _ in values._written].count(True) == 1  # once, and no tensor that is only read
+    assert not any(tensor is fresh for tensor, _ in values._written)
     values.put_back()
     assert real.tolist() == [1.0] * 3
     real.zero_()
@@ -344,6 +350,62 @@ def test_sizes_of_a_ctc_loss() -> None:
         args = (meta(20, 3, 9), meta(3, 6, dtype=torch.int64), [20] * 3, lengths, 0, False)
         loss, alpha = values.answer("_ctc_loss", args, {})
         assert (tuple(loss.shape), tuple(alpha.shape)) == ((3,), (3, 20, 13))  # 2 x 6 + 1 states
+
+
+def test_a_ctc_loss_without_samples_has_one_state() -> None:
+    for lengths in ([], torch.tensor([], dtype=torch.int64)):
+        args = (meta(20, 0, 9), meta(0, 6, dtype=torch.int64), [], lengths, 0, False)
+        _, alpha = Values("meta").answer("_ctc_loss", args, {})
+        assert tuple(alpha.shape) == (0, 20, 1)
+
+
+def test_a_whole_number_copied_from_an_unknown_one_is_unknown() -> None:
+    values = Values("meta")
+    target = known(values, [5])
+
+    def copy() -> None:
+        target.copy_(meta(1, 4).argmax(1))
+
+    run(values, copy)
+    assert values.known(target) is None
+
+
+def test_an_op_that_fails_on_the_values_has_none() -> None:
+    values = Values("meta")
+    x, far = known(values, [1, 2]), known(values, [7])
+    assert values.known(run(values, lambda: aten.index(x, [far]))) is None  # IndexError
+    assert values.known(run(values, lambda: x.gather(0, far))) is None  # RuntimeError
+
+
+def test_a_value_that_follows_from_a_large_activation_is_refused() -> None:
+    values = Values("meta")
+    assert values.of(run(values, lambda: meta(1).expand(MAX_ELEMENTS).argmax())).shape == ()
+    with pytest.raises(NeedsValuesError, match="the values of a tensor of 8,388,609 elements are read"):
+        values.of(run(values, lambda: meta(1).expand(MAX_ELEMENTS + 1).argmax()))
+
+
+def test_the_users_generator_and_device_are_left_out_of_a_computation() -> None:
+    given = {"device": "meta", "dtype": torch.int64, "generator": 3, "pin_memory": False}
+    assert module._on_cpu(given) == {"device": torch.device("cpu"), "dtype": torch.int64, "pin_memory": False}
+    assert module._on_cpu({"generator": 3, "device": None}) == {"device": None}
+    generator = torch.Generator().manual_seed(1)
+    state = generator.get_state()
+    drawn = run(Values("cpu"), lambda: torch.rand(3, generator=generator, device="cpu"))
+    assert drawn.shape == (3,)
+    assert not torch.equal(state, generator.get_state())  # the op itself uses it
+
+
+def test_fake_constants_are_stand_ins_whatever_device_is_asked_for() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        values = Values("cpu")
+        with Following(values), ReadsValues(values):
+            made = [torch.tensor([3, 4]), torch.tensor([3, 4], device="cpu")]
+        assert [type(one) for one in made] == [FakeTensor] * 2
+        assert [values.of(one).tolist() for one in made] == [[3, 4]] * 2
+
+
+def test_the_compiler_sees_the_mode() -> None:
+    assert Following._should_skip_dynamo() is False
 
 
 def test_inputs_made_on_meta() -> None:
