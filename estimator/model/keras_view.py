@@ -1,9 +1,9 @@
-"""A Keras model on Keras' torch backend, seen as an `nn.Module` with Keras' layer names.
+"""A Keras model on Keras' torch backend as an `nn.Module` with Keras' layer names.
 
-Keras layers are `nn.Module`s there and their hooks fire, but the module tree does not hold the layers,
-every layer registers all variables below it again, and BatchNorm's moving statistics count as parameters.
-`KerasView` builds a new tree: children are the sublayers by name, parameters the layer's own weights,
-buffers its own other state. The model is changed for good: use it in a process of its own.
+Keras layers are `nn.Module`s on this backend and call their hooks. But the module tree does not contain the
+layers, every layer registers all variables below it again, and BatchNorm's moving statistics are parameters.
+`KerasView` builds a new tree: the children of a layer are its sublayers by name, the parameters its own
+weights, the buffers its own other state. The model is changed permanently: use a separate process.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch import nn
 
 
 class KerasView(nn.Module):
-    """Runs `model` on whatever tensors its parameters and buffers are replaced with (meta, fake, real)."""
+    """Runs `model` on the tensors that replace its parameters and buffers (meta, fake or real)."""
 
     _model: Any
-    _homes: list[tuple[Any, dict[str, Any], str]]  # variable, the dict that holds its tensor, its key there
+    _homes: list[tuple[Any, dict[str, Any], str]]  # variable, the dict with its tensor, its key in the dict
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.__dict__["_model"] = model  # outside the module tree, because the model itself is the root, ""
+        self.__dict__["_model"] = model  # not in the module tree: the model itself is the root, ""
         self._homes = []
         self._adopt(self, model)
         for layer in model._flatten_layers(include_self=False):
-            # Sublayers stay where Keras looks for them, as plain attributes. An empty `_torch_params`
-            # keeps Keras from registering all variables below once more.
+            # Keras finds sublayers as plain attributes. With an empty `_torch_params` it does not register
+            # all variables below again.
             layer.__dict__.update(layer._modules, _torch_params={})
             layer._modules.clear()
             self._adopt(layer, layer)
@@ -60,7 +60,7 @@ class KerasView(nn.Module):
 
     @contextmanager
     def _values_in_place(self) -> Iterator[None]:
-        """Keras' variables hold the tensors that the module tree holds now (`functional_call` swaps them)."""
+        """Gives Keras' variables the tensors that are in the module tree now (`functional_call` swaps them)."""
         before = [variable._value for variable, _, _ in self._homes]
         for variable, registry, key in self._homes:
             variable._value = registry[key]
@@ -72,7 +72,7 @@ class KerasView(nn.Module):
 
 
 def keras_view(model: Any) -> KerasView:
-    """The view of a built model, its class named like the model's, as layer tables show it."""
+    """The view of a built model. Its class has the name of the model's class, which layer tables show."""
     kind: type[KerasView] = type(type(model).__name__, (KerasView,), {})
     return kind(model)
 
@@ -89,9 +89,9 @@ def _free_name(name: str, taken: Any) -> str:
 def _keras_device(device: torch.device) -> Iterator[None]:
     """Keras places its tensors on `device` while the block runs.
 
-    `keras.device("meta")` is Keras' own shape inference, which cuts autograd (in `convert_to_tensor` and
-    before pooling) whenever its device equals that string. A `torch.device` never equals a string, so
-    meta tensors go the way of real ones.
+    `keras.device("meta")` selects Keras' own shape inference, which detaches tensors (in `convert_to_tensor`
+    and before pooling) if its device equals that string. A `torch.device` never equals a string, so meta
+    tensors are treated as real ones.
     """
     before = global_state.get_global_attribute("torch_device", None)
     global_state.set_global_attribute("torch_device", device if device.type == "meta" else device.type)
@@ -103,11 +103,11 @@ def _keras_device(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _as_tensorflow_runs() -> Iterator[None]:
-    """Takes out what only Keras' torch backend does, so that the ops listed are those of the network.
+    """Removes ops that only Keras' torch backend adds, so that the ops listed are those of the network.
 
-    That backend copies every image batch to channels-first and back, and spells BatchNorm out in ten
-    elementwise ops, where TensorFlow reads channels-last as it is and has one kernel. Random masks come
-    without a generator: meta tensors have none, and a seed of fake tensors has no value.
+    The backend copies every image batch to channels-first and back, and computes BatchNorm in ten
+    elementwise ops; TensorFlow reads channels-last directly and has one kernel. Random masks are drawn
+    without a generator: meta tensors have none, and a fake tensor as the seed has no value.
     """
     replacements = (
         (keras_random, "torch_seed_generator", lambda seed: None),
@@ -124,13 +124,13 @@ def _as_tensorflow_runs() -> Iterator[None]:
             setattr(owner, name, old)
 
 
-_spelled_out_batch_norm = BatchNormalization.call
+_elementwise_batch_norm = BatchNormalization.call
 
 
 def _fused_batch_norm(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-    """`BatchNormalization.call` as one op, which updates the moving statistics as well."""
+    """`BatchNormalization.call` as one op, which also updates the moving statistics."""
     if mask is not None or getattr(layer, "renorm", False):
-        return _spelled_out_batch_norm(layer, inputs, training=training, mask=mask)
+        return _elementwise_batch_norm(layer, inputs, training=training, mask=mask)
     outputs = F.batch_norm(
         inputs.movedim(layer.axis, 1),
         layer.moving_mean.value,

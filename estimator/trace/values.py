@@ -156,7 +156,7 @@ class Values:
             args = (args[0], self._numbered(args[1]), *args[2:])
         device = kwargs.get("device")
         if name == "_to_copy" and device is not None:
-            kwargs = self._moved(*args, kwargs)
+            kwargs = self._moved(args, kwargs)
         elif device is not None and torch.device(device).type not in ("meta", "cpu"):
             kwargs = self._here(kwargs)
         return args, kwargs
@@ -196,8 +196,9 @@ class Values:
                 numbered.append(index)
         return numbered
 
-    def _moved(self, tensor: torch.Tensor, kwargs: Any) -> Any:
+    def _moved(self, args: Any, kwargs: Any) -> Any:
         """A copy of a real tensor on the CPU stays real; other copies are stand-ins."""
+        (tensor,) = args
         return kwargs if not self._stands_in(tensor) and _is_cpu(kwargs["device"]) else self._here(kwargs)
 
     def _here(self, kwargs: Any) -> Any:

@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from joulecast.estimator.trace import layer_table
+from joulecast.estimator.trace import trace as trace_module
+from joulecast.estimator.trace.step import Step
 from joulecast.estimator.trace.trace import trace
+from joulecast.estimator.trace.untouched import untouched
 from joulecast.estimator.trace.workload import Layer, Workload
 
 MACS = 100 * 100  # a sample, of the one layer
@@ -68,6 +71,32 @@ def test_fvcore_is_left_out_above_20_g_multiply_adds_a_sample(monkeypatch: pytes
         net = nn.Conv2d(1, c_out, 3, padding=1, bias=False)
         trace(net, torch.zeros(8, 1, 1000, 1000, device="meta"), train=False)
         assert asked == ([torch.Size([1, 1, 1000, 1000])] if runs else []), c_out
+
+
+def test_fvcores_largest_sample_is_of_20_g_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An inputs' first dimension that is not the batch: all samples are run, and counted, at once."""
+    assert layer_table._FVCORE_MAX_FLOPS == 20 * 10**9
+    model = nn.Linear(3, 4, bias=False)
+    args = (torch.zeros(2, 6, 3),)
+    for most, runs in ((600, True), (599, False)):
+        monkeypatch.setattr(layer_table, "_FVCORE_MAX_FLOPS", most)
+        with untouched(model, args, {}, None) as reached:
+            step = Step(model, args, {}, True, None, None)
+            counts, notes = layer_table.fvcore_counts(step, 6, 600, reached, batch_first=False)
+        assert (counts is not None) is runs
+        assert bool(notes) is runs  # 600 are not the layer's 144
+
+
+@pytest.mark.parametrize(
+    ("most", "layers", "runs"), [(10_000, True, True), (9_999, True, False), (10_000, False, False)]
+)
+def test_fvcore_is_left_out_above_a_number_of_parameters_and_on_request(
+    monkeypatch: pytest.MonkeyPatch, most: int, layers: bool, runs: bool
+) -> None:
+    monkeypatch.setattr(trace_module, "FVCORE_MAX_PARAMETERS", most)
+    work = trace(nn.Sequential(nn.Linear(100, 100, bias=False)), torch.zeros(4, 100), layers=layers)
+    assert {layer.source for layer in work.layers} == {"fvcore" if runs else "trace"}
+    assert layer_table.FVCORE_MAX_PARAMETERS == 200 * 10**6
 
 
 class Block(nn.Module):

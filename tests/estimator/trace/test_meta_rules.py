@@ -222,6 +222,8 @@ def test_a_rule_never_differs_from_pytorch_over_a_grid_of_layouts_and_formats() 
     assert {name: (covered[name, True], covered[name, False]) for name, _ in covered} == COVERED
 
 
+VOLUME_LAST = VOLUME.contiguous(memory_format=torch.channels_last_3d)
+SPARSE = torch.sparse_coo_tensor(meta(2, 3, dtype=torch.int64), meta(3), (2, 2), check_invariants=False)
 WEIGHT, PLAIN = (8, 8, 3, 3), ([1, 1], [1, 1], [1, 1], False, [0, 0])
 DEPTHWISE_LAST = torch.empty_strided((8, 1, 3, 3), (9, 1, 3, 1), device="meta")  # as Module.to leaves it
 KEPT_LAST: list[tuple[Any, tuple[Any, ...]]] = [
@@ -274,10 +276,54 @@ def test_channels_stay_last_as_in_the_cpus_kernels(op: Any, args: tuple[Any, ...
         ("native_layer_norm", (meta(2, 8), [7], None, None, 1e-5)),
         ("native_layer_norm", (meta(2, 8), [8], meta(7), None, 1e-5)),
         ("cumsum", (meta(2, 3), 1)),
+        ("relu", (VOLUME.transpose(1, 2),)),
+        ("convolution", (VOLUME_LAST, meta(8, 8, 1, 1, 1), None, [1] * 3, [0] * 3, [1] * 3, False, [0] * 3, 1)),
+        ("convolution", (meta(2, 5, 8).transpose(1, 2), meta(8, 8, 1), None, [1], [0], [1], False, [0], 1)),
+        ("native_batch_norm", (meta(8), None, None, None, None, True, 0.1, 1e-5)),
+        ("native_batch_norm", (meta(*IMAGE), meta(7), None, None, None, True, 0.1, 1e-5)),
+        ("native_batch_norm", (meta(*IMAGE), meta(8), meta(8), meta(8), meta(7), True, 0.1, 1e-5)),
+        ("native_batch_norm", (meta(*IMAGE, dtype=BF16), None, None, None, None, True, 0.1, 1e-5)),
+        ("native_batch_norm_backward", (*[meta(*IMAGE, dtype=BF16)] * 2, *[meta(8)] * 5, True, 1e-5, MASK)),
+        ("native_batch_norm_backward", (*[PERMUTED] * 2, *[meta(3)] * 5, True, 1e-5, MASK)),
+        ("native_group_norm", (meta(*IMAGE, last=True, dtype=BF16), meta(8), meta(8), 2, 8, 25, 2, 1e-5)),
+        ("native_group_norm", (PERMUTED, None, None, 4, 2, 3, 2, 1e-5)),
+        ("native_layer_norm", (meta(2, 8), [8], None, meta(7), 1e-5)),
+        ("native_layer_norm", (meta(2, 8, dtype=BF16), [8], None, None, 1e-5)),
+        (
+            "native_layer_norm_backward",
+            (*[meta(2, 8, dtype=BF16)] * 2, [8], meta(2, 1), meta(2, 1), meta(8), meta(8), MASK),
+        ),
+        ("mm", (meta(2, 4, 7), meta(7, 3))),
+        ("mm", (meta(4, 7), meta(2, 7, 3))),
+        ("mm", (meta(2, 4, 7), meta(2, 4, 3))),
+        ("mm", (meta(4, 7), meta(7, 3, dtype=BF16))),
+        ("addmm", (meta(3, dtype=BF16), meta(4, 7), meta(7, 3))),
+        ("_softmax_backward_data", (*[meta(4, 7, dtype=BF16)] * 2, 1, torch.float32)),
+        ("_softmax_backward_data", (meta(4, 7, dtype=BF16), meta(4, 7), 1, torch.float32)),
+        ("nll_loss_forward", (meta(7), torch.empty((), dtype=torch.int64, device="meta"), None, 1, -100)),
+        ("nll_loss_forward", (meta(4, 7, 2), TARGET, None, 1, -100)),
+        ("add", (SPARSE, SPARSE)),
+        ("relu", (SPARSE,)),
+        ("mul", (meta(2, 2), SPARSE)),
+        ("mul", (meta(2, 3), 2j)),
+        ("clone", (meta(2, 3),)),
+        ("clone", ()),
+        ("relu", ()),
     ],
 )
-def test_pytorch_has_the_word_elsewhere(name: str, args: tuple[Any, ...]) -> None:
+def test_other_calls_are_left_to_pytorch(name: str, args: tuple[Any, ...]) -> None:
     assert meta_output(name, args, {}) is None
+
+
+def test_options_are_left_to_pytorch() -> None:
+    assert meta_output("add", (meta(2), meta(2)), {"alpha": 2}) is None
+    assert meta_output("clone", (SPARSE,), {"memory_format": torch.preserve_format}) is None
+
+
+def test_a_clone_of_a_sparse_tensor_stores_as_many_values() -> None:
+    made = meta_output("clone", (SPARSE,), {})
+    assert (made.layout, made.shape, made._nnz(), made.is_meta) == (torch.sparse_coo, (2, 2), 3, True)
+    assert meta_output("clone", (torch.eye(2).to_sparse(),), {}) is None  # a real one
 
 
 def test_a_plain_network_is_traced_without_pytorchs_compiler() -> None:
