@@ -79,10 +79,13 @@ async def load(address: str, names: list[str], rate: float, seconds: float, proc
                 sizes.append(process.memory_info().rss)
         await asyncio.gather(*tasks)
     times.sort()
-    warm, end = sizes[len(sizes) // 10], max(sizes[-max(1, len(sizes) // 10) :])
+    tenth = max(1, len(sizes) // 10)
+    warm, end = max(sizes[tenth : 2 * tenth]), max(sizes[-tenth:])
     print(f"{len(times):,} requests at {rate:g} a second: {statuses}")
     print(f"latency: median {1e3 * statistics.median(times):.1f} ms, p99 {1e3 * times[int(0.99 * len(times))]:.1f} ms")
-    print(f"memory: {warm / 2**20:,.0f} MiB after a tenth, {end / 2**20:,.0f} MiB at the end ({end / warm - 1:+.1%})")
+    change = f"{end / warm - 1:+.1%}"
+    print(f"memory: {warm / 2**20:,.0f} MiB in the second tenth, {end / 2**20:,.0f} MiB at the end ({change})")
+    print(f"memory by tenths, MiB: {', '.join(f'{size / 2**20:.0f}' for size in sizes[::tenth])}")
 
 
 def malformed(address: str, document: dict[str, Any], number: int) -> None:

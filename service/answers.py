@@ -19,7 +19,8 @@ from ..estimator.cost.profile import Profile
 from ..estimator.trace.workload import Workload
 from .requests import EstimateRequest
 
-_WORKLOADS, _ANSWERS, _PROFILES = 256, 4096, 64
+_WORKLOADS, _ANSWERS, _PROFILES = 256, 4096, 64  # kept; an answer takes about 3 kB
+_WORKLOAD_ROWS = 300_000  # ops and layers of all workloads that are kept, about 200 MB
 _MODEL_WAYS = ("workload", "workload_id", "config")
 # Fields that say how a config is read; a workload was read already.
 _READ = frozenset(
@@ -59,7 +60,7 @@ class Answers:
         self._time_limit_s = time_limit_s
         self._read = read
         self._readers = threading.BoundedSemaphore(readers)
-        self.workloads: Recent[Workload] = Recent(_WORKLOADS)
+        self.workloads: Recent[Workload] = Recent(_WORKLOADS, _WORKLOAD_ROWS)
         self._answers: Recent[bytes] = Recent(_ANSWERS)
         self._profiles: Recent[Profile] = Recent(_PROFILES)
 
@@ -101,12 +102,15 @@ class Answers:
             return asked.workload_id, work
         if asked.workload is not None:
             name = digest(asked.workload)
-            return name, self.workloads.get(name) or self.workloads.put(name, _checked(asked.workload))
+            return name, self.workloads.get(name) or self._kept(name, _checked(asked.workload))
         assert asked.config is not None
         fields, read = asked.fields(), {*_read(asked), "dataset"}
         how = {name: value for name, value in fields.items() if name in read}
         name = digest({"config": asked.config, **how})
-        return name, self.workloads.get(name) or self.workloads.put(name, self._of_config(asked.config, how))
+        return name, self.workloads.get(name) or self._kept(name, self._of_config(asked.config, how))
+
+    def _kept(self, name: str, work: Workload) -> Workload:
+        return self.workloads.put(name, work, len(work.ops) + len(work.layers))
 
     def _of_config(self, config: Mapping[str, Any], how: dict[str, Any]) -> Workload:
         """One step of the config's model. The classes are those of transformers; `auto_map` is not followed."""

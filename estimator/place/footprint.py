@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from ..base.interval import Interval
 from ..base.tables import read_table
@@ -26,7 +26,7 @@ class Rent:
         return seconds * (devices * self.per_device_hour / SECONDS_PER_HOUR)
 
 
-@cache
+@lru_cache(maxsize=256)  # a service may be asked for any text
 def list_price(hardware: str) -> Rent | None:
     """The list price of hardware by its key in `datasets/rent.csv`; None where it has none."""
     for row in read_table("rent.csv"):

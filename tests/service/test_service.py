@@ -23,8 +23,9 @@ from fastapi.testclient import TestClient
 
 import joulecast as jc
 from joulecast.estimator.base.recent import Recent
-from joulecast.service.answers import Answers
+from joulecast.service.answers import Answers, UnknownWorkload
 from joulecast.service.app import make_app
+from joulecast.service.requests import EstimateRequest
 
 RUN = {"hardware": "rtx-4090", "epochs": 10, "samples": 1000, "region": "FR", "budget": ["1 J"]}
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_layer": 1, "n_head": 2}
@@ -204,6 +205,35 @@ def test_the_least_recently_used_is_dropped() -> None:
     assert kept.get("a") == 1
     kept.put("c", 3)
     assert (kept.get("a"), kept.get("b"), kept.get("c"), len(kept)) == (1, None, 3, 2)
+
+
+def test_large_values_leave_room_for_fewer() -> None:
+    kept: Recent[int] = Recent(9, most_size=10)
+    for key, size in (("a", 4), ("b", 5), ("a", 5)):
+        kept.put(key, 0, size)
+    assert len(kept) == 2  # 5 + 5: the second size of a replaces the first
+    kept.put("c", 0, 1)
+    assert (kept.get("b"), kept.get("a"), kept.get("c")) == (None, 0, 0)
+    kept.put("huge", 0, 99)  # alone, but kept
+    assert (kept.get("a"), kept.get("huge"), len(kept)) == (None, 0, 1)
+    kept.put("d", 0, 10)
+    assert (kept.get("huge"), kept.get("d")) == (None, 0)
+
+
+def test_the_memory_of_a_service_is_bounded(work: dict[str, Any]) -> None:
+    """Workloads by the number of their ops and layers, answers and profiles by their number."""
+    answers = Answers()
+    ask = {"hardware": "t4", "steps": 1}
+    first = json.loads(answers.answer(EstimateRequest(workload=work, **ask)))["workload_id"]
+    rows = len(work["ops"]) + len(work["layers"])
+    assert answers.workloads._size == rows
+    answers.workloads._most_size = 3 * rows
+    for index in range(5):
+        answers.answer(EstimateRequest(workload={**work, "name": f"net{index}"}, **ask))
+    assert len(answers.workloads) == 3
+    with pytest.raises(UnknownWorkload):
+        answers.answer(EstimateRequest(workload_id=first, **{**ask, "steps": 2}))
+    assert (answers._answers._most, answers._profiles._most) == (4096, 64)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
