@@ -19,6 +19,7 @@ import torch
 
 from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
 from joulecast.estimator.cost.parallel.plan import Plan
+from joulecast.estimator.trace.fp8 import FP8, as_fp8
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Workload
 
@@ -109,7 +110,9 @@ _TRACED = 2  # blocks that are traced; the others are equal
 
 
 def work_of(net: Net, sequence: int, batch: int, half: str, cache: Path) -> Workload:
-    """One pass of a two-block network, from the cache where the tracer has not changed."""
+    """One pass of a two-block network, from the cache where the tracer has not changed. `half` may be FP8."""
+    if half == FP8:
+        return as_fp8(work_of(net, sequence, batch, "bfloat16", cache))
     key = repr((replace(net, layers=_TRACED), sequence, batch, half, tracer_version()))
     path = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if path.exists():
@@ -196,10 +199,11 @@ _MPT = {
 
 
 def llm_foundry(measured: Path) -> Iterator[Run]:
-    """MPT under FSDP. Rows in FP8 and with weights on the host are left out."""
+    """MPT under FSDP. Rows with weights on the host are left out; those in FP8 are a source of their own."""
     for row in _rows(measured / "llm-foundry" / "train.csv"):
         size = row["network"].lower().removeprefix("mpt-")
-        if "fp8" in row["precision"] or "cpu offload True" in row["notes"] or size not in _MPT:
+        fp8 = "fp8" in row["precision"]
+        if "cpu offload True" in row["notes"] or size not in _MPT:
             continue
         layers, hidden, heads = _MPT[size]
         devices, micro, sequence = (_whole(row[name]) for name in ("n_gpus", "micro_batch", "seq_len"))
@@ -208,7 +212,7 @@ def llm_foundry(measured: Path) -> Iterator[Run]:
         gbit = 400 if "h100" in row["gpu_key"] else 200
         samples = micro * passes * devices
         yield Run(
-            source="llm-foundry",
+            source="llm-foundry fp8" if fp8 else "llm-foundry",
             net=Net("gpt", layers, hidden, heads, 50368),
             group=size,
             gpu=row["gpu_key"],
@@ -224,6 +228,7 @@ def llm_foundry(measured: Path) -> Iterator[Run]:
             samples=samples,
             seconds=samples * sequence / (float(row["tokens_per_s_per_gpu"]) * devices),
             software="fused",
+            half="float8" if fp8 else "bfloat16",
         )
 
 
@@ -319,7 +324,8 @@ def jax_toolbox(measured: Path) -> Iterator[Run]:
     seen = set()
     for row in _rows(measured / "jax-toolbox" / "train.csv"):
         key = tuple(row[name] for name in ("gpu_key", "n_gpus", "network", "micro_batch", "precision", "notes"))[:5]
-        skipped = row["network"] not in _JAX or "LoRA" in row["notes"] or "fp8" in row["precision"]
+        fp8 = "fp8" in row["precision"]
+        skipped = row["network"] not in _JAX or "LoRA" in row["notes"]
         if skipped or key in seen or not row["precision"] or not row["tokens_per_s_per_gpu"]:
             continue
         seen.add(key)
@@ -327,7 +333,7 @@ def jax_toolbox(measured: Path) -> Iterator[Run]:
         net = _JAX[row["network"]]
         samples = micro * devices
         yield Run(
-            source="jax-toolbox",
+            source="jax-toolbox fp8" if fp8 else "jax-toolbox",
             net=net,
             group=row["network"],
             gpu=row["gpu_key"],
@@ -342,6 +348,7 @@ def jax_toolbox(measured: Path) -> Iterator[Run]:
             samples=samples,
             seconds=samples * sequence / (float(row["tokens_per_s_per_gpu"]) * devices),
             software="fused" if "te" in row["precision"] or "maxtext" in row["framework"] else "megatron",
+            half="float8" if fp8 else "bfloat16",
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..base.errors import ProfileError
+from ..trace.fp8 import FP8
 from ..trace.workload import Op
 from .bounds import ErrorModel
 from .features import COMPUTE, LAUNCH, MEMORY, Array
@@ -67,6 +68,7 @@ FIELDS = (
     "weight_grad",
     "window",  # elements of a convolution's window
     "stride",  # input positions for each output position
+    "fp8",  # 1 for 8-bit products, which have 16-bit inputs and outputs (`half` is 1 too)
 )
 
 
@@ -116,7 +118,8 @@ def merged(parts: Columns) -> Columns:
 
 
 def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
-    half, phase = float(op.dtype in _HALF), float(_PHASES[op.phase])
+    fp8 = float(op.dtype.startswith("float8"))
+    half, phase = max(float(op.dtype in _HALF), fp8), float(_PHASES[op.phase])
 
     def row(
         cls: int,
@@ -134,7 +137,7 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
     ) -> tuple[float, ...]:
         traffic = "dense" if cls != MOVING else _TRAFFIC_OF.get(op.kind, "pointwise")
         head = (float(index), float(cls), float(TRAFFIC.index(traffic)), phase, macs, moved, *shape)
-        return (*head, float(op.count), half, issued, kernels, layout, last, weight_grad, window, stride)
+        return (*head, float(op.count), half, issued, kernels, layout, last, weight_grad, window, stride, fp8)
 
     dims = op.dims
     if op.kind == "conv" and "c_in" in dims:
@@ -143,6 +146,8 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
         batch = float(dims["b"])
         shape = (batch, float(dims["m"]), float(dims["k"]), float(dims["n"]))
         yield row(BATCHED if batch > 1 else MATMUL, op.flops, op.bytes_moved, shape)
+        if fp8:
+            yield row(MOVING, 0.0, _CONVERTED_BYTES * batch * dims["k"] * (dims["m"] + dims["n"]))
     elif op.kind == "attention" and "q" in dims:
         # Scores stay on chip: two products of each head, five in the backward pass.
         shape = (float(dims["b"]), float(dims["q"]), float(dims["d"]), float(dims["s"]))
@@ -229,6 +234,7 @@ SPECS = (
     "ecc",  # 1 where error correction takes a share of GDDR memory's bandwidth: boards for data centres
     "boost",  # 1 for GeForce and TITAN, which run above their stated clock
     "radeon",  # 1 for AMD's parts without matrix units
+    "fp8",  # multiply-adds per second of 8-bit products; 0 where there are no such units
 )
 _TERA = 1e12
 _FOR_DESKS = re.compile("GeForce|TITAN|Quadro|RTX|GTX", re.IGNORECASE)
@@ -272,6 +278,7 @@ def specs(hardware: Hardware) -> Array:
             float(data_centre and gddr),
             float(hardware.vendor == "NVIDIA" and bool(re.search("GeForce|TITAN", hardware.name))),
             float(radeon),
+            (hardware.fp8_tflops or 0.0) * _TERA / 2,
         ]
     )
 
@@ -285,6 +292,8 @@ def _typical_nm(year: int) -> float:
 _TILES = ((256.0, 128.0), (128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 32.0), (32.0, 32.0), (64.0, 16.0))
 _TINY = 1e-30  # seconds
 _FIXED_W = 15.0  # of a board's power, what does not compute: memory at rest, regulators, leakage
+_CONVERTED_BYTES = 2.0  # of an input of an 8-bit product; each is read in 16 bits and written twice, for two products
+_FP8_SHARE = 0.9  # of the rate over that of 16 bits; fitted on seven steps of MPT 1B and 3B in FP8 on H100
 _SPLIT_K = 256.0  # a reduction is split among multiprocessors down to this length
 
 
@@ -383,7 +392,8 @@ def _rate(
     board = s["power"] * xp.where(s["mobile"] > 0, p["mobile_power"], 1.0)
     limit = xp.maximum(0.9 * board - _FIXED_W, 0.4 * board) / joules
     peak = xp.where(t.half > 0, xp.maximum(s["half"] * s["tensor"], s["fp32"]), xp.where(on_tf32, s["tf32"], s["fp32"]))
-    peak = peak * xp.maximum(clock, 1.0)
+    eight = xp.where(t.fp8 > 0, xp.maximum(s["fp8"] / xp.maximum(s["half"], 1.0), 1.0), 1.0)  # times the 16-bit rate
+    peak = peak * xp.maximum(clock, 1.0) * eight
     rate = rate / (1.0 + (rate / limit) ** 8) ** 0.125
     wide = s["fp32"] * p["eff_depthwise"]
     rate = xp.where(cls == DEPTHWISE, wide, rate)
@@ -396,6 +406,7 @@ def _rate(
     gain = gain * xp.where((t.stride > 1.5) & (t.phase == BACKWARD) & (cls <= GROUPED), p["gain_strided"], 1.0)
     gain = gain * xp.where(s["amd"] > 0, xp.where(cls <= DEPTHWISE, p["amd_conv"], p["amd_matmul"]), 1.0)
     gain = gain * xp.where(s["radeon"] > 0, p["radeon_compute"], 1.0)
+    gain = gain * xp.maximum(eight * _FP8_SHARE, 1.0)
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
 
 
@@ -586,7 +597,7 @@ class PopulationTime:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PopulationTime:
         return cls(
-            specs={name: float(value) for name, value in document["specs"].items()},
+            specs={"fp8": 0.0, **{name: float(value) for name, value in document["specs"].items()}},  # older: without
             software=str(document["software"]),
             deviation=_deviation(document["deviation"]),
             parameters={name: float(value) for name, value in document["parameters"].items()},
@@ -611,7 +622,7 @@ def population_watts(time: PopulationTime, precision: str, idle_w: float | None)
     idle = idle_w if idle_w is not None else share["idle"] * board
     waiting = min(idle + share["waiting"] * board, board)
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
-    half = precision in _HALF and s["tensor"] > 0
+    half = (precision in _HALF or precision == FP8) and s["tensor"] > 0
     rate = s["half"] if half else s["fp32"]
     dynamic = min(joules * (p["energy_half"] if half else 1.0) * rate, 0.85 * board)
     busy = min(waiting + share["compute"] * dynamic, board)

@@ -22,7 +22,7 @@ from .estimate import STARTUP, Estimate, Share, shares, towards, with_parts
 from .software import check_software
 
 SCHEMA = "joulecast.profile/1"
-_HALF = ("float16", "bfloat16")
+_HALF = ("float16", "bfloat16", "float8")  # FP8 draws the watts of 16 bit: twice the rate, half the energy each
 STATIC = "static"
 NINETY_PERCENT = 1.645
 """Standard deviations on either side of the middle that hold 90 % of a normal distribution."""
@@ -162,6 +162,14 @@ class Profile:
         if self.half_power is None or precision not in _HALF:
             return self
         return replace(self, power=self.half_power, half_power=None)
+
+    @property
+    def runs_fp8(self) -> bool:
+        """Whether the device has units for 8-bit products. What was measured in 16 bits follows its datasheet then."""
+        from .population import PopulationTime
+
+        known: Any = self if isinstance(self.time, PopulationTime) else self._population()
+        return known is not None and bool(known.time.specs["fp8"])
 
     def predict(self, work: Workload, *, steps: int = 1, devices: int = 1, software: str | None = None) -> Estimate:
         """The cost of `steps` steps of `work`, with `software` as `for_software` takes it.

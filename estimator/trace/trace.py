@@ -12,6 +12,7 @@ from torch import nn
 from ..base.errors import JoulecastError
 from .batch import call_arguments, samples_in, tensors_in, tokens_per_sample
 from .formulas import lookup
+from .fp8 import FP8, as_fp8
 from .fused import GROUPED, with_imbalance
 from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
 from .masks import with_masks
@@ -21,7 +22,7 @@ from .training_step import TrainingStep
 from .untouched import untouched
 from .workload import Op, Workload
 
-_SHORT_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_SHORT_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": FP8}
 
 
 def trace(
@@ -56,7 +57,7 @@ def trace(
         One of `OPTIMIZERS`, in any spelling: "sgd", "AdamW", "adamw_8bit", "lion", "muon"...
     precision:
         None runs in the parameters' own dtype; "bfloat16" and "float16" (also "bf16", "fp16") under
-        autocast, with the parameters as they are.
+        autocast, with the parameters as they are. "fp8" is bfloat16 with the products of linear layers in FP8.
     loss:
         From the model's output to a scalar; with a second parameter it gets the inputs too, or a target
         where the parameter is named so. The default is the model's own `loss` or its scalar outputs, else
@@ -86,7 +87,7 @@ def trace(
         An option that cannot be used, or nothing to train.
     """
     args, kwargs = call_arguments(inputs, model)
-    precision = _precision(precision)
+    asked, precision = _precision(precision)
     if accumulate < 1:
         raise JoulecastError(f"accumulate is {accumulate}; give 1 or more micro-batches per step")
     if not expert_imbalance >= 1:
@@ -113,7 +114,7 @@ def trace(
             kept += math.prod(trained.shape) * trained.element_size * ema
         notes += [OPTIMIZERS[optimizer].note] * bool(OPTIMIZERS[optimizer].note)
     parameters, elements = list(model.parameters()), listing.elements
-    return Workload(
+    work = Workload(
         name=name or type(model).__name__,
         framework="pytorch",
         batch_size=samples * accumulate,
@@ -134,6 +135,7 @@ def trace(
         tracer=listing.tracer,
         compiled=_is_compiled(model),
     )
+    return as_fp8(work) if asked == FP8 else work
 
 
 def _is_compiled(model: nn.Module) -> bool:
@@ -145,13 +147,15 @@ def _is_compiled(model: nn.Module) -> bool:
 # -- the options ---------------------------------------------------------------------------------
 
 
-def _precision(precision: str | None) -> str | None:
+def _precision(precision: str | None) -> tuple[str | None, str | None]:
+    """What was asked for, and what the step is read in: FP8 is read in bfloat16."""
     if precision is None:
-        return None
-    precision = _SHORT_PRECISIONS.get(precision, precision)
-    if precision not in PRECISIONS:
-        raise JoulecastError(f"precision {precision!r} is not known; choose float32, bfloat16 or float16")
-    return precision
+        return None, None
+    asked = _SHORT_PRECISIONS.get(precision, precision)
+    read = "bfloat16" if asked == FP8 else asked
+    if read not in PRECISIONS:
+        raise JoulecastError(f"precision {precision!r} is not known; choose float32, bfloat16, float16 or fp8")
+    return asked, read
 
 
 def _check_trainable(step: Step) -> None:

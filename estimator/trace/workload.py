@@ -72,7 +72,7 @@ class Workload:
     batch_size: int
     train: bool
     optimizer: str | None
-    precision: str  # "float32", "bfloat16", "float16": of the arithmetic
+    precision: str  # "float32", "bfloat16", "float16", "float8" (trace/fp8.py): of the arithmetic
     parameters: int
     trainable_parameters: int
     parameter_bytes: int

@@ -12,7 +12,9 @@ from ...trace.workload import Op, Workload
 from ..features import DENSE
 
 _BLOCK = re.compile(r"^(?P<stack>(?:.*\.)?)(?P<index>\d+)(?:\.|$)")
-_ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+# A training in FP8 keeps weights, gradients and activations in 16 bits, and exchanges them so.
+_ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8": 2}
+_ELEMENT_BYTES |= {"float8_e4m3fn": 1, "float8_e5m2": 1}  # a network whose weights are in FP8
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,27 @@ def parts(
     return {name: float(getattr(seconds, name).sum()) for name in ("compute", "memory", "floor", "host")}
 
 
+# -- FP8 -------------------------------------------------------------------------------------------------------
+
+
+def test_products_in_8_bits_take_their_share_of_the_higher_rate_and_conversions_of_their_inputs() -> None:
+    """8 T multiply-adds per second in 16 bits, 16 T in 8 bits: 2 x 0.9 times as fast."""
+    device = {"fp8": 16e12, "power": 1e9}
+    half = matmul(256, 256, 128, half=True)
+    eight = replace(half, dtype="float8_e4m3fn")
+    before, after = parts(half, device=device), parts(eight, device=device)
+    # 2 bytes of each element of both inputs, 256 x 256 + 256 x 128 of them, at 1 TB/s.
+    converted_s = 2 * 256 * (256 + 128) / 1e12
+    assert after["compute"] == pytest.approx(before["compute"] / 1.8)
+    assert after["memory"] == pytest.approx(before["memory"] + converted_s)
+
+
+def test_a_device_without_such_units_runs_them_in_16_bits() -> None:
+    half = matmul(256, 256, 128, half=True)
+    eight = replace(half, dtype="float8_e4m3fn")
+    assert parts(eight)["compute"] == parts(half)["compute"]
+
+
 # -- what an op makes the device do ---------------------------------------------------------------------------
 
 
@@ -583,7 +604,7 @@ def test_seconds_of_a_step_by_hand() -> None:
 CARD = Hardware(
     key="c", name="Card", vendor="NVIDIA", kind="gpu", year=2023, fp32_tflops=40.0, tf32_tflops=80.0, fp16_tflops=160.0,
     bf16_tflops=170.0, memory_gb=24.0, bandwidth_gb_per_s=900.0, power_w=300.0, idle_w=20.0, cores=1, aliases=(),
-    source="made up", sms=80, boost_mhz=2000.0, l2_mb=40.0, process_nm=4.0,
+    source="made up", sms=80, boost_mhz=2000.0, l2_mb=40.0, process_nm=4.0, fp8_tflops=600.0,
 )  # fmt: skip
 
 
@@ -596,7 +617,7 @@ def test_a_cards_figures_in_basic_units() -> None:
         {
             "fp32": 20e12, "tf32": 40e12, "half": 85e12, "tensor": 1.0, "bandwidth": 900e9, "sms": 80, "l2": 40e6,
             "power": 300, "nm": 4, "amd": 0, "other": 0, "year": 2023, "mobile": 0, "clock": 2e9, "pascal": 0, "ecc": 1,
-            "boost": 0, "radeon": 0,
+            "boost": 0, "radeon": 0, "fp8": 300e12,
         }
     )  # fmt: skip
 
