@@ -40,7 +40,9 @@ _FILE = click.Path(path_type=Path)
 @click.option("--optimizer", default="sgd", show_default=True, metavar="NAME", help="sgd, AdamW, lion, muon, 8-bit...")
 @click.option("--loss", metavar="NAME", help="package.module:function of the output [and a target] to a scalar.")
 @click.option(
-    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Autocast; default: the parameters' own."
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "fp8"]),
+    help="Autocast; fp8: products in FP8, the rest in BF16; default: the parameters' own.",
 )
 @click.option("--accumulate", type=int, default=1, metavar="N", help="Passes per optimizer step.")
 @click.option("--clip-gradients", is_flag=True, help="Gradients are clipped by their norm.")
@@ -70,6 +72,12 @@ _FILE = click.Path(path_type=Path)
     metavar="FILE",
     help="Split and batch from DeepSpeed, Accelerate, TrainingArguments, torchtitan or Megatron-LM.",
 )
+@click.option("--input-bound", metavar="N", help="Samples that a node loads in a second, where data is the limit.")
+@click.option(
+    "--restart-hours", type=float, metavar="H", help="Hours that an interruption on a cluster costs (default 0.31)."
+)
+@click.option("--idle-hosts", type=int, metavar="N", help="Nodes of a cluster kept ready for failures.")
+@click.option("--storage-w", type=float, metavar="W", help="Watts of a cluster's storage and other shared machines.")
 @click.option(
     "--hardware",
     "--profile",
@@ -233,6 +241,10 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
         global_batch=options["global_batch"],
         parallel_config=options["parallel_config"],
         software=_software(options["software"], options["compiled"]),
+        input_bound=options["input_bound"],
+        restart_hours=options["restart_hours"],
+        idle_hosts=options["idle_hosts"],
+        storage_w=options["storage_w"],
         region=options["region"],
         regions=() if options["regions"] is None else options["regions"],
         live=options["live"],

@@ -114,6 +114,12 @@ def _lines(answer: Answer) -> list[tuple[str, tuple[str, str], list[str]]]:
     if answer.node_energy_kwh is not None:
         basis = ["modelled; whole nodes: CPUs, memory, network, fans, power supplies", "modelled; whole nodes"]
         lines.insert(2, ("Nodes", figures.energy(answer.node_energy_kwh), basis))
+    if answer.split and answer.shared_energy_kwh is not None:
+        split = answer.split
+        spare = f"{split.idle_hosts} idle hosts at {figures.power(split.idle_node_w)}" if split.idle_hosts else ""
+        storage = f"storage at {figures.power(split.storage_w)}" if split.storage_w else ""
+        parts = ", ".join(filter(None, (spare, storage)))
+        lines.insert(3, ("Shared", figures.energy(answer.shared_energy_kwh), [parts, "idle hosts, storage"]))
     if answer.rent and answer.bill:
         lines[-1] = ("Electricity", *lines[-1][1:])
         rate = f"{figures.number(answer.rent.per_device_hour)} {answer.rent.currency} a device and hour"

@@ -16,6 +16,7 @@ _TIMES = (
     ("gradients and weights, not hidden", "data_s"),
     ("pipeline bubble", "bubble_s"),
     ("stragglers", "straggling_s"),
+    ("waiting for data", "input_s"),
 )
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
 
@@ -88,6 +89,7 @@ def _boundaries(answer: Answer) -> Table:
     rows = [
         ("accelerator boards", *figures.energy(answer.energy_kwh)),
         ("whole nodes, modelled", *figures.energy(nodes)),
+        *([("idle hosts and storage", *figures.energy(shared))] if (shared := answer.shared_energy_kwh) else []),
         (f"with a PUE of {figures.number(answer.site.pue)}", *figures.energy(answer.facility_energy_kwh)),
         ("electricity", *figures.money(answer.cost, answer.site.currency)),
     ]

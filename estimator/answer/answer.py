@@ -38,8 +38,9 @@ class Answer:
     """What a run costs: energy, CO2e, time and money, each with its 90 % interval, and how budgets compare.
 
     `energy_kwh` is the machine's own; `facility_energy_kwh`, `co2e_kg` and `cost` (electricity) include the building's
-    share (PUE). On a cluster `energy_kwh` is that of the accelerators, `node_energy_kwh` that of whole nodes, which PUE
-    multiplies. `rent` and `embodied` are separate and part of none of them.
+    share (PUE). On a cluster `energy_kwh` is that of the accelerators and `node_energy_kwh` that of whole nodes, which
+    PUE multiplies together with `shared_energy_kwh` of idle hosts and storage. `rent` and `embodied` are separate and
+    part of none of them.
     `fits` says what would fit, for budgets that are exceeded. `places` are the regions of the request, compared.
     `split` says how a cluster's devices share the model; None where each trains all of it.
     """
@@ -83,9 +84,17 @@ class Answer:
         return self.energy_kwh + self.seconds * (self.split.all_rest_w / JOULES_PER_KWH)
 
     @property
+    def shared_energy_kwh(self) -> Interval | None:
+        """Energy of idle hosts and storage during the run; None without any."""
+        if self.split is None or not self.split.shared_w:
+            return None
+        return self.seconds * (self.split.shared_w / JOULES_PER_KWH)
+
+    @property
     def machine_kwh(self) -> Interval:
-        """The energy that PUE multiplies: of the nodes on a cluster, otherwise of the machine."""
-        return self.node_energy_kwh or self.energy_kwh
+        """The energy that PUE multiplies: of nodes, idle hosts and storage on a cluster, otherwise of the machine."""
+        nodes, shared = self.node_energy_kwh or self.energy_kwh, self.shared_energy_kwh
+        return nodes if shared is None else nodes + shared
 
     @property
     def bill(self) -> Interval | None:
@@ -186,6 +195,7 @@ class Answer:
             "cost": self.cost.to_json(),
             "currency": self.site.currency,
             **({} if self.node_energy_kwh is None else {"node_energy_kwh": self.node_energy_kwh.to_json()}),
+            **({} if self.shared_energy_kwh is None else {"shared_energy_kwh": self.shared_energy_kwh.to_json()}),
             "boundaries": self.boundaries,
             **self._rent_json(),
             **self._embodied_json(),
@@ -238,11 +248,15 @@ class Answer:
         own = self.profile.provenance.boundary.removesuffix(", without PUE") or "the machine"
         if self.split is None:
             return {"energy_kwh": own, "facility_energy_kwh": f"{own}, times a PUE of {self.site.pue:g}"}
-        return {
+        found = {
             "energy_kwh": f"{own}, all devices",
             "node_energy_kwh": "whole nodes: accelerators, CPUs, memory, network, fans, power supplies (modelled)",
-            "facility_energy_kwh": f"whole nodes, times a PUE of {self.site.pue:g}",
         }
+        whole = "whole nodes"
+        if self.shared_energy_kwh is not None:
+            found["shared_energy_kwh"] = "idle hosts (modelled) and storage (given)"
+            whole = "whole nodes, idle hosts and storage"
+        return {**found, "facility_energy_kwh": f"{whole}, times a PUE of {self.site.pue:g}"}
 
     def _rent_json(self) -> dict[str, Any]:
         if self.rent is None or self.bill is None:

@@ -15,12 +15,14 @@ from ..cost.parallel.plan import CHECKPOINTING
 from ..cost.parallel.predict import Split, predict_split
 from ..cost.parallel.search import ZERO_STAGES
 from ..cost.profile import Profile
+from ..cost.waiting import LOST_HOURS
 from ..model.reader import ReadRequest, free_reader
 from ..place.budget import BudgetVerdict, End, epochs_that_fit, regions_that_fit, verdicts_of_run
 from ..place.footprint import Embodied, Rent, embodied_kg, list_price
 from ..place.regions import compare_regions
 from ..place.schedule import Number, Schedule
 from ..place.site import load_regions
+from ..trace.fp8 import FP8
 from ..trace.workload import Workload
 from .answer import Answer
 from .forecast import forecast
@@ -52,6 +54,10 @@ def estimate(
     global_batch: Number | None = None,
     parallel_config: str | Path | None = None,
     software: str | None = None,
+    input_bound: Number | None = None,
+    restart_hours: float | None = None,
+    idle_hosts: Number | None = None,
+    storage_w: float | None = None,
     region: str | None = None,
     regions: str | Sequence[str] = (),
     live: bool = False,
@@ -116,6 +122,14 @@ def estimate(
         What runs the network: "eager" PyTorch, "channels-last", "compiled", "fused" (stacks for language models with
         flash attention: llm-foundry, NeMo, torchtitan), "megatron" (Megatron-LM without flash attention), "ngc"
         (NVIDIA's containers), "vendor-tuned" (MLPerf) or "tensorflow". None: not known; the interval is wider.
+    input_bound:
+        Samples that one node can load in a second: a faster step waits for its data. Without a cluster, the node of all
+        `devices`.
+    restart_hours:
+        Hours that an interruption of a run on a cluster costs: the work since the last checkpoint, and the restart.
+        0.31 by default; 0 leaves interruptions out.
+    idle_hosts, storage_w:
+        Nodes of a cluster that are kept ready for failures, and the watts of storage and other shared machines.
     region, regions, live, carbon_intensity, pue, price, currency:
         Where it runs: a region ("FR"), others to compare with it, this hour's carbon intensity, or figures of your own.
     device_hour, embodied:
@@ -208,6 +222,11 @@ def priced(
     `where` is the request's own place by default, `schedule` its own length. Nothing is traced.
     """
     where, schedule = where or read_where(request), schedule or request.schedule(work)
+    if work.precision == FP8 and not profile.runs_fp8:
+        raise RequestError(
+            f"`precision` fp8: {profile.hardware} has no FP8 units (NVIDIA has them since Hopper and Ada, AMD since "
+            "MI300): use bf16"
+        )
     software, found = request.software, []
     if software is None and work.compiled and request.split_devices is None:
         software = _COMPILED
@@ -250,9 +269,11 @@ def _embodied(answer: Answer) -> Embodied:
 
 
 def _predicted(request: Request, work: Workload, profile: Profile, schedule: Schedule) -> tuple[Estimate, Split | None]:
-    cluster = request.split_devices
+    cluster, data_s = request.split_devices, 0.0
+    if request.input_per_s is not None:
+        data_s = schedule.samples_per_step / (request.input_per_s * (cluster.nodes if cluster else 1))
     if cluster is None:
-        return forecast(profile, work, schedule), None
+        return forecast(profile, work, schedule, data_s=data_s), None
     if schedule.validation_steps:
         raise RequestError("`val_samples` is not modelled on a `cluster` yet: leave it out")
     estimate, split = predict_split(
@@ -267,7 +288,10 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
         checkpointings=CHECKPOINTING if request.activation_checkpointing is None else (),
         passes=request.step_passes,
         software_known=request.software is not None,
+        data_s=data_s,
+        restart_hours=LOST_HOURS if request.restart_hours is None else request.restart_hours,
     )
+    split = replace(split, idle_hosts=request.spare_nodes, storage_w=request.storage_w or 0.0)
     if request.software is None and profile.provenance.time == "datasheet":
         text = f"the software is not given: fused kernels are assumed on a cluster (`software` {_CLUSTER_SOFTWARE})"
         estimate = replace(estimate, warnings=(*estimate.warnings, Note(text, Topic.SCHEDULE, Weight.ACT)))

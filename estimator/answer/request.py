@@ -23,7 +23,7 @@ from ..model.loss import check_loss
 from ..model.presets import DatasetPreset, dataset_preset
 from ..model.read_model import TraceOptions
 from ..place.budget import End, Limit, parse_limit, verdicts_of_run
-from ..place.schedule import Number, Schedule, make_schedule, whole_number
+from ..place.schedule import Number, Schedule, make_schedule, positive_number, whole_number
 from ..place.site import Site
 from ..trace.optimizers import optimizer_name
 from ..trace.workload import Workload
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..cost.profile import Profile
 
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}
 DEFAULT_BATCH_SIZE = 32
 _ASSUMED_DATASET = "cifar10"
 
@@ -86,6 +86,10 @@ class Request:
     global_batch: Number | None = None
     parallel_config: str | Path | None = None
     software: str | None = None
+    input_bound: Number | None = None
+    restart_hours: float | None = None
+    idle_hosts: Number | None = None
+    storage_w: float | None = None
     # Where it runs.
     region: str | None = None
     regions: str | Sequence[str] = ()
@@ -105,8 +109,11 @@ class Request:
             optimizer_name(self.optimizer)
         _check_choice("precision", self.precision, (*PRECISIONS, *PRECISIONS.values()))
         _check_choice("software", self.software, SOFTWARE)
-        if self.device_hour is not None and not (math.isfinite(self.device_hour) and self.device_hour >= 0):
-            raise JoulecastError(f"`device_hour` {self.device_hour} cannot be used: give the rent of a device an hour")
+        for name, meaning in _FIGURES.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise JoulecastError(f"`{name}` {value} cannot be used: give {meaning}")
+        _ = self.input_per_s, self.spare_nodes
         _check_choice("budget_at", self.budget_at, get_args(End))
         _check_choice("activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _ = self.split_devices, self.plan, self.step_passes
@@ -179,6 +186,20 @@ class Request:
                 f"`global_batch` {whole} is not divisible by `batch_size` {size}; use {nearest_divisor(whole, size)}"
             )
         return whole // size
+
+    @property
+    def input_per_s(self) -> float | None:
+        """Samples that a node can load in a second; None where that is not the limit."""
+        if self.input_bound is None:
+            return None
+        return positive_number("input_bound", self.input_bound)
+
+    @property
+    def spare_nodes(self) -> int:
+        """Nodes of the cluster that are kept ready for failures and train nothing."""
+        if self.idle_hosts is None or float(self.idle_hosts) == 0:
+            return 0
+        return whole_number("idle_hosts", self.idle_hosts)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -349,7 +370,12 @@ _STATED = (
     "optimizer",
     "clip_gradients",
 )
-_SPLITS = ("parallel", "zero", "activation_checkpointing")
+_SPLITS = ("parallel", "zero", "activation_checkpointing", "restart_hours", "idle_hosts", "storage_w")
+_FIGURES = {
+    "device_hour": "the rent of a device an hour",
+    "restart_hours": "the hours that an interruption costs, 0 or more",
+    "storage_w": "the watts of storage, 0 or more",
+}
 # What a Workload was read with; its values cannot change.
 _FIXED_BY_WORKLOAD = ("inputs", "model_args", "sequence_length", "accumulate", "loss")
 

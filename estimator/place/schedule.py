@@ -83,7 +83,7 @@ def make_schedule(
     per_epoch = None if training is None else _ceil_divide(training, per_step)
     total = _total_steps(epochs, steps, tokens, samples, tokens_per_sample, per_step, per_epoch)
     if epochs is not None:
-        run_epochs: float | None = _positive("epochs", epochs)
+        run_epochs: float | None = positive_number("epochs", epochs)
     else:
         run_epochs = None if per_epoch is None else total / per_epoch
     return Schedule(
@@ -117,7 +117,7 @@ def _total_steps(
     if tokens is not None:
         return _ceil_divide(whole_number("tokens", tokens), tokens_per_sample * per_step)
     if epochs is not None:
-        number = _positive("epochs", epochs)
+        number = positive_number("epochs", epochs)
         if per_epoch is None:
             raise JoulecastError(f"`epochs` {epochs} needs the size of the training set: give `samples` or `dataset`")
         # In decimals, as written: 0.07 epochs of 100 steps are 7; in binary fractions they would round up to 8.
@@ -142,7 +142,8 @@ def _ceil_divide(amount: int, size: int) -> int:
     return -(-amount // size)
 
 
-def _positive(field: str, value: Number) -> float:
+def positive_number(field: str, value: Number) -> float:
+    """`value` as a number above 0; JoulecastError names the field and the value."""
     try:
         number = float(value)
     except ValueError:
@@ -154,7 +155,7 @@ def _positive(field: str, value: Number) -> float:
 
 def whole_number(field: str, value: Number) -> int:
     """`value` as a whole number above 0; JoulecastError names the field and the value."""
-    number = _positive(field, value)
+    number = positive_number(field, value)
     if number != int(number):
         raise JoulecastError(f"`{field}` {value} cannot be used: give a whole number")
     return int(number)

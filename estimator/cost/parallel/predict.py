@@ -13,9 +13,10 @@ from ...base.units import JOULES_PER_KWH
 from ...trace.workload import Workload
 from ..estimate import Estimate, Share, shares
 from ..names import find_hardware
-from ..profile import Profile
+from ..profile import PowerModel, Profile
 from ..software import TRAINING_STACKS
 from ..stacks import load_stacks
+from ..waiting import Interruptions, with_interruptions, with_slow_data
 from .anatomy import dissect
 from .cluster import Cluster
 from .memory import Memory
@@ -36,7 +37,8 @@ _SOFTWARE_DOUBT = math.log(1.12)
 class Split:
     """How a run is split: the plan, whether joulecast chose it, and what one device needs and does.
 
-    `rest_w` is what a node draws in addition to its accelerators (modelled).
+    `rest_w` is what a node draws in addition to its accelerators, `idle_node_w` what an idle node draws in all (both
+    modelled). `idle_hosts` nodes are kept ready for failures; `storage_w` is the power of storage and other machines.
     """
 
     plan: Plan
@@ -45,11 +47,20 @@ class Split:
     memory: Memory
     cost: StepCost
     rest_w: float = 0.0
+    idle_node_w: float = 0.0
+    idle_hosts: int = 0
+    storage_w: float = 0.0
+    interruptions: Interruptions | None = None
 
     @property
     def all_rest_w(self) -> float:
-        """Watts of all nodes beside their accelerators."""
+        """Watts of all nodes without their accelerators."""
         return self.rest_w * self.cluster.nodes
+
+    @property
+    def shared_w(self) -> float:
+        """Watts of what runs in addition to the nodes that train: idle hosts and storage."""
+        return self.idle_hosts * self.idle_node_w + self.storage_w
 
     def to_json(self) -> dict[str, object]:
         plan, cost, memory = self.plan, self.cost, self.memory
@@ -61,6 +72,10 @@ class Split:
             **{name: getattr(plan, name) for name in ("dp", "tp", "pp", "cp", "ep", "zero", "checkpointing")},
             "micro_batches": plan.accumulate,
             "node_rest_w": self.rest_w,
+            "idle_hosts": self.idle_hosts,
+            "idle_node_w": self.idle_node_w,
+            "storage_w": self.storage_w,
+            "interruptions": self.interruptions.to_json() if self.interruptions else None,
             "step_s": {
                 "total": cost.seconds,
                 "compute": cost.compute_s,
@@ -71,6 +86,7 @@ class Split:
                 "data": cost.data_s,
                 "bubble": cost.bubble_s,
                 "stragglers": cost.straggling_s,
+                "input": cost.input_s,
             },
             "memory_bytes": {
                 "total": memory.total,
@@ -92,13 +108,16 @@ def predict_split(
     checkpointings: Sequence[str] = (),
     passes: int | None = None,
     software_known: bool = True,
+    data_s: float = 0.0,
+    restart_hours: float = 0.0,
 ) -> tuple[Estimate, Split]:
     """The cost of `steps` optimizer steps of `work` on every device of `cluster`, and the split.
 
     `work` is one step of one device of a data parallel training: `accumulation` passes. A split keeps the samples of a
     step (`passes` on all replicas together, by default those of `accumulation` on every device), so each of its
     replicas runs more passes. Without `plan` the fastest split that fits is chosen; `base` gives its ZeRO stage,
-    checkpointing and interleaving. `zeros` and `checkpointings` are the choices that a given plan leaves open.
+    checkpointing and interleaving. `zeros` and `checkpointings` are the choices that a given plan leaves open. The data
+    of a step takes `data_s` to arrive, and an interruption costs `restart_hours`.
 
     With software for language models the interval comes from published trainings that were left out of the fit, and is
     wider where the software is only assumed. Raises RequestError for a split that does not fit.
@@ -126,13 +145,25 @@ def predict_split(
             checkpointings=checkpointings or (plan.checkpointing,),
         )
     board_w = choice.cost.joules / choice.cost.seconds if choice.cost.seconds else profile.power.static_w
-    rest = rest_w(cluster, board_w, _limit_w(cluster, profile))
-    split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost, rest)
+    limit_w, idle_w = _limit_w(cluster, profile), profile.power.static_w
+    rest = rest_w(cluster, board_w, limit_w)
+    idle_node_w = cluster.devices_per_node * idle_w + rest_w(cluster, idle_w, limit_w)
+    split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost, rest, idle_node_w)
     alone = profile.predict(work, steps=steps)
     if profile.software in TRAINING_STACKS and anatomy.heads and profile.provenance.time == "datasheet":
         alone = _with_known_errors(alone, software_known)
-        return _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0), split
-    return _estimate(profile, alone, choice, cluster, steps, split), split
+        estimate = _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0)
+    else:
+        estimate = _estimate(profile, alone, choice, cluster, steps, split)
+    estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
+    estimate, interruptions = with_interruptions(estimate, restart_hours)
+    return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
+
+
+def _fed(cost: StepCost, data_s: float, power: PowerModel) -> StepCost:
+    """`cost` with the wait for data that takes `data_s` a step."""
+    input_s = max(data_s - cost.seconds, 0.0)
+    return replace(cost, input_s=input_s, joules=cost.joules + input_s * waiting_w(power))
 
 
 def _limit_w(cluster: Cluster, profile: Profile) -> float:

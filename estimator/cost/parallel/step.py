@@ -24,7 +24,7 @@ class StepCost:
 
     `compute_s` are the passes of all micro-batches, `tensor_s`, `pipeline_s`, `expert_s` and `data_s` the communication
     that computing does not hide, `bubble_s` the time without a micro-batch, `update_s` the optimizer, `straggling_s`
-    the wait for the slowest node.
+    the wait for the slowest node, `input_s` the wait for data.
     """
 
     compute_s: float
@@ -36,11 +36,12 @@ class StepCost:
     update_s: float
     straggling_s: float
     joules: float
+    input_s: float = 0.0
 
     @property
     def waiting_s(self) -> float:
         exchanged_s = self.tensor_s + self.pipeline_s + self.expert_s + self.data_s
-        return exchanged_s + self.bubble_s + self.straggling_s
+        return exchanged_s + self.bubble_s + self.straggling_s + self.input_s
 
     @property
     def seconds(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from joulecast.estimator.answer.estimate import answer
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.node import REST_SHARE
+from joulecast.estimator.trace.fp8 import as_fp8
 
 from ..cost.parallel.decoder import decoder
 
@@ -42,7 +44,8 @@ def test_a_cluster_gives_the_hardware_and_the_devices():
     document = found.to_json()["split"]
     assert (document["dp"], document["tp"], document["micro_batches"]) == (2, 8, 8)
     assert document["cluster"] == "2x8xa100-sxm4-80gb:200gb"
-    assert document["step_s"]["total"] * 10 == pytest.approx(found.seconds.value)
+    lost_s = document["interruptions"]["seconds"]
+    assert document["step_s"]["total"] * 10 + lost_s == pytest.approx(found.seconds.value)
     assert not any("is not modelled" in note for note in found.warnings)
 
 
@@ -179,9 +182,79 @@ def test_what_a_split_leaves_open_is_chosen():
         ({"parallel": "tp=32"}, "tp x pp x cp must divide 16"),
         ({"parallel": "tp=16,dp=1"}, "8 attention heads are not divisible by tp=16; use tp=8"),
         ({"device_hour": -1.0}, "`device_hour` -1.0 cannot be used"),
+        ({"restart_hours": -1.0}, "`restart_hours` -1.0 cannot be used: give the hours that an interruption costs"),
+        ({"storage_w": float("nan")}, "`storage_w` nan cannot be used: give the watts of storage"),
+        ({"input_bound": 0}, "`input_bound` 0 cannot be used: give a number above 0"),
+        ({"idle_hosts": 1.5}, "`idle_hosts` 1.5 cannot be used: give a whole number"),
+        ({"cluster": None, "idle_hosts": 1}, "`idle_hosts` needs `cluster`"),
+        ({"cluster": None, "storage_w": 5.0}, "`storage_w` needs `cluster`"),
+        ({"cluster": None, "restart_hours": 1.0}, "`restart_hours` needs `cluster`"),
         ({"global_batch": 4, "accumulate": 2}, "`global_batch` and `accumulate` contradict"),
     ],
 )
 def test_obvious_mistakes_name_the_nearest_valid_choice(fields: dict[str, object], message: str):
     with pytest.raises(jc.JoulecastError, match=message):
         ask(**fields)
+
+
+def test_a_step_is_no_faster_than_its_data() -> None:
+    free, bound = ask(parallel="dp=16", restart_hours=0), ask(parallel="dp=16", restart_hours=0, input_bound=4)
+    per_step = bound.schedule.samples_per_step
+    assert bound.seconds.value == pytest.approx(10 * per_step / (4 * 2))  # two nodes of 4 samples per second
+    assert free.split is not None
+    assert bound.split is not None
+    document = bound.to_json()["split"]["step_s"]
+    assert document["total"] == pytest.approx(per_step / 8)
+    assert document["input"] == pytest.approx(per_step / 8 - free.split.cost.seconds)
+    assert ask(parallel="dp=16", restart_hours=0, input_bound=1e9).seconds == free.seconds
+
+
+def test_without_a_cluster_all_devices_are_one_node() -> None:
+    bound = ask(cluster=None, devices=4, hardware="a100-sxm4-80gb", input_bound=0.5)
+    assert bound.seconds.value == pytest.approx(10 * bound.schedule.samples_per_step / 0.5)
+
+
+def test_validation_waits_for_its_data_too() -> None:
+    fields = {"cluster": None, "hardware": "a100-sxm4-80gb", "steps": None, "epochs": 1, "samples": 8, "val_samples": 4}
+    bound = ask(**fields, input_bound=0.5)
+    size = bound.workload.batch_size
+    passes = -(-8 // size) + -(-4 // size)
+    assert bound.seconds.value == pytest.approx(passes * size / 0.5)
+
+
+def test_interruptions_are_in_time_energy_and_json() -> None:
+    none, some = ask(parallel="dp=16", restart_hours=0), ask(parallel="dp=16", restart_hours=100)
+    lost = 419 / (54 * 24 * 16_384) * 16 * 100
+    assert some.seconds.value == pytest.approx(none.seconds.value * (1 + lost))
+    assert some.energy_kwh.value == pytest.approx(none.energy_kwh.value * (1 + lost))
+    document = some.to_json()["split"]["interruptions"]
+    assert document["hours_each"] == 100
+    assert document["seconds"] == pytest.approx(none.seconds.value * lost)
+    assert any("interruptions are expected, 1e+02 h each: 3.2% more time" in note for note in some.warnings)
+
+
+def test_idle_hosts_and_storage_are_multiplied_by_pue_and_shown_apart() -> None:
+    plain = ask(parallel="dp=16", pue=1.5)
+    found = ask(parallel="dp=16", pue=1.5, idle_hosts=3, storage_w=5000)
+    assert found.split is not None
+    assert found.node_energy_kwh == plain.node_energy_kwh
+    assert found.shared_energy_kwh is not None
+    # An idle node of eight A100s at their idle power, and the rest of a DGX A100.
+    idle_w = 8 * found.profile.power.static_w + REST_SHARE * (6500 - 8 * 400)
+    assert found.split.idle_node_w == pytest.approx(idle_w)
+    shared_kwh = (3 * idle_w + 5000) * found.seconds.value / JOULES_PER_KWH
+    assert found.shared_energy_kwh.value == pytest.approx(shared_kwh)
+    assert found.facility_energy_kwh.value == pytest.approx(plain.facility_energy_kwh.value + 1.5 * shared_kwh)
+    document = found.to_json()
+    assert document["shared_energy_kwh"]["value"] == pytest.approx(shared_kwh)
+    assert document["boundaries"]["facility_energy_kwh"] == "whole nodes, idle hosts and storage, times a PUE of 1.5"
+    assert (document["split"]["idle_hosts"], document["split"]["storage_w"]) == (3, 5000)
+    assert "shared_energy_kwh" not in plain.to_json()
+
+
+def test_fp8_needs_units_for_it() -> None:
+    work = as_fp8(replace(decoder(), precision="bfloat16"))
+    assert jc.estimate(work, steps=10, hardware="h100-sxm").seconds.value > 0
+    for where in ({"cluster": "dgx-a100"}, {"hardware": "a100-sxm4-80gb"}, {"hardware": "rtx-3090"}):
+        with pytest.raises(jc.JoulecastError, match=r"`precision` fp8: .* has no FP8 units .*: use bf16"):
+            jc.estimate(work, steps=10, **where)

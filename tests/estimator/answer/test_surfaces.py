@@ -70,7 +70,8 @@ def test_the_command_line_hands_every_option_on() -> None:
     same = {name for name in FIELDS if getattr(request, name) == getattr(default, name)}
     left_out = {"loss", "steps", "tokens", "carbon_intensity", "devices"}
     cluster = {"cluster", "parallel", "zero", "activation_checkpointing", "global_batch", "parallel_config"}
-    assert same == left_out | cluster | {"software", "device_hour", "embodied"}
+    machines = {"input_bound", "restart_hours", "idle_hosts", "storage_w"}
+    assert same == left_out | cluster | machines | {"software", "device_hour", "embodied"}
 
 
 def test_messages_name_options_and_leave_other_words() -> None:

@@ -1,0 +1,77 @@
+"""Waiting for data and interruptions, worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from joulecast.estimator.base.interval import Interval
+from joulecast.estimator.cost.estimate import Estimate, Share
+from joulecast.estimator.cost.waiting import (
+    DATA,
+    INTERRUPTIONS,
+    LOST_HOURS,
+    PER_DEVICE_HOUR,
+    with_interruptions,
+    with_slow_data,
+)
+
+# 10 steps on 2 devices: 100 s (80 to 150), 1 kWh (0.8 to 1.5).
+RUN = Estimate(
+    steps=10,
+    seconds=Interval(100.0, 80.0, 150.0),
+    energy_kwh=Interval(1.0, 0.8, 1.5),
+    breakdown=(Share("compute", 200.0, 1.0, 1.0),),
+    layers=(),
+    profile="p",
+    time_source="datasheet",
+    power_source="datasheet",
+    devices=2,
+)
+
+
+def test_data_that_is_fast_enough_changes_nothing() -> None:
+    assert with_slow_data(RUN, 80.0, 100.0) == RUN
+
+
+def test_slow_data_lengthens_the_run_and_devices_wait_at_their_own_watts() -> None:
+    found = with_slow_data(RUN, 120.0, 90.0)
+    # 20 s at the expected time, 40 s at the fastest, none at the slowest; 2 devices of 90 W.
+    assert found.seconds == Interval(120.0, 120.0, 150.0)
+    kwh_per_s = 2 * 90.0 / 3.6e6
+    assert found.energy_kwh == Interval(1.0 + 20 * kwh_per_s, 0.8 + 40 * kwh_per_s, 1.5)
+    waited = next(part for part in found.breakdown if part.name == DATA)
+    assert (waited.seconds, waited.energy_kwh) == (40.0, pytest.approx(20 * kwh_per_s))
+    assert found.warnings == ("devices wait for data 17% of the time (`input_bound`)",)
+
+
+def test_data_may_only_bind_where_the_run_is_faster_than_expected() -> None:
+    found = with_slow_data(RUN, 90.0, 90.0)
+    assert found.seconds == Interval(100.0, 90.0, 150.0)
+    assert (found.breakdown, found.warnings) == (RUN.breakdown, ())
+
+
+def test_the_failure_rate_of_llama_3_and_what_each_cost_at_most() -> None:
+    """419 in 54 days on 16,384 devices, of which at most 10 % were lost."""
+    assert pytest.approx(50_676, rel=1e-4) == 1 / PER_DEVICE_HOUR
+    assert pytest.approx(0.1) == PER_DEVICE_HOUR * 16_384 * LOST_HOURS
+
+
+def test_interruptions_grow_with_devices_and_hours() -> None:
+    two, hours = 2, 100 / 3600
+    found, interruptions = with_interruptions(RUN, 0.5)
+    lost = PER_DEVICE_HOUR * 0.5 * two
+    assert interruptions.count == pytest.approx(PER_DEVICE_HOUR * two * hours)
+    assert interruptions.seconds == pytest.approx(interruptions.count * 1800)
+    assert found.seconds.value == pytest.approx(100 + interruptions.seconds)
+    assert (found.seconds.low, found.seconds.high) == (80.0, pytest.approx(150 * (1 + 3 * lost)))
+    assert found.energy_kwh.value == pytest.approx(1 + lost)
+    again = next(part for part in found.breakdown if part.name == INTERRUPTIONS)
+    assert again.seconds == pytest.approx(2 * interruptions.seconds)
+    assert again.energy_kwh == pytest.approx(lost)
+    assert not found.warnings
+
+
+def test_no_hours_lost_is_no_change() -> None:
+    found, interruptions = with_interruptions(RUN, 0.0)
+    assert found == RUN
+    assert interruptions.seconds == 0.0
