@@ -89,7 +89,7 @@ def is_list_of_samples(values: list[Any]) -> bool:
         return False
     shapes = {tuple(value.shape) for value in values}
     images = all(len(shape) == 3 and shape[0] in (1, 3, 4) for shape in shapes)
-    return images or (len(shapes) > 1 and len({shape[:1] for shape in shapes}) > 1)
+    return images or len({shape[:1] for shape in shapes}) > 1
 
 
 def tokens_per_sample(inputs: Any) -> int:

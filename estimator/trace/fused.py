@@ -25,6 +25,7 @@ from .formulas import (
     attention_dims,
     attention_flops,
     dtype_name,
+    group_count,
     grouped_dims,
     grouped_flops,
     rnn_flops,
@@ -117,8 +118,7 @@ class FusedLayers(TorchFunctionMode):
     def _grouped(
         self, left: torch.Tensor, right: torch.Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
     ) -> torch.Tensor:
-        batched = next((matrix.shape[0] for matrix in (left, right) if matrix.dim() == 3), None)
-        groups = batched or (offs.shape[0] if offs is not None else 1)
+        groups = group_count(left, right, offs)
         result: torch.Tensor = _Grouped.apply(self.recorder, groups, out_dtype or left.dtype, left, right)
         return result if bias is None else result + bias
 

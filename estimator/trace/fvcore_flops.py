@@ -75,22 +75,25 @@ def _attention(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
 
 def _convolution(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
     """padding="same" and "valid": weights of shape (channels out, channels in of a group, kernel...)."""
-    return prod(_shape(outputs[0])) * prod(_shape(inputs[1])[1:])
+    (output,), (_, weight, *_) = outputs, inputs
+    return prod(_shape(output)) * prod(_shape(weight)[1:])
 
 
 def _recurrent(cell: str) -> Any:
     def handle(inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-        data = _shape(inputs[0])
-        hidden_shape = _shape(inputs[1].node().inputsAt(0) if cell == "lstm" else inputs[1])
-        bidirectional = bool(inputs[7].toIValue())
-        directions = 2 if bidirectional else 1
+        # data, state (of an LSTM two), weights, biases, layers, dropout, train, bidirectional, ...
+        *outer, width = _shape(inputs[0])
+        states = [_shape(state) for state in (inputs[1].node().inputs() if cell == "lstm" else inputs[1:2])]
+        (stacked, *_, state), (*_, hidden) = states[0], states[-1]
+        directions = 2 if inputs[7].toIValue() else 1
         return rnn_flops(
             cell,
-            tokens=prod(data[:-1]),
-            input_size=data[-1],
-            hidden=hidden_shape[-1],
-            layers=hidden_shape[0] // directions,
+            tokens=prod(outer),
+            input_size=width,
+            hidden=hidden,
+            layers=stacked // directions,
             directions=directions,
+            projection=state if state != hidden else 0,
         )
 
     return handle

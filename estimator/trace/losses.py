@@ -33,7 +33,7 @@ def training_loss(loss: Callable[..., Any] | None, output: Any, inputs: Any) -> 
     outputs = list(differentiable(output))
     if not outputs:
         raise JoulecastError("no output of the model depends on its parameters; give a loss, or ask for inference")
-    scalars = [tensor for tensor in outputs if tensor.dim() == 0]
+    scalars = [tensor for tensor in outputs if not tensor.dim()]
     if scalars:
         return _sum(scalars)
     sequences = _has_integer_sequence(inputs)

@@ -202,7 +202,7 @@ def _update(optimizer: str, trained: Trained, clip_gradients: bool, ema: bool) -
     before = [clip_op(layer, trained.elements, size, dtype)] if clip_gradients else []
     after = [ema_op(layer, math.prod(trained.shape), size, dtype)] if ema else []
     ops = before + update_ops(optimizer, layer, trained.shape, size, dtype, trained.elements) + after
-    return ops if trained.updates == 1 else [replace(op, count=op.count * trained.updates) for op in ops]
+    return [replace(op, count=op.count * trained.updates) for op in ops]
 
 
 def _arithmetic(ops: Sequence[Op]) -> str:

@@ -122,13 +122,18 @@ def grouped_flops(left: Any, right: Any) -> int:
     return int(groups * m * k * n)
 
 
+def group_count(left: Any, right: Any, offsets: Any) -> int:
+    """The batch of either matrix, else the number of `offsets`, where each part ends."""
+    batches = *left.shape[:-2], *right.shape[:-2]
+    return next(iter(batches), 1 if offsets is None else numel(offsets))
+
+
 def grouped_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # _grouped_mm(self, mat2, offs, ...)
     left, right = args[:2]
     # Scales are one-dimensional too, but not integers.
     offsets = next((arg for arg in args[2:] if is_tensor(arg) and not arg.is_floating_point()), None)
-    batches = *left.shape[:-2], *right.shape[:-2]
-    groups = next(iter(batches), 1 if offsets is None else offsets.shape[0])
+    groups = group_count(left, right, offsets)
     return grouped_flops(left, right), grouped_dims(left, right, groups)
 
 

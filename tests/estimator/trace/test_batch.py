@@ -55,6 +55,7 @@ Pair = namedtuple("Pair", "a b")
         ((X, Y), (X, Y), {}),
         ([X, Y], (X, Y), {}),
         (((X,), {"y": Y}), (X,), {"y": Y}),
+        (((X,),), ((X,),), {}),
     ],
 )
 def test_arguments(inputs: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

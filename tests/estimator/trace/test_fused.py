@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from joulecast.estimator.trace.fused import GROUPED, with_imbalance
+from joulecast.estimator.trace.fused import GROUPED, FusedLayers, with_imbalance
+from joulecast.estimator.trace.recorder import Recorder
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Op, Workload
 
@@ -150,6 +151,30 @@ def test_a_grouped_products_gradients_are_two_products() -> None:
     assert of_data.dims == {"b": 3, "m": 4, "k": 32, "n": 16}  # grad x right^T
     assert of_weight.dims == {"b": 3, "m": 16, "k": 4, "n": 32}  # left^T x grad
     assert {op.dtype for op in (forward, of_data, of_weight)} == {"bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "ends", "shape", "groups"),
+    [
+        ((12, 16), (3, 16, 32), 3, (12, 32), 3),  # tokens by expert
+        ((3, 6, 16), (16, 12), 3, (6, 12), 3),  # columns by expert
+        ((6, 12), (12, 8), 3, (3, 6, 8), 3),  # inner size by expert
+        ((3, 6, 16), (3, 16, 8), None, (3, 6, 8), 3),
+        ((6, 16), (16, 8), None, (1, 6, 8), 1),
+    ],
+)
+def test_shapes_of_grouped_products(
+    left: tuple[int, ...], right: tuple[int, ...], ends: int | None, shape: tuple[int, ...], groups: int
+) -> None:
+    recorder = Recorder(nn.Identity())
+    offs = None if ends is None else torch.zeros(ends, dtype=torch.int32, device="meta")
+    one, other = torch.zeros(left, device="meta"), torch.zeros(right, device="meta")
+    made = FusedLayers(recorder)._grouped(one, other, offs)
+    assert (tuple(made.shape), made.dtype) == (shape, torch.float32)
+    assert recorder.ops[0].dims["b"] == groups
+    half = FusedLayers(recorder)._grouped(one, other, offs, torch.zeros(shape[-1], device="meta"), torch.bfloat16)
+    assert tuple(half.shape) == shape
+    assert recorder.ops[1].bytes_written == recorder.ops[0].bytes_written // 2
 
 
 def test_the_busiest_expert_makes_the_others_wait() -> None:

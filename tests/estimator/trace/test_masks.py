@@ -103,6 +103,8 @@ KINDS = ["full_attention", "sliding_attention"]
         ({"config": SimpleNamespace(sliding_window=4, layer_types=KINDS), "layer_idx": 0}, None),
         ({"config": SimpleNamespace(sliding_window=4, layer_types=KINDS), "layer_idx": 1}, 4),
         ({"config": SimpleNamespace(sliding_window=4, layer_types=KINDS), "layer_idx": 2}, 4),  # beyond the list
+        ({"config": SimpleNamespace(sliding_window=4, layer_types=KINDS), "layer_idx": 5}, 4),
+        ({"config": SimpleNamespace(sliding_window=4, layer_types=["whole"]), "layer_idx": 0}, None),
         ({"config": SimpleNamespace(sliding_window=4, layer_types=KINDS)}, 4),  # no position in the list
         ({"config": SimpleNamespace(sliding_window=4, layer_types=[]), "layer_idx": 0}, 4),
     ],

@@ -14,7 +14,7 @@ from joulecast.estimator.trace import autocast
 from joulecast.estimator.trace.fused import GROUPED, _heads_inside, _RecurrentShape, with_imbalance
 from joulecast.estimator.trace.fvcore_flops import fvcore_forward_flops, zeros_for
 from joulecast.estimator.trace.losses import _needed_parameters, differentiable, training_loss
-from joulecast.estimator.trace.optimizers import OPTIMIZERS, optimizer_of, state_bytes, update_ops
+from joulecast.estimator.trace.optimizers import optimizer_of, state_bytes, update_ops
 from joulecast.estimator.trace.shapes import output_shapes
 from joulecast.estimator.trace.trace import _is_compiled
 from joulecast.estimator.trace.training_step import TrainingStep
@@ -47,6 +47,13 @@ INPUTS = ((torch.zeros(2, 5),), {})
 def test_losses_that_cannot_be_used(loss: Any, message: str) -> None:
     with pytest.raises(JoulecastError, match=message):
         training_loss(loss, SCORES, INPUTS)
+
+
+def test_a_loss_of_no_element_and_one_with_optional_parameters_only() -> None:
+    with pytest.raises(JoulecastError, match="`loss` returned a tensor of shape 0; return a tensor with one element"):
+        training_loss(lambda out: out[:0, 0], SCORES, INPUTS)
+    assert training_loss(lambda *given: sum(one.sum() for one in given), SCORES, INPUTS).item() == 24
+    assert training_loss(lambda out=None: out.sum(), SCORES, INPUTS).item() == 24
 
 
 def test_an_output_without_a_gradient_has_no_loss() -> None:
@@ -135,29 +142,6 @@ def test_outputs_with_a_gradient_once_and_without_caches() -> None:
 
 # -- optimizers --------------------------------------------------------------------------------------
 
-COSTS = {  # passes that read, passes that write, tensors of state
-    "sgd": (2, 1, 0),
-    "momentum": (3, 2, 1),
-    "adam": (4, 3, 2),
-    "adamw": (4, 3, 2),
-    "amsgrad": (5, 4, 3),
-    "adamax": (4, 3, 2),
-    "nadam": (4, 3, 2),
-    "lion": (3, 2, 1),
-    "lamb": (6, 4, 2),
-    "lars": (5, 2, 1),
-    "lbfgs": (802, 201, 202),
-}
-
-
-@pytest.mark.parametrize("name", COSTS)
-def test_passes_and_state(name: str) -> None:
-    reads, writes, state = COSTS[name]
-    (op,) = update_ops(name, "a", (10, 10), 4, "float32")
-    assert (op.bytes_read, op.bytes_written) == (400 * reads, 400 * writes)
-    assert state_bytes(name, (10, 10), 4) == 400 * state
-    assert bool(OPTIMIZERS[name].note) is (name == "lbfgs")
-
 
 @pytest.mark.parametrize(
     ("elements", "size"),
@@ -227,6 +211,9 @@ def test_heads_lie_inside_positions() -> None:
         (meta(2, 7, 3), [meta(1, 2, 5)], False, 2, True, (2, 7, 5), (7, 2)),
         (meta(7, 2, 3), [meta(2, 2, 5)], True, 2, False, (7, 2, 10), (7, 2)),
         (meta(7, 3), [meta(1, 5)], False, 0, True, (7, 5), (1, 7)),
+        (meta(7, 1, 3), [meta(1, 1, 5)], False, 1, False, (7, 1, 5), (7, 1)),
+        (meta(0, 2, 3), [meta(1, 2, 5)], False, 2, False, (0, 2, 5), (1, 2)),
+        (meta(0, 3), [meta(1, 5)], False, 0, False, (0, 5), (1, 0)),
         (meta(7, 2, 3), [meta(1, 2, 4), meta(1, 2, 5)], False, 2, False, (7, 2, 4), (7, 2)),  # projected to 4
     ],
 )
@@ -252,15 +239,21 @@ def test_shapes_of_recurrent_layers(
         assert shape.output(data).stride() == (5, 2 * 5, 1)  # time first in memory
 
 
+def test_a_recurrent_layer_of_one_input_and_of_none() -> None:
+    for width, tokens in ((1, 14), (0, 0)):
+        shape = _RecurrentShape("gru", meta(7, 2, width), [meta(1, 2, 5)], [], 1, False, True, 2, False)
+        assert shape.tokens == tokens
+
+
 # -- fvcore ------------------------------------------------------------------------------------------
 
 
 def test_zeros_of_one_sample() -> None:
-    given = (torch.ones(6, 3, dtype=torch.int32), {"a": meta(3, 6), "b": "text", "c": torch.ones(())})
+    given = (torch.ones(6, 3, dtype=torch.int32), {"a": meta(3, 6), "b": "text", "c": torch.ones(()), "d": meta(7, 2)})
     (first, named) = zeros_for(given, cut_from=6)
     assert (tuple(first.shape), first.dtype, first.any().item()) == ((1, 3), torch.int32, False)
     assert (tuple(named["a"].shape), named["a"].device.type) == ((3, 6), "cpu")
-    assert (named["b"], tuple(named["c"].shape)) == ("text", ())
+    assert (named["b"], tuple(named["c"].shape), tuple(named["d"].shape)) == ("text", (), (7, 2))
     assert tuple(zeros_for(given, cut_from=None)[0].shape) == (6, 3)
 
 
@@ -273,6 +266,7 @@ def test_fvcores_counts_of_what_it_has_no_handle_for() -> None:
     assert counts(nn.LSTM(3, 5, batch_first=True), x) == 14 * 4 * 5 * (3 + 5)
     assert counts(nn.GRU(3, 5, num_layers=2, bidirectional=True), x) == 14 * 2 * 3 * 5 * ((3 + 5) + (10 + 5))
     assert counts(nn.RNN(3, 5), x) == 14 * 5 * (3 + 5)
+    assert counts(nn.LSTM(3, 5, proj_size=2), x) == 14 * (4 * 5 * (3 + 2) + 2 * 5)
     assert counts(nn.RNN(3, 5, nonlinearity="relu"), x) == 14 * 5 * (3 + 5)
     padded = nn.Conv2d(4, 6, 3, padding="same", groups=2, bias=False)
     assert counts(padded, torch.zeros(2, 4, 5, 5)) == 2 * 6 * 25 * 2 * 9
@@ -283,6 +277,7 @@ def test_fvcores_counts_of_what_it_has_no_handle_for() -> None:
 
     q, k, v = torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8), torch.zeros(2, 3, 7, 16)
     assert counts(Attends(), q, k=k, v=v) == 6 * 5 * 7 * (8 + 16)
+    assert counts(Attends(), q[0], k=k[0], v=v[0]) == 3 * 5 * 7 * (8 + 16)
 
 
 def test_fvcore_leaves_the_modes_of_modules() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections import OrderedDict
 from typing import Any
 
@@ -46,6 +48,7 @@ def test_figures_of_a_batch_follow_from_those_of_two_and_four_samples() -> None:
     # Each figure of 2 samples, and 4 times the difference of another 2.
     assert (found.flops, found.bytes_read, found.bytes_written) == (10 + 4 * 10, 100 + 4 * 20, 7)
     assert found.dims == {"m": 10, "k": 5}
+    assert {type(one) for one in (found.flops, found.bytes_read, found.dims["m"], ten.saved_bytes)} == {int}
     assert ten.saved_bytes == 50 + 4 * 40
     assert ten.recorder.output_shapes == {"": (10, 8), "odd": (2, 3), "same": (3,)}
 
@@ -59,6 +62,8 @@ def test_a_batch_is_cut_where_the_first_dimension_is_its_size() -> None:
     assert cut.args[1][1] is number
     assert cut.args[1][2] == "text"
     assert tuple(cut.kwargs["z"].shape) == (2,)
+    longer = Step(nn.Identity(), (torch.zeros(9, 3),), {}, True, None, None)
+    assert tuple(step._with_batch(longer, 8, 2).args[0].shape) == (9, 3)
 
 
 class ReadsItsWeights(nn.Module):
@@ -82,6 +87,42 @@ def test_a_real_run_is_of_the_batch_up_to_four_and_gives_the_figures_of_any(batc
     assert work.forward_flops == batch * 300 * 300
     assert work.batch_size == batch
     assert "the model needs real values, so one step was run on the CPU to list its ops" in work.warnings
+
+
+@pytest.mark.parametrize(("batch", "runs"), [(1, [1]), (2, [2]), (4, [4]), (5, [2, 4]), (9, [2, 4])])
+def test_a_batch_of_more_than_four_samples_is_two_real_runs(
+    monkeypatch: pytest.MonkeyPatch, batch: int, runs: list[int]
+) -> None:
+    seen: list[int] = []
+    run = step._run
+
+    def noted(one: Step, tracer: str, reached: Any) -> Listing:
+        if tracer == "real":
+            seen.append(len(one.args[0]))
+        return run(one, tracer, reached)
+
+    monkeypatch.setattr(step, "_run", noted)
+    trace(ReadsItsWeights(), torch.zeros(batch, 300), layers=False)
+    assert seen == runs
+
+
+def test_why_a_run_is_tried_again_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    one = Step(nn.Linear(3, 4), (), {}, True, None, None)
+    with caplog.at_level(logging.DEBUG, "joulecast.trace"):
+        step._log_retry(one, "meta", ValueError("  first line\nsecond line"))
+    assert caplog.messages == ["Linear: not on meta tensors: ValueError: first line"]
+
+
+@pytest.mark.parametrize(("tracer", "enabled"), [("meta", True), ("fake", False), ("real", True)])
+def test_nothing_is_logged_about_a_run_on_fake_tensors(tracer: str, enabled: bool) -> None:
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    with step._quiet(tracer):
+        assert logger.isEnabledFor(logging.CRITICAL) is enabled
+        warnings.warn("not shown", stacklevel=1)
+    assert logger.level == level
+    with pytest.raises(UserWarning, match="an error in these tests"):
+        warnings.warn("an error in these tests", stacklevel=1)
 
 
 def test_a_model_too_large_for_a_real_run_shows_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +175,20 @@ def test_real_stand_ins_are_copies_up_to_256_mib_and_zeros_need_no_values(monkey
     assert zeros.of(weight).tolist() == [0.0] * 3
     assert zeros.of(small).tolist() == [1.0] * 2
     assert real.of(torch.empty(2, device="meta")).tolist() == [0.0] * 2
+
+
+def test_a_scripted_module_gets_its_tensors_back() -> None:
+    """Its parameters are a view that no record contains."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some releases call scripting deprecated
+        scripted = torch.jit.script(nn.Linear(3, 4))
+    for module, actions in ((scripted, 2), (nn.Linear(3, 4), 0)):
+        weight = module.weight
+        with untouched(module) as reached:
+            StandIns("meta").swapped_in(module, reached)
+            assert module.weight.is_meta
+            assert len(reached._undo) == actions
+        assert module.weight is weight
 
 
 def test_kept_bytes_count_each_storage_once_and_no_state() -> None:
