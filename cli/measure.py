@@ -195,6 +195,7 @@ def _host() -> dict[str, Any]:
 def _bench(meter: Any, host: dict[str, Any], *, quick: bool) -> Any:
     from ..measure.meters.contamination import SystemCounters, oversubscription
     from ..measure.records.store import Store
+    from ..measure.suite.drift import Reference
     from ..measure.suite.op_timing import stopwatch_overhead_s
     from ..measure.suite.rounds import FULL, QUICK, Bench, metered
 
@@ -207,6 +208,7 @@ def _bench(meter: Any, host: dict[str, Any], *, quick: bool) -> Any:
         stopwatch_overhead_s(),
         Store.new_id("suite"),
         oversubscription(host["threads"], processors),
+        Reference(str(host["device"])),
     )
 
 

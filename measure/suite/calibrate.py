@@ -18,6 +18,7 @@ from ...estimator.fit.fit import fit
 from ...estimator.fit.observation import Observation
 from ..meters.modelled import utilisation_model
 from ..records.records import Record, hardware_name, now_utc
+from .drift import Drift, corrected, drift_of
 
 COMPONENTS = ("compute", "memory", "launch")
 # With this many clean records, disturbed ones are left out.
@@ -139,9 +140,15 @@ def alike(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
     return kept, left_out
 
 
-def observations(records: Iterable[Record]) -> list[Observation]:
-    """The records as evidence: with energies if enough were measured, otherwise times only."""
-    return consistent([one for record in records if (one := record.observation()) is not None])
+def observations(records: Iterable[Record], drift: Drift | None = None) -> list[Observation]:
+    """The records as evidence: with energies if enough were measured, otherwise times only.
+
+    With `drift`, as a quiet machine would have made them.
+    """
+    factor = (lambda record: 1.0) if drift is None else drift.factor
+    return consistent(
+        [corrected(one, factor(record)) for record in records if (one := record.observation()) is not None]
+    )
 
 
 def consistent(found: Sequence[Observation]) -> list[Observation]:
@@ -166,10 +173,12 @@ def fit_profile(
     Raises FitError if the records are not enough for a fit, and what `power` raises.
     """
     chosen, left_out = alike(chosen_records(records))
-    evidence = observations(chosen)
+    drift = drift_of(chosen)
+    evidence = observations(chosen, drift)
     if not evidence:
         raise FitError("no case was measured on this machine; run `measure` for longer, or without `only`")
-    notes = (*_notes(chosen), *first_lines(left_out))
+    slower = () if drift is None or drift.note is None else (drift.note,)
+    notes = (*_notes(chosen), *slower, *first_lines(left_out))
     return profile_of(evidence, records, chosen=chosen, power=power, now=now, notes=notes)
 
 

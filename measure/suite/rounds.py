@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median_low
+from statistics import mean, median_low
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ..meters.meter import Meter
 from ..meters.reading import PowerTrace
 from ..records.records import MODELLED_FLAG, MeasuredWindow, Record, describe_meter, now_utc
 from .cases import Case
+from .drift import REFERENCE_S, Reference
 from .op_timing import Stopwatch, TimedOp, TrainingStep, op_times
 
 # A clean round this much slower than the median was disturbed by something that no counter shows.
@@ -80,6 +81,7 @@ class Bench:
     overhead_s: float  # of the stopwatch, per op
     run: str  # id of this `measure`
     flags: tuple[str, ...] = ()  # problems that affect the whole run
+    reference: Reference | None = None  # timed beside every window, to notice a machine that is slower than it can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ def _rounds(built: BuiltCase, bench: Bench, watch: Stopwatch) -> list[_Round]:
 
 def _round(built: BuiltCase, bench: Bench, watch: Stopwatch, number: int) -> _Round:
     steps, spent_s = 0, 0.0
+    reference_s = [] if bench.reference is None else [bench.reference.seconds()]
     before = bench.counters.read()
     window = bench.meter.open()
     try:
@@ -183,10 +186,13 @@ def _round(built: BuiltCase, bench: Bench, watch: Stopwatch, number: int) -> _Ro
     finally:
         reading = window.close()
     between = bench.counters.read()
+    if bench.reference is not None:
+        reference_s.append(bench.reference.seconds())
     fuse = built.work.tracer != "real"
     timed = [built.step.run_timed(watch, fuse) for _ in range(_timed_steps(steps, number))]
     flags = disturbances(before, between)
-    measured = MeasuredWindow("training steps", steps, reading.seconds, reading, flags)
+    figures = {REFERENCE_S: mean(reference_s)} if reference_s else {}
+    measured = MeasuredWindow("training steps", steps, reading.seconds, reading, flags, figures)
     return _Round(measured, timed, disturbances(between, bench.counters.read()))
 
 
