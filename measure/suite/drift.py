@@ -46,7 +46,7 @@ class Reference:
                 self._long.add(1.0)
             ended = self._clock.stamp()
             self._clock.wait()
-        return self._clock.seconds(began, ended) / self._repeats
+        return float(self._clock.seconds(began, ended)) / self._repeats
 
 
 @dataclass(frozen=True, slots=True)
