@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.trace import layer_table as layer_table_module
@@ -160,6 +161,23 @@ def test_stand_ins_are_made_once_and_like_their_originals() -> None:
     assert stand_ins.of(leaf).requires_grad
     assert not stand_ins.of(plain).requires_grad
     assert not stand_ins.of(leaf * 2).requires_grad
+
+
+@pytest.mark.parametrize("requires_grad", [True, False])
+def test_what_has_no_shape_yet_stays_so(requires_grad: bool) -> None:
+    weight = UninitializedParameter(requires_grad=requires_grad, dtype=torch.float16)
+    made = StandIns("meta").of(weight)
+    assert step.is_lazy(made)
+    assert (type(made), made.dtype, made.device.type) == (UninitializedParameter, torch.float16, "meta")
+    assert made.requires_grad is requires_grad
+    buffer = StandIns("real").of(UninitializedBuffer(dtype=torch.float16))
+    assert (type(buffer), buffer.dtype, buffer.device.type) == (UninitializedBuffer, torch.float16, "cpu")
+    assert not step.is_lazy(torch.zeros(1))
+
+
+def test_a_sparse_tensor_has_a_stand_in_of_its_shape() -> None:
+    made = StandIns("meta").of(torch.eye(3).to_sparse())
+    assert (tuple(made.shape), made.is_meta, made.layout) == ((3, 3), True, torch.strided)
 
 
 def test_real_stand_ins_are_copies_up_to_256_mib_and_zeros_need_no_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import gc
 import io
 import random
 import typing
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Any
@@ -592,6 +593,48 @@ def test_dictionaries_keep_their_order_and_refuse_nothing() -> None:
             change()
             record.put_back()
             assert list(names.items()) == [("a", x), ("b", 1)]
+
+
+def test_failed_calls_keep_nothing_alive() -> None:
+    class Kept:
+        pass
+
+    alive: list[weakref.ref[Kept]] = []
+
+    def fails() -> None:
+        kept = Kept()
+        alive.append(weakref.ref(kept))
+        raise ValueError("no")
+
+    def fails_again() -> None:
+        kept = Kept()
+        alive.append(weakref.ref(kept))
+        try:
+            fails()
+        except ValueError as error:
+            raise RuntimeError("no") from error
+
+    with pytest.raises(RuntimeError) as caught:
+        fails_again()
+    cause = caught.value.__cause__
+    assert cause is not None
+    cause.__cause__ = caught.value  # an endless chain
+    assert [reference() is None for reference in alive] == [False, False]
+    parts._clear_frames(caught.value)
+    gc.collect()
+    assert [reference() is None for reference in alive] == [True, True]
+    cause.__cause__ = None
+    parts._clear_frames(None)
+
+
+def test_actions_are_undone_once_the_last_first() -> None:
+    done: list[int] = []
+    reached = parts.Reached(())
+    reached.undo(lambda: done.append(1))
+    reached.undo(lambda: done.append(2))
+    reached.put_back()
+    reached.put_back()
+    assert done == [2, 1]
 
 
 def test_a_lazy_modules_class_is_put_back() -> None:
