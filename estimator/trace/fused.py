@@ -118,7 +118,7 @@ class FusedLayers(TorchFunctionMode):
     def _grouped(
         self, left: torch.Tensor, right: torch.Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None
     ) -> torch.Tensor:
-        groups = group_count(left, right, offs)
+        groups = group_count(left, offs)
         result: torch.Tensor = _Grouped.apply(self.recorder, groups, out_dtype or left.dtype, left, right)
         return result if bias is None else result + bias
 

@@ -62,7 +62,11 @@ def norm_backward(per_element: int) -> Formula:
 
 
 def resample(per_output: int) -> Formula:
-    return lambda args, outputs: (per_output * numel(outputs[0]), sizes(args, outputs))
+    def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+        dims = sizes(args, outputs)
+        return per_output * dims["elements_out"], dims
+
+    return formula
 
 
 def embedding(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
@@ -85,6 +89,7 @@ def adaptive_pool(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     """The window follows from the sizes: each output looks at in / out elements, rounded up, of each dimension."""
     # adaptive_pool(self, output_size)
     rank = len(args[1])
-    inside, outside = args[0].shape[-rank:], outputs[0].shape[-rank:]
+    (data, *_), (output, *_) = args, outputs
+    inside, outside = data.shape[-rank:], output.shape[-rank:]
     window = prod(-(-i // max(o, 1)) for i, o in zip(inside, outside, strict=True))
     return 0, {**sizes(args, outputs), "k": window}

@@ -122,10 +122,10 @@ def grouped_flops(left: Any, right: Any) -> int:
     return int(groups * m * k * n)
 
 
-def group_count(left: Any, right: Any, offsets: Any) -> int:
-    """The batch of either matrix, else the number of `offsets`, where each part ends."""
-    batches = *left.shape[:-2], *right.shape[:-2]
-    return next(iter(batches), 1 if offsets is None else numel(offsets))
+def group_count(left: Any, offsets: Any) -> int:
+    """The number of `offsets`, where each part ends; without them the batch of the matrices."""
+    *batch, _, _ = left.shape
+    return prod(batch) if offsets is None else numel(offsets)
 
 
 def grouped_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
@@ -133,7 +133,7 @@ def grouped_mm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     left, right = args[:2]
     # Scales are one-dimensional too, but not integers.
     offsets = next((arg for arg in args[2:] if is_tensor(arg) and not arg.is_floating_point()), None)
-    groups = group_count(left, right, offsets)
+    groups = group_count(left, offsets)
     return grouped_flops(left, right), grouped_dims(left, right, groups)
 
 
@@ -162,15 +162,15 @@ def trilinear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
 
 def distances(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     """_cdist_forward(x1, x2, p): one multiply-add for every pair of points and coordinate."""
-    (m, k), n = args[0].shape[-2:], args[1].shape[-2]
-    b = prod(outputs[0].shape[:-2])
+    (left, right, *_), (output, *_) = args, outputs
+    (*_, m, k), (*_, n, _), b = left.shape, right.shape, prod(output.shape[:-2])
     return b * m * k * n, {"b": b, "m": m, "k": k, "n": n}
 
 
 def distances_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # _cdist_backward(grad, x1, x2, p, cdist)
-    (m, k), n = args[1].shape[-2:], args[2].shape[-2]
-    b = prod(args[0].shape[:-2])
+    grad, left, right, *_ = args
+    (*_, m, k), (*_, n, _), b = left.shape, right.shape, prod(grad.shape[:-2])
     return b * m * k * n, {"b": b, "m": m, "k": k, "n": n}
 
 
@@ -209,8 +209,9 @@ def conv_flops(dims: dict[str, int]) -> int:
 
 def conv(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
-    dims = conv_dims(args[0].shape, args[1].shape, outputs[0].shape, args[8], bool(args[6]))
-    dims["channels_last"] = int(channels_last(args[0]) or channels_last(args[1]))
+    (data, weight, *_), (output, *_) = args, outputs
+    dims = conv_dims(data.shape, weight.shape, output.shape, args[8], bool(args[6]))
+    dims["channels_last"] = int(channels_last(data) or channels_last(weight))
     return conv_flops(dims), dims
 
 
@@ -224,10 +225,11 @@ def conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     #                      transposed, output_padding, groups, output_mask)
     # Each of the two gradients is a convolution of as many multiply-adds as the forward one,
     # grouped ones too (torch.utils.flop_counter forgets the groups there).
-    dims = conv_dims(args[1].shape, args[2].shape, args[0].shape, args[9], bool(args[7]))
+    grad, data, weight, *_, (of_input, of_weight, _) = args
+    dims = conv_dims(data.shape, weight.shape, grad.shape, args[9], bool(args[7]))
     forward = conv_flops(dims)
-    dims["grad_input"], dims["grad_weight"] = int(args[10][0]), int(args[10][1])
-    dims["channels_last"] = int(channels_last(args[1]) or channels_last(args[2]))
+    dims["grad_input"], dims["grad_weight"] = int(of_input), int(of_weight)
+    dims["channels_last"] = int(channels_last(data) or channels_last(weight))
     return forward * (dims["grad_input"] + dims["grad_weight"]), dims
 
 
@@ -250,7 +252,7 @@ def plain_conv_backward(grad: int) -> Formula:
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
         lists = (arg for arg in args[3:] if isinstance(arg, (list, tuple)))
-        mask = next((values for values in lists if isinstance(values[0], bool)), (True, True))
+        mask = next((flags for flags in lists if all(isinstance(flag, bool) for flag in flags)), (True, True))
         return sum(mask[:2]) * numel(args[grad]) * prod(args[2].shape[1:]), {}
 
     return formula
@@ -258,7 +260,9 @@ def plain_conv_backward(grad: int) -> Formula:
 
 def conv_tbc(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # conv_tbc(input (time, batch, in), weight (kernel, in, out), ...)
-    return numel(outputs[0]) * prod(args[1].shape[:2]), {}
+    (_, weight, *_), (output, *_) = args, outputs
+    kernel, c_in, _ = weight.shape
+    return numel(output) * kernel * c_in, {}
 
 
 # -- attention -----------------------------------------------------------------------------------
@@ -269,16 +273,9 @@ def attention_dims(query: Any, key: Any, value: Any, causal: bool, dropout: bool
 
     `dropped` counts the scores that a dropout draws a number for.
     """
-    batch, positions = prod(query.shape[:-2]), (query.shape[-2], key.shape[-2])
-    return {
-        "b": batch,
-        "q": positions[0],
-        "s": positions[1],
-        "d": query.shape[-1],
-        "dv": value.shape[-1],
-        "causal": int(causal),
-        "dropped": batch * prod(positions) if dropout else 0,
-    }
+    (*outer, q, d), (*_, s, _), (*_, dv) = query.shape, key.shape, value.shape
+    b = prod(outer)
+    return {"b": b, "q": q, "s": s, "d": d, "dv": dv, "causal": int(causal), "dropped": b * q * s if dropout else 0}
 
 
 def attention_flops(dims: dict[str, int]) -> int:
@@ -287,7 +284,7 @@ def attention_flops(dims: dict[str, int]) -> int:
 
 
 def attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    dims = attention_dims(args[0], args[1], args[2], _is_causal(args[3:]))
+    dims = attention_dims(*args[:3], _is_causal(args[3:]))
     return attention_flops(dims), dims
 
 
@@ -299,7 +296,7 @@ def _is_causal(options: Sequence[Any]) -> bool:
 
 def attention_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # (grad_out, query, key, value, ...)
-    dims = attention_dims(args[1], args[2], args[3], _is_causal(args[4:]))
+    dims = attention_dims(*args[1:4], _is_causal(args[4:]))
     return attention_backward_flops(dims), dims
 
 
@@ -317,15 +314,9 @@ def packed_attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     query, key, value = args[:3]
     begins = next((arg for arg in args[3:] if is_tensor(arg) and len(arg.shape) == 1), None)
     sequences = max(begins.shape[0] - 1, 1) if begins is not None else 1
-    dims = {
-        "b": prod(query.shape[:-3]) * query.shape[-2] * sequences,
-        "q": query.shape[-3] // sequences,
-        "s": key.shape[-3] // sequences,
-        "d": query.shape[-1],
-        "dv": value.shape[-1],
-        "causal": 0,
-        "dropped": 0,
-    }
+    (*outer, q, heads, d), (*_, s, _, _), (*_, dv) = query.shape, key.shape, value.shape
+    b = prod(outer) * heads * sequences
+    dims = {"b": b, "q": q // sequences, "s": s // sequences, "d": d, "dv": dv, "causal": 0, "dropped": 0}
     return attention_flops(dims), dims
 
 
@@ -340,8 +331,8 @@ def encoder_layer(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
 
     (src, embed_dim, heads, qkv w, b, proj w, b, gelu, norm_first, eps, norm1 w, b, norm2 w, b, ffn1 w, b, ffn2 w, ...)
     """
-    tokens, width = prod(args[0].shape[:-1]), args[1]
-    positions = args[0].shape[-2]
+    (*outer, positions, _), width = args[0].shape, args[1]
+    tokens = prod(outer) * positions
     hidden = args[14].shape[0]
     products = tokens * width * (4 * width + 2 * hidden + 2 * positions)
     return products + 2 * 5 * tokens * width, {"m": tokens, "k": width, "n": 4 * width + 2 * hidden}
@@ -349,8 +340,8 @@ def encoder_layer(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
 
 def multi_head_attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # _native_multi_head_attention(query, key, value, embed_dim, heads, qkv weight, ...)
-    width, (queries, keys) = args[3], (args[0].shape[-2], args[1].shape[-2])
-    batch = prod(args[0].shape[:-2])
+    (*outer, queries, _), (*_, keys, _), width = args[0].shape, args[1].shape, args[3]
+    batch = prod(outer)
     projections = 2 * width * width * (queries + keys)
     return batch * (projections + 2 * queries * keys * width), {"m": batch * queries, "k": width, "n": 4 * width}
 
@@ -408,8 +399,9 @@ def fft(per_point: float) -> Formula:
 
     def formula(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
         # _fft_r2c(self, dim, ...), _fft_c2r(self, dim, normalization, last_dim_size), _fft_c2c(self, dim, ...)
-        full = max((args[0].shape, outputs[0].shape), key=prod)
-        points, elements = prod(full[dim] for dim in args[1]), prod(full)
+        (data, dims, *_), (output, *_) = args, outputs
+        full = max(data.shape, output.shape, key=prod)
+        points, elements = prod(full[dim] for dim in dims), prod(full)
         return int(per_point * elements * log2(max(points, 1))), {"elements": elements, "points": points}
 
     return formula
@@ -417,7 +409,8 @@ def fft(per_point: float) -> Formula:
 
 def _matrices(tensor: Any) -> tuple[int, int, int]:
     """How many matrices, and their rows and columns."""
-    return prod(tensor.shape[:-2]), tensor.shape[-2], tensor.shape[-1]
+    *outer, rows, columns = tensor.shape
+    return prod(outer), rows, columns
 
 
 def factor(numerator: int, denominator: int) -> Formula:

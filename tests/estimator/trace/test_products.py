@@ -73,7 +73,6 @@ GROUPED = {  # arguments, multiply-adds, (groups, m, k, n) with averages for the
     "inner size by expert": ([m(6, 64), m(64, 8), offsets(4)], 6 * 64 * 8, (4, 6, 16, 8)),
     "one size each": ([m(4, 6, 8), m(4, 8, 5)], 4 * 6 * 8 * 5, (4, 6, 8, 5)),
     "no groups named": ([m(6, 64), m(64, 8)], 6 * 64 * 8, (1, 6, 64, 8)),
-    "one size each, with ends": ([m(4, 6, 8), m(4, 8, 5), offsets(3)], 4 * 6 * 8 * 5, (4, 6, 8, 5)),
     "one group": ([m(1, 8), m(1, 8, 6), offsets(1)], 8 * 6, (1, 1, 8, 6)),
 }
 
@@ -371,7 +370,8 @@ SQUARE, TALL = m(2, 6, 6), m(2, 8, 4)
         (aten._linalg_solve_ex, [SQUARE, m(2, 6)], 2 * (N3 // 3 + 6 * 6)),  # one column each
         (aten.cholesky_solve, [m(1, 5), m(1, 1)], 5),
         (aten.cholesky_solve, [m(6, 0), m(6, 6)], 0),
-        (aten.linalg_inv_ex, [m(3, 5, 5)], 3 * 125),
+        (aten.linalg_inv_ex, [m(3, 5, 5), False], 3 * 125),
+        (aten.linalg_qr, [TALL, "reduced"], 2 * 8 * 4**2),
         (aten.linalg_cholesky_ex, [m(5, 5)], 125 // 6),
         (aten.triangular_solve, [m(3, 1), m(3, 3)], 9 // 2),
         (aten._linalg_solve_ex, [m(5, 5), m(5, 1)], 25 + 125 // 3),

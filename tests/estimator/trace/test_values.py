@@ -128,6 +128,9 @@ def test_packed_sequences_cost_their_tokens_and_stay_one_op() -> None:
     work = trace(Packed(), (torch.zeros(3, 7, 4), torch.tensor([2, 7, 4])))
     assert work.forward_flops == (2 + 7 + 4) * 4 * 8 * (4 + 8)
     assert [op.name for op in work.ops if op.kind == "rnn"] == ["lstm", "lstm_backward"]
+    # 13 tokens of at most 3 sequences at a time
+    sizes = {"steps": 13 // 3, "n": 3, "input": 4, "hidden": 8, "layers": 1, "directions": 1}
+    assert [op.dims for op in work.ops if op.kind == "rnn"] == [sizes] * 2
     tokens, padded = 2 + 7 + 4, 3 * 9
     moved = {op.name: (op.bytes_read, op.bytes_written) for op in work.ops if "packed_sequence" in op.name}
     assert moved == {
