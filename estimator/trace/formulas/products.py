@@ -284,7 +284,8 @@ def attention_flops(dims: dict[str, int]) -> int:
 
 
 def attention(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    dims = attention_dims(*args[:3], _is_causal(args[3:]))
+    query, key, value, *options = args
+    dims = attention_dims(query, key, value, _is_causal(options))
     return attention_flops(dims), dims
 
 
@@ -295,8 +296,8 @@ def _is_causal(options: Sequence[Any]) -> bool:
 
 
 def attention_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
-    # (grad_out, query, key, value, ...)
-    dims = attention_dims(*args[1:4], _is_causal(args[4:]))
+    _, query, key, value, *options = args
+    dims = attention_dims(query, key, value, _is_causal(options))
     return attention_backward_flops(dims), dims
 
 

@@ -204,6 +204,7 @@ def test_a_known_write_is_followed() -> None:
         return x + 0
 
     assert values.of(run(values, write)).tolist() == [7, 4, 6]
+    assert values._written == []  # of stand-ins
 
 
 def test_an_overwritten_activation_is_known() -> None:
