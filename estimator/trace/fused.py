@@ -150,12 +150,12 @@ class _Attention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         q, k, v, output = ctx.saved_tensors
         results = [_heads_inside(tensor, tensor.shape[-1]) for tensor in (q, k, v)]
         dims = attention_dims(q, k, v, ctx.causal, ctx.dropout)
         flops = attention_backward_flops(dims)
-        reads = (q, k, v, output, grads[0])
+        reads = (q, k, v, output, grad)
         _add(ctx.recorder, "attention_backward", "attention", ctx.layer, flops, reads, results, dims)
         return None, None, None, *results
 

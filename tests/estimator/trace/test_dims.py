@@ -170,6 +170,7 @@ SQUARE, TALL = m(2, 3, 6, 6), m(2, 3, 8, 4)
         (aten.linalg_solve_triangular, [m(6, 6), m(5, 6)], m(1), 36 * 5 // 2, {"b": 1, "m": 6}),
         (aten._linalg_solve_ex, [m(6, 6), m(5, 6)], m(1), 36 * 5 + 72, {"b": 1, "m": 6}),
         (aten.linalg_lu_solve, [m(6, 6), m(6), m(5, 6)], m(1), 36 * 5, {"b": 1, "m": 6}),
+        (aten.linalg_ldl_solve, [m(6, 6), m(6), m(2, 3, 6, 5)], m(1), 36 * 30, {"b": 1, "m": 6}),
         (aten.linalg_solve_triangular, [m(2, 0, 0), m(2, 0, 5)], m(1), 0, {"b": 2, "m": 0}),
     ],
 )

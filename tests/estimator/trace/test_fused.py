@@ -153,6 +153,18 @@ def test_a_grouped_products_gradients_are_two_products() -> None:
     assert {op.dtype for op in (forward, of_data, of_weight)} == {"bfloat16"}
 
 
+def test_a_grouped_product_of_data_has_the_weights_gradient_alone() -> None:
+    model = Experts()
+    model.first = nn.Identity()
+    work = trace(model, torch.zeros(12, 16, dtype=torch.bfloat16), layers=False)
+    assert [(op.phase, op.dims["m"]) for op in work.ops if op.name == GROUPED] == [("forward", 4), ("backward", 16)]
+    model.weight.requires_grad_(False)
+    model.first = nn.Linear(16, 16, bias=False, dtype=torch.bfloat16)
+    work = trace(model, torch.zeros(12, 16, dtype=torch.bfloat16), layers=False)
+    backward = [op for op in work.ops if op.name == GROUPED][1:]
+    assert [(op.dims["k"], op.dims["n"]) for op in backward] == [(32, 16)]
+
+
 @pytest.mark.parametrize(
     ("left", "right", "ends", "shape", "groups"),
     [

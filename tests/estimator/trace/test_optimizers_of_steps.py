@@ -202,6 +202,8 @@ def test_one_optimizer_is_not_in_a_list() -> None:
     stepped(X)
     assert isinstance(module.seen[1], list)
     assert len(module.seen[1]) == 2
+    TrainingStep(module, [])(X)
+    assert module.seen[2] == []
 
 
 class Keeps(Pair):
