@@ -21,11 +21,15 @@ class RequestError(JoulecastError):
 
 
 class ModelError(JoulecastError):
-    """The user's own model code failed. `frames` holds the traceback cut to the user's files."""
+    """The user's own model code failed. `frames` holds the traceback cut to the user's files.
 
-    def __init__(self, message: str, frames: str = "") -> None:
+    `is_final` says that the model fails in the same way with real tensors: the error depends on shapes alone.
+    """
+
+    def __init__(self, message: str, frames: str = "", *, is_final: bool = False) -> None:
         super().__init__(message)
         self.frames = frames
+        self.is_final = is_final
 
 
 class InternalError(ModelError):

@@ -126,6 +126,8 @@ def audio_layouts(
         or (other == "padding_mask" and other in needs)
     ]
     beside += [InputSpec((), "int64", other, (frames,)) for other in needs if other in _LENGTHS]
+    if "is_longer" in takes:  # one channel for the whole clip, as CLAP takes it
+        yield [InputSpec((1, *shape), None, name), InputSpec((1,), "bool", "is_longer", (0,))]
     for order in dict.fromkeys((shape, shape[::-1])):
         yield [InputSpec(order, None, name), *beside]
 

@@ -1,7 +1,7 @@
 """The inputs that a transformers model takes, from its config and from the processor's file in the same folder.
 
-`implied.py` has the rules for texts, images, videos and audio; here are the processor's sizes and the models that take
-several arrays.
+`implied.py` has the rules for texts, images, videos and audio, `families.py` the models that take several arrays that
+belong together; here are the processor's sizes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
-from .implied import UnknownShape, implied_inputs
+from .families import family_inputs
+from .implied import UnknownShape, arguments, implied_inputs
 from .input_spec import HOW_TO_GIVE_INPUTS, InputSpec
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 # Tokens of a language model whose config allows more: configs allow up to millions.
 _MAX_DEFAULT_TOKENS = 2048
-_EPISODE_STEPS = 20  # the context length of the decision transformer's paper
 Wanted = tuple[list[InputSpec], tuple[str, ...]]
 
 
@@ -42,11 +42,11 @@ def from_config(
 ) -> Wanted:
     """The inputs that a transformers model's config implies; encoder-decoders get as many target tokens."""
     config, main = model.config, main_input(model)
-    if main == "past_values" and getattr(config, "lags_sequence", None):
-        return _series(config, dtype), ()
-    if main == "states" and hasattr(config, "state_dim"):
-        return _episode(config, dtype, label)
     tokens, token_notes = _tokens(_text_config(config), sequence_length)
+    if family := family_inputs(model, arguments(model), tokens):
+        return [replace(spec, dtype=spec.dtype or dtype) for spec in family[0]], tuple(
+            f"{label}: {n}" for n in family[1]
+        )
     try:
         size = _processor_size(processor or {})
         implied, assumed = implied_inputs(model, tokens, size)
@@ -68,15 +68,19 @@ def _text_config(config: Any) -> Any:
     return getattr(config, "text_config", None) or config
 
 
+def longest_text(model: Any) -> int | None:
+    """The tokens of a default text, if that is the longest that the config of a transformers model allows."""
+    longest = _longest(_text_config(model.config)) if main_input(model) else None
+    return longest if longest is not None and longest <= _MAX_DEFAULT_TOKENS else None
+
+
+def _longest(config: Any) -> int | None:
+    sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_target_positions"))
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
 def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, ...]]:
-    longest = next(
-        (
-            getattr(config, name)
-            for name in ("max_position_embeddings", "n_positions", "max_target_positions")
-            if isinstance(getattr(config, name, None), int) and getattr(config, name) > 0
-        ),
-        None,
-    )
+    longest = _longest(config)
     if sequence_length is not None:
         beyond = longest is not None and sequence_length > longest
         note = f"{sequence_length} tokens a sample are more than the config's {longest}"
@@ -104,35 +108,3 @@ def _sides(value: Any) -> tuple[int, int] | None:
     if isinstance(value, Sequence) and len(value) >= 2 and all(isinstance(side, int) and side > 0 for side in value):
         return int(value[-2]), int(value[-1])
     return None
-
-
-def _series(config: Any, dtype: str | None) -> list[InputSpec]:
-    """The past with its longest lag, and the future that is predicted, as the time series transformers take them."""
-    horizon: int = getattr(config, "prediction_length", None) or 1
-    length: int = (getattr(config, "context_length", None) or horizon) + max(config.lags_sequence)
-    variates: tuple[int, ...] = () if getattr(config, "input_size", 1) == 1 else (config.input_size,)
-    features = getattr(config, "num_time_features", 0) or 0
-    wanted = [
-        InputSpec((length, *variates), dtype, "past_values"),
-        InputSpec((length, features), dtype, "past_time_features"),
-        InputSpec((length, *variates), dtype, "past_observed_mask"),
-        InputSpec((horizon, *variates), dtype, "future_values"),
-        InputSpec((horizon, features), dtype, "future_time_features"),
-    ]
-    if count := getattr(config, "num_static_real_features", 0):
-        wanted.append(InputSpec((count,), dtype, "static_real_features"))
-    if count := getattr(config, "num_static_categorical_features", 0):
-        wanted.append(InputSpec((count,), "int64", "static_categorical_features"))
-    return wanted
-
-
-def _episode(config: Any, dtype: str | None, label: str) -> Wanted:
-    steps = _EPISODE_STEPS
-    note = f"{label}: episodes of {steps} steps; give all `inputs` (states:STEPS,{config.state_dim}...) for others"
-    return [
-        InputSpec((steps, config.state_dim), dtype, "states"),
-        InputSpec((steps, config.act_dim), dtype, "actions"),
-        InputSpec((steps, 1), dtype, "rewards"),
-        InputSpec((steps, 1), dtype, "returns_to_go"),
-        InputSpec((steps,), "int64", "timesteps"),
-    ], (note,)

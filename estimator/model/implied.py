@@ -6,6 +6,8 @@ Where the config does not say a size, a usual one is taken and a note says which
 from __future__ import annotations
 
 import inspect
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -27,13 +29,17 @@ from .input_spec import InputSpec
 
 Shape = tuple[int, ...]
 
-_AUDIO_SAMPLES = 16_000
+_AUDIO_SAMPLES = (16_000, 19_200)  # one second; where a model asks for whole frames of 80 ms at 24 kHz, 0.8 s
 _AUDIO_FRAMES = 1_000  # 10 s of 10 ms
 _IMAGE_SIDE, _DETECTION_SIDE = 224, 640
 _MEL_BINS = 80
 _SERIES_STEPS = 512
 _PATCHES = 2_048  # of Pix2Struct's processor
 _AUDIO_CHANNELS_FIRST = ("audio_channels", "upsampling_ratios", "downsampling_ratios", "codebook_size")
+_MOST_LAYOUTS = 8  # that are tried together
+_FEATURE_WIDTHS = (80, 128, 160, 320)  # of log-mel frames, single or stacked
+_LATENT_FRAMES = 125  # 10 s of a codec's usual 12.5 a second
+_VIDEO_FRAMES = 8
 _TEXT_BESIDE_CLIPS = 64  # tokens, where images fill the usual length
 _PIXELS = ("pixel_values", "image_pixel_values", "pixel_values_videos")
 _FEATURES = ("input_features", "audio_input_features", "audio_mel")
@@ -51,26 +57,28 @@ def implied_inputs(
     `tokens` is the length of each text, `image_size` that of the processor. A text has an image (or a video) and an
     audio clip where the model takes them. Raises UnknownShape with the name of an input.
     """
-    takes = _arguments(model)
+    takes = arguments(model)
     main = _main(model, takes)
     needed = [main, *(name for name in takes if _required(takes[name]) and name != main)]
     notes: list[str] = []
     wanted: dict[str, InputSpec] = {}
     filled: list[tuple[str, int]] = []  # the kind of each clip, and the tokens of the text that stand for it
+    possible: list[list[Layout]] = []  # of each clip, where its model does not tell
     for name in (*needed, *_optional(model, takes, needed)):
         if name in wanted:
             continue
         patches = name == "hidden_states" and is_cut_into_patches(takes)  # as vision towers name them
         if name in (*_PIXELS, *_FEATURES) or patches or (name == "input_values" and main == "input_ids"):
             try:
-                layout, count = _clip(model, takes, name, notes, image_size)
+                layouts, count = _clip(model, takes, name, notes, image_size)
             except NoLayout as unknown:
                 if name in needed:
                     raise UnknownShape(name) from unknown
                 notes.append(f"costed without {name}: no layout for it is taken ({unknown})")
                 continue
-            wanted |= {spec.name: spec for spec in layout}
+            wanted |= {spec.name: spec for spec in layouts[0]}
             filled.append((_kind(name), count))
+            possible.append(layouts)
         elif name.endswith("_mask") and wanted:  # for the positions of the main input
             wanted[name] = InputSpec(next(iter(wanted.values())).shape[:1], "bool", name)
         else:
@@ -79,17 +87,25 @@ def implied_inputs(
     if "input_ids" in wanted and any(count for _, count in filled):
         wanted |= {spec.name: spec for spec in _text(model.config, takes, tokens, filled, notes)}
     if filled and main == "input_ids":
-        return _with_or_without_clips(model, wanted, needed, notes)
+        return _with_or_without_clips(model, wanted, needed, notes, possible)
     return list(wanted.values()), notes
 
 
 def _with_or_without_clips(
-    model: Any, wanted: dict[str, InputSpec], needed: Sequence[str], notes: list[str]
+    model: Any,
+    wanted: dict[str, InputSpec],
+    needed: Sequence[str],
+    notes: list[str],
+    possible: Sequence[Sequence[Layout]],
 ) -> tuple[list[InputSpec], list[str]]:
-    """All inputs if the model takes them together; otherwise the text alone, with a note."""
+    """All inputs if the model takes them together, in one of the layouts; otherwise the text alone, with a note."""
     whole = list(wanted.values())
+    wholes = [
+        list((wanted | {spec.name: spec for layout in picked for spec in layout}).values())
+        for picked in itertools.islice(itertools.product(*possible), _MOST_LAYOUTS)
+    ]
     try:
-        return first_taken(model, model.forward, [whole])[0], notes
+        return first_taken(model, model.forward, wholes)[0], notes
     except NoLayout as refused:
         ids = wanted["input_ids"]
         text = [
@@ -132,24 +148,24 @@ def _kind(name: str) -> str:
 
 def _clip(
     model: Any, takes: Mapping[str, Any], name: str, notes: list[str], image_size: tuple[int, int] | None
-) -> tuple[Layout, int]:
-    """The arrays of one image, video or audio clip, and the tokens that it fills (0 where it fills none)."""
+) -> tuple[list[Layout], int]:
+    """The possible arrays of one image, video or audio clip, and the tokens that it fills (0 where it fills none)."""
     kind = _kind(name)
     features = getattr(model, f"get_{kind}_features", None)
     needs = [*required(type(model).forward), *(required(features) if features else ())]
     known = {**takes, **dict.fromkeys(needs)}
     if kind == "audio":
-        shape = _audio(model.config, notes) if name == "input_values" else _audio_features(model.config, notes)
-        layouts = list(audio_layouts(known, needs, name, shape))
+        shapes = _audio(model.config, notes) if name == "input_values" else _audio_features(model.config, notes)
+        layouts = [layout for shape in shapes for layout in audio_layouts(known, needs, name, shape)]
     else:
         layouts = list(_images(model, known, needs, name, notes, image_size))
     if _token(model.config, kind) is not None and features is not None:
-        layout, shapes = first_taken(model, features, layouts)
-        return layout, placeholders(shapes, _width(model))
+        layout, outputs = first_taken(model, features, layouts)
+        return [layout], placeholders(outputs, _width(model))
     if "input_ids" not in takes and (kind == "audio" or is_cut_into_patches(takes)):
         with suppress(NoLayout):  # the trace shows the error
-            return first_taken(model, model.forward, layouts)[0], 0
-    return layouts[0], 0
+            return [first_taken(model, model.forward, layouts)[0]], 0
+    return layouts, 0
 
 
 def _images(
@@ -162,8 +178,10 @@ def _images(
 ) -> Iterator[Layout]:
     config = model.config
     if not is_cut_into_patches(takes):
-        *frames, channels, height, width = _image(model, notes)
+        *frames, channels, height, width = _image(model, notes, is_video=name == "pixel_values_videos")
         height, width = image_size or (height, width)
+        if "prompt_pixel_values" in takes:  # the config's image is the prompt above the picture
+            height //= 2
         if frames:
             yield [InputSpec((*frames, channels, height, width), None, name)]
         else:
@@ -171,7 +189,7 @@ def _images(
         return
     channels = next((value for one in _configs(config) if (value := _channels(one))), 3)
     merge = _find(config, ("spatial_merge_size", "merge_size", "merge_kernel_size", "pooling_kernel_size")) or 1
-    depth = _find(config, ("temporal_patch_size",)) or 1
+    depth = _find(config, ("temporal_patch_size", "patch_temporal")) or 1
     size = _image_size(config)
     picture = Picture(0, 0, channels, _patch(config), merge, depth).cut(size[0] if size else PATCH_SIDE)
     if size is None:
@@ -231,7 +249,7 @@ def _text(
 # -- the arguments ---------------------------------------------------------------------------------
 
 
-def _arguments(model: Any) -> dict[str, inspect.Parameter]:
+def arguments(model: Any) -> dict[str, inspect.Parameter]:
     """The named arguments of the forward pass, behind whatever decorates it."""
     try:
         parameters = inspect.signature(inspect.unwrap(type(model).forward)).parameters
@@ -261,29 +279,39 @@ def _main(model: Any, takes: Any) -> str:
 
 def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape, str | None]:
     config = model.config
+    if name == "decoder_input_ids" and (channels := getattr(_decoder(config), "num_channels", None)):
+        return (tokens, channels), "int64"  # of a codec
     if name.endswith("input_ids"):
         return (tokens,), "int64"
     if name == "bbox":
         return (tokens, 4), "int64"
-    if name in ("image", "prompt_pixel_values", "prompt_masks"):
+    if name == "image":
         return _image(model, notes), None
+    if name in ("prompt_pixel_values", "prompt_masks"):
+        channels, height, width = _image(model, notes)
+        return (channels, height // 2, width), None
+    if name == "latents" and (size := _find(config, ("hidden_size",))):
+        notes.append(f"{_LATENT_FRAMES} frames a sample: 10 s of audio")
+        return (size, _LATENT_FRAMES), None
     if name.endswith("_embeds") or name == "context_hidden_states":
-        if (width := _find(config, ("hidden_size", "d_model"))) is None:
+        if (hidden := _find(config, ("hidden_size", "d_model"))) is None:
             raise UnknownShape(name)
-        return (_find(config, ("num_query_tokens",)) or tokens if name == "query_embeds" else tokens, width), None
+        if name == "context_hidden_states":  # of several layers, one after another
+            hidden *= len(getattr(config, "target_layer_ids", None) or (0,))
+        return (_find(config, ("num_query_tokens",)) or tokens if name == "query_embeds" else tokens, hidden), None
     if name == "task_inputs":
         return (_find(config, ("task_seq_len",)) or tokens,), "int64"
     if name in ("input_values", "audio_values"):
-        return _audio(config, notes), None
+        return _audio(config, notes)[0], None
     if name == "past_values":
         steps = _find(config, ("context_length",)) or _SERIES_STEPS
         return (steps, _find(config, ("num_input_channels",)) or 1), None
     if name == "flattened_patches":
         notes.append(f"{_PATCHES} patches a sample, the processor's usual number")
         return (_PATCHES, 2 + 3 * _patch(config) ** 2), None
-    if name == "inputs" and (width := _find(config, ("d_model",))):
+    if name == "inputs" and (size := _find(config, ("d_model",))):
         notes.append(f"{tokens} positions a sample")
-        return (tokens, width), None
+        return (tokens, size), None
     if name.endswith("_session"):
         raise UnknownShape(f"{name}, the state of a dialogue that is no tensor")
     raise UnknownShape(name)
@@ -309,19 +337,42 @@ def _find(config: Any, names: Sequence[str]) -> int | None:
     return None
 
 
-def _image(model: Any, notes: list[str]) -> Shape:
-    """(channels, height, width), with the frames first for a model of videos."""
-    config = model.config
+def _decoder(config: Any) -> Any:
+    return getattr(config, "decoder_config", None)
+
+
+def _image(model: Any, notes: list[str], is_video: bool = False) -> Shape:
+    """(channels, height, width), with the frames first for a model of videos and of pairs."""
+    config, name = model.config, type(model).__name__
     size = _image_size(config)
+    if size is not None and (fitting := _fitting(config, size)) != size:
+        size = fitting
+        notes.append(f"images of {size[0]} x {size[1]}: the config's own size does not fit its windows or scales")
     if size is None:
-        name = type(model).__name__
         finds = any(word in name for word in ("Detection", "Detr", "DETR", "Grounding", "Segmentation"))
         side = _DETECTION_SIDE if finds else _IMAGE_SIDE
         size = (side, side)
         notes.append(f"images of {side} x {side}: the config has no size; set the inputs for another")
     channels = next((value for one in _configs(config) if (value := _channels(one))), 3)
     frames = _find(config, ("num_frames", "frames_per_clip"))
+    if "KeypointMatching" in name:
+        frames = 2  # the images of a pair
+    elif is_video and not frames:
+        frames = _VIDEO_FRAMES
+        notes.append(f"videos of {frames} frames")
     return (frames, channels, *size) if frames and frames > 1 else (channels, *size)
+
+
+def _fitting(config: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """The nearest size whose patches fill all windows, and whose smallest scale has a patch."""
+    windows = _find(config, ("num_windows",))
+    if windows and (patch := _find(config, ("patch_size",))):
+        token = windows * patch
+        return tuple(max(1, side // token) * token for side in size)  # type: ignore[return-value]
+    if ratios := getattr(config, "scaled_images_ratios", None):
+        least = math.ceil(_patch(config) / min(ratios))
+        return max(size[0], least), max(size[1], least)
+    return size
 
 
 def _channels(config: Any) -> int | None:
@@ -331,7 +382,7 @@ def _channels(config: Any) -> int | None:
 
 def _image_size(config: Any) -> tuple[int, int] | None:
     for one in _configs(config):
-        for name in ("image_size", "input_size", "img_size", "crop_size"):
+        for name in ("image_size", "input_size", "img_size", "crop_size", "max_img_size"):
             size = getattr(one, name, None)
             if isinstance(size, dict):
                 size = (size.get("height"), size.get("width"))
@@ -342,11 +393,12 @@ def _image_size(config: Any) -> tuple[int, int] | None:
     return None
 
 
-def _audio_features(config: Any, notes: list[str]) -> Shape:
-    """(frames, mel bins); Whisper and its like take (mel bins, frames), of a fixed number."""
+def _audio_features(config: Any, notes: list[str]) -> list[Shape]:
+    """(frames, mel bins); Whisper and its like take (mel bins, frames), of a fixed number. The likeliest first."""
     bins = _find(
         config,
         (
+            "feature_projection_input_dim",
             "num_mel_bins",
             "n_mels",
             "mel_bins",
@@ -359,18 +411,19 @@ def _audio_features(config: Any, notes: list[str]) -> Shape:
     for one in _configs(config):
         positions, own = getattr(one, "max_source_positions", None), getattr(one, "num_mel_bins", None)
         if isinstance(positions, int) and isinstance(own, int):
-            return (own, 2 * positions)  # the convolutions halve them
-    notes.append(f"{_AUDIO_FRAMES} frames of {bins or _MEL_BINS} features a sample: 10 s of audio")
-    return (_AUDIO_FRAMES, bins or _MEL_BINS)
+            return [(own, 2 * positions)]  # the convolutions halve them
+    own_width = (bins or _MEL_BINS) * (_find(config, ("num_stacked_frames",)) or 1)
+    notes.append(f"{_AUDIO_FRAMES} frames a sample: 10 s of audio")
+    return [(_AUDIO_FRAMES, width) for width in dict.fromkeys((own_width, *_FEATURE_WIDTHS))]
 
 
-def _audio(config: Any, notes: list[str]) -> Shape:
+def _audio(config: Any, notes: list[str]) -> list[Shape]:
     """Samples of one channel; codecs take (channels, samples), spectrogram transformers (frames, mel bins)."""
     frames, bins = getattr(config, "max_length", None), getattr(config, "num_mel_bins", None)
     if isinstance(frames, int) and isinstance(bins, int) and hasattr(config, "frequency_stride"):
-        return (frames, bins)
+        return [(frames, bins)]
     notes.append("one second of audio at 16 kHz a sample; input_values:SAMPLES for another")
     codec = any(hasattr(one, name) for one in _configs(config) for name in _AUDIO_CHANNELS_FIRST)
     if codec and not hasattr(config, "conv_stride"):
-        return (_find(config, ("audio_channels",)) or 1, _AUDIO_SAMPLES)
-    return (_AUDIO_SAMPLES,)
+        return [(_find(config, ("audio_channels",)) or 1, samples) for samples in _AUDIO_SAMPLES]
+    return [(samples,) for samples in _AUDIO_SAMPLES]

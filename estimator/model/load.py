@@ -144,13 +144,16 @@ def load_model(
     with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label):
         if target.kind != "config" and is_keras_target(spec):
             return LoadedModel(spec, _display_name(target, values), "keras", spec, None, _on_cpu=on_cpu)
-        loaded = _on_meta(attempt) if _allows_meta(target) else None
+        loaded = _on_meta(attempt, is_installed=target.kind != "file") if _allows_meta(target) else None
         loaded = loaded or attempt("cpu")
     return replace(loaded, _on_cpu=on_cpu) if loaded.device == "meta" else loaded
 
 
-def _on_meta(attempt: Callable[[str], LoadedModel]) -> LoadedModel | None:
-    """The model on the meta device, or None where it cannot be built there: the CPU is tried next."""
+def _on_meta(attempt: Callable[[str], LoadedModel], *, is_installed: bool) -> LoadedModel | None:
+    """The model on the meta device, or None where it cannot be built there: the CPU is tried next.
+
+    An error of an installed class that fake tensors on the CPU raise too is raised: real weights would not avoid it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -158,8 +161,22 @@ def _on_meta(attempt: Callable[[str], LoadedModel]) -> LoadedModel | None:
     except (SyntaxError, ModuleNotFoundError):
         raise
     except Exception as error:
+        if is_installed and _fails_alike(attempt, error):
+            raise
         _log.debug("not built on the meta device, so built on the CPU: %s: %s", type(error).__name__, error)
         return None
+
+
+def _fails_alike(attempt: Callable[[str], LoadedModel], error: Exception) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with warnings.catch_warnings(), FakeTensorMode():
+            warnings.simplefilter("ignore")
+            attempt("cpu")
+    except Exception as on_fake:
+        return repr(on_fake) == repr(error)
+    return False
 
 
 # -- what the text names -------------------------------------------------------------------------
@@ -357,7 +374,7 @@ def _all_to_meta(model: nn.Module) -> None:
                 twin = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
                 module._parameters[name] = moved.setdefault(id(parameter), twin)
         for name, buffer in module._buffers.items():
-            if buffer is not None and not buffer.is_meta:
+            if buffer is not None and not buffer.is_meta and buffer.dim():  # single numbers keep their values
                 module._buffers[name] = moved.setdefault(id(buffer), buffer.to("meta"))
 
 
@@ -366,8 +383,10 @@ def _on_device(device: str) -> Iterator[None]:
     """New tensors are made on `device`; torch's global settings that a model file may change are restored."""
     import torch
 
+    from ..trace.values import RealNumbers
+
     dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    with torch.device(device):
+    with torch.device(device), RealNumbers() if device == "meta" else contextlib.nullcontext():
         try:
             yield
         finally:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .inputs import ModelInputs
     from .load import LoadedModel
 
+_SPARE_TOKENS = 4  # what models add to a text
+
 
 @dataclass(frozen=True, slots=True)
 class TraceOptions:
@@ -75,11 +77,32 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
         return read_keras(loaded, options)
     try:
         return _trace(loaded, options)
-    except ModelError:
-        if loaded.device != "meta" or _parameters(loaded) > MAX_REAL_PARAMETERS:
+    except ModelError as error:
+        if shorter := _shorter(loaded, options, error):
+            return shorter
+        if loaded.device != "meta" or error.is_final or _parameters(loaded) > MAX_REAL_PARAMETERS:
             raise
         # The model may need values, which meta tensors do not have: trace it again with real tensors.
         return _trace(loaded.on_cpu(), options)
+
+
+def _shorter(loaded: LoadedModel, options: TraceOptions, error: ModelError) -> Workload | None:
+    """With a few tokens fewer than the config's longest text: some models add their own."""
+    from .config_inputs import longest_text
+
+    asked = options.specs or options.preset or options.lora or options.sequence_length is not None
+    if asked or not error.is_final or loaded.example_inputs is not None:
+        return None
+    longest = longest_text(loaded.model)
+    if longest is None or longest <= _SPARE_TOKENS:
+        return None
+    tokens = longest - _SPARE_TOKENS
+    try:
+        work = _trace(loaded, replace(options, sequence_length=tokens))
+    except ModelError:
+        return None
+    note = f"{tokens} tokens a sample: the model does not take the {longest} that its config allows"
+    return replace(work, warnings=(*work.warnings, note))
 
 
 def _not_for_keras(options: TraceOptions) -> str:

@@ -27,7 +27,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils._pytree import tree_map
 
-from ..base.errors import JoulecastError
+from ..base.errors import JoulecastError, ModelError
 from .batch import leads_with_batch
 from .formulas import dtype_name, numel
 from .fused import FusedLayers
@@ -93,25 +93,35 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
     Meta tensors know no values and no autocast, fake ones know constants, real ones everything. When
     even the real run fails, the model's own code is at fault and its error is the one to show.
     """
+    on_meta: Exception | None = None
+    values = Values("meta")
     if step.precision not in ("bfloat16", "float16"):
         try:
-            return _run(step, "meta", reached)
+            return _run(step, "meta", reached, values)
         except Exception as error:
             _log_retry(step, "meta", error)
+            on_meta = error
     try:
-        return _run(step, "fake", reached)
+        return _run(step, "fake", reached, Values("cpu"))
     except Exception as error:
         if not _can_run_for_real(step.model):
-            raise _model_error(step, error) from error
+            cause = on_meta if on_meta is not None and _is_of_fake_tensors(error) else error
+            alike = repr(error) == repr(on_meta) and not values.drawn
+            raise _model_error(step, cause, is_final=alike) from cause
         _log_retry(step, "fake", error)
     try:
         if batch_size > 4 and leads_with_batch((step.args, step.kwargs), batch_size):
-            two, four = (_run(_with_batch(step, batch_size, size), "real", reached) for size in (2, 4))
+            two, four = (_run(_with_batch(step, batch_size, size), "real", reached, None) for size in (2, 4))
             if [op.name for op in two.recorder.ops] == [op.name for op in four.recorder.ops]:
                 return _extrapolated(two, four, batch_size)
-        return _run(step, "real", reached)
+        return _run(step, "real", reached, None)
     except Exception as error:
         raise _model_error(step, error) from error
+
+
+def _is_of_fake_tensors(error: Exception) -> bool:
+    """Whether an error says what fake tensors cannot do, and nothing about the model."""
+    return type(error).__module__ == FakeTensorMode.__module__ or "data is not allocated yet" in str(error)
 
 
 def _log_retry(step: Step, tracer: str, error: Exception) -> None:
@@ -160,23 +170,25 @@ def _extrapolated(two: Listing, four: Listing, batch_size: int) -> Listing:
     return replace(two, saved_bytes=at(two.saved_bytes, four.saved_bytes))
 
 
-def _model_error(step: Step, error: Exception) -> JoulecastError:
+def _model_error(step: Step, error: Exception, is_final: bool = False) -> JoulecastError:
     if isinstance(error, JoulecastError):
         return error
-    from ..sandbox.user_code import model_error
+    from ..sandbox.user_code import about_arguments, model_error
 
     if "Expected more than 1 value per channel when training" in str(error):
         fix = "BatchNorm cannot train on one value per channel: give a batch size of 2 or more"
     else:
         fix = step.fix
-    return model_error(error, what=type(step.model).__name__, fix=fix)
+    made = model_error(error, what=type(step.model).__name__, fix=fix)
+    if isinstance(made, ModelError):
+        made.is_final = is_final and about_arguments(error)
+    return made
 
 
 # -- one run -------------------------------------------------------------------------------------
 
 
-def _run(step: Step, tracer: str, reached: Reached) -> Listing:
-    values = None if tracer == "real" else Values("meta" if tracer == "meta" else "cpu")
+def _run(step: Step, tracer: str, reached: Reached, values: Values | None) -> Listing:
     recorder = Recorder(step.model, values)
     sizes = _SavedBytes()
     with ExitStack() as stack:

@@ -22,6 +22,7 @@ from .training_step import TrainingStep
 from .untouched import untouched
 from .workload import Op, Workload
 
+_NO_FORWARD: Any = nn.Module.forward  # what a module without a forward method has
 _SHORT_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": FP8}
 
 
@@ -160,6 +161,10 @@ def _precision(precision: str | None) -> tuple[str | None, str | None]:
 
 def _check_trainable(step: Step) -> None:
     name, parameters = type(step.model).__name__, list(step.model.parameters())
+    if getattr(step.model.forward, "__func__", None) is _NO_FORWARD:
+        raise JoulecastError(
+            f"{name} has no forward pass of its own: other code calls its parts; name a class that has a forward method"
+        )
     if not step.train:
         return
     if not parameters:

@@ -127,7 +127,7 @@ class Values:
 
     def _set(self, stand_in: torch.Tensor, value: torch.Tensor | _Later) -> None:
         if isinstance(value, torch.Tensor):
-            self._total += value.numel()
+            self._total += min(value.numel(), value.untyped_storage().nbytes() // value.element_size())
         self._known[id(stand_in)] = stand_in, value
 
     def _entry(self, tensor: torch.Tensor) -> torch.Tensor | _Later | None:
@@ -189,8 +189,12 @@ class Values:
         numbered: list[Any] = []
         for index in indices:
             if isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8):
+                mask = self.of(index)
+                if mask.numel() > MAX_ELEMENTS:  # expanded over the width of an embedding: only their number is needed
+                    numbered += [torch.empty((_count(mask),), dtype=torch.int64, device=self.device)] * mask.dim()
+                    continue
                 with _for_real():
-                    positions = self.of(index).nonzero().unbind(1)
+                    positions = mask.nonzero().unbind(1)
                 numbered += [self._lift(position.contiguous()) for position in positions]
             else:
                 numbered.append(index)
@@ -271,14 +275,15 @@ class Values:
         entries = [self._entry(leaf) for leaf in leaves]
         needed = entries[1:] if name in _OVERWRITES else entries
         given = name in _SHAPE_ONLY or all(isinstance(entry, torch.Tensor) for entry in needed)
-        if given and first.numel() <= self._limit(first):
+        if given and (first.numel() <= self._limit(first) or _is_view(func)):
             self._compute(func, name, args, kwargs, outputs)
             return
+        follows = all(entry is not None for entry in entries)  # one-hot vectors of chosen experts, for one
         if writes:
             self._spoil(leaves[0])
-        elif not all(_is_float(one) for one in outputs if isinstance(one, torch.Tensor)):
+        elif follows or not all(_is_float(one) for one in outputs if isinstance(one, torch.Tensor)):
             for index, one in enumerate(outputs):
-                if isinstance(one, torch.Tensor) and not _is_float(one):
+                if isinstance(one, torch.Tensor) and (follows or not _is_float(one)):
                     place = index if isinstance(output, (tuple, list)) else None
                     self._set(one, _Later(func, args, kwargs, place))
 
@@ -364,6 +369,22 @@ def _is_float(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
+def _is_view(func: Any) -> bool:
+    """Whether an op returns its argument's memory in another shape, which takes none of its own."""
+    returns = func._schema.returns
+    return not func._schema.is_mutable and bool(returns) and all(one.alias_info is not None for one in returns)
+
+
+def _count(mask: torch.Tensor) -> int:
+    """The true elements of a mask; those along an expanded dimension are counted once and multiplied."""
+    with _for_real():
+        kept, times = mask, 1
+        for dim, (size, stride) in enumerate(zip(mask.shape, mask.stride(), strict=True)):
+            if stride == 0 and size > 1:
+                kept, times = kept.narrow(dim, 0, 1), times * size
+        return int(kept.count_nonzero()) * times
+
+
 def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of the same op on the CPU, without the user's generator."""
     named = {name: value for name, value in kwargs.items() if name != "generator"}
@@ -408,6 +429,18 @@ class ReadsValues(TorchFunctionMode):
             )
         stand_in = self.values.stand_in_for(value)
         return stand_in.requires_grad_() if kwargs.get("requires_grad") else stand_in
+
+
+class RealNumbers(TorchFunctionMode):
+    """Single numbers are made on the CPU: strides and sizes that a model keeps as tensors have their values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and args and isinstance(args[0], (bool, int, float)) and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "cpu"}
+        return func(*args, **kwargs)
 
 
 class Following(TorchDispatchMode):

@@ -145,3 +145,107 @@ def test_features_that_are_not_as_wide_as_a_token_leave_the_text_alone() -> None
     assert [spec.name for spec in wanted] == ["input_ids"]
     assert wanted[0].values is None
     assert any("its features are 48 wide and its tokens 64, by the config" in note for note in notes)
+
+
+# -- sizes that a config's other settings ask for -----------------------------------------------------
+
+
+def inputs_of(model: Any, tokens: int = 8) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    wanted, notes = implied_inputs(model, tokens)
+    return {spec.name: spec.shape for spec in wanted}, notes
+
+
+class Pictures(Fake):
+    main_input_name = "pixel_values"
+
+    def forward(self, pixel_values: torch.Tensor) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("settings", "side"),
+    [
+        ({"image_size": 518, "patch_size": 14, "num_windows": 4}, 504),  # 9 windows' widths of 56
+        ({"image_size": 504, "patch_size": 14, "num_windows": 4}, 504),
+        ({"image_size": 384, "patch_size": 384, "scaled_images_ratios": [0.25, 0.5, 1]}, 1536),  # a quarter is a patch
+        ({"image_size": 2048, "patch_size": 384, "scaled_images_ratios": [0.25, 0.5, 1]}, 2048),
+        ({"max_img_size": 448}, 448),
+    ],
+)
+def test_images_fill_windows_and_scales(settings: dict[str, Any], side: int) -> None:
+    shapes, notes = inputs_of(Pictures(**settings))
+    assert shapes == {"pixel_values": (3, side, side)}
+    assert bool(notes) == (side not in settings.values())
+
+
+def test_a_prompt_takes_the_upper_half_of_the_config_s_image() -> None:
+    class Prompted(Pictures):
+        def forward(self, pixel_values: Any, prompt_pixel_values: Any, prompt_masks: Any) -> None: ...
+
+    shapes, _ = inputs_of(Prompted(image_size=[64, 32], patch_size=16))
+    assert shapes == dict.fromkeys(("pixel_values", "prompt_pixel_values", "prompt_masks"), (3, 32, 32))
+
+
+def test_key_points_are_matched_between_two_images() -> None:
+    class LightKeypointMatching(Pictures): ...
+
+    assert inputs_of(LightKeypointMatching(image_size=64))[0] == {"pixel_values": (2, 3, 64, 64)}
+
+
+def test_videos_have_frames_where_the_config_has_none() -> None:
+    class Videos(Fake):
+        main_input_name = "pixel_values_videos"
+
+        def forward(self, pixel_values_videos: torch.Tensor) -> None: ...
+
+    shapes, notes = inputs_of(Videos(image_size=64))
+    assert shapes == {"pixel_values_videos": (8, 3, 64, 64)}
+    assert "videos of 8 frames" in notes
+
+
+def test_codes_have_the_channels_of_a_decoder_s_codec() -> None:
+    class Speaks(Fake):
+        def forward(self, input_ids: Any, decoder_input_ids: Any = None) -> None: ...
+
+    model = Speaks(is_encoder_decoder=True, decoder_config=type("Decoder", (), {"num_channels": 9})())
+    assert inputs_of(model)[0] == {"input_ids": (8,), "decoder_input_ids": (8, 9)}
+
+
+def test_states_of_several_layers_lie_one_after_another() -> None:
+    class Drafts(Fake):
+        main_input_name = "noise_embeds"
+
+        def forward(self, noise_embeds: Any, context_hidden_states: Any) -> None: ...
+
+    shapes, _ = inputs_of(Drafts(hidden_size=4, target_layer_ids=[1, 3, 5]))
+    assert shapes == {"noise_embeds": (8, 4), "context_hidden_states": (8, 12)}
+
+
+def test_latents_of_a_codec_are_channels_first() -> None:
+    class Decodes(Fake):
+        main_input_name = "latents"
+
+        def forward(self, latents: Any) -> None: ...
+
+    assert inputs_of(Decodes(hidden_size=16))[0] == {"latents": (16, 125)}
+
+
+class Hears(torch.nn.Module):
+    """Takes frames of 320 features, which no setting of its config says."""
+
+    main_input_name = "input_features"
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.config = type("Config", (), settings)()
+        self.linear = torch.nn.Linear(320, 2)
+
+    def forward(self, input_features: torch.Tensor) -> torch.Tensor:
+        return self.linear(input_features)
+
+
+def test_the_width_of_features_is_found_on_meta_tensors() -> None:
+    assert inputs_of(Hears(num_mel_bins=80))[0] == {"input_features": (1000, 320)}
+
+
+def test_stacked_frames_are_as_wide_as_all_of_them() -> None:
+    assert inputs_of(Hears(num_mel_bins=64, num_stacked_frames=5))[0] == {"input_features": (1000, 320)}

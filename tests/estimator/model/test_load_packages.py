@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.base.errors import JoulecastError, ModelError
 from joulecast.estimator.model.inputs import model_inputs
 from joulecast.estimator.model.load import LoadedModel, load_model
 
@@ -198,3 +198,31 @@ def test_configs_that_are_none(config, write):
         load_model(config(model_type="llamma"))
     with pytest.raises(JoulecastError, match=r"no setting 'n_layers'.*n_layer"):
         load_model(config(model_type="gpt2"), args={"n_layers": "2"})
+
+
+# -- what a build on the meta device leaves ---------------------------------------------------------
+
+
+def test_numbers_in_buffers_keep_their_values_without_weights(write):
+    text = NET.replace("self.body =", 'self.register_buffer("stride", torch.tensor(3))\n        self.body =')
+    model = load_model(write(text)).model
+    assert model.stride.item() == 3
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_an_installed_class_that_no_device_builds_is_not_built_with_real_weights(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text(
+        "import builtins\nimport torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        made = torch.empty(4)\n"
+        "        builtins.built.append(type(made).__name__ + made.device.type)\n"
+        "        {}.missing\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    built: list[str] = []
+    monkeypatch.setattr("builtins.built", built, raising=False)
+    with pytest.raises(ModelError, match="'dict' object has no attribute 'missing'"):
+        load_model("broken_package:Net")
+    assert built == ["Tensormeta", "FakeTensorcpu"]

@@ -98,3 +98,53 @@ def test_options_that_keras_models_do_not_have(read: Callable[..., Workload], op
     name = {"checkpointing": "activation_checkpointing"}.get(option, option)
     with pytest.raises(JoulecastError, match=rf"^`{name}` is not available for Keras models; leave it out$"):
         read(KERAS, **{option: value})
+
+
+WRONG_SHAPE = """
+import builtins
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        builtins.built.append(torch.empty(0).device.type)
+        self.layer = nn.Linear(9, 4)
+    def forward(self, x):
+        return self.layer(x)
+"""
+
+
+def test_an_error_of_shapes_alone_is_shown_without_real_weights(
+    read: Callable[..., Workload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr("builtins.built", built, raising=False)
+    with pytest.raises(ModelError, match=r"8.*9") as caught:
+        read(WRONG_SHAPE)
+    assert caught.value.is_final
+    assert built == ["meta"]
+
+
+def test_a_model_without_a_forward_pass_is_named(read: Callable[..., Workload]) -> None:
+    text = "class Parts(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    with pytest.raises(JoulecastError, match="Parts has no forward pass of its own: other code calls its parts; name"):
+        read(text)
+
+
+COUNTS_FROM_TWO = """
+from transformers import BertConfig, BertModel
+class Late(BertModel):
+    def forward(self, input_ids, **kwargs):
+        places = 2 + torch.arange(input_ids.shape[1])
+        table = self.embeddings.position_embeddings.weight
+        table[: len(places) + 2].view(len(places) + 2, -1)
+        return super().forward(input_ids[:, : table[2:].shape[0]].view(len(input_ids), len(places)), **kwargs)
+def model():
+    return Late(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                           vocab_size=50, max_position_embeddings=32))
+"""
+
+
+def test_a_text_is_shortened_where_a_model_does_not_take_its_config_s_longest(read: Callable[..., Workload]) -> None:
+    pytest.importorskip("transformers", minversion="5")
+    work = read(COUNTS_FROM_TWO, specs=())
+    assert work.tokens_per_sample == 28
+    assert "28 tokens a sample: the model does not take the 32 that its config allows" in work.warnings

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from joulecast.estimator.trace.trace import trace
-from joulecast.estimator.trace.values import made_on_meta
+from joulecast.estimator.trace.values import RealNumbers, made_on_meta
 
 
 class Reads(nn.Module):
@@ -261,3 +261,57 @@ def test_whole_numbers_filled_into_an_empty_tensor_are_known() -> None:
     work = trace(Sizes(), torch.zeros(2, 4), layers=False)
     assert work.tracer == "meta"
     assert work.forward_flops == (3 * 2 + 5 * 2) * 2 * 4 * 4
+
+
+class ExpertsByLists(nn.Module):
+    """A router that reads the number of tokens of each expert off one-hot rows, as JetMoe does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(4, 3, bias=False)
+        self.experts = nn.ModuleList(nn.Linear(4, 8, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        chosen = self.router(x).topk(2, dim=1).indices
+        rows = torch.zeros(len(x), 3).scatter(1, chosen, 1)
+        sizes = rows.long().sum(0).tolist()
+        assert sum(sizes) == 2 * len(x)
+        order = chosen.flatten().sort().indices // 2
+        return torch.cat([expert(part) for expert, part in zip(self.experts, x[order].split(sizes), strict=True)])
+
+
+def test_one_hot_rows_of_chosen_experts_have_values():
+    work = trace(ExpertsByLists(), torch.zeros(50, 4), layers=False)
+    assert work.tracer == "meta"
+    # 50 tokens to 3 scores, and each to two experts
+    assert work.forward_flops == 50 * 4 * 3 + 2 * 50 * 4 * 8
+
+
+class CountsPlaceholders(nn.Module):
+    """Checks the number of embedded placeholders with a mask as wide as the embedding, as multimodal models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(8, 4096)
+
+    def forward(self, ids):
+        embedded = self.embed(ids)
+        mask = (ids == 5).unsqueeze(-1).expand_as(embedded)
+        picked = embedded[mask]
+        assert picked.numel() == 3 * 4096 * len(ids)
+        return picked
+
+
+def test_a_mask_expanded_over_the_width_is_counted_and_never_stored():
+    ids = torch.tensor([5, 5, 5] + [1] * 61).expand(64, 64)  # the mask has 16.8 million elements
+    work = trace(CountsPlaceholders(), {"ids": ids}, layers=False)
+    assert work.tracer == "meta"
+    assert work.activation_bytes < 2**30
+
+
+def test_single_numbers_keep_their_values_on_the_meta_device():
+    with torch.device("meta"), RealNumbers():
+        numbers = [torch.tensor(3), torch.tensor(0.5), torch.tensor(True)]
+        others = [torch.tensor([3]), torch.zeros(()), torch.tensor(3, device="meta")]
+    assert [number.item() for number in numbers] == [3, 0.5, True]
+    assert all(other.is_meta for other in others)
