@@ -97,10 +97,10 @@ def test_a_batch_of_more_than_four_samples_is_two_real_runs(
     seen: list[int] = []
     run = step._run
 
-    def noted(one: Step, tracer: str, reached: Any) -> Listing:
+    def noted(one: Step, tracer: str, *others: Any) -> Listing:
         if tracer == "real":
             seen.append(len(one.args[0]))
-        return run(one, tracer, reached)
+        return run(one, tracer, *others)
 
     monkeypatch.setattr(step, "_run", noted)
     trace(ReadsItsWeights(), torch.zeros(batch, 300), layers=False)
