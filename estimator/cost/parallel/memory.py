@@ -32,11 +32,12 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
 
 
-def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan) -> Memory:
+def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan, kept: float | None = None) -> Memory:
     """The memory of one device of the largest stage.
 
     A mixed-precision training keeps an FP32 copy of its weights with the optimizer's state. With pipeline parallelism
-    the first stage holds the activations of as many micro-batches as there are stages (1F1B).
+    the first stage holds the activations of as many micro-batches as there are stages (1F1B). `kept` is what
+    fused kernels keep of a block (`kept_per_block`), None where they keep what the traced step does.
     """
     size = anatomy.element_bytes
     weights = stage.parameters * size
@@ -44,8 +45,8 @@ def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan) -> Mem
     master = 1 if size < 4 and work.optimizer else 0
     optimizer = stage.parameters * 4 * (state + master)
     logits = _logit_elements(anatomy) * _LOGIT_COPIES * size / (plan.tp * plan.cp)
-    per_block = max(work.activation_bytes - _logit_elements(anatomy) * size, 0) / len(anatomy.blocks)
-    per_block /= plan.tp * plan.cp
+    traced = max(work.activation_bytes - _logit_elements(anatomy) * size, 0) / len(anatomy.blocks)
+    per_block = (traced if kept is None else kept) / (plan.tp * plan.cp)
     held = min(plan.pp, plan.accumulate) if plan.pp > 1 else 1
     if plan.checkpointing == "full":
         activations = held * stage.blocks * anatomy.boundary_bytes / (plan.tp * plan.cp) + per_block

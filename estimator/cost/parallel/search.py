@@ -10,6 +10,7 @@ from ...trace.workload import Workload
 from ..profile import Profile
 from .anatomy import Anatomy
 from .cluster import Cluster
+from .kept import kept_per_block
 from .memory import Memory, memory_of
 from .plan import CHECKPOINTING, Plan
 from .shard import slowest_stage
@@ -38,8 +39,9 @@ def choose_plan(
     """
     best: Choice | None = None
     least: Choice | None = None
+    kept = {name: kept_per_block(anatomy, profile.software, name) for name in CHECKPOINTING}
     for plan in splits(anatomy, cluster, passes, base or Plan()):
-        choice = priced(work, anatomy, profile, cluster, plan)
+        choice = priced(work, anatomy, profile, cluster, plan, kept[plan.checkpointing])
         if least is None or choice.memory.total < least.memory.total:
             least = choice
         fits = profile.memory_bytes is None or choice.memory.total <= profile.memory_bytes
@@ -69,8 +71,16 @@ def choose_settings(
     checkpointings: Sequence[str],
 ) -> Choice:
     """The fastest ZeRO stage and checkpointing with which the sizes of `plan` fit; the smallest where none fits."""
+    kept = {name: kept_per_block(anatomy, profile.software, name) for name in checkpointings}
     choices = [
-        priced(work, anatomy, profile, cluster, replace(plan, zero=zero, checkpointing=checkpointing))
+        priced(
+            work,
+            anatomy,
+            profile,
+            cluster,
+            replace(plan, zero=zero, checkpointing=checkpointing),
+            kept[checkpointing],
+        )
         for zero in (zeros if plan.dp > 1 else zeros[:1])
         if not (zero == 3 and plan.pp > 1 and len(zeros) > 1)
         for checkpointing in checkpointings
@@ -82,10 +92,12 @@ def choose_settings(
     return min(choices, key=lambda choice: choice.memory.total)
 
 
-def priced(work: Workload, anatomy: Anatomy, profile: Profile, cluster: Cluster, plan: Plan) -> Choice:
-    """`plan` with its memory and cost."""
-    memory = memory_of(work, anatomy, slowest_stage(anatomy, plan), plan)
-    return Choice(plan, memory, step_cost(profile, anatomy, plan, cluster))
+def priced(
+    work: Workload, anatomy: Anatomy, profile: Profile, cluster: Cluster, plan: Plan, kept: float | None
+) -> Choice:
+    """`plan` with its memory and cost; `kept` as `memory_of` takes it."""
+    stage = slowest_stage(anatomy, plan)
+    return Choice(plan, memory_of(work, anatomy, stage, plan, kept), step_cost(profile, anatomy, plan, cluster, stage))
 
 
 def splits(anatomy: Anatomy, cluster: Cluster, passes: int, base: Plan) -> Iterator[Plan]:

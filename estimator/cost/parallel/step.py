@@ -48,9 +48,12 @@ class StepCost:
         return self.compute_s + self.update_s + self.waiting_s
 
 
-def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster) -> StepCost:
-    """The cost of one step of `plan` on `cluster`, priced by `profile` (of one of its devices)."""
-    stage = slowest_stage(anatomy, plan)
+def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, stage: Stage | None = None) -> StepCost:
+    """The cost of one step of `plan` on `cluster`, priced by `profile` (of one of its devices).
+
+    `stage` is the slowest of the plan, where the caller has it.
+    """
+    stage = stage or slowest_stage(anatomy, plan)
     passes, updates = _priced(profile, stage.passes), _priced(profile, stage.updates)
     return combined(anatomy, plan, cluster, stage, passes, updates, waiting_w(profile.power))
 

@@ -258,3 +258,9 @@ def test_fp8_needs_units_for_it() -> None:
     for where in ({"cluster": "dgx-a100"}, {"hardware": "a100-sxm4-80gb"}, {"hardware": "rtx-3090"}):
         with pytest.raises(jc.JoulecastError, match=r"`precision` fp8: .* has no FP8 units .*: use bf16"):
             jc.estimate(work, steps=10, **where)
+
+
+def test_fp8_on_a_cluster_has_a_wider_interval() -> None:
+    plain = replace(decoder(), precision="bfloat16")
+    eight, half = (jc.estimate(work, steps=10, cluster="dgx-h100", parallel="dp=8") for work in (as_fp8(plain), plain))
+    assert eight.seconds.high / eight.seconds.low > 1.5 * half.seconds.high / half.seconds.low
