@@ -21,10 +21,14 @@ from typing import Any
 import numpy as np
 from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
 from distributed_others import kilowatts, runs_of_mlperf, scaling, whole_runs
-from distributed_runs import Run, all_runs
+from distributed_runs import Run, all_runs, anatomy_of
 
 from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.parallel.kept import kept_per_block
+from joulecast.estimator.cost.parallel.memory import memory_of
+from joulecast.estimator.cost.parallel.shard import slowest_stage
 from joulecast.estimator.cost.stacks import SCHEMA, load_stacks
+from joulecast.estimator.trace.fp8 import FP8
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,10 +85,10 @@ def simple_seconds(run: Run) -> float:
 
 
 def for_fit(runs: Sequence[Run]) -> list[Run]:
-    """At most `_MOST_ROWS` evenly chosen rows of a source, without the V100s of 2021 (18 % of their peak)."""
+    """At most `_MOST_ROWS` rows of a source in 16 bits, evenly chosen; without the V100s of 2021 (18 % of peak)."""
     chosen = []
     for source in sorted({run.source for run in runs}):
-        own = [run for run in runs if run.source == source and not run.gpu.startswith("v100")]
+        own = [run for run in runs if run.source == source and not run.gpu.startswith("v100") and run.half != FP8]
         step = max(1, -(-len(own) // _MOST_ROWS))
         chosen += own[::step]
     return chosen
@@ -111,12 +115,12 @@ def bounds_of(runs: Sequence[Run], ratios: Array) -> tuple[float, float]:
 
 
 def write_fit(runs: Sequence[Run], cache: Path, bounds: tuple[float, float]) -> None:
-    values = fit(prepare(for_fit(runs), cache))
-    rows = len(for_fit(runs))
-    sources = ", ".join(sorted({run.source for run in runs}))
+    fitted = for_fit(runs)
+    values = fit(prepare(fitted, cache))
+    sources = ", ".join(sorted({run.source for run in fitted}))
     document = {
         "schema": SCHEMA,
-        "fitted_on": f"{rows} steps of published trainings: {sources}",
+        "fitted_on": f"{len(fitted)} steps of published trainings: {sources}",
         "factors": {name: _rounded(value) for name, value in factors_of(values).items()},
         "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items()},
         "time_error": [_rounded(bound) for bound in bounds],
@@ -126,6 +130,22 @@ def write_fit(runs: Sequence[Run], cache: Path, bounds: tuple[float, float]) -> 
 
 def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+def memory_line(runs: Sequence[Run], cache: Path) -> str:
+    """Peak memory is not published; but every run fitted."""
+    shares = []
+    for run in runs:
+        work, anatomy = anatomy_of(run, cache)
+        assert run.plan is not None
+        kept = kept_per_block(anatomy, run.software, run.plan.checkpointing)
+        memory = memory_of(work, anatomy, slowest_stage(anatomy, run.plan), run.plan, kept)
+        shares.append(memory.total / 1e9 / find_hardware(run.gpu).memory_gb)
+    over = [share for share in shares if share > 1]
+    return (
+        f"memory: {len(over)} of {len(shares)} runs that ran are modelled not to fit, "
+        f"at most {max(shares):.2f} times the card's memory"
+    )
 
 
 _TARGETS = {"vtrain": f"10 % (vTrain {VTRAIN_OWN:.1%})", "llm-foundry": "10 %"}
@@ -167,6 +187,7 @@ def main() -> int:
             bounds, what = shipped.time_error, "as shipped"
         for line in tables(runs, seconds, bounds, what):
             print(line.text(), flush=True)
+        print(memory_line(runs, options.cache), flush=True)
     if options.only != "steps":
         reference = options.reference or options.measured.parent / "reference"
         for what, ratios, simple, target, bounds_ in (

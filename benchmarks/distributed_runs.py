@@ -228,7 +228,7 @@ def llm_foundry(measured: Path) -> Iterator[Run]:
             samples=samples,
             seconds=samples * sequence / (float(row["tokens_per_s_per_gpu"]) * devices),
             software="fused",
-            half="float8" if fp8 else "bfloat16",
+            half=FP8 if fp8 else "bfloat16",
         )
 
 
@@ -348,7 +348,7 @@ def jax_toolbox(measured: Path) -> Iterator[Run]:
             samples=samples,
             seconds=samples * sequence / (float(row["tokens_per_s_per_gpu"]) * devices),
             software="fused" if "te" in row["precision"] or "maxtext" in row["framework"] else "megatron",
-            half="float8" if fp8 else "bfloat16",
+            half=FP8 if fp8 else "bfloat16",
         )
 
 
@@ -384,13 +384,18 @@ def seqsel(measured: Path) -> Iterator[Run]:
 
 
 _NEMO = {
-    "GPT-3 5B": (_JAX["GPT 5B"], Plan(tp=1, zero=1), 4, 2160),
-    "GPT-3 175B": (_JAX["GPT 175B"], Plan(tp=8, pp=8, interleave=6, checkpointing="selective", zero=1), 1, 1536),
+    "GPT-3 5B": (replace(_JAX["GPT 5B"], dropout=0.1), Plan(tp=1, zero=1), 4, 2160),
+    "GPT-3 175B": (
+        replace(_JAX["GPT 175B"], dropout=0.1),
+        Plan(tp=8, pp=8, interleave=6, checkpointing="selective", zero=1),
+        1,
+        1536,
+    ),
 }
 
 
 def nvidia_llm(measured: Path) -> Iterator[Run]:
-    """NeMo 23.05 on DGX A100 SuperPODs, flash attention off. The tables do not state the splits: its configurations."""
+    """NeMo 23.05 on DGX A100 SuperPODs, flash attention off. Splits and dropout are those of its configurations."""
     for row in _rows(measured / "nvidia-llm" / "nemo-launcher.csv"):
         if row["network"] not in _NEMO or row["mode"] != "train":
             continue
@@ -411,6 +416,43 @@ def nvidia_llm(measured: Path) -> Iterator[Run]:
             samples=samples,
             seconds=samples * 2048 / (float(row["tokens_per_s_per_gpu"]) * devices),
             software="megatron",
+        )
+
+
+_NEMO_FP8 = {
+    "GPT3-5B": replace(_JAX["GPT 5B"], dropout=0.1),
+    "GPT3-20B": Net("gpt", 44, 6144, 48, 51200, dropout=0.1),
+    "GPT3-175B": replace(_JAX["GPT 175B"], dropout=0.1),
+    "LLAMA2-7B": Net("llama", 32, 4096, 32, 32000, 11008),
+    "LLAMA2-13B": Net("llama", 40, 5120, 40, 32000, 13824),
+    "LLAMA2-70B": Net("llama", 80, 8192, 64, 32000, 28672, 8),
+}
+
+
+def nemo_fp8(measured: Path) -> Iterator[Run]:
+    """NeMo 24.07 on DGX H100 in FP8 (Transformer Engine), no activations recomputed; the first of equal rows."""
+    seen = set()
+    for row in _rows(measured / "nvidia-llm" / "nemo-perf.csv"):
+        names = ("network", "n_gpus", "global_batch", "micro_batch", "tp", "pp")
+        key = tuple(row[name] for name in names)
+        if row["network"] not in _NEMO_FP8 or row["gpu_key"] != "h100-sxm" or row["mode"] != "train" or key in seen:
+            continue
+        seen.add(key)
+        devices, batch, micro, tp, pp = (_whole(row[name]) for name in names[1:])
+        sequence, dp = _whole(row["seq_len"]), devices // (tp * pp)
+        yield Run(
+            source="nemo fp8",
+            net=_NEMO_FP8[row["network"]],
+            group=row["network"],
+            gpu=row["gpu_key"],
+            cluster=f"{max(1, devices // 8)}x8x{row['gpu_key']}:400gb",
+            sequence=sequence,
+            micro_batch=micro,
+            plan=Plan(dp=dp, tp=tp, pp=pp, interleave=_whole(row["vp"]), zero=1, accumulate=batch // (micro * dp)),
+            samples=batch,
+            seconds=batch * sequence / (float(row["tokens_per_s_per_gpu"]) * devices),
+            software="fused",
+            half=FP8,
         )
 
 
@@ -451,6 +493,7 @@ READERS = {
     "jax-toolbox": jax_toolbox,
     "megatron-seqsel": seqsel,
     "nvidia-llm": nvidia_llm,
+    "nemo fp8": nemo_fp8,
     "fms-fsdp": fms_fsdp,
 }
 
