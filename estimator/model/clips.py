@@ -82,8 +82,10 @@ def image_layouts(takes: Mapping[str, Any], needs: Sequence[str], name: str, it:
         yield from ([InputSpec(shape, None, name, packed_axis=0), *beside] for shape in shapes)
     elif any(padded in takes for padded in _PADDED):
         yield [InputSpec((it.patches, inner), None, name), *beside]
-    elif "target_sizes" in takes and name == "pixel_values" and "target_sizes" in needs:
-        yield [InputSpec((1, it.channels, it.patch, it.patches * it.patch), None, name, packed_axis=3), *beside]
+    elif "target_sizes" in takes and name == "pixel_values":
+        sizes = InputSpec((2,), "int64", "target_sizes", (it.rows, it.columns))
+        packed = (1, it.channels, it.patch, it.patches * it.patch)
+        yield [InputSpec(packed, None, name, packed_axis=3), *(one for one in beside if one.name != sizes.name), sizes]
     else:
         plain = (it.channels, it.height, it.width)
         for shape in (plain, (1, *plain), (1, 1, *plain)):  # images of a sample, tiles of an image

@@ -43,7 +43,7 @@ def from_config(
     """The inputs that a transformers model's config implies; encoder-decoders get as many target tokens."""
     config, main = model.config, main_input(model)
     tokens, token_notes = _tokens(_text_config(config), sequence_length)
-    if family := family_inputs(model, arguments(model), tokens):
+    if family := family_inputs(model, arguments(model), tokens, sequence_length):
         return [replace(spec, dtype=spec.dtype or dtype) for spec in family[0]], tuple(
             f"{label}: {n}" for n in family[1]
         )

@@ -10,15 +10,21 @@ from .input_spec import InputSpec
 Inputs = tuple[list[InputSpec], tuple[str, ...]]  # and notes on what was assumed
 
 _EPISODE_STEPS = 20  # the context length of the decision transformer's paper
+_PHONEMES = 128  # a sentence of 8 s
 _FRAMES_PER_PHONEME = 5  # 60 ms, with the usual 12 ms a frame
 _CLASSES, _CLASS_TOKENS = 10, 8
 _PROMPT_TOKENS = 48
 _QUESTIONS = 4
 
 
-def family_inputs(model: Any, takes: Mapping[str, Any], tokens: int) -> Inputs | None:
-    """The inputs of a model of one of these families; None for all others. Specs without a dtype take the model's."""
+def family_inputs(model: Any, takes: Mapping[str, Any], tokens: int, asked: int | None = None) -> Inputs | None:
+    """The inputs of a model of one of these families; None for all others. Specs without a dtype take the model's.
+
+    `tokens` is the length of a text by the config, `asked` the one that the user gave.
+    """
     config = model.config
+    if {"input_ids", "spectrogram_labels", "duration_labels"} <= set(takes):
+        return _speech(config, asked or _PHONEMES)
     return next((inputs(config, tokens) for belongs, inputs in _FAMILIES if belongs(config, takes)), None)
 
 
@@ -145,7 +151,6 @@ _FAMILIES: tuple[tuple[Callable[[Any, Mapping[str, Any]], bool], Callable[[Any, 
     (lambda config, takes: "past_values" in takes and bool(getattr(config, "lags_sequence", None)), _series),
     (lambda config, takes: "states" in takes and hasattr(config, "state_dim"), _episode),
     (_takes("past_values", "past_values_padding", "freq"), _padded_series),
-    (_takes("input_ids", "spectrogram_labels", "duration_labels"), _speech),
     (_takes("classes_input_ids", "tasks_input_ids", "classes_structure"), _named_boxes),
     (_takes("action_embeds", "input_ids", "pixel_values"), _robot),
     (_takes("input_ids", "pixel_values", "image_attention_mask", "image_encoder_embeddings"), _interleaved),

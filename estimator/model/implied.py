@@ -36,6 +36,7 @@ _MEL_BINS = 80
 _SERIES_STEPS = 512
 _PATCHES = 2_048  # of Pix2Struct's processor
 _AUDIO_CHANNELS_FIRST = ("audio_channels", "upsampling_ratios", "downsampling_ratios", "codebook_size")
+_IMAGE_VECTORS = 257  # of 224 x 224 in patches of 14, and the class
 _MOST_LAYOUTS = 8  # that are tried together
 _FEATURE_WIDTHS = (80, 128, 160, 320)  # of log-mel frames, single or stacked
 _LATENT_FRAMES = 125  # 10 s of a codec's usual 12.5 a second
@@ -86,7 +87,7 @@ def implied_inputs(
             wanted[name] = InputSpec(shape, dtype, name)
     if "input_ids" in wanted and any(count for _, count in filled):
         wanted |= {spec.name: spec for spec in _text(model.config, takes, tokens, filled, notes)}
-    if filled and main == "input_ids":
+    if filled and "input_ids" in wanted:
         return _with_or_without_clips(model, wanted, needed, notes, possible)
     return list(wanted.values()), notes
 
@@ -132,6 +133,8 @@ def _optional(model: Any, takes: Mapping[str, Any], needed: Sequence[str]) -> li
         if "input_values" in takes and _token(model.config, "audio") is not None:
             names.append("input_values")
         names += [name for name in ("bbox", "image") if name in takes]
+    if needed[0] == "query_embeds" and "encoder_hidden_states" in takes:  # a Q-Former asks an image
+        names.append("encoder_hidden_states")
     if decodes and "decoder_input_ids" in (takes or {"decoder_input_ids"}):
         names.append("decoder_input_ids")
     return names
@@ -281,8 +284,13 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
     config = model.config
     if name == "decoder_input_ids" and (channels := getattr(_decoder(config), "num_channels", None)):
         return (tokens, channels), "int64"  # of a codec
+    if name == "qformer_input_ids":
+        return (min(tokens, _find(config.qformer_config, ("max_position_embeddings",)) or tokens),), "int64"
     if name.endswith("input_ids"):
         return (tokens,), "int64"
+    if name == "encoder_hidden_states" and (size := _find(config, ("encoder_hidden_size", "cross_attention_dim"))):
+        notes.append(f"{_IMAGE_VECTORS} vectors of an image a sample")
+        return (_IMAGE_VECTORS, size), None
     if name == "bbox":
         return (tokens, 4), "int64"
     if name == "image":
@@ -313,7 +321,7 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
         notes.append(f"{tokens} positions a sample")
         return (tokens, size), None
     if name.endswith("_session"):
-        raise UnknownShape(f"{name}, the state of a dialogue that is no tensor")
+        raise UnknownShape(f"{name}, an object and not a tensor")
     raise UnknownShape(name)
 
 

@@ -249,3 +249,21 @@ def test_the_width_of_features_is_found_on_meta_tensors() -> None:
 
 def test_stacked_frames_are_as_wide_as_all_of_them() -> None:
     assert inputs_of(Hears(num_mel_bins=64, num_stacked_frames=5))[0] == {"input_features": (1000, 320)}
+
+
+def test_a_q_former_asks_the_vectors_of_an_image() -> None:
+    class Asks(Fake):
+        main_input_name = "query_embeds"
+
+        def forward(self, query_embeds: Any, encoder_hidden_states: Any = None) -> None: ...
+
+    shapes, _ = inputs_of(Asks(hidden_size=16, encoder_hidden_size=24, num_query_tokens=4))
+    assert shapes == {"query_embeds": (4, 16), "encoder_hidden_states": (257, 24)}
+
+
+def test_the_text_of_a_q_former_is_at_most_its_own_longest() -> None:
+    class Instructed(Fake):
+        def forward(self, input_ids: Any, qformer_input_ids: Any) -> None: ...
+
+    inner = type("Inner", (), {"max_position_embeddings": 4})()
+    assert inputs_of(Instructed(qformer_config=inner))[0] == {"input_ids": (8,), "qformer_input_ids": (4,)}
