@@ -5,7 +5,8 @@ python benchmarks/sweep_speed.py [--candidates 10000] [--cnns 300] [--parts cnns
 - cnns: different CNNs of 20 to 60 layers, candidates a minute
 - shared: candidates that share a trace and differ in length, hardware and region
 - engines: the rate of a Dask cluster and a Ray instance over that of joblib, on the same cores
-- memory: the largest resident memory of the sweep and its processes in the last tenth over that in the second tenth
+- memory: the largest resident memory of the sweep and its processes in the last tenth over that in the second tenth;
+  shared pages count once
 - kills: a sweep killed with SIGKILL at three random moments and started again, compared with one that ran through
 """
 
@@ -117,25 +118,20 @@ def timed(folder: Path, kind: str, number: int, *options: str) -> float:
 
 def engines(folder: Path, number: int) -> None:
     """Workers are started before the clock; joblib's are started within it, as users start them."""
+    import ray
     from distributed import LocalCluster
 
-    own, dask, ray = [], [], []
-    subprocess.run([Path(sys.executable).parent / "ray", "stop", "--force"], capture_output=True)
-    started = [
-        Path(sys.executable).parent / "ray",
-        "start",
-        "--head",
-        f"--num-cpus={CORES}",
-        "--include-dashboard=false",
-    ]
+    own, dask, on_ray = [], [], []
+    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
+    address = ray.get_runtime_context().gcs_address
     with LocalCluster(n_workers=CORES, threads_per_worker=1, dashboard_address=None) as cluster:
-        subprocess.run(started, capture_output=True, check=True)
         for _ in range(3):
             own.append(timed(folder, "cnns", number))
             dask.append(timed(folder, "cnns", number, "--engine", "dask", "--address", cluster.scheduler_address))
-            ray.append(timed(folder, "cnns", number, "--engine", "ray", "--address", "auto"))
-    subprocess.run([Path(sys.executable).parent / "ray", "stop", "--force"], capture_output=True)
-    for name, times in (("Dask", dask), ("Ray", ray)):
+            on_ray.append(timed(folder, "cnns", number, "--engine", "ray", "--address", address))
+    ray.shutdown()
+    print(f"joblib, Dask, Ray: {[[round(one, 1) for one in times] for times in (own, dask, on_ray)]} s", flush=True)
+    for name, times in (("Dask", dask), ("Ray", on_ray)):
         ratios = [mine / theirs for mine, theirs in zip(own, times, strict=True)]
         print(f"{name}: {statistics.median(ratios):.2f} of joblib's rate (median of 3)", flush=True)
 
@@ -163,10 +159,16 @@ def _watch(process: subprocess.Popen[bytes], journal: Path, number: int) -> Iter
         try:
             done = journal.read_bytes().count(b"\n") / number
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            yield done, sum(one.memory_info().rss for one in family)
-        except (OSError, psutil.NoSuchProcess):
+            yield done, sum(_resident(one) for one in family)
+        except (OSError, psutil.Error):
             pass
         time.sleep(2)
+
+
+def _resident(process: psutil.Process) -> int:
+    """Resident bytes; on Linux the pages that processes share count once."""
+    memory = process.memory_full_info()
+    return int(getattr(memory, "pss", memory.rss))
 
 
 def kills(folder: Path, number: int) -> None:

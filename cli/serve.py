@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+# Longer than clients keep a connection: one that the server closes first fails the request that is just being sent.
+_KEEP_ALIVE_S = 75
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for a network.")
@@ -33,4 +36,12 @@ def serve(host: str, port: int, time_limit: float, readers: int) -> None:
             f"`serve` needs {error.name}, which is not installed: pip install 'joulecast[serve]'"
         ) from None
     app = make_app(Answers(time_limit_s=time_limit, readers=readers))
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, server_header=False)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+    )

@@ -15,6 +15,7 @@ from .jobs import Job, Result, failed, run_job
 
 ENGINES = ("local", "dask", "ray")
 _EXIT_CODES = re.compile(r"exit codes of the workers are \{(.*)\}")  # as loky writes them
+_PATIENCE_S = 40  # for a cluster that has just been started
 _AHEAD = 2  # jobs that wait for each process
 
 
@@ -141,12 +142,16 @@ class _Dask(_Joblib):
         except ImportError:
             raise _not_installed("dask") from None
         try:
-            client = self._stack.enter_context(Client(self._address, timeout=10, set_as_default=True))
+            client = self._stack.enter_context(Client(self._address, timeout=_PATIENCE_S, set_as_default=True))
         except (OSError, ValueError) as error:
             raise JoulecastError(f"no Dask scheduler answers at {self._address}: {_reason(error)}") from None
-        if not client.nthreads():
+        try:
+            client.wait_for_workers(1, timeout=_PATIENCE_S)
+        except TimeoutError:
             self._stack.close()
-            raise JoulecastError(f"the Dask cluster at {self._address} has no workers: start some with dask worker")
+            raise JoulecastError(
+                f"the Dask cluster at {self._address} has no workers: start some with dask worker"
+            ) from None
         return self
 
     def _results(self, jobs: Iterator[Job]) -> Iterator[tuple[int, list[Result]]]:

@@ -88,7 +88,7 @@ def run_job(job: Job) -> list[Result]:
 
 def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
     try:
-        request = _placed(candidate(index, values, job["columns"]).request(job["base"]), job["folder"])
+        request = placed(candidate(index, values, job["columns"]).request(job["base"]), job["folder"])
         answer = priced(request, _KEPT.workload(request), _KEPT.profile(request), where=_KEPT.where(request))
     except JoulecastError as error:
         return failed(index, values, error)
@@ -99,10 +99,10 @@ def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
     return {"index": index, "asked": dict(values), "row": columns}
 
 
-def _placed(request: Request, folder: str) -> Request:
-    """The request with relative files as the sweep's own process finds them: a worker may run in another folder."""
+def placed(request: Request, folder: str) -> Request:
+    """The request with relative files as a process in `folder` finds them: a worker may run in another folder."""
     model = os.path.join(folder, str(request.model))
-    if os.path.exists(re.sub(r"\.(py|ipynb):.*", r".\1", model)):
+    if isinstance(request.model, str | Path) and os.path.exists(re.sub(r"\.(py|ipynb):.*", r".\1", model)):
         request = replace(request, model=model)
     if isinstance(request.hardware, str | Path) and str(request.hardware).endswith(".json"):
         request = replace(request, hardware=os.path.join(folder, request.hardware))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ..estimator.answer.answer import Answer
@@ -9,13 +10,16 @@ from ..estimator.answer.estimate import find_profile, priced, read
 from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError
 from .candidates import candidate
-from .jobs import Kept, row
+from .jobs import Kept, placed, row
 from .ranking import column_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ..estimator.cost.profile import Profile
+
+
+_WORKLOADS = 256  # that are kept
 
 
 class Cost:
@@ -26,7 +30,7 @@ class Cost:
 
     Names that are fields of `Request` set it, all others are arguments of the model, as in `sweep`. A model is traced
     when its arguments, its batch size or another field of the trace first occur; the last 256 traces are kept, so that
-    later calls only price it.
+    later calls only price it. A copy in another process (a search with several workers) starts without traces.
 
     Parameters
     ----------
@@ -43,11 +47,14 @@ class Cost:
     """
 
     def __init__(self, profile: str | Path | Profile | None = None, /, *, of: str = "energy", **fields: Any) -> None:
-        self._base = Request(hardware=profile, **fields)
+        self._base = placed(Request(hardware=profile, **fields), os.getcwd())
         if profile is not None:
             find_profile(self._base)  # unknown hardware shows at once
         self._column = column_name(of)
-        self._kept = Kept(256, read)
+        self._kept = Kept(_WORKLOADS, read)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (self._base, self._column)
 
     def __call__(self, **candidate: Any) -> float:
         """The candidate's figure. Raises JoulecastError where the column is not a number."""
@@ -63,3 +70,10 @@ class Cost:
         request = candidate(0, values).request(self._base)
         kept = self._kept
         return priced(request, kept.workload(request), kept.profile(request), where=kept.where(request))
+
+
+def _copied(base: Request, column: str) -> Cost:
+    """A `Cost` as another process gets it."""
+    cost = Cost.__new__(Cost)
+    cost._base, cost._column, cost._kept = base, column, Kept(_WORKLOADS, read)
+    return cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import random
@@ -254,6 +255,16 @@ def test_the_command_serves_and_stops(tmp_path: Path, unused_port: Callable[[], 
             except OSError:
                 assert time.monotonic() < end
                 time.sleep(0.1)
+        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        first: Any = None
+        for pause_s in (0, 6):  # clients keep a connection for some seconds, and the server must not close it first
+            time.sleep(pause_s)
+            kept.request("GET", "/health")
+            answer = kept.getresponse()
+            assert json.load(answer)["status"] == "ok"
+            first = first or kept.sock.getsockname()
+            assert kept.sock.getsockname() == first
+        kept.close()
     finally:
         server.send_signal(signal.SIGINT)
         _, said = server.communicate(timeout=30)

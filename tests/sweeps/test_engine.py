@@ -106,7 +106,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _address(path: Path) -> str:
+def _address(path: Path, workers: int = 2) -> str:
     import json
 
     from distributed import Client
@@ -116,7 +116,8 @@ def _address(path: Path) -> str:
         if path.exists() and path.read_text().endswith("}"):
             address = str(json.loads(path.read_text())["address"])
             with Client(address, timeout=60, set_as_default=False) as client:
-                client.wait_for_workers(2, timeout=120)
+                if workers:
+                    client.wait_for_workers(workers, timeout=120)
             return address
         time.sleep(0.2)
     raise TimeoutError("no scheduler")
@@ -148,12 +149,26 @@ def test_a_sweep_goes_on_after_its_scheduler_was_killed(
     assert len(done) == len(WIDTHS) - kept  # what was done is not done again
 
 
-def test_no_scheduler_and_no_address(base: Request) -> None:
+def test_no_scheduler_and_no_address(base: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 2)
     with pytest.raises(JoulecastError, match="needs `address`"):
         jc.sweep(WIDTHS, base, engine="dask")
     with pytest.raises(JoulecastError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         jc.sweep(WIDTHS, base, engine="dask", address="tcp://127.0.0.1:9")
+
+
+def test_a_scheduler_without_workers(base: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    found = tmp_path / "scheduler.json"
+    scheduler = start("distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(found))
+    try:
+        address = _address(found, workers=0)
+        monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 2)
+        with pytest.raises(JoulecastError, match=r"the Dask cluster at tcp://.+ has no workers: start some"):
+            jc.sweep(WIDTHS, base, engine="dask", address=address)
+    finally:
+        kill(scheduler)
 
 
 # -- Ray -----------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import pytest
 
 import joulecast as jc
@@ -33,6 +36,20 @@ def test_a_model_is_traced_once(cost: jc.Cost, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cost._kept, "_read", lambda request: pytest.fail("traced again"))
     assert cost(width=4, epochs=4, hardware="t4") > 0
     assert cost(width=4, epochs=4) == pytest.approx(2 * cost(width=4), rel=0.02)
+
+
+def test_a_copy_in_a_process_of_another_folder_finds_the_model(
+    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches send the function to their workers, and Ray Tune runs each trial in a folder of its own."""
+    file, _, name = net.rpartition(":")
+    monkeypatch.chdir(Path(file).parent)
+    here = jc.Cost("t4", model=f"{Path(file).name}:{name}", inputs="16", samples=100, epochs=2, of="co2e")
+    assert here(width=4) > 0
+    there = pickle.loads(pickle.dumps(here))
+    monkeypatch.chdir(tmp_path)
+    assert len(there._kept._workloads) == 0
+    assert there(width=4) == here(width=4)
 
 
 def test_mistakes(cost: jc.Cost, net: str) -> None:

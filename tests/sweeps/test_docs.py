@@ -1,0 +1,130 @@
+"""docs/sweep.md word for word: its files are written as they stand there, and its commands run in order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "sweep.md"
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+SCRIPTS = {text.split("\n")[0][2:]: text for kind, text in BLOCKS if kind == "python"}
+COMMANDS = [text for kind, text in BLOCKS if kind == "sh"]
+
+
+def command(part: str) -> str:
+    """The only command of the page with that part."""
+    (found,) = (text for text in COMMANDS if part in text)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's files."""
+    path = tmp_path_factory.mktemp("docs")
+    for name, text in SCRIPTS.items():
+        (path / name).write_text(text)
+    (trials,) = (text for kind, text in BLOCKS if kind == "json")
+    (path / "trials.jsonl").write_text(trials)
+    return path
+
+
+def run(folder: Path, text: str, *, program: str = "bash") -> str:
+    """What a command prints; processes that it started in the background end with it."""
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "default"}
+    arguments = ["bash", "-euo", "pipefail", "-c", text] if program == "bash" else [sys.executable, text]
+    with (folder / "stderr.txt").open("w") as errors:
+        started = subprocess.Popen(
+            arguments,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            said, _ = started.communicate(timeout=400)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+    assert started.returncode == 0, (folder / "stderr.txt").read_text()[-2000:]
+    return said
+
+
+def test_a_grid_with_its_table_and_its_page(folder: Path) -> None:
+    said = run(folder, command("--set width=8,16,32"))
+    assert said.startswith("6 candidates; all of them one after another:")
+    assert "within budget" in said
+    assert (folder / "sweep.csv").read_text().count("\n") == 7
+    assert "A sweep of 6 candidates" in (folder / "sweep.html").read_text()
+
+
+def test_a_file_of_candidates_with_known_accuracies(folder: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pandas
+
+    said = run(folder, command("--from trials.jsonl"))
+    assert said.startswith("3 candidates;")
+    front = said.partition("Pareto front (least energy_kwh, most accuracy)")[2]
+    assert re.findall(r"0\.9\d+", front) == ["0.912", "0.934"]  # 0.929 needs more energy than 0.934
+    assert pandas.read_parquet(folder / "trials.parquet")["accuracy"].tolist() == [0.912, 0.934, 0.929]
+
+
+def test_the_trials_of_an_optuna_study(folder: Path) -> None:
+    pytest.importorskip("optuna")
+    assert run(folder, command("--from study.py:study")).startswith("3 candidates;")
+
+
+def test_a_search_space_of_ray_tune(folder: Path) -> None:
+    pytest.importorskip("ray.tune")
+    assert run(folder, command("--from space.py:space")).startswith("4 candidates;")
+
+
+def test_a_dask_cluster(folder: Path) -> None:
+    pytest.importorskip("distributed")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    text = command("dask scheduler").replace("8786", str(port))  # the tests of another process may use that one
+    text = re.sub(r"^dask ", f"{sys.executable} -m dask ", text, flags=re.MULTILINE)
+    background = re.sub(r" &$", " >>cluster.txt 2>&1 &", text, flags=re.MULTILINE)
+    assert run(folder, background).startswith("2 candidates;")
+
+
+def test_a_sweep_in_python(folder: Path) -> None:
+    said = run(folder, "sweep_in_python.py", program="python")
+    assert "energy_kwh" in said
+    assert float(said.split()[0]) > 0
+
+
+def test_a_search_of_optuna_with_a_limit_of_energy(folder: Path) -> None:
+    pytest.importorskip("optuna")
+    said = run(folder, "search_optuna.py", program="python")
+    width, kwh = re.findall(r"\{'width': (\d+)\} (\S+) kWh", said)[0]
+    assert 16 <= int(width) < 128  # those of 128 are pruned
+    assert 0 < float(kwh) <= 0.008
+
+
+def test_a_search_of_ray_tune_with_the_energy_of_each_trial(folder: Path) -> None:
+    pytest.importorskip("ray.tune")
+    said = run(folder, "search_ray.py", program="python")
+    found = dict(re.findall(r"\{'width': (\d+)\} \S+ (\S+) kWh", said))
+    assert set(found) == {"16", "64"}
+    assert 0 < float(found["16"]) < float(found["64"])
+
+
+def test_a_search_of_scikit_learn_within_a_limit(folder: Path) -> None:
+    said = run(folder, "search_sklearn.py", program="python")
+    width, kwh = re.findall(r"\{'width': (\d+)\} (\S+) kWh", said)[0]
+    assert width in ("16", "32")
+    assert 0 < float(kwh) <= 0.008
