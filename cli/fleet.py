@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,19 +56,29 @@ def _name(kind: Kind, name: str | None, machine: str | None, *, several: bool) -
 def _print(kind: Kind) -> None:
     console = make_console()
     count = len(kind.machines)
-    head = f"{kind.hardware}: {count} machine{'' if count == 1 else 's'}, {kind.spread:.1%} apart"
-    show(console, [Text(f"{head} (standard deviation of their speed)", style="bold")])
+    head = f"{kind.hardware}: {count} machine{'' if count == 1 else 's'}, {kind.spread:.1%} apart in time"
+    if any(machine.energy_factor is not None for machine in kind.machines):
+        head += f", {kind.energy_spread:.1%} in energy"
+    show(console, [Text(f"{head} (standard deviation)", style="bold")])
     rows = sorted(kind.machines, key=lambda one: -abs(one.factor - 1))[:_SHOWN]
     show(console, table_lines(_columns(rows), console.width, indent=2))
     if count > _SHOWN:
         console.print(Text(f"  and {count - _SHOWN} more that are closer to the typical machine", style="dim"))
     for machine in kind.outlying:
-        slower = machine.factor > 1
-        console.print(
-            f"  {machine.name} is not counted: {'slower' if slower else 'faster'} than the others by "
-            f"{abs(machine.factor - 1):.0%}; look at its {'cooling, clocks and' if slower else ''} power limit",
-            soft_wrap=True,
-        )
+        console.print(f"  {machine.name} is not counted: {_oddness(machine)}", soft_wrap=True)
+
+
+def _oddness(machine: Machine) -> str:
+    """How an outlying machine differs most, and what to look at."""
+    time, energy = machine.factor, machine.energy_factor or machine.factor
+    if abs(math.log(energy)) > abs(math.log(time)):
+        side = "more" if energy > 1 else "less"
+        return f"it takes {abs(energy - 1):.0%} {side} energy than the others; look at its power limit and its meter"
+    slower = time > 1
+    return (
+        f"{'slower' if slower else 'faster'} than the others by {abs(time - 1):.0%}; "
+        f"look at its {'cooling, clocks and ' if slower else ''}power limit"
+    )
 
 
 def _columns(rows: Sequence[Machine]) -> list[Column]:

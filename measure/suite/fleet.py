@@ -34,7 +34,10 @@ _NOISE = 0.02  # of a case on one machine, where the records do not show it
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine of a kind: its seconds over those of the typical one, and the same for joules where measured."""
+    """One machine of a kind: its seconds over those of the typical one, and the same for joules where measured.
+
+    `outlying` says whether it is far from the others in either.
+    """
 
     name: str
     cases: int
@@ -45,12 +48,16 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """All machines with the same parts. `spread` is the standard deviation of ln(factor) between them."""
+    """All machines with the same parts.
+
+    `spread` is the standard deviation of ln(factor) between them, `energy_spread` that of ln(energy_factor).
+    """
 
     hardware: str
     profile: Profile
     machines: tuple[Machine, ...]
     spread: float
+    energy_spread: float
 
     @property
     def outlying(self) -> tuple[Machine, ...]:
@@ -87,16 +94,24 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
         name: {case: one.energy_j / one.steps for case, one in own.items() if one.energy_j}
         for name, own in measured.items()
     }
-    energies, energy_factors, _ = polished({name: own for name, own in joules.items() if own})
-    odd = outlying(factors)
+    energies, energy_factors, energy_noise = polished({name: own for name, own in joules.items() if own})
+    odd = outlying(factors) | outlying(energy_factors)
     spread = _spread([value for name, value in factors.items() if name not in odd])
-    own = 0.0
+    # Machines whose energy was not measured differ in energy as they differ in time, at the same power.
+    known = [value for name, value in energy_factors.items() if name not in odd]
+    energy_spread = _spread(known) if len(known) > 1 else spread
+    own = energy_own = 0.0
     if machine is not None:
         # An odd machine is not one of those that the spread describes: its own cases alone say how fast it is.
-        prior = math.inf if machine in odd else spread
+        prior, energy_prior = (math.inf, math.inf) if machine in odd else (spread, energy_spread)
         own, spread = shrunk(factors[machine], len(measured[machine]), prior, noise)
+        energy_own, energy_spread = own, spread
+        if machine in energy_factors:
+            energy_own, energy_spread = shrunk(
+                energy_factors[machine], len(joules[machine]), energy_prior, energy_noise
+            )
     typical = [
-        _scaled(_typical(case, measured, factors, middle, energies.get(case)), math.exp(own))
+        _scaled(_typical(case, measured, factors, middle, energies.get(case)), math.exp(own), math.exp(energy_own))
         for case, middle in cases.items()
     ]
     profile = profile_of(
@@ -106,7 +121,7 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
         now=now_utc,
         notes=(_told(factors, odd, spread, machine), *first_lines(left_out)),
     )
-    widened = _wider(profile.time_error, spread), _wider(profile.energy_error, spread)
+    widened = _wider(profile.time_error, spread), _wider(profile.energy_error, energy_spread)
     machines = tuple(
         Machine(
             name,
@@ -122,6 +137,7 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
         replace(profile, time_error=widened[0], energy_error=widened[1]),
         machines,
         spread,
+        energy_spread,
     )
 
 
@@ -224,10 +240,10 @@ def _typical(
     )
 
 
-def _scaled(one: Observation, factor: float) -> Observation:
-    """The same case on a machine that takes `factor` times as long at the same power."""
+def _scaled(one: Observation, factor: float, energy_factor: float) -> Observation:
+    """The same case on a machine that takes `factor` times as long and `energy_factor` times the energy."""
     ops = None if one.op_seconds is None else tuple(None if op is None else op * factor for op in one.op_seconds)
-    energy = None if one.energy_j is None else one.energy_j * factor
+    energy = None if one.energy_j is None else one.energy_j * energy_factor
     return replace(one, seconds=one.seconds * factor, energy_j=energy, op_seconds=ops)
 
 

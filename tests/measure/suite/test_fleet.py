@@ -18,8 +18,18 @@ from joulecast.estimator.cost.curves import Curves, Term
 from joulecast.estimator.cost.profile import read_profile
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Workload
+from joulecast.measure.meters.reading import DomainReading, Reading
 from joulecast.measure.records.records import MeasuredWindow, Record
-from joulecast.measure.suite.fleet import UNKNOWN_SPREAD, _wider, fit_kind, kinds_of, outlying, polished, shrunk
+from joulecast.measure.suite.fleet import (
+    UNKNOWN_SPREAD,
+    Machine,
+    _wider,
+    fit_kind,
+    kinds_of,
+    outlying,
+    polished,
+    shrunk,
+)
 
 LAW = Curves((Term("dense", "*", "macs", 3e-11), Term("*", "*", "bytes", 1.6e-10), Term("*", "*", "launch", 2e-5)))
 
@@ -53,14 +63,22 @@ def host(node: str, cpu: str = "Test CPU") -> dict[str, object]:
 
 
 def records(
-    node: str, factor: float = 1.0, *, noise: float = 0.01, cases: int = 16, cpu: str = "Test CPU"
+    node: str,
+    factor: float = 1.0,
+    *,
+    noise: float = 0.01,
+    cases: int = 16,
+    cpu: str = "Test CPU",
+    watts: float | None = None,
 ) -> list[Record]:
-    """What `measure` would keep on a machine that takes `factor` times as long as the law says."""
+    """What `measure` would keep on a machine that takes `factor` times as long as the law says, at `watts`."""
     chance = random.Random(node)
     found = []
     for name, work in list(networks().items())[:cases]:
         ops = LAW.seconds(work.ops).sum(axis=1) * factor * math.exp(chance.gauss(0, noise))
-        window = MeasuredWindow("test", 10, float(ops.sum()) * 10)
+        seconds = float(ops.sum()) * 10
+        reading = None if watts is None else Reading("rapl", seconds, (package(seconds * watts),))
+        window = MeasuredWindow("test", 10, seconds, reading)
         record = Record(
             f"{node}-{name}", "case", name, "2026-01-01", "complete", host(node, cpu), (window,),
             run=node, family=f"family{len(found) % 4}", meter={"name": "none"}, workload=work,
@@ -68,6 +86,10 @@ def records(
         )  # fmt: skip
         found.append(record)
     return found
+
+
+def package(joules: float) -> DomainReading:
+    return DomainReading("package-0", "package", "measured", round(1e6 * joules), True)
 
 
 def test_the_polish_by_hand() -> None:
@@ -152,6 +174,41 @@ def test_the_profile_of_one_machine_leans_on_its_kind(fleet: dict[str, float]) -
     assert of_own.low < truth < of_own.high
 
 
+@pytest.fixture(scope="module")
+def powers() -> dict[str, float]:
+    """Nine machines of the same speed, whose power differs by about 10 %, and one with another power limit."""
+    return {**{f"node{i}": 100 * math.exp(0.03 * (i - 4)) for i in range(9)}, "limited": 50.0}
+
+
+def test_the_energy_has_a_spread_of_its_own(powers: dict[str, float]) -> None:
+    """ln(power) of nodes 0 to 8 is 0.03 times -4 to 4: a standard deviation of 0.03 x sqrt(60 / 8) = 8.2 %."""
+    kind = fit_kind([one for node, watts in powers.items() for one in records(node, noise=0.001, watts=watts)])
+    found = {machine.name: machine for machine in kind.machines}
+    assert kind.spread < 0.002
+    assert kind.energy_spread == pytest.approx(0.03 * math.sqrt(60 / 8), rel=0.05)
+    assert found["limited"].energy_factor == pytest.approx(0.5, rel=0.03)
+    assert found["limited"].factor == pytest.approx(1.0, rel=0.01)
+    assert [machine.name for machine in kind.outlying] == ["limited"]
+    narrow, wide = kind.profile.time_error, kind.profile.energy_error
+    assert math.log(wide.high) >= 1.645 * kind.energy_spread
+    assert math.log(narrow.high) < math.log(wide.high) / 2
+
+
+def test_the_energy_of_one_machine_is_its_own(powers: dict[str, float]) -> None:
+    every = [one for node, watts in powers.items() for one in records(node, noise=0.001, watts=watts)]
+    kind, own = fit_kind(every), fit_kind(every, machine="node8")
+    work = networks()["net9"]
+    of_kind, of_own = (one.profile.predict(work, steps=1000) for one in (kind, own))
+    assert of_own.seconds.value == pytest.approx(of_kind.seconds.value, rel=0.01)
+    assert of_own.energy_kwh.value == pytest.approx(math.exp(0.12) * of_kind.energy_kwh.value, rel=0.03)
+    assert own.energy_spread < kind.energy_spread / 4
+
+
+def test_without_measured_energy_it_differs_as_the_time_does(fleet: dict[str, float]) -> None:
+    kind = fit_kind([record for node, factor in fleet.items() for record in records(node, factor)])
+    assert kind.energy_spread == kind.spread
+
+
 def test_few_machines_have_the_spread_of_others() -> None:
     assert fit_kind(records("a")).spread == UNKNOWN_SPREAD
     assert fit_kind([*records("a"), *records("b", 1.01)]).spread == UNKNOWN_SPREAD
@@ -190,6 +247,7 @@ def test_the_command_fits_each_kind_and_one_machine(
     assert "Test CPU, 2 threads: 5 machines" in done.output
     assert "hot is not counted: slower than the others by 3" in done.output
     assert "Other CPU, 2 threads: 1 machine" in done.output
+    assert "apart in time (standard deviation)" in done.output
     folder = tmp_path / "own" / "profiles"
     assert sorted(path.name for path in folder.iterdir()) == ["other-cpu-2-threads.json", "test-cpu-2-threads.json"]
     assert read_profile(folder / "test-cpu-2-threads.json").name == "test-cpu-2-threads"
@@ -199,6 +257,15 @@ def test_the_command_fits_each_kind_and_one_machine(
     work = networks()["net3"]
     ratio = slow.predict(work, steps=99).seconds.value / typical.predict(work, steps=99).seconds.value
     assert ratio == pytest.approx(1.4, rel=0.05)
+
+
+def test_how_an_outlying_machine_is_described() -> None:
+    from joulecast.cli.fleet import _oddness
+
+    assert _oddness(Machine("a", 9, 1.3, 1.1, True)).startswith("slower than the others by 30%; look at its cooling")
+    assert _oddness(Machine("a", 9, 0.8, None, True)) == "faster than the others by 20%; look at its power limit"
+    less = "it takes 50% less energy than the others; look at its power limit and its meter"
+    assert _oddness(Machine("a", 9, 1.0, 0.5, True)) == less
 
 
 @pytest.mark.parametrize(
