@@ -123,7 +123,7 @@ class _Optimizer:
                 update.count += 1
         return result
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self, *_: Any, **__: Any) -> None:
         for parameter in self._parameters().values():
             parameter.grad = None
 

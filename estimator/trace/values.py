@@ -498,10 +498,13 @@ def _packed(values: Values, data: torch.Tensor, lengths: torch.Tensor, batch_fir
     return data.new_empty((total, *data.shape[2:])), batch_sizes
 
 
-def _ctc(values: Values, scores: torch.Tensor, targets: torch.Tensor, *rest: Any) -> Any:
+def _ctc(
+    values: Values, scores: torch.Tensor, targets: torch.Tensor, input_lengths: Any, lengths: Any, *rest: Any
+) -> Any:
     # _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity)
-    with _for_real():
-        lengths = values.of(rest[1]).tolist() if isinstance(rest[1], torch.Tensor) else rest[1]
+    if isinstance(lengths, torch.Tensor):
+        with _for_real():
+            lengths = values.of(lengths).tolist()
     steps, batch = scores.shape[:2]
     return scores.new_empty((batch,)), scores.new_empty((batch, steps, 2 * max(lengths, default=0) + 1))
 

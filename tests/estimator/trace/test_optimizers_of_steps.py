@@ -161,7 +161,7 @@ class Manual(Pair):
             self.manual_backward(super().training_step(batch, 0))  # type: ignore[operator]
             self.clip_gradients(one, 1.0)  # type: ignore[operator]
             one.step()
-            one.zero_grad()
+            one.zero_grad(set_to_none=True)
             self.untoggle_optimizer(one)  # type: ignore[operator]
         self.seen.append([name for name, own in self.named_parameters() if own.requires_grad])
         self.seen.append(two.step(lambda: "closure's"))

@@ -84,6 +84,8 @@ TABLE = m(1000, 8)
         (aten.scatter_reduce_.two, [TABLE, 0, ids(6, 8), m(6, 8), "sum"], I8 * 48 + 2 * F4 * 48, F4 * 48),
         (aten.index_reduce_.default, [TABLE, 0, ids(6), m(6, 8), "prod"], I8 * 6 + 2 * F4 * 48, F4 * 48),
         # not in place: a copy of the whole first
+        (aten.index_copy.default, [m(11, 3), 0, ids(5), m(5, 3)], I8 * 5 + F4 * (15 + 33), F4 * (15 + 33)),
+        (aten.scatter_add.default, [m(11, 3), 0, ids(5, 3), m(5, 3)], I8 * 15 + F4 * (15 + 33 + 15), F4 * (15 + 33)),
         (aten.index_copy.default, [TABLE, 0, ids(6), m(6, 8)], I8 * 6 + F4 * (48 + 8000), F4 * (48 + 8000)),
     ],
 )
