@@ -63,7 +63,7 @@ class Drift:
         times = [seconds for window in record.windows if (seconds := window.figures.get(REFERENCE_S))]
         if not times:
             return 1.0
-        return max(float(np.median(times)) / self.quiet_s, 1.0) ** self.follows
+        return float(max(float(np.median(times)) / self.quiet_s, 1.0) ** self.follows)
 
     @property
     def note(self) -> str | None:
