@@ -109,7 +109,7 @@ def timed(folder: Path, kind: str, number: int, *options: str) -> float:
     start = time.perf_counter()
     done = subprocess.run(command(folder, kind, number, *options), cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(done.stderr)
+        sys.exit(done.stdout + done.stderr)
     return time.perf_counter() - start
 
 
