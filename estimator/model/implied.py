@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ..base.errors import JoulecastError
 from .clips import (
     PATCH_SIDE,
     Layout,
@@ -116,6 +117,11 @@ def _with_or_without_clips(
         try:
             first_taken(model, model.forward, [text])
         except NoLayout:
+            if missing := _missing_token(model.config):
+                raise JoulecastError(
+                    f"{type(model).__name__}: {missing} of its config is None, and the model looks for that token in "
+                    f"each text; set it with `model_args` {missing}=NUMBER"
+                ) from None
             return whole, notes  # the trace shows the error
         return text, [f"costed on its text alone: the model refuses its images or audio ({refused})"]
 
@@ -212,6 +218,11 @@ def _token(config: Any, kind: str) -> int | None:
             if isinstance(value, int) and not isinstance(value, bool):
                 return value
     return None
+
+
+def _missing_token(config: Any) -> str:
+    names = (f"{kind}_token_{what}" for kind in ("image", "video", "audio") for what in ("id", "index"))
+    return next((name for name in names if hasattr(config, name) and getattr(config, name) is None), "")
 
 
 def _width(model: Any) -> int | None:

@@ -418,6 +418,8 @@ class ReadsValues(TorchFunctionMode):
 
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A stand-in with the constant's values; a real tensor where the model asks for the CPU."""
+        if isinstance(args[0] if args else None, (list, tuple)):  # of numbers and tensors of one number
+            args = tree_map_only(torch.Tensor, lambda one: self.values.scalar(one) if one.numel() == 1 else one, args)
         if any(True for _ in _tensors(args)) or (self.values.device == "meta" and _is_cpu(kwargs.get("device"))):
             return func(*args, **kwargs)
         with _for_real():

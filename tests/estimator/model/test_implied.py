@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import joulecast as jc
+from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.model.implied import UnknownShape, implied_inputs
 from joulecast.estimator.model.input_spec import InputSpec, make_inputs
 
@@ -23,7 +24,6 @@ FAMILIES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
     "images in which objects are found": ("RTDetrV2Model", {"pixel_values": (3, 640, 640)}),
     "videos": ("VideoMAEModel", {"pixel_values": (16, 3, 224, 224)}),
     "texts and images": ("CLIPModel", {"input_ids": (64,), "pixel_values": (3, 224, 224)}),
-    "images and a text": ("Blip2Model", {"pixel_values": (3, 224, 224), "input_ids": (64,)}),
     "patches and their grid": ("Qwen3VLVisionModel", {"hidden_states": (784, 1536), "grid_thw": (3,)}),
     "mel spectrograms of a fixed length": ("WhisperModel", {"input_features": (80, 3000), "decoder_input_ids": (64,)}),
     "spectrograms": ("ParakeetForCTC", {"input_features": (1000, 80)}),
@@ -267,3 +267,18 @@ def test_the_text_of_a_q_former_is_at_most_its_own_longest() -> None:
 
     inner = type("Inner", (), {"max_position_embeddings": 4})()
     assert inputs_of(Instructed(qformer_config=inner))[0] == {"input_ids": (8,), "qformer_input_ids": (4,)}
+
+
+def test_a_config_without_the_token_of_its_images_is_named() -> None:
+    class Looks(torch.nn.Module):
+        main_input_name = "pixel_values"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"text_config": None, "image_size": 4, "image_token_id": None})()
+
+        def forward(self, pixel_values: torch.Tensor, input_ids: torch.Tensor) -> Any:
+            return (input_ids == self.config.image_token_id).sum()
+
+    with pytest.raises(JoulecastError, match=r"Looks: image_token_id of its config is None, .*image_token_id=NUMBER"):
+        implied_inputs(Looks(), tokens=8)

@@ -315,3 +315,21 @@ def test_single_numbers_keep_their_values_on_the_meta_device():
         others = [torch.tensor([3]), torch.zeros(()), torch.tensor(3, device="meta")]
     assert [number.item() for number in numbers] == [3, 0.5, True]
     assert all(other.is_meta for other in others)
+
+
+class SplitsByAList(nn.Module):
+    """Splits at lengths in a tensor that was made of a list of numbers and one-element tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2, bias=False)
+
+    def forward(self, x, lengths):
+        ends = torch.tensor([0, *lengths]).cumsum(0)
+        return torch.cat([self.layer(part) for part in x.split((ends[1:] - ends[:-1]).tolist())[1:]])
+
+
+def test_a_tensor_of_a_list_with_tensors_has_their_values():
+    work = trace(SplitsByAList(), {"x": torch.zeros(7, 3), "lengths": torch.tensor([2, 5])}, batch_size=7, layers=False)
+    assert work.tracer == "meta"
+    assert work.forward_flops == 5 * 3 * 2  # of the second part
