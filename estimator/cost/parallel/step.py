@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...trace.workload import Op
 from ..profile import PowerModel, Profile
+from ..software import TRAINING_STACKS
 from .anatomy import Anatomy
 from .cluster import Cluster
 from .collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEND, Exchange, seconds
@@ -54,6 +55,8 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, 
     `stage` is the slowest of the plan, where the caller has it.
     """
     stage = stage or slowest_stage(anatomy, plan)
+    if profile.software not in TRAINING_STACKS:
+        cluster = replace(cluster, links=replace(cluster.links, overlap=cluster.links.other_overlap))
     passes, updates = _priced(profile, stage.passes), _priced(profile, stage.updates)
     return combined(anatomy, plan, cluster, stage, passes, updates, waiting_w(profile.power))
 

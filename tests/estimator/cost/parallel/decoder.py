@@ -13,7 +13,7 @@ from joulecast.estimator.trace.workload import Op, Workload
 
 BLOCKS, HIDDEN, HEADS, TOKENS, VOCABULARY = 4, 64, 8, 128, 1024
 SECONDS_PER_MAC = 1e-9
-LINKS = Links(0.75, 0.75, 10e-6, 20e-6, overlap=0.9, straggling=0.0)
+LINKS = Links(0.75, 0.75, 10e-6, 20e-6, overlap=0.9, straggling=0.0, other_overlap=0.9)
 BOUNDARY_BYTES = TOKENS * HIDDEN * 2
 
 

@@ -176,3 +176,13 @@ def test_a_chosen_split_is_named_in_a_note():
     estimate, split = predict_split(device(), decoder(), nodes(), steps=1)
     assert split.chosen
     assert any(f"split chosen by joulecast: {split.plan}" in note for note in estimate.warnings)
+
+
+def test_software_that_is_no_stack_for_language_models_hides_less() -> None:
+    """Of gradients that take less time than computing, a tenth stays visible with an overlap of 0.9, 0.7 with 0.3."""
+    anatomy, plan = dissect(decoder()), Plan(dp=2)
+    links = replace(LINKS, overlap=0.9, other_overlap=0.3)
+    cluster = replace(nodes(devices=2), links=links)
+    hidden = step_cost(replace(device(), software="fused"), anatomy, plan, cluster)
+    shown = step_cost(replace(device(), software="eager"), anatomy, plan, cluster)
+    assert (1 - 0.9) * shown.data_s == pytest.approx((1 - 0.3) * hidden.data_s)
