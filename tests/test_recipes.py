@@ -125,7 +125,8 @@ def test_the_playbook_measures_fits_and_hands_out_the_profiles(tmp_path: Path) -
     home.mkdir()
     text = block("fleet.md", "yaml", "ansible.builtin").replace(STORE, store.as_uri())
     (tmp_path / "play.yml").write_text(text.replace("~/", f"{home}/"))
-    (tmp_path / "hosts").write_text(f"[training]\nthis ansible_connection=local ansible_python_interpreter={sys.executable}\n")
+    here = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
+    (tmp_path / "hosts").write_text(f"[training]\nthis {here}\n")
     program(tmp_path, "measure", f'exec "{sys.executable}" {tmp_path}/simulated.py "$4"')
     program(tmp_path, "joulecast", f'exec "{Path(sys.executable).parent}/joulecast" "$@"')
     (tmp_path / "simulated.py").write_text(
