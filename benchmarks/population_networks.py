@@ -313,14 +313,18 @@ class XlLayer(nn.Module):
 
 
 class TransformerXl(nn.Module):
-    """Dai et al., arXiv 1901.02860, with the adaptive softmax's usual shares of tokens in its tails."""
+    """Dai et al., arXiv 1901.02860, with the adaptive softmax's usual shares of tokens in its tails.
 
-    def __init__(self, layers: int, width: int, heads: int, inner: int, length: int) -> None:
+    Without `adaptive`, every token gets all 267,735 logits, from the weights of the embedding.
+    """
+
+    def __init__(self, layers: int, width: int, heads: int, inner: int, length: int, adaptive: bool) -> None:
         super().__init__()
-        self.length, self.width = length, width
+        self.length, self.width, self.adaptive = length, width, adaptive
         self.embed = nn.Embedding(267735, width)
         self.layers = nn.ModuleList(XlLayer(width, heads, inner) for _ in range(layers))
-        self.tails = nn.ModuleList(nn.Linear(width, size) for size in (20000, 20000, 160000, 67735))
+        sizes = (20000, 20000, 160000, 67735) if adaptive else ()
+        self.tails = nn.ModuleList(nn.Linear(width, size) for size in sizes)
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embed(ids.t())
@@ -329,6 +333,9 @@ class TransformerXl(nn.Module):
         for layer in self.layers:
             x = layer(x, memory, positions)
         tokens, total = x.flatten(0, 1), x.new_zeros(())
+        if not self.adaptive:
+            logits = F.linear(tokens, self.embed.weight).float()
+            return F.cross_entropy(logits, torch.zeros(logits.shape[0], dtype=torch.int64, device=ids.device))
         for tail, share in zip(self.tails, (1.0, 0.12, 0.08, 0.01), strict=True):
             logits = tail(tokens[: max(int(share * tokens.shape[0]), 1)]).float()
             zeros = torch.zeros(logits.shape[0], dtype=torch.int64, device=ids.device)
@@ -336,10 +343,10 @@ class TransformerXl(nn.Module):
         return total
 
 
-def _transformer_xl(layers: int, width: int, heads: int, inner: int, length: int) -> Builder:
+def _transformer_xl(layers: int, width: int, heads: int, inner: int, length: int, adaptive: bool = True) -> Builder:
     def build(batch: int) -> tuple[nn.Module, Any]:
         with torch.device("meta"):
-            return TransformerXl(layers, width, heads, inner, length), _ids(batch, length)
+            return TransformerXl(layers, width, heads, inner, length, adaptive), _ids(batch, length)
 
     return build
 
@@ -606,6 +613,8 @@ _BUILDERS: dict[str, Builder] = {
     "gnmt": _gnmt,
     "transformer-xl-base": _transformer_xl(16, 512, 8, 2048, 192),
     "transformer-xl-large": _transformer_xl(18, 1024, 16, 4096, 256),
+    "transformer-xl-base-full": _transformer_xl(16, 512, 8, 2048, 192, adaptive=False),
+    "transformer-xl-large-full": _transformer_xl(18, 1024, 16, 4096, 256, adaptive=False),
     "ssd300-resnet50": _ssd("resnet50"),
     "ssd300-resnet34": _ssd("resnet34"),
     "retinanet": _retinanet,
