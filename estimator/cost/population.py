@@ -69,6 +69,7 @@ FIELDS = (
     "window",  # elements of a convolution's window
     "stride",  # input positions for each output position
     "fp8",  # 1 for 8-bit products, which have 16-bit inputs and outputs (`half` is 1 too)
+    "dilated",  # 1 where a convolution's window skips positions
 )
 
 
@@ -134,10 +135,11 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
         weight_grad: float = 0.0,
         window: float = 0.0,
         stride: float = 0.0,
+        dilated: float = 0.0,
     ) -> tuple[float, ...]:
         traffic = "dense" if cls != MOVING else _TRAFFIC_OF.get(op.kind, "pointwise")
         head = (float(index), float(cls), float(TRAFFIC.index(traffic)), phase, macs, moved, *shape)
-        return (*head, float(op.count), half, issued, kernels, layout, last, weight_grad, window, stride, fp8)
+        return (*head, float(op.count), half, issued, kernels, layout, last, weight_grad, window, stride, fp8, dilated)
 
     dims = op.dims
     if op.kind == "conv" and "c_in" in dims:
@@ -189,6 +191,7 @@ def _convolution(op: Op, row: Any) -> Iterator[tuple[float, ...]]:
             weight_grad=float(role == "grad_weight"),
             window=window,
             stride=max(dims["in"], 1) / max(dims["out"], 1),
+            dilated=float(dims.get("dilated", 0)),
         )
 
 
@@ -235,6 +238,9 @@ SPECS = (
     "boost",  # 1 for GeForce and TITAN, which run above their stated clock
     "radeon",  # 1 for AMD's parts without matrix units
     "fp8",  # multiply-adds per second of 8-bit products; 0 where there are no such units
+    "unsupported",  # 1 for those of them for which ROCm's libraries have no kernels: the RX 5000 series
+    "packed",  # 1 where vector units compute two 16-bit products at a time, without matrix units
+    "integrated",  # 1 for AMD's parts that share memory and power with a CPU
 )
 _TERA = 1e12
 _FOR_DESKS = re.compile("GeForce|TITAN|Quadro|RTX|GTX", re.IGNORECASE)
@@ -279,6 +285,9 @@ def specs(hardware: Hardware) -> Array:
             float(hardware.vendor == "NVIDIA" and bool(re.search("GeForce|TITAN", hardware.name))),
             float(radeon),
             (hardware.fp8_tflops or 0.0) * _TERA / 2,
+            float(radeon and "RX 5" in hardware.name and 2019 <= hardware.year <= 2020),
+            float(not tensor and half >= 1.8 * hardware.fp32_tflops),
+            float(amd and hardware.memory_gb is None),
         ]
     )
 
@@ -291,7 +300,6 @@ def _typical_nm(year: int) -> float:
 
 _TILES = ((256.0, 128.0), (128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 32.0), (32.0, 32.0), (64.0, 16.0))
 _TINY = 1e-30  # seconds
-_FIXED_W = 15.0  # of a board's power, what does not compute: memory at rest, regulators, leakage
 _CONVERTED_BYTES = 2.0  # of an input of an 8-bit product; each is read in 16 bits and written twice, for two products
 _FP8_SHARE = 0.9  # of the rate over that of 16 bits; fitted on seven steps of MPT 1B and 3B in FP8 on H100
 _SPLIT_K = 256.0  # a reduction is split among multiprocessors down to this length
@@ -382,7 +390,8 @@ def _rate(
     clock = xp.where(s["boost"] > 0, p["boost"], 1.0)
     single = clock * s["fp32"] * p["eff_fp32"] * xp.where(s["pascal"] > 0, p["pascal_compute"], 1.0)
     matrix = clock * s["tf32"] * p["eff_tf32"]
-    half = xp.where(s["tensor"] > 0, clock * s["half"] * p["eff_half"], single * p["eff_half_vector"])
+    vector = single * xp.where(s["packed"] > 0, p["eff_packed"], p["eff_half_vector"])
+    half = xp.where(s["tensor"] > 0, clock * s["half"] * p["eff_half"], vector)
     on_tf32 = (tf32 > 0) & (matrix > single)
     rate = xp.where(t.half > 0, half, xp.where(on_tf32, matrix, single))
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
@@ -390,8 +399,10 @@ def _rate(
         (t.half > 0) & (s["tensor"] > 0), p["energy_half"], xp.where(on_tf32, p["energy_tf32"], 1.0)
     )
     board = s["power"] * xp.where(s["mobile"] > 0, p["mobile_power"], 1.0)
-    limit = xp.maximum(0.9 * board - _FIXED_W, 0.4 * board) / joules
-    peak = xp.where(t.half > 0, xp.maximum(s["half"] * s["tensor"], s["fp32"]), xp.where(on_tf32, s["tf32"], s["fp32"]))
+    # Memory, its interface and the paths to it draw power that arithmetic cannot have.
+    limit = xp.maximum(0.9 * board - p["energy_memory"] * s["bandwidth"] * 1e-9, 0.4 * board) / joules
+    units = xp.maximum(s["tensor"], s["packed"])
+    peak = xp.where(t.half > 0, xp.maximum(s["half"] * units, s["fp32"]), xp.where(on_tf32, s["tf32"], s["fp32"]))
     eight = xp.where(t.fp8 > 0, xp.maximum(s["fp8"] / xp.maximum(s["half"], 1.0), 1.0), 1.0)  # times the 16-bit rate
     peak = peak * xp.maximum(clock, 1.0) * eight
     rate = rate / (1.0 + (rate / limit) ** 8) ** 0.125
@@ -407,6 +418,9 @@ def _rate(
     gain = gain * xp.where(s["amd"] > 0, xp.where(cls <= DEPTHWISE, p["amd_conv"], p["amd_matmul"]), 1.0)
     gain = gain * xp.where(s["radeon"] > 0, p["radeon_compute"], 1.0)
     gain = gain * xp.maximum(eight * _FP8_SHARE, 1.0)
+    gain = gain * xp.where(s["integrated"] > 0, p["integrated"], 1.0)
+    gain = gain * xp.where((s["unsupported"] > 0) & (t.half > 0), p["unsupported_half"], 1.0)
+    gain = gain * xp.where((t.dilated > 0) & (half_conv | (on_tf32 > 0)), p["gain_dilated"], 1.0)
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
 
 
@@ -430,6 +444,7 @@ def _bandwidth(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], xp: A
     cached = s["l2"] / (s["l2"] + t.moved)
     share = p["eff_memory"] * xp.where(s["amd"] > 0, p["amd_memory"], 1.0)
     share = share * xp.where(s["radeon"] > 0, p["radeon_memory"], 1.0)
+    share = share * xp.where(s["integrated"] > 0, p["integrated"], 1.0)
     share = share * xp.where(s["pascal"] > 0, p["pascal_memory"], 1.0) * xp.where(s["ecc"] > 0, p["ecc_memory"], 1.0)
     result: Array = s["bandwidth"] * share / (1.0 - p["cache"] * cached)
     return result
@@ -600,8 +615,15 @@ class PopulationTime:
             specs={"fp8": 0.0, **{name: float(value) for name, value in document["specs"].items()}},  # older: without
             software=str(document["software"]),
             deviation=_deviation(document["deviation"]),
-            parameters={name: float(value) for name, value in document["parameters"].items()},
+            parameters=_complete({name: float(value) for name, value in document["parameters"].items()}),
         )
+
+
+def _complete(parameters: dict[str, float]) -> dict[str, float]:
+    """The parameters. Raises ProfileError where one is missing: the model had fewer when the profile was made."""
+    if missing := sorted(set(load_population().parameters) - set(parameters)):
+        raise ProfileError(f"the profile has no parameter {missing[0]!r}: an older version made it; fit it again")
+    return parameters
 
 
 def _deviation(document: Mapping[str, Any]) -> Deviation:

@@ -212,7 +212,7 @@ def conv(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     (data, weight, *_), (output, *_) = args, outputs
     dims = conv_dims(data.shape, weight.shape, output.shape, args[8], bool(args[6]))
     dims["channels_last"] = int(channels_last(data) or channels_last(weight))
-    return conv_flops(dims), dims
+    return conv_flops(dims), dims | _dilated(args[5])
 
 
 def channels_last(tensor: Any) -> bool:
@@ -230,7 +230,12 @@ def conv_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     forward = conv_flops(dims)
     dims["grad_input"], dims["grad_weight"] = int(of_input), int(of_weight)
     dims["channels_last"] = int(channels_last(data) or channels_last(weight))
-    return forward * (dims["grad_input"] + dims["grad_weight"]), dims
+    return forward * (dims["grad_input"] + dims["grad_weight"]), dims | _dilated(args[6])
+
+
+def _dilated(dilation: Sequence[int]) -> dict[str, int]:
+    """`dilated`: 1 where the window skips positions; no entry in all other convolutions."""
+    return {"dilated": 1} if max(dilation, default=1) > 1 else {}
 
 
 def plain_conv(transposed: bool) -> Formula:

@@ -42,7 +42,9 @@ NEUTRAL: dict[str, float] = {
     **dict.fromkeys(("gain_winograd", "gain_strided", "amd_conv", "amd_matmul", "amd_memory", "floor_amd"), 1.0),
     **dict.fromkeys(("overlap", "yearly_compute", "yearly_memory", "yearly_host", "host_infer", "edge_power"), 1.0),
     **dict.fromkeys(("boost", "pascal_compute", "pascal_memory", "ecc_memory", "mobile_power"), 1.0),
-    **dict.fromkeys(("radeon_compute", "radeon_memory"), 1.0),
+    **dict.fromkeys(("radeon_compute", "radeon_memory", "integrated", "unsupported_half", "eff_packed"), 1.0),
+    "gain_dilated": 1.0,
+    "energy_memory": 0.015,  # 15 W for the memory of DEVICE
     **dict.fromkeys(("energy_nm", "edge", "start", "wave", "cache", "reorder"), 0.0),
     **dict.fromkeys(("floor", "floor_update", "floor_rnn", "host_forward", "host_backward", "host_update"), 0.0),
     "energy_mac": 1e-9,
@@ -287,6 +289,25 @@ HALF_DEVICE = {"half": 8e12}
         (matmul(128, 256, 128), {}, {"amd_conv": 0.5, "amd_matmul": 0.5}, False, 1e12),
         (matmul(128, 256, 128), {"radeon": 1.0}, {"radeon_compute": 0.5}, False, 0.5e12),
         (matmul(128, 256, 128), {}, {"radeon_compute": 0.5}, False, 1e12),
+        (matmul(128, 256, 128), {"integrated": 1.0}, {"integrated": 0.5}, False, 0.5e12),
+        (matmul(128, 256, 128, half=True), {"unsupported": 1.0}, {"unsupported_half": 0.5}, False, 4e12),
+        (matmul(128, 256, 128), {"unsupported": 1.0}, {"unsupported_half": 0.5}, False, 1e12),
+        # Vector units that compute two 16-bit products at a time.
+        (matmul(128, 256, 128, half=True), {"tensor": 0.0, "packed": 1.0}, {"eff_packed": 1.5}, False, 1.5e12),
+        (
+            matmul(128, 256, 128, half=True),
+            {"tensor": 0.0, "packed": 1.0, "half": 2e12},
+            {"eff_packed": 9.0},
+            False,
+            2e12,
+        ),
+        (matmul(128, 256, 128), {"tensor": 0.0, "packed": 1.0}, {"eff_packed": 1.5}, False, 1e12),
+        # Dilated convolutions on matrix units.
+        (conv(1, dilated=1), {}, {"gain_dilated": 0.5}, False, 1e12),
+        (conv(1, dilated=1), {}, {"gain_dilated": 0.5}, True, 2e12),
+        (conv(1, dilated=1, half=True), {}, {"gain_dilated": 0.5}, False, 4e12),
+        (conv(1, dilated=1, half=True), {"tensor": 0.0}, {"gain_dilated": 0.5}, False, 1e12),
+        (conv(1), {}, {"gain_dilated": 0.5}, True, 4e12),
         (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, False, 1.25e12),
         (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, True, 5e12),
         (matmul(128, 256, 128, half=True), {"boost": 1.0}, {"boost": 1.25}, False, 10e12),
@@ -310,6 +331,8 @@ AT_LIMIT, OVER_LIMIT = 2**-0.125, 257**-0.125
         (matmul(128, 256, 128), {}, {"energy_mac": 75.0}, False, AT_LIMIT),
         (matmul(128, 256, 128), {"power": 175 / 3}, {"energy_mac": 75.0}, False, OVER_LIMIT),  # 37.5 W
         (matmul(128, 256, 128), {"power": 10.0}, {"energy_mac": 4.0}, False, AT_LIMIT),  # at least 40 % of the power
+        # Twice the bandwidth: its memory draws 30 W and leaves 60 W.
+        (matmul(128, 256, 128), {"bandwidth": 2e12}, {"energy_mac": 60.0}, False, AT_LIMIT),
         (
             matmul(128, 256, 128),
             {"mobile": 1.0, "power": 50.0},
@@ -412,6 +435,7 @@ def test_attention_is_as_many_products_as_its_multiply_adds_tell(op: Op, done: f
         (mover(), {"amd": 1.0}, {"amd_memory": 0.5}, {}, 2.0),
         (mover(), {}, {"amd_memory": 0.5}, {}, 1.0),
         (mover(), {"radeon": 1.0}, {"radeon_memory": 0.5}, {}, 2.0),
+        (mover(), {"integrated": 1.0}, {"integrated": 0.5}, {}, 2.0),
         (mover(), {"pascal": 1.0}, {"pascal_memory": 0.5}, {}, 2.0),
         (mover(), {"ecc": 1.0}, {"ecc_memory": 0.5}, {}, 2.0),
         (mover(), {}, {"radeon_memory": 0.5, "pascal_memory": 0.5, "ecc_memory": 0.5}, {}, 1.0),
@@ -617,7 +641,7 @@ def test_a_cards_figures_in_basic_units() -> None:
         {
             "fp32": 20e12, "tf32": 40e12, "half": 85e12, "tensor": 1.0, "bandwidth": 900e9, "sms": 80, "l2": 40e6,
             "power": 300, "nm": 4, "amd": 0, "other": 0, "year": 2023, "mobile": 0, "clock": 2e9, "pascal": 0, "ecc": 1,
-            "boost": 0, "radeon": 0, "fp8": 300e12,
+            "boost": 0, "radeon": 0, "fp8": 300e12, "unsupported": 0, "packed": 0, "integrated": 0,
         }
     )  # fmt: skip
 
@@ -635,6 +659,30 @@ def test_a_cards_figures_in_basic_units() -> None:
         (
             {"vendor": "AMD", "year": 2022, "tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 80.0},
             {"fp32": 10.24e12, "radeon": 1.0, "half": 40e12},  # 80 units of 64 lanes at 2 GHz, without dual issue
+        ),
+        # Vector units that compute two 16-bit products at a time: 72 of 40 TFLOPS and more.
+        ({"tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 72.0}, {"packed": 1.0, "tensor": 0.0}),
+        ({"tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 71.0}, {"packed": 0.0}),
+        ({"vendor": "AMD", "memory_gb": None}, {"integrated": 1.0}),
+        ({"vendor": "Apple", "memory_gb": None}, {"integrated": 0.0}),
+        *(
+            (
+                {
+                    "vendor": "AMD",
+                    "tf32_tflops": None,
+                    "bf16_tflops": None,
+                    "fp16_tflops": 80.0,
+                    "name": name,
+                    "year": year,
+                },
+                {"radeon": 1.0, "unsupported": unsupported},
+            )
+            for name, year, unsupported in (
+                ("Radeon RX 5700", 2019, 1.0),
+                ("Radeon RX 5600 XT", 2020, 1.0),
+                ("Radeon RX 580", 2017, 0.0),
+                ("Radeon RX 6800", 2020, 0.0),
+            )
         ),
         ({"tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 40.0, "year": 2016}, {"pascal": 1.0}),
         ({"tf32_tflops": None, "bf16_tflops": None, "fp16_tflops": 40.0, "year": 2019}, {"pascal": 0.0}),

@@ -118,7 +118,7 @@ def test_convolutions_teach_convolutions_more_than_matrix_products() -> None:
     assert off(none, other[:1]) > 0.3
     assert off(fitted, other[:1]) < 0.12
     moved = fitted.predict(NETWORKS[0]).seconds.value / none.predict(NETWORKS[0]).seconds.value
-    assert 1.0 < moved < 1.25  # a part of what convolutions show belongs to the whole device
+    assert 1.0 < moved < 1.3  # exp(0.4) is 1.49: a part of what convolutions show belongs to the whole device
     conv, product = (fitted.predict(row.workload).seconds for row in other)
     assert conv.high / conv.low < product.high / product.low
 
@@ -129,7 +129,7 @@ def test_networks_that_scatter_move_the_deviation_less_and_widen_the_interval() 
     steady = [replace(row, seconds=row.seconds * math.exp(0.2)) for row in rows]
     wide, narrow = (fit(some, name="mine", hardware=GPU) for some in (noisy, steady))
     one, other = (profile.predict(rows[0].workload).seconds for profile in (wide, narrow))
-    assert one.high / one.low > 1.3 * (other.high / other.low)
+    assert one.high / one.low > 1.2 * (other.high / other.low)
     assert off(narrow, steady) < 0.06
 
 
@@ -184,7 +184,7 @@ def test_the_unit_that_a_time_seems_to_have_is_named() -> None:
 
 
 def test_explain_tells_what_the_runs_told_and_what_the_population() -> None:
-    fitted = fit(runs(deviation(conv=0.3), [convolutions("a", 64, 20)]), name="mine", hardware=GPU)
+    fitted = fit(runs(deviation(conv=0.3), [convolutions("a", 128, 20)]), name="mine", hardware=GPU)
     facts = {(fact.section, fact.name): str(fact.value) for fact in explain(fitted)}
     assert "told by the runs" in facts["learnt from the runs", "conv"]
     assert "rnn" in facts["from the population", "no run tells"]

@@ -82,6 +82,18 @@ def test_sizes_of_convolutions_of_one_and_three_dimensions() -> None:
     assert found.dims == {**CONV, "groups": 1, "k": 8, "in": 125, "out": 64, "rank": 3}
 
 
+def test_a_convolution_whose_window_skips_positions_says_so() -> None:
+    # a window of 3 that skips every other position covers 5: 9 - 5 + 1 = 5 outputs
+    args = [m(2, 6, 9), m(4, 6, 3), None, [1], [0], [2], False, [0], 1]
+    found = counted(aten.convolution.default, args, m(2, 4, 5))
+    assert found.dims == {**CONV, "groups": 1, "k": 3, "in": 9, "out": 5, "rank": 1, "dilated": 1}
+    assert found.flops == 2 * 5 * 3 * 6 * 4
+    back = counted(
+        aten.convolution_backward.default, [m(2, 4, 5), *args[:2], [4], *args[3:], [True, True, False]], [m(1)] * 2
+    )
+    assert back.dims["dilated"] == 1
+
+
 def test_a_transposed_convolution_multiplies_at_each_input_position() -> None:
     args = [m(2, 6, 5, 5), m(6, 2, 3, 3), None, [2, 2], [0, 0], [1, 1], True, [0, 0], 2]
     found = counted(aten.convolution.default, args, m(2, 4, 11, 11))

@@ -1,0 +1,130 @@
+"""Which terms of the population model are worth having? Chosen on half of the GPUs, judged on the other half.
+
+    python benchmarks/population_blind.py --measured ../shared/measured --cache DIR
+
+A candidate form leaves one term out: its parameters stay at the value that changes nothing. Each form is fitted on
+half of the chips (every other one in alphabetical order), and predicts every chip of that half without its rows. Terms
+without which these errors are smaller are dropped, all at once. The form that remains, fitted on that half, predicts
+the other half, whose figures take no part in the choice. Then the halves change places. Needs JAX, like
+population_fit.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import population_kernels
+from population_fit import FIRST, Fit, fit, left_out, predict, shipped
+from population_rows import Rows, chip, for_fit, rows_of, traces_of
+from population_runs import all_steps
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+_ITERATIONS = 3
+_MOST = 60  # rows of one source
+_NOTHING = 1e-6
+
+TERMS: dict[str, dict[str, float]] = {
+    "the power limit": {"energy_mac": _NOTHING},
+    "power that memory takes from arithmetic": {"energy_memory": _NOTHING},
+    "clock above the stated one": {"boost": 1.0},
+    "parts before Volta": {"pascal_compute": 1.0, "pascal_memory": 1.0},
+    "error correction of GDDR memory": {"ecc_memory": 1.0},
+    "whole waves": {"wave": _NOTHING},
+    "edges of tiles": {"edge": _NOTHING},
+    "start of a tile": {"start": _NOTHING},
+    "the L2 cache": {"cache": _NOTHING},
+    "Winograd": {"gain_winograd": 1.0},
+    "weight gradients": {"gain_weight_grad": 1.0},
+    "strided gradients": {"gain_strided": 1.0},
+    "dilated convolutions": {"gain_dilated": 1.0},
+    "reordering of channels": {"reorder": _NOTHING},
+    "kinds of traffic": {f"traffic_{name}": 1.0 for name in ("norm", "reduce", "pool", "optimizer", "gather")},
+    "trends over the years": {"yearly_compute": 1.0, "yearly_memory": 1.0, "yearly_host": 1.0},
+    "parts of Radeon cards": {"radeon_compute": 1.0, "radeon_memory": 1.0, "unsupported_half": 1.0, "integrated": 1.0},
+    "compute and memory at the same time": {"overlap": 1.0},
+    "host and device at the same time": {"sharpness": 1.0},
+}
+"""Term -> its parameters where it is left out."""
+
+
+@contextmanager
+def without(terms: Sequence[str]) -> Iterator[None]:
+    """Fits and predictions of the model without `terms`."""
+    pinned = {name: (value, 1e-9) for term in terms for name, value in TERMS[term].items()}
+    kept = {name: FIRST[name] for name in pinned}
+    FIRST.update(pinned)
+    try:
+        yield
+    finally:
+        FIRST.update(kept)
+
+
+def thinned(rows: Rows) -> Rows:
+    """At most `_MOST` rows of each source, spread over it."""
+    many, seen, kept = Counter(rows.source.tolist()), Counter[str](), []
+    for source in rows.source.tolist():
+        share = min(_MOST / many[source], 1.0)
+        kept.append(math.floor((seen[source] + 1) * share) > math.floor(seen[source] * share))
+        seen[source] += 1
+    return rows.only(np.array(kept))
+
+
+def score(error: Array, rows: Rows) -> float:
+    """Mean over sources of the median error of their steps; all single kernels are one source."""
+    names = np.where(rows.software < 0, "kernels", rows.source)
+    return float(np.mean([np.median(np.abs(error[names == name])) for name in sorted(set(names.tolist()))]))
+
+
+def chosen(rows: Rows, start: Fit) -> tuple[list[str], Mapping[str, float]]:
+    """The terms to drop by the rows' chips left out, and the score of the model without each term."""
+    scores = {"": score(left_out(rows, fit(rows, start=start, iterations=_ITERATIONS))[0] - rows.log_s, rows)}
+    print(f"  whole model: {scores['']:.4f}", flush=True)
+    for term in TERMS:
+        with without([term]):
+            made = fit(rows, start=_moved(start), iterations=_ITERATIONS)
+            scores[term] = score(left_out(rows, made)[0] - rows.log_s, rows)
+        print(f"  without {term}: {scores[term]:.4f}", flush=True)
+    return [term for term in TERMS if scores[term] < scores[""]], scores
+
+
+def _moved(start: Fit) -> Fit:
+    """`start` with pinned parameters at their pins."""
+    pinned = np.array([spread < 1e-6 for _, spread in FIRST.values()])
+    return Fit(np.where(pinned, 0.0, start.logs), start.own, start.deviations)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measured", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    options = parser.parse_args()
+    steps = all_steps(options.measured)
+    traces = traces_of(steps, options.cache)
+    rows = thinned(rows_of(for_fit(steps), traces, population_kernels.sample(options.measured)))
+    chips = sorted({chip(gpu) for gpu in rows.gpu.tolist()})
+    first = np.array([chip(gpu) in chips[::2] for gpu in rows.gpu.tolist()])
+    begin = shipped()
+    for name, own in (("first", first), ("second", ~first)):
+        mine, other = rows.only(own), rows.only(~own)
+        print(f"chosen on the {name} half ({len(mine.steps)} rows), one chip left out:")
+        dropped, _ = chosen(mine, begin)
+        whole = predict(other, fit(mine, start=begin, iterations=_ITERATIONS).values)
+        with without(dropped):
+            made = predict(other, fit(mine, start=_moved(begin), iterations=_ITERATIONS).values)
+        print(f"dropped: {', '.join(dropped) or 'nothing'}")
+        print(
+            f"on the other half ({len(other.steps)} rows): whole model {score(whole - other.log_s, other):.4f}, "
+            f"chosen form {score(made - other.log_s, other):.4f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
