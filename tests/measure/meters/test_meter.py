@@ -141,6 +141,8 @@ def test_wall_clock_steps_do_not_matter(tree: FakePowercap, monkeypatch: pytest.
         longest = time.monotonic() - start
     assert 0.2 <= window.reading.seconds <= longest
     assert window.reading.label == "measured"
+    with pytest.raises(MeterError, match="window keeps no trace; open it with trace=True"):
+        window.trace()
 
 
 def test_known_law_comes_back_within_five_percent(tree: FakePowercap, meter: SampledMeter):

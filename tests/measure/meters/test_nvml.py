@@ -44,6 +44,12 @@ def _window(nvml: FakeNvml, seconds: float = 2.0, steps: int = 10, **environ: st
     return window.reading
 
 
+def test_a_gpu_draws_at_most_three_kilowatts():
+    """More than twice the largest board of the hardware table: a counter that rises faster was reset."""
+    source = NvmlSource(FakeNvml([FakeGpu(watts=300)]), environ={}, clock=ManualClock())
+    assert [domain.ceiling_w for domain in source.domains] == [3000]
+
+
 def test_several_gpus_are_summed_in_millijoules():
     reading = _window(FakeNvml([FakeGpu(uuid=UUIDS[0], watts=300), FakeGpu(uuid=UUIDS[1], watts=250)]))
     assert reading.energy_uj == reading.gpu_energy_uj == 1_100_000_000

@@ -14,7 +14,7 @@ import pytest
 
 from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
-from joulecast.measure.meters.perf_event import PerfSource, find_events, open_counter
+from joulecast.measure.meters.perf_event import _ATTR_BYTES, _SYSCALL, PerfSource, find_events, open_counter
 from joulecast.measure.meters.testing import FakePerf, ManualClock
 
 EVENTS = {"energy-pkg": 2, "energy-cores": 1, "energy-ram": 3, "energy-psys": 5}
@@ -22,6 +22,12 @@ EVENTS = {"energy-pkg": 2, "energy-cores": 1, "energy-ram": 3, "energy-psys": 5}
 
 def _meter(perf: FakePerf, sysfs: Path, clock: ManualClock) -> SampledMeter:
     return SampledMeter(PerfSource(sysfs, opener=perf.open, read=perf.read, clock=clock), interval_s=None)
+
+
+def test_linuxs_numbers_of_the_call_and_size_of_its_argument():
+    """`perf_event_open` in the kernel's tables of system calls; PERF_ATTR_SIZE_VER0 of its header."""
+    assert _SYSCALL == {"x86_64": 298, "i686": 336, "aarch64": 241}
+    assert _ATTR_BYTES == 64
 
 
 def test_one_cpu_per_package_and_units_of_two_to_the_minus_32_joules(tmp_path: Path):

@@ -182,7 +182,9 @@ def test_an_unknown_meter_lists_those_there_are(host: Path):
 
 def test_modelled_energy_follows_utilisation(host: Path):
     clock = ManualClock()
+    clock.advance(5.0)
     source = ModelledSource("epyc-7763", procfs=host / "proc", clock=clock)
+    assert source.sample().values == (0,)  # energy since the start
     with SampledMeter(source, interval_s=None).window() as window:
         clock.advance(10.0)
         (host / "proc/stat").write_text(STAT.format(busy=1000, idle=1000))  # 10 of 20 CPU seconds
