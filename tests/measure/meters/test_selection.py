@@ -120,6 +120,7 @@ def test_auto_models_only_where_nothing_measures_and_says_so(host: Path):
     assert meter.name == "modelled"
     assert [domain.label for domain in meter.domains] == ["modelled"]
     assert [attempt.meter for attempt in meter.attempts] == ["rapl", "perf_event", "nvml", "modelled"]
+    assert [attempt.works for attempt in meter.attempts] == [False, False, False, True]
     text = "\n".join(meter.notes)
     assert "no intel-rapl zone" in text
     assert "EPYC 7763 (280 W, idle assumed 15% of it), 1 of its 64 cores assumed to draw their share" in text
