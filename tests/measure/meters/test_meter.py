@@ -15,6 +15,7 @@ from joulecast.measure.meters.meter import Meter, SampledMeter, SampledWindow
 from joulecast.measure.meters.rapl import RaplSource
 from joulecast.measure.meters.reading import DomainReading, PowerTrace, Reading, TracePoint
 from joulecast.measure.meters.replay import ReplaySource, read_trace
+from joulecast.measure.meters.tally import Failure
 from joulecast.measure.meters.testing import FakePowercap, FakeZone, ManualClock
 
 
@@ -205,6 +206,22 @@ def test_a_gap_in_a_trace_is_a_gap_when_played(tmp_path: Path):
     assert window.reading.energy_uj == 40_000_000
     clock.now_ns -= 1_500_000_000
     assert player.open().close().label == "missing"
+
+
+def test_after_its_last_row_a_trace_has_ended_for_good(tmp_path: Path):
+    path = tmp_path / "trace.csv"
+    path.write_text("seconds,watts,package-0_uj\n0,,0\n10,,30000000\n")
+    clock = ManualClock()
+    clock.advance(7.0)
+    source = ReplaySource(path, clock=clock)
+    clock.advance(5.0)
+    assert source.sample().values == (15_000_000,)
+    clock.advance(5.0)
+    assert source.sample().values == (30_000_000,)
+    clock.advance(0.001)
+    (after,) = source.sample().values
+    assert isinstance(after, Failure)
+    assert (after.fatal, str(after.reason)) == (True, "trace.csv ends after 10.0 s")
 
 
 def _replayed(window: SampledWindow, path: Path, seconds: float) -> Reading:

@@ -8,8 +8,8 @@ from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
 from joulecast.measure.meters.modelled import ModelledSource, utilisation_model
 from joulecast.measure.meters.rapl import RaplSource
-from joulecast.measure.meters.selection import PREFERENCES, JoinedSource, select_meter
-from joulecast.measure.meters.tally import Mirror
+from joulecast.measure.meters.selection import PREFERENCES, JoinedSource, _chosen, _failures, select_meter
+from joulecast.measure.meters.tally import Domain, Mirror, Sample
 from joulecast.measure.meters.testing import FakeGpu, FakeNvml, FakePowercap, FakeZone, ManualClock
 
 STAT = """cpu  {busy} 0 0 {idle} 0 0 0 0 0 0
@@ -142,6 +142,7 @@ def test_a_tree_that_reads_in_part_beats_a_model(host: Path):
     meter = _select(host)
     assert meter.name == "rapl"
     assert "Input/output error" in "\n".join(meter.notes)
+    assert not any(note.endswith("alone") for note in meter.notes)  # which is for GPUs
     assert meter.attempts[0].works is False
     assert not meter.reads_all
 
@@ -228,3 +229,42 @@ def test_joined_sources_keep_their_mirrors_apart(tmp_path: Path):
     joined = JoinedSource(sources)
     joined.sample()
     assert joined.mirrors() == {1: Mirror(0, True), 3: Mirror(2, True)}
+
+
+@pytest.mark.parametrize(
+    ("whole", "partial", "unread", "chosen"),
+    [
+        ("", "", "", ""),
+        ("rapl", "perf_event", "", "rapl"),
+        ("perf_event", "rapl", "", "perf_event"),  # complete before partial, and never both
+        ("", "rapl perf_event", "nvml", "rapl nvml"),
+        ("nvml", "rapl", "", "rapl nvml"),
+        ("rapl nvml", "", "", "rapl nvml"),
+        ("", "nvml", "", "nvml"),
+        ("", "", "nvml", ""),  # a GPU that cannot be read needs a CPU's counter beside it
+    ],
+)
+def test_one_source_for_the_cpu_and_one_for_gpus(whole: str, partial: str, unread: str, chosen: str):
+    groups = [{name: name for name in group.split()} for group in (whole, partial, unread)]
+    assert _chosen(*groups) == chosen.split()
+
+
+class _Counter:
+    """Two domains, of which the second is not counted, with the given values one after the other."""
+
+    def __init__(self, *values: int) -> None:
+        self.domains = (Domain("package-0", "package", True, 100), Domain("core", "core", False, 100))
+        self.reads = list(values)
+
+    def sample(self) -> Sample:
+        return Sample(0, 0, 0, (self.reads.pop(0), 0))
+
+
+def test_a_counter_that_starts_at_zero_is_read_again(monkeypatch: pytest.MonkeyPatch):
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    moving, running, stuck = _Counter(0, 5), _Counter(5), _Counter(0, 0)
+    assert _failures(moving) == _failures(running) == ()
+    assert _failures(stuck) == ("package-0: the counter stays at 0 (a virtual machine?)",)
+    assert (moving.reads, running.reads, stuck.reads) == ([], [], [])
+    assert waits == [0.05, 0.05]
