@@ -39,8 +39,10 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 class Row:
     """What became of one model type.
 
-    `outcome` is "traced", "text" (traced on its text alone), "config" (the class cannot be built from its default
-    config), "error", "traceback", "crashed", "too slow" or "too large".
+    `outcome` is "traced", "text" (traced on its text alone), "config" (transformers cannot build the class from its
+    default config, or run it without joulecast), "library" (one that the class needs is missing), "no forward" (the
+    class has no forward pass), "session" (it takes an object in place of tensors), "error", "traceback", "crashed",
+    "too slow" or "too large".
     """
 
     model_type: str
@@ -81,9 +83,44 @@ def trace_one(class_name: str, batch_size: int) -> dict[str, Any]:
         return described(read_model(f"transformers:{class_name}", options))
     except JoulecastError as error:
         in_building = any(frame.name == "load_model" for frame in traceback.extract_tb(error.__traceback__))
-        return {"outcome": "config" if in_building else "error", "reason": str(error)}
+        return {"outcome": kind_of(str(error), class_name, in_building), "reason": str(error)}
     except Exception:
         return {"outcome": "traceback", "reason": traceback.format_exc().splitlines()[-1]}
+
+
+# Of classes that do not take a text: checked by a run of transformers alone on the CPU.
+CONTRADICTORY = {"PPOCRV6SmallDetModel": "the backbone gives 384 channels and the neck takes 12"}
+_KINDS = {
+    "requires the": "library",
+    "has no forward pass of its own": "no forward",
+    "an object and not a tensor": "session",
+    "of its config is None": "config",
+}
+
+
+def kind_of(reason: str, class_name: str, in_building: bool) -> str:
+    for text, kind in _KINDS.items():
+        if text in reason:
+            return kind
+    return "config" if in_building or class_name in CONTRADICTORY or fails_alone(class_name, reason) else "error"
+
+
+def fails_alone(class_name: str, reason: str) -> bool:
+    """Whether transformers alone fails in the same place of its code with a short text."""
+    import torch
+    import transformers
+
+    model_class = getattr(transformers, class_name)
+    with torch.device("meta"):
+        model = model_class(model_class.config_class()).train()
+    if model.main_input_name != "input_ids":
+        return False
+    try:
+        model(input_ids=torch.ones(2, 16, dtype=torch.int64, device="meta"))
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        return any(reason.startswith(f"{Path(at.filename).name}:{at.lineno} in {at.name}: ") for at in frames)
+    return False
 
 
 def described(work: Workload) -> dict[str, Any]:
@@ -157,7 +194,7 @@ def with_timm() -> None:
 def show(row: Row) -> None:
     tail = row.reason if row.outcome not in ("traced", "text") else ", ".join(row.unsupported)
     print(
-        f"| {row.model_type:28} | {row.model_class:36} | {row.outcome:9} | {row.seconds:6.1f} | {row.memory_gb:5.2f} "
+        f"| {row.model_type:28} | {row.model_class:36} | {row.outcome:10} | {row.seconds:6.1f} | {row.memory_gb:5.2f} "
         f"| {row.tracer:4} | {row.forward_gmacs:12,.1f} | {tail[:160]} |",
         flush=True,
     )
@@ -169,9 +206,9 @@ def summary(rows: Sequence[Row]) -> str:
         return f"0 of {len(rows)} traced"
     counts = Counter(row.outcome for row in rows)
     seconds = sorted(row.seconds for row in traced)
-    settled = len(traced) + counts["config"]
+    settled = len(traced) + sum(counts[kind] for kind in ("config", "library", "no forward", "session"))
     return (
-        f"{settled} of {len(rows)} types ({settled / len(rows):.1%}) end in a trace or in a fault of their config: "
+        f"{settled} of {len(rows)} types ({settled / len(rows):.1%}) end in a trace or in a reason of their own: "
         + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
         + f"; median {statistics.median(seconds):.1f} s, worst {seconds[-1]:.1f} s; "
         f"largest {max(row.memory_gb for row in traced):.2f} GB"
