@@ -112,6 +112,35 @@ def test_torchtitan(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(
+    ("degree", "parallel"),
+    [
+        ("", "tp=1,pp=1"),
+        ("tensor_parallel_degree = 8", "tp=8,pp=1"),
+        ("pipeline_parallel_degree = 4", "tp=1,pp=4"),
+        ("context_parallel_degree = 2", "tp=1,pp=1,cp=2"),
+        ("expert_parallel_degree = 2", "tp=1,pp=1,ep=2"),
+    ],
+)
+def test_degrees_of_torchtitan_that_are_not_given_are_one(tmp_path: Path, degree: str, parallel: str):
+    text = f"[training]\nlocal_batch_size = 2\n[parallelism]\n{degree}\n"
+    assert read(tmp_path, "train.toml", text).parallel == parallel
+
+
+@pytest.mark.parametrize(
+    ("part", "parallel"),
+    [
+        ("", "tp=1,pp=1"),
+        ("parallelism_config:\n  parallelism_config_tp_size: 4\n", "tp=4,pp=1"),
+        ("parallelism_config:\n  parallelism_config_cp_size: 2\n", "tp=1,pp=1,cp=2"),
+        ("megatron_lm_config:\n  megatron_lm_pp_degree: 2\n", "tp=1,pp=2"),
+        ("megatron_lm_config:\n  megatron_lm_tp_degree: 8\n", "tp=8,pp=1"),
+    ],
+)
+def test_degrees_of_accelerate_that_are_not_given_are_one(tmp_path: Path, part: str, parallel: str):
+    assert read(tmp_path, "a.yaml", f"distributed_type: FSDP\nmixed_precision: bf16\n{part}").parallel == parallel
+
+
 def test_megatron(tmp_path: Path):
     assert read(tmp_path, "run.sh", MEGATRON) == StatedRun(
         kind="Megatron-LM",
