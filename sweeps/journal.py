@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
@@ -151,7 +152,20 @@ class Journal:
 
 
 def _line(document: Any) -> bytes:
-    return json.dumps(document, allow_nan=False, default=str).encode() + b"\n"
+    try:
+        text = json.dumps(document, allow_nan=False, default=str)
+    except ValueError:
+        text = json.dumps(_finite(document), allow_nan=False, default=str)
+    return text.encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with a text for each number that JSON lacks: a candidate may ask for nan or inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def base_digest(base: Request) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,23 @@ def test_a_relative_profile_is_that_of_the_sweeps_folder(
 def test_regions_are_compared_by_estimate(base: Request) -> None:
     with pytest.raises(JoulecastError, match="`regions` compares places of one run"):
         sweep({"width": [4]}, replace(base, regions="FR,SE"))
+
+
+def test_numbers_that_json_lacks_are_texts_in_the_rows(base: Request, tmp_path: Path) -> None:
+    """Of a candidate that asks for them: it fails alone, and the sweep can be started again."""
+    path = tmp_path / "out.jsonl"
+    asked = [{"width": 4, "note": math.nan}, {"width": math.inf}, {"width": 8}]
+    report = jc.sweep(asked, base, output=path, jobs=1, columns=("note",))
+    assert (report.candidates, report.failed) == (3, 1)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["note"] for row in rows] == ["nan", None, None]
+    assert [row["width"] for row in rows] == ["4", "inf", "8"]
+    assert "must be tuple of ints" in rows[1]["error"]
+
+
+def test_each_gets_every_result_in_order(base: Request) -> None:
+    found: list[dict[str, object]] = []
+    jc.sweep([{"width": 4}, {"width": -1}], base, jobs=1, each=lambda result: found.append(dict(result)))
+    assert [one["index"] for one in found] == [0, 1]
+    assert found[0]["row"]["parameters"] == 68  # type: ignore[index]
+    assert "negative dimension" in str(found[1]["error"])
