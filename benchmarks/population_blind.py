@@ -3,10 +3,10 @@
     python benchmarks/population_blind.py --measured ../shared/measured --cache DIR
 
 A candidate form leaves one term out: its parameters stay at the value that changes nothing. Each form is fitted on
-half of the chips (every other one in alphabetical order), and predicts every chip of that half without its rows. Terms
-without which these errors are smaller are dropped, all at once. The form that remains, fitted on that half, predicts
-the other half, whose figures take no part in the choice. Then the halves change places. Needs JAX, like
-population_fit.py.
+half of the chips (every other one in alphabetical order), by Gauss-Newton steps with the whole model's slopes, and
+predicts every chip of that half without its rows. Terms without which these errors are smaller are dropped, all at
+once. The form that remains, fitted on that half, predicts the other half, whose figures take no part in the choice.
+Then the halves change places. Needs JAX, like population_fit.py.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import population_kernels
-from population_fit import FIRST, Fit, fit, left_out, predict, shipped
+from population_fit import FIRST, Fit, Problem, fit, hold, left_out, normal, predict, shipped, weights
 from population_rows import Rows, chip, for_fit, rows_of, traces_of
 from population_runs import all_steps
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-_ITERATIONS = 3
+_ITERATIONS, _STEPS = 3, 3
 _MOST = 60  # rows of one source
 _NOTHING = 1e-6
 
@@ -54,16 +54,42 @@ TERMS: dict[str, dict[str, float]] = {
 """Term -> its parameters where it is left out."""
 
 
-@contextmanager
-def without(terms: Sequence[str]) -> Iterator[None]:
-    """Fits and predictions of the model without `terms`."""
-    pinned = {name: (value, 1e-9) for term in terms for name, value in TERMS[term].items()}
-    kept = {name: FIRST[name] for name in pinned}
-    FIRST.update(pinned)
-    try:
-        yield
-    finally:
-        FIRST.update(kept)
+@dataclass(frozen=True, slots=True)
+class Half:
+    """Rows, the whole model fitted on them, and its slopes, which serve all candidate forms."""
+
+    rows: Rows
+    problem: Problem
+    whole: Fit
+    slopes: Array
+
+    @classmethod
+    def of(cls, rows: Rows) -> Half:
+        problem = Problem(rows, weights(rows))
+        whole = fit(rows, start=shipped(), iterations=_ITERATIONS)
+        return cls(rows, problem, whole, problem.slopes(whole.logs, whole.own))
+
+    def without(self, terms: Sequence[str]) -> tuple[Fit, list[int]]:
+        """The fit of the model without `terms`, and the places of their parameters."""
+        pins = {name: value for term in terms for name, value in TERMS[term].items()}
+        fixed = [place for place, name in enumerate(FIRST) if name in pins]
+        logs, own = self.whole.logs.copy(), self.whole.own.copy()
+        for place, (name, (guess, spread)) in enumerate(FIRST.items()):
+            if name in pins:
+                logs[place] = math.log(pins[name] / guess) / spread
+        for _ in range(_STEPS):
+            matrix, vector = normal(self.problem, self.slopes, self.problem.error(logs, own), logs, own)
+            hold(matrix, vector, fixed)
+            move = -np.linalg.solve(matrix, vector)
+            logs = logs + np.clip(move[: len(logs)], -1.0, 1.0)
+            own = own + np.clip(move[len(logs) :].reshape(-1, 3), -0.3, 0.3)
+        return Fit(logs, own, dict(zip(self.problem.gpus, own, strict=True))), fixed
+
+    def score(self, terms: Sequence[str]) -> float:
+        """Of the model without `terms`, each chip predicted without its rows."""
+        made, fixed = self.without(terms)
+        log_s, _ = left_out(self.rows, made, problem=self.problem, slopes=self.slopes, fixed=fixed)
+        return score(log_s - self.rows.log_s, self.rows)
 
 
 def thinned(rows: Rows) -> Rows:
@@ -82,22 +108,16 @@ def score(error: Array, rows: Rows) -> float:
     return float(np.mean([np.median(np.abs(error[names == name])) for name in sorted(set(names.tolist()))]))
 
 
-def chosen(rows: Rows, start: Fit) -> tuple[list[str], Mapping[str, float]]:
-    """The terms to drop by the rows' chips left out, and the score of the model without each term."""
-    scores = {"": score(left_out(rows, fit(rows, start=start, iterations=_ITERATIONS))[0] - rows.log_s, rows)}
-    print(f"  whole model: {scores['']:.4f}", flush=True)
+def chosen(half: Half) -> list[str]:
+    """The terms without which chips of the half that were left out are predicted better."""
+    whole, dropped = half.score([]), []
+    print(f"  whole model: {whole:.4f}", flush=True)
     for term in TERMS:
-        with without([term]):
-            made = fit(rows, start=_moved(start), iterations=_ITERATIONS)
-            scores[term] = score(left_out(rows, made)[0] - rows.log_s, rows)
-        print(f"  without {term}: {scores[term]:.4f}", flush=True)
-    return [term for term in TERMS if scores[term] < scores[""]], scores
-
-
-def _moved(start: Fit) -> Fit:
-    """`start` with pinned parameters at their pins."""
-    pinned = np.array([spread < 1e-6 for _, spread in FIRST.values()])
-    return Fit(np.where(pinned, 0.0, start.logs), start.own, start.deviations)
+        found = half.score([term])
+        print(f"  without {term}: {found:.4f}", flush=True)
+        if found < whole:
+            dropped.append(term)
+    return dropped
 
 
 def main() -> None:
@@ -110,18 +130,16 @@ def main() -> None:
     rows = thinned(rows_of(for_fit(steps), traces, population_kernels.sample(options.measured)))
     chips = sorted({chip(gpu) for gpu in rows.gpu.tolist()})
     first = np.array([chip(gpu) in chips[::2] for gpu in rows.gpu.tolist()])
-    begin = shipped()
     for name, own in (("first", first), ("second", ~first)):
         mine, other = rows.only(own), rows.only(~own)
         print(f"chosen on the {name} half ({len(mine.steps)} rows), one chip left out:")
-        dropped, _ = chosen(mine, begin)
-        whole = predict(other, fit(mine, start=begin, iterations=_ITERATIONS).values)
-        with without(dropped):
-            made = predict(other, fit(mine, start=_moved(begin), iterations=_ITERATIONS).values)
+        half = Half.of(mine)
+        dropped = chosen(half)
+        whole, form = (predict(other, half.without(terms)[0].values) - other.log_s for terms in ([], dropped))
         print(f"dropped: {', '.join(dropped) or 'nothing'}")
         print(
-            f"on the other half ({len(other.steps)} rows): whole model {score(whole - other.log_s, other):.4f}, "
-            f"chosen form {score(made - other.log_s, other):.4f}",
+            f"on the other half ({len(other.steps)} rows): whole model {score(whole, other):.4f}, "
+            f"chosen form {score(form, other):.4f}",
             flush=True,
         )
 

@@ -251,7 +251,7 @@ def fit(rows: Rows, *, start: Fit | None = None, iterations: int = 12) -> Fit:
     error = problem.error(logs, own)
     best, damping = problem.cost(error, logs, own), 1e-2
     for _ in range(iterations):
-        matrix, vector = _normal(problem, problem.slopes(logs, own), error, logs, own)
+        matrix, vector = normal(problem, problem.slopes(logs, own), error, logs, own)
         for _ in range(6):
             move = -np.linalg.solve(matrix + damping * np.diag(np.diag(matrix)), vector)
             tried = logs + np.clip(move[: len(logs)], -1.5, 1.5)
@@ -271,7 +271,7 @@ def fit(rows: Rows, *, start: Fit | None = None, iterations: int = 12) -> Fit:
     return Fit(logs, own, dict(zip(problem.gpus, own, strict=True)))
 
 
-def _normal(problem: Problem, slopes: Array, error: Array, logs: Array, own: Array) -> tuple[Array, Array]:
+def normal(problem: Problem, slopes: Array, error: Array, logs: Array, own: Array) -> tuple[Array, Array]:
     """Matrix and right-hand side of a Gauss-Newton step: the parameters, then three deviations of every GPU."""
     root = problem.weight * (1 + (error / ROBUST) ** 2) ** -0.25 / NOISE
     slopes, target, count = slopes * root[:, None], error * root, len(logs)
@@ -294,11 +294,25 @@ def _block(count: int, place: int) -> slice:
     return slice(count + 3 * place, count + 3 * place + 3)
 
 
-def left_out(rows: Rows, whole: Fit) -> tuple[Array, dict[str, Fit]]:
-    """Logarithm of the seconds of every row by parameters without its chip, and those parameters by chip."""
-    problem = Problem(rows, weights(rows))
-    error, slopes = problem.error(whole.logs, whole.own), problem.slopes(whole.logs, whole.own)
-    matrix, vector = _normal(problem, slopes, error, whole.logs, whole.own)
+def hold(matrix: Array, vector: Array, fixed: Sequence[int]) -> None:
+    """Changes the normal equations so that the parameters at the places `fixed` do not move."""
+    places = list(fixed)
+    matrix[places], matrix[:, places], vector[places] = 0.0, 0.0, 0.0
+    matrix[places, places] = 1.0
+
+
+def left_out(
+    rows: Rows, whole: Fit, *, problem: Problem | None = None, slopes: Array | None = None, fixed: Sequence[int] = ()
+) -> tuple[Array, dict[str, Fit]]:
+    """Logarithm of the seconds of every row by parameters without its chip, and those parameters by chip.
+
+    `slopes` are the problem's where they are known; the parameters at the places `fixed` stay as they are.
+    """
+    problem = problem or Problem(rows, weights(rows))
+    error = problem.error(whole.logs, whole.own)
+    slopes = problem.slopes(whole.logs, whole.own) if slopes is None else slopes
+    matrix, vector = normal(problem, slopes, error, whole.logs, whole.own)
+    hold(matrix, vector, fixed)
     root, count = problem.weight * (1 + (error / ROBUST) ** 2) ** -0.25 / NOISE, len(whole.logs)
     chips = np.array([chip(gpu) for gpu in rows.gpu.tolist()])
     result, fits = np.zeros(len(rows.steps)), {}
@@ -308,6 +322,7 @@ def left_out(rows: Rows, whole: Fit) -> tuple[Array, dict[str, Fit]]:
         own_matrix, own_vector = matrix.copy(), vector.copy()
         own_matrix[:count, :count] -= shared.T @ shared
         own_vector[:count] -= shared.T @ target
+        hold(own_matrix, own_vector, fixed)
         for place in sorted(set(problem.owner[mine].tolist())):
             block = _block(count, place)
             own_matrix[block], own_matrix[:, block], own_vector[block] = 0.0, 0.0, 0.0

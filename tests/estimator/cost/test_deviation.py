@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from joulecast.estimator.cost.deviation import TRAITS, deviated, log_spread, log_step, traits, values_of
-from joulecast.estimator.cost.population import Deviation, Seconds, columns
+from joulecast.estimator.cost.deviation import (
+    TRAITS,
+    deviated,
+    learnt_shares,
+    log_spread,
+    log_step,
+    prior_spread,
+    traits,
+    values_of,
+)
+from joulecast.estimator.cost.population import Deviation, Seconds, columns, load_population
 from joulecast.estimator.trace.workload import Op
 
 NAMES = TRAITS[3:]
@@ -124,3 +133,15 @@ def test_what_was_not_learnt_is_0() -> None:
         "memory": 0.5,
         "norm": -0.25,
     }
+
+
+def test_a_fit_that_narrows_all_bounds_alike_has_learnt_nothing_more() -> None:
+    population = load_population()
+    prior = prior_spread(population, amd=False) ** 2
+    left = prior.copy()
+    left[TRAITS.index("conv")] *= 0.25  # runs removed three quarters of what was not known about convolutions
+    shares = learnt_shares(Deviation({}, tuple(map(tuple, np.diag(left)))), population, amd=False)
+    narrowed = learnt_shares(Deviation({}, tuple(map(tuple, np.diag(0.8 * left)))), population, amd=False)
+    assert shares["conv"] == pytest.approx(0.75)
+    assert shares["rnn"] == pytest.approx(0.0)
+    assert narrowed == pytest.approx(shares)
