@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from joulecast.estimator.base.errors import MeterError
-from joulecast.measure.meters.meter import Meter, SampledMeter, SampledWindow
+from joulecast.measure.meters.meter import DEFAULT_INTERVAL_S, Meter, SampledMeter, SampledWindow
 from joulecast.measure.meters.rapl import RaplSource
 from joulecast.measure.meters.reading import DomainReading, PowerTrace, Reading, TracePoint
 from joulecast.measure.meters.replay import ReplaySource, read_trace
@@ -144,6 +144,14 @@ def test_wall_clock_steps_do_not_matter(tree: FakePowercap, monkeypatch: pytest.
     assert window.reading.label == "measured"
     with pytest.raises(MeterError, match="window keeps no trace; open it with trace=True"):
         window.trace()
+    opened = meter.open()
+    opened.close()
+    with pytest.raises(MeterError, match="window keeps no trace"):
+        opened.trace()
+
+
+def test_a_meter_samples_ten_times_a_second():
+    assert DEFAULT_INTERVAL_S == 0.1
 
 
 def test_known_law_comes_back_within_five_percent(tree: FakePowercap, meter: SampledMeter):

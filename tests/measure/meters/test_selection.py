@@ -113,6 +113,7 @@ def test_gpus_of_which_some_read_say_so_without_a_cpu_counter_too(host: Path):
     meter = _select(host, pynvml=FakeNvml([MIG_ON, T4]))
     assert meter.name == "nvml"
     assert "MIG is on" in "\n".join(meter.notes)
+    assert [note.partition(":")[0] for note in meter.notes] == ["rapl", "perf_event", "nvml"]
 
 
 def test_auto_models_only_where_nothing_measures_and_says_so(host: Path):
