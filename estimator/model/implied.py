@@ -324,7 +324,8 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
         return _audio(config, notes)[0], None
     if name == "past_values":
         steps = _find(config, ("context_length",)) or _SERIES_STEPS
-        return (steps, _find(config, ("num_input_channels",)) or 1), None
+        channels = _find(config, ("num_input_channels",))
+        return ((steps, channels) if channels else (steps,)), None
     if name == "flattened_patches":
         notes.append(f"{_PATCHES} patches a sample, the processor's usual number")
         return (_PATCHES, 2 + 3 * _patch(config) ** 2), None

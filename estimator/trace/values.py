@@ -107,7 +107,7 @@ class Values:
             raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
         with _for_real():
             self.drawn += 1
-            value = self._draw(tensor) if entry is None else self._evaluate(entry, depth=0)
+            value = self._found(tensor, entry, depth=0)
             self._set(tensor, value)
         return value
 
@@ -320,6 +320,17 @@ class Values:
             if isinstance(one, torch.Tensor):
                 self._set(one, value)
 
+    def _found(self, tensor: torch.Tensor, entry: _Later | None, depth: int) -> torch.Tensor:
+        """The value of an entry; a number is drawn for a float without one, or whose source is too large."""
+        if entry is None:
+            return self._draw(tensor)
+        try:
+            return self._evaluate(entry, depth)
+        except NeedsValuesError:
+            if not _is_float(tensor):
+                raise
+            return self._draw(tensor)
+
     def _evaluate(self, later: _Later, depth: int) -> torch.Tensor:
         if depth > _MAX_DEPTH:
             raise NeedsValuesError("a value depends on too many others")
@@ -330,7 +341,7 @@ class Values:
                 return entry
             if tensor.numel() > MAX_ELEMENTS:
                 raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
-            value = self._draw(tensor) if entry is None else self._evaluate(entry, depth + 1)
+            value = self._found(tensor, entry, depth + 1)
             self._set(tensor, value)
             return value
 

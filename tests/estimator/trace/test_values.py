@@ -333,3 +333,19 @@ def test_a_tensor_of_a_list_with_tensors_has_their_values():
     work = trace(SplitsByAList(), {"x": torch.zeros(7, 3), "lengths": torch.tensor([2, 5])}, batch_size=7, layers=False)
     assert work.tracer == "meta"
     assert work.forward_flops == 5 * 3 * 2  # of the second part
+
+
+class ReadsALargeSum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        shares = (x * self.weight > 0).float().mean(1)  # of two rows of 2**22 + 1 elements
+        assert all(0 <= share <= 1 for share in shares.tolist())
+        return x * self.weight
+
+
+def test_a_float_that_follows_from_too_large_a_mask_is_drawn():
+    work = trace(ReadsALargeSum(), torch.zeros(2, 2**22 + 1, device="meta"), layers=False)
+    assert work.tracer == "meta"
