@@ -168,7 +168,7 @@ def tables(runs: Sequence[Run], seconds: Array, bounds: tuple[float, float], wha
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measured", type=Path, required=True)
-    parser.add_argument("--reference", type=Path, help="folder with llm_runs.csv; default: beside --measured")
+    parser.add_argument("--reference", type=Path, help="folder with llm_runs.csv; default: next to --measured")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "joulecast-benchmarks")
     parser.add_argument("--fit", action="store_true", help="fit again and write datasets/stacks.json")
     parser.add_argument("--only", choices=("steps", "others"), help="one part of the tables")

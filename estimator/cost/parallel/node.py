@@ -7,9 +7,9 @@ from .cluster import Cluster
 # Of the part of a node's rated power that its accelerators do not use: what the rest of it draws. From the node power
 # of MLPerf Training 4.0 (8 x H100: 6.6 to 7.1 kW AC of 10.2 kW rated) with boards near 650 W.
 REST_SHARE = 0.37
-# Where no rated power is known: watts beside the accelerators' power limits, as a share of these (DGX H100's).
+# Where no rated power is known: rated watts above the accelerators' limits, as a share of these (DGX H100's).
 _RATED_SHARE = 4600 / 5600
-# Desktops with one or two GPUs: watts beside the board's, and the loss of the power supply (80 PLUS Gold: 10 to 13 %).
+# Desktops with one or two GPUs: watts without the boards, and the loss of the power supply (80 PLUS Gold: 10 to 13 %).
 _DESKTOP_W = 80.0
 _DESKTOP_LOSS = 0.12
 _DESKTOP_DEVICES = 2
