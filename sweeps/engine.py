@@ -203,6 +203,8 @@ class _Ray(Engine):
                 yield ray.get(done[0])
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
             raise _ProcessDied(_reason(error)) from error
+        except ray.exceptions.RayTaskError as error:  # its text has Ray's own frames
+            raise error.cause from error
         except (ray.exceptions.RaySystemError, ConnectionError) as error:
             raise _gone(f"the Ray cluster at {self._address}") from error
         finally:

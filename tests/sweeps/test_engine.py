@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,17 @@ def test_a_worker_with_another_version_is_refused_and_named(base: Request) -> No
         JoulecastError, match=rf"the worker on .+, process {os.getpid()} has joulecast .+, this sweep 9.9"
     ):
         list(make_engine(jobs=1).run([{**job, "version": "9.9"}]))
+
+
+def refused(base: Request, engine: str, **options: Any) -> str:
+    """What a job of another version of joulecast raises on a real cluster."""
+    job = next(jobs.make_jobs([(0, {"width": 1})], base, ()))
+    with make_engine(engine, **options) as processes, pytest.raises(JoulecastError) as raised:
+        list(processes.run([{**job, "version": "9.9"}]))
+    return str(raised.value)
+
+
+ANOTHER_VERSION = r"the worker on \S+, process \d+ has joulecast \S+, this sweep 9\.9: install the same on both"
 
 
 # -- Dask ----------------------------------------------------------------------------------------
@@ -149,6 +161,10 @@ def test_a_sweep_goes_on_after_its_scheduler_was_killed(
     assert len(done) == len(WIDTHS) - kept  # what was done is not done again
 
 
+def test_a_dask_worker_with_another_version_is_refused_and_named(base: Request, dask: Cluster) -> None:
+    assert re.fullmatch(ANOTHER_VERSION, refused(base, "dask", address=dask.address))
+
+
 def test_no_scheduler_and_no_address(base: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 2)
@@ -191,3 +207,7 @@ def test_a_model_that_ends_its_ray_worker_fails_alone(base: Request, tmp_path: P
     report, _ = swept(DEADLY, base, tmp_path, engine="ray", jobs=2)
     assert (report.candidates, report.failed) == (9, 1)
     assert "the model's code ended its process: " in report.failures[0][0]
+
+
+def test_a_ray_worker_with_another_version_is_refused_and_named(base: Request, ray: Any) -> None:
+    assert re.fullmatch(ANOTHER_VERSION, refused(base, "ray", jobs=2))
