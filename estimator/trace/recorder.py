@@ -37,6 +37,8 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.module, self.values = module, values
         self.ops: list[Op] = []
+        self.nodes: list[int] = []  # for each op, the number of the autograd node that runs; -1 in forward
+        self.forward_nodes = 0  # nodes made before the backward pass
         self.output_shapes: dict[str, tuple[int, ...]] = {}
         self.unsupported: dict[str, int] = {}
         self.phase = "forward"
@@ -165,7 +167,19 @@ class Recorder(TorchDispatchMode):
         )
 
     def add(self, op: Op) -> None:
+        node = torch._C._current_autograd_node() if self.phase == "backward" else None
         self.ops.append(op)
+        self.nodes.append(-1 if node is None else node._sequence_nr())
+
+    @contextmanager
+    def aside(self) -> Iterator[list[Op]]:
+        """Ops in the block go to the list that it gets, not to the listing."""
+        ops, nodes = self.ops, self.nodes
+        self.ops, self.nodes = [], []
+        try:
+            yield self.ops
+        finally:
+            self.ops, self.nodes = ops, nodes
 
 
 def _first_shape(output: Any) -> tuple[int, ...] | None:

@@ -105,13 +105,9 @@ class _Region:
         args, kwargs = tree_unflatten(
             [leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves], spec
         )
-        listed, self.recorder.ops = self.recorder.ops, []
-        try:
-            with torch.no_grad():
-                output = function(*args, **kwargs)
-            flops = sum(op.flops * op.count for op in self.recorder.ops)
-        finally:
-            self.recorder.ops = listed
+        with self.recorder.aside() as ops, torch.no_grad():
+            output = function(*args, **kwargs)
+        flops = sum(op.flops * op.count for op in ops)
         values, output_spec = tree_flatten(output)
         templates = [_Template(value) if isinstance(value, torch.Tensor) else value for value in values]
         return flops, templates, output_spec

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_map
 
 from ..base.errors import JoulecastError, ModelError
 from .batch import leads_with_batch
+from .blocks import EqualBlocks, NotEqualError
 from .formulas import dtype_name, numel
 from .fused import FusedLayers
 from .losses import differentiable, training_loss
@@ -97,12 +98,12 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
     values = Values("meta")
     if step.precision not in ("bfloat16", "float16"):
         try:
-            return _run(step, "meta", reached, values)
+            return _listed(step, "meta", reached, values)
         except Exception as error:
             _log_retry(step, "meta", error)
             on_meta = error
     try:
-        return _run(step, "fake", reached, Values("cpu"))
+        return _listed(step, "fake", reached, Values("cpu"))
     except Exception as error:
         if not _can_run_for_real(step.model):
             cause = on_meta if on_meta is not None and _is_of_fake_tensors(error) else error
@@ -188,7 +189,20 @@ def _model_error(step: Step, error: Exception, is_final: bool = False) -> Joulec
 # -- one run -------------------------------------------------------------------------------------
 
 
-def _run(step: Step, tracer: str, reached: Reached, values: Values | None) -> Listing:
+def _listed(step: Step, tracer: str, reached: Reached, values: Values) -> Listing:
+    """One run in which equal blocks are traced once; where they turn out to differ, one in full."""
+    try:
+        return _run(step, tracer, reached, values, repeat=True)
+    except NotEqualError as error:
+        _log_retry(step, "repeated", error)
+    in_full = Values(values.device)
+    try:
+        return _run(step, tracer, reached, in_full)
+    finally:
+        values.drawn = in_full.drawn
+
+
+def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repeat: bool = False) -> Listing:
     recorder = Recorder(step.model, values)
     sizes = _SavedBytes()
     with ExitStack() as stack:
@@ -212,20 +226,29 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None) -> Li
             stack.callback(values.put_back)
             stack.enter_context(ReadsValues(values))
         stack.enter_context(_following_backward(recorder))
+        blocks = EqualBlocks(step.model, recorder, sizes, reached, state, step.train) if repeat else None
+        if blocks is not None:
+            stack.callback(blocks.release)
+            stack.enter_context(blocks.watching())
         with ExitStack() as forward:
             forward.enter_context(recorder)
             if step.precision in ("bfloat16", "float16"):
                 forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
             if step.train:
                 forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, _Saved.unpacked))
+            if blocks is not None:
+                blocks.forward_starts()
             output = step.model(*args, **kwargs)
             finished = recorder.ran_backward and isinstance(step.model, TrainingStep)
             needs_loss = step.train and not finished
             loss = training_loss(step.loss, output, (args, kwargs)) if needs_loss else None
         if loss is not None:
             recorder.phase = "backward"
+            recorder.forward_nodes = torch._C._autograd._get_sequence_nr()
             with recorder:
                 loss.backward()
+        if blocks is not None:
+            blocks.finish()
         activations = sizes.total_besides(state.values())
         # Here, because everything that the model has is put back at the end of the block.
         trained = _trained(state, step.model.updates if isinstance(step.model, TrainingStep) else {})
@@ -385,21 +408,24 @@ class _SavedBytes:
     """Bytes of the tensors that autograd keeps for backward, each storage once."""
 
     def __init__(self) -> None:
-        self._storages: dict[int, int] = {}
+        self.storages: dict[int, int] = {}
+        self.kept: list[torch.Tensor] = []  # whose storages are listed, and which autograd does not keep
+        self.repeated = 0  # bytes of blocks that were left out
         self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
     def add(self, tensor: torch.Tensor) -> _Saved:
         storage = tensor.untyped_storage()
-        self._storages[storage._cdata] = storage.nbytes()
+        self.storages[storage._cdata] = storage.nbytes()
         saved = _Saved(tensor)
         self._saved.add(saved)
         return saved
 
     def release(self) -> None:
         """Forgets the tensors of a step that failed: an output that its own node keeps is never freed otherwise."""
+        self.kept.clear()
         for saved in self._saved:
             saved.tensor = None
 
     def total_besides(self, state: Any) -> int:
         own = {tensor.untyped_storage()._cdata for tensor in state}
-        return sum(size for key, size in self._storages.items() if key not in own)
+        return self.repeated + sum(size for key, size in self.storages.items() if key not in own)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import pickle
 import random
 import sys
 import traceback
@@ -75,6 +76,7 @@ class Reached:
 
     def __init__(self, roots: Iterable[Any]) -> None:
         self.notes: list[str] = []
+        self.complete = True  # all objects are recorded
         self.tensors: dict[int, torch.Tensor] = {}
         self._records: list[_Record] = []
         self._seen: dict[int, Any] = {}  # by id; the reference keeps the id unique
@@ -84,6 +86,7 @@ class Reached:
         while self._queue and len(self._seen) < MAX_OBJECTS:
             self._visit(self._queue.popleft())
         if self._queue:
+            self.complete = False
             self.notes.append(f"the model reaches more than {MAX_OBJECTS:,} objects: not all were recorded")
         self._queue.clear()
 
@@ -91,6 +94,15 @@ class Reached:
         """Replaces tensors in recorded containers by `stand_ins[id(tensor)]`, until `put_back`."""
         for record in self._records:
             record.swap(stand_ins)
+
+    def state(self) -> list[Any]:
+        """What all recorded containers keep now: two states are equal if all their elements are the same objects."""
+        return [value for record in self._records for value in record.now()]
+
+    def has_new(self, state: Iterable[Any]) -> bool:
+        """Whether a state contains an object that can change and that no record follows."""
+        plain = (*_ATOMS, torch.Tensor, type, types.FunctionType, types.MethodType)
+        return any(id(value) not in self._seen and not issubclass(type(value), plain) for value in state)
 
     def undo(self, action: Callable[[], Any]) -> None:
         """Adds `action` to the next `put_back`."""
@@ -204,6 +216,10 @@ class _Record:
     def put_back(self) -> None:
         raise NotImplementedError
 
+    def now(self) -> Iterable[Any]:
+        """What it contains now: objects, or bytes that describe it."""
+        return ()
+
     def swap(self, stand_ins: dict[int, torch.Tensor]) -> None:
         """Replaces tensors by their stand-ins; only containers have any."""
 
@@ -225,6 +241,9 @@ class _Items(_Record):
             self._methods.clear(self._names)
             self._methods.update(self._names, self.saved)
 
+    def now(self) -> Iterable[Any]:
+        return [*self._methods.keys(self._names), *self._methods.values(self._names)]
+
     def swap(self, stand_ins: dict[int, torch.Tensor]) -> None:
         for key, value in self.saved:
             if (stand_in := stand_ins.get(id(value))) is not None:
@@ -244,6 +263,9 @@ class _Globals(_Items):
             if name not in self._names or (now is not value and (_is_value(now) or _is_value(value))):
                 self._names[name] = value
 
+    def now(self) -> Iterable[Any]:
+        return [value for name, value in self._names.items() if name[:2] != "__" and _is_value(value)]
+
 
 class _Elements(_Record):
     def __init__(self, values: Any) -> None:
@@ -255,6 +277,9 @@ class _Elements(_Record):
             self._values.clear()
             self._values.extend(self._saved)
 
+    def now(self) -> Iterable[Any]:
+        return list(self._values)
+
     def swap(self, stand_ins: dict[int, torch.Tensor]) -> None:
         for index, value in enumerate(self._saved):
             if (stand_in := stand_ins.get(id(value))) is not None:
@@ -262,6 +287,9 @@ class _Elements(_Record):
 
 
 class _Members(_Record):
+    def now(self) -> Iterable[Any]:
+        return list(self._values)
+
     def __init__(self, values: set[Any]) -> None:
         self._values, self._saved = values, list(values)
 
@@ -284,6 +312,9 @@ class _Cell(_Record):
         elif _cell_contents(self._cell):
             del self._cell.cell_contents
 
+    def now(self) -> Iterable[Any]:
+        return _cell_contents(self._cell)
+
     def swap(self, stand_ins: dict[int, torch.Tensor]) -> None:
         if self.saved and (stand_in := stand_ins.get(id(self.saved[0]))) is not None:
             self._cell.cell_contents = stand_in
@@ -301,6 +332,9 @@ class _Slots(_Record):
             with suppress(AttributeError):
                 filled[name] = object.__getattribute__(self._owner, name)
         return filled
+
+    def now(self) -> Iterable[Any]:
+        return [*self._now(), *self._now().values()]
 
     def put_back(self) -> None:
         now = self._now()
@@ -333,6 +367,9 @@ class _ClassBody(_Record):
             if changed and (_is_value(value) or name not in now or _is_value(now[name])):
                 setattr(self._owner, name, value)
 
+    def now(self) -> Iterable[Any]:
+        return [value for name, value in vars(self._owner).items() if not name.startswith("__") and _is_value(value)]
+
 
 class _Class(_Record):
     """The class of a module: lazy ones change theirs in the first call."""
@@ -343,6 +380,9 @@ class _Class(_Record):
     def put_back(self) -> None:
         if type(self._module) is not self._saved:
             self._module.__class__ = self._saved
+
+    def now(self) -> Iterable[Any]:
+        return (type(self._module),)
 
 
 class _Tensor(_Record):
@@ -364,15 +404,21 @@ class _Tensor(_Record):
             tensor.__dict__.clear()
             tensor.__dict__.update(self._names)
 
+    def now(self) -> Iterable[Any]:
+        return list(self._tensor.__dict__.values())
+
 
 class _Content(_Record):
     """State that is read and written as a whole: arrays and generators of random numbers."""
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], Any]) -> None:
-        self._write, self._saved = write, read()
+        self._read, self._write, self._saved = read, write, read()
 
     def put_back(self) -> None:
         self._write(self._saved)
+
+    def now(self) -> Iterable[Any]:
+        return (pickle.dumps(self._read()),)
 
 
 class _Random(_Record):

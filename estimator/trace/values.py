@@ -75,6 +75,7 @@ class Values:
     def __init__(self, device: str) -> None:
         self.device = device
         self.drawn = 0  # values read that depend on activations
+        self.reads = 0
         self._known: dict[int, tuple[torch.Tensor, torch.Tensor | _Later]] = {}
         self._lifted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._spoilt: set[int] = set()
@@ -100,6 +101,7 @@ class Values:
         """The values of a tensor; random where they depend on activations. Raises NeedsValuesError for large ones."""
         if not self._stands_in(tensor):
             return tensor
+        self.reads += 1
         entry = self._entry(tensor)
         if isinstance(entry, torch.Tensor):
             return entry
@@ -115,6 +117,19 @@ class Values:
         """The values of a tensor; None if they depend on something unknown."""
         entry = self._entry(tensor)
         return entry if isinstance(entry, torch.Tensor) else None
+
+    def follows(self, tensor: torch.Tensor) -> bool:
+        """Whether the values of a tensor are known, or can be computed."""
+        return self._entry(tensor) is not None
+
+    @property
+    def followed(self) -> int:
+        """Elements of all tensors whose values were computed."""
+        return self._total
+
+    def count_followed(self, elements: int) -> None:
+        """Counts `elements` of tensors that a block would have had, had it not been left out."""
+        self._total += elements
 
     def scalar(self, tensor: torch.Tensor) -> Any:
         """The value of a tensor with one element; a neutral one if it cannot be computed."""
@@ -275,7 +290,9 @@ class Values:
         entries = [self._entry(leaf) for leaf in leaves]
         needed = entries[1:] if name in _OVERWRITES else entries
         given = name in _SHAPE_ONLY or all(isinstance(entry, torch.Tensor) for entry in needed)
-        if given and (first.numel() <= self._limit(first) or _is_view(func)):
+        # A mask of floats is that of dropout, which nothing reads: drawing it takes time.
+        limit = MAX_FLOATS if name == "bernoulli_" and _is_float(first) else self._limit(first)
+        if given and (first.numel() <= limit or _is_view(func)):
             self._compute(func, name, args, kwargs, outputs)
             return
         follows = all(entry is not None for entry in entries)  # one-hot vectors of chosen experts, for one
