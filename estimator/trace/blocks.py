@@ -272,10 +272,15 @@ class _Run:
     output: Any  # the structure of what it returned
     input_saved: bool
     output_saved: bool
+    output_is_view: bool
     followed: int
     after: _Gradient | None = None
     before: _Gradient | None = None
     broken: bool = False
+
+    @property
+    def form(self) -> Any:
+        return self.output, self.input_saved, self.output_saved, self.output_is_view, self.followed
 
     @property
     def saved_bytes(self) -> int:
@@ -289,6 +294,7 @@ _Place = tuple[int, int]  # the number of ops listed before, and of blocks left 
 class _Kind:
     """Calls with equal arguments: those that ran, and the blocks that were left out."""
 
+    tries: int = 0
     runs: list[_Run] = field(default_factory=list)
     equal: tuple[_Run, _Run] | None = None
     repeated: list[tuple[_Block, _Place]] = field(default_factory=list)
@@ -479,7 +485,8 @@ class EqualBlocks:
             kind = group.kinds[key] = _Kind(kept=kept)
         group.last_kind = kind
         last = block is group.blocks[-1]
-        if len(kind.runs) >= _MAX_TRIES and kind.equal is None:
+        kind.tries += 1
+        if kind.tries > _MAX_TRIES and kind.equal is None:
             self._refuse(group, "no two blocks are equal")
         elif (kind.equal is None or last) and not self._is_unchanged(group):
             self._refuse(group, "what the model reaches changes between its blocks")
@@ -557,19 +564,14 @@ class EqualBlocks:
             return
         recorder, values = self._recorder, self._recorder.values
         start, unsupported, saved, node, (reads, followed), drawn = before
-        new = _only_new(output, data, args, kwargs)
-        unchanged = (
-            new is not None
-            and (values is None or (values.reads == reads and values.known(new[0]) is None))
-            and drawn == _random_state()
-            and self._is_unchanged(group)
-        )
-        if new is None or not unchanged:
+        if (values is not None and values.reads != reads) or drawn != _random_state() or not self._is_unchanged(group):
             group.usable = False
             return
+        new = _only_new(output, data, args, kwargs)
+        if new is None or not self._repeats(data, new[0]):
+            return
         made, template = new
-        if not self._repeats(data, made):
-            group.usable = False
+        if values is not None and values.known(made) is not None:
             return
         keys = list(self._sizes.storages.items())[saved:]
         run = _Run(
@@ -582,6 +584,7 @@ class EqualBlocks:
             template,
             any(key == data.untyped_storage()._cdata for key, _ in keys),
             any(key == made.untyped_storage()._cdata for key, _ in keys),
+            made._is_view(),
             values.followed - followed if values is not None else 0,
         )
         if made.requires_grad:
@@ -597,8 +600,6 @@ class EqualBlocks:
             type(made) is type(data)
             and _layout(made) == _layout(data)
             and made.requires_grad == data.requires_grad
-            and not made._is_view()
-            and not data._is_view()
             and made.untyped_storage()._cdata != data.untyped_storage()._cdata
         )
 
@@ -608,8 +609,7 @@ class EqualBlocks:
             _renamed(ops[one.start : one.end], one.block.path, two.block.path) == ops[two.start : two.end]
             and one.unsupported == two.unsupported
             and [size for _, size in one.saved] == [size for _, size in two.saved]
-            and (one.output, one.input_saved, one.output_saved) == (two.output, two.input_saved, two.output_saved)
-            and one.followed == two.followed
+            and one.form == two.form
             and self._shapes(one.block) == self._shapes(two.block)
         )
 
@@ -639,6 +639,8 @@ class EqualBlocks:
         self.left_out += 1
         kind.repeated.append((block, self._place()))
         output: torch.Tensor = _Repeated.apply(self, kind, block, data)
+        if run.output_is_view:
+            output = output.view(output.shape)
         extra = run.saved_bytes
         for tensor, saved in ((data, run.input_saved), (output, run.output_saved)):
             if saved:
@@ -706,9 +708,10 @@ class EqualBlocks:
                 raise NotEqualError("the gradients of equal blocks differ")
             if passed is not None:
                 yield passed[0], _renamed(backward, run.block.path, block.path)
-                for name, parameter in block.module.named_parameters():
-                    if parameter.grad is None and grads[name] is not None:
-                        parameter.grad = grads[name]
+            for name, parameter in block.module.named_parameters():
+                if parameter.grad is not None:
+                    raise NotEqualError("a parameter of a block is used elsewhere")
+                parameter.grad = grads[name]
             for added in (run.unsupported, unsupported):
                 for name, size in added.items():
                     recorder.unsupported[name] = recorder.unsupported.get(name, 0) + size

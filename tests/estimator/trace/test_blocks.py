@@ -1,0 +1,527 @@
+"""Equal blocks traced once: the workload is that of a full trace, and blocks that differ all run."""
+
+import itertools
+import random
+from collections import Counter
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from joulecast.estimator.trace import step
+from joulecast.estimator.trace.blocks import EqualBlocks
+from joulecast.estimator.trace.trace import trace
+
+WIDTH, COUNT = 32, 8
+DATA = torch.zeros(4, 80, WIDTH)  # above the size up to which inputs have known values
+
+
+@pytest.fixture
+def left_out(monkeypatch):
+    """How many blocks each run of a step has left out."""
+    found = []
+    finish = EqualBlocks.finish
+
+    def finished(self):
+        finish(self)
+        found.append(self.left_out)
+
+    monkeypatch.setattr(EqualBlocks, "finish", finished)
+    return found
+
+
+def same_as_in_full(monkeypatch, model, inputs=DATA, **options):
+    """Asserts that both ways give one workload, and returns it."""
+    fast = trace(model, inputs, layers=False, **options)
+    with monkeypatch.context() as patched:
+        patched.setattr(step, "_listed", step._run)
+        full = trace(model, inputs, layers=False, **options)
+    for name in ("ops", "layers"):
+        for one, other in itertools.zip_longest(getattr(fast, name), getattr(full, name)):
+            assert one == other
+    assert fast == full
+    return fast
+
+
+class Block(nn.Module):
+    def __init__(self, number=0, width=WIDTH, dropout=0.0):
+        super().__init__()
+        self.number = number
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, data):
+        return data + self.dropout(self.down(torch.relu(self.up(self.norm(data)))))
+
+
+class Net(nn.Module):
+    """Embeds its input, so that the input of the first block has a gradient."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.embed = nn.Linear(WIDTH, WIDTH)
+        self.blocks = nn.ModuleList(blocks)
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, data):
+        data = self.embed(data) + 1
+        for block in self.blocks:
+            data = block(data)
+        return self.head(data.mean(1))
+
+
+def blocks(kind=Block, count=COUNT, **options):
+    return [kind(number, **options) for number in range(count)]
+
+
+# -- blocks that are equal ---------------------------------------------------------------------------
+
+
+def test_five_of_eight_blocks_are_left_out_and_all_are_listed(monkeypatch, left_out):
+    work = same_as_in_full(monkeypatch, Net(blocks()))
+    assert left_out == [COUNT - 3]
+    counts = Counter((op.layer, op.phase) for op in work.ops)
+    for number in range(COUNT):
+        # addmm forward; two products and the sum over the bias backward
+        assert counts[f"blocks.{number}.up", "forward"] == 1
+        assert counts[f"blocks.{number}.up", "backward"] == 3
+        assert counts[f"blocks.{number}.up", "optimizer"] == 2
+    # 4 x 80 positions: two products of 32 x 64 and a norm (5 for each element) in each block, the embedding, the head
+    block = 320 * 2 * 32 * 64 + 5 * 320 * 32
+    assert work.forward_flops == COUNT * block + 320 * 32 * 32 + 4 * 32 * 10
+    rows = {layer.path: layer for layer in work.layers}
+    assert all(rows[f"blocks.{number}.down"].output_shape == (4, 80, 32) for number in range(COUNT))
+    assert rows["blocks.5"].flops == block
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train": False},
+        {"precision": "bfloat16"},
+        {"optimizer": "adamw", "accumulate": 4, "clip_gradients": True, "ema": True},
+        {"loss": lambda output: output.sum()},
+    ],
+    ids=["inference", "autocast", "accumulation", "loss"],
+)
+def test_options_of_a_step(monkeypatch, left_out, options):
+    same_as_in_full(monkeypatch, Net(blocks(dropout=0.1)), **options)
+    assert left_out == [COUNT - 3]
+
+
+def test_a_sequential_and_an_input_without_gradient(monkeypatch, left_out):
+    same_as_in_full(monkeypatch, nn.Sequential(*blocks()))
+    assert left_out == [COUNT - 4]  # the first block is of another kind: its input has no gradient
+
+
+def test_torch_encoder(monkeypatch, left_out):
+    layer = nn.TransformerEncoderLayer(WIDTH, 4, 64, batch_first=True)
+    same_as_in_full(monkeypatch, nn.TransformerEncoder(layer, COUNT, enable_nested_tensor=False))
+    assert left_out == [COUNT - 4]
+
+
+def test_bottlenecks_of_a_residual_network(monkeypatch, left_out):
+    class Bottleneck(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(16, 4, 1, bias=False), nn.Conv2d(4, 16, 3, padding=1, bias=False)
+            self.norm, self.relu = nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+
+        def forward(self, images):
+            return self.relu(self.norm(self.two(self.one(images))) + images)
+
+    stem, head = nn.Conv2d(3, 16, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    model = nn.Sequential(stem, *[Bottleneck() for _ in range(COUNT)], head)
+    same_as_in_full(monkeypatch, model, torch.zeros(4, 3, 34, 34))
+    assert left_out == [COUNT - 4]  # the input of the first block is not kept by the layer before it
+    same_as_in_full(monkeypatch, model, torch.zeros(4, 3, 34, 34), train=False)
+
+
+class InBlock(nn.Module):
+    """A layer in a block, made by hand as PEFT does."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.a, self.b = nn.Linear(base.in_features, 4, bias=False), nn.Linear(4, base.out_features, bias=False)
+
+    def forward(self, data):
+        return self.base(data) + self.b(self.a(data))
+
+
+def test_adapters_on_some_blocks(monkeypatch, left_out):
+    model = Net(blocks(count=12)).requires_grad_(False)
+    for block in model.blocks[6:]:
+        block.up = InBlock(block.up)
+    same_as_in_full(monkeypatch, model)
+    # 6 frozen blocks: 3 run. Of those with adapters, the first has an input without gradient: 4 run.
+    assert left_out == [3 + 2]
+
+
+def test_frozen_blocks(monkeypatch, left_out):
+    model = Net(blocks(count=12))
+    model.embed.requires_grad_(False)
+    for block in model.blocks[:6]:
+        block.requires_grad_(False)
+    work = same_as_in_full(monkeypatch, model)
+    assert left_out == [3 + 2]
+    assert not [op for op in work.ops if op.phase == "backward" and op.layer.startswith("blocks.4")]
+    assert [op for op in work.ops if op.phase == "optimizer" and op.layer.startswith("blocks.9")]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_inside_of_the_blocks(monkeypatch, left_out, reentrant):
+    class Checkpointed(Block):
+        def forward(self, data):
+            return checkpoint(super().forward, data, use_reentrant=reentrant)
+
+    work = same_as_in_full(monkeypatch, Net(blocks(Checkpointed)))
+    assert left_out == [COUNT - 3]
+    again = [op for op in work.ops if op.layer == "blocks.4.up" and op.phase == "backward"]
+    assert len(again) == 4  # the product runs again, then the three of backward
+
+
+def test_checkpointing_of_the_model_adapter(monkeypatch, left_out):
+    from joulecast.estimator.model.adapt import adapt
+
+    model = Net(blocks())
+    adapt(model, checkpointing=True)
+    same_as_in_full(monkeypatch, model)
+    assert left_out == [COUNT - 3]
+
+
+def test_settings_that_alternate_are_two_groups(monkeypatch, left_out):
+    class Windowed(Block):
+        def __init__(self, number):
+            super().__init__(number)
+            self.window = 16 if number % 2 else None
+
+        def forward(self, data):
+            shown = data if self.window is None else data[:, -self.window :]
+            return data + super().forward(shown).mean(1, keepdim=True)
+
+    work = same_as_in_full(monkeypatch, Net(blocks(Windowed, count=12)))
+    assert left_out == [2 * (6 - 3)]
+    flops = {layer.path: layer.flops for layer in work.layers}
+    assert flops["blocks.6"] == 5 * flops["blocks.7"] == 5 * flops["blocks.5"]
+
+
+def test_a_tensor_shared_by_all_blocks(monkeypatch, left_out):
+    """Its gradients are added up, but for that of the last block, which comes first."""
+
+    class Biased(Block):
+        def forward(self, data, bias):
+            return super().forward(data) + bias
+
+    class Sharing(Net):
+        def forward(self, data):
+            bias, data = self.embed(data), self.embed(data) + 1
+            for block in self.blocks:
+                data = block(data, bias)
+            return self.head(data.mean(1))
+
+    same_as_in_full(monkeypatch, Sharing(blocks(Biased)))
+    assert left_out == [COUNT - 3]
+
+
+# -- blocks that differ ------------------------------------------------------------------------------
+
+
+class Numbered(Block):
+    def forward(self, data):
+        return super().forward(data * 2) if self.number >= 4 else super().forward(data)
+
+
+class Growing(Block):
+    """The number is a key."""
+
+    def forward(self, data):
+        scale = {4: 1.0}.get(self.number, 2.0)
+        return super().forward(data * scale) if scale == 1.0 else super().forward(data)
+
+
+COUNTER = 0
+
+
+class Counting(Block):
+    def forward(self, data):
+        global COUNTER
+        COUNTER += 1
+        return super().forward(data) * 2 if COUNTER > 5 else super().forward(data)
+
+
+class WithIterator(Block):
+    def __init__(self, number, shared):
+        super().__init__(number)
+        self.steps = shared
+
+    def forward(self, data):
+        return super().forward(data) * 2 if next(self.steps) % 8 > 4 else super().forward(data)
+
+
+class Stateful(Block):
+    calls: ClassVar[list] = []
+
+    def forward(self, data):
+        self.calls.append(None)
+        return super().forward(data) * 2 if len(self.calls) > 5 else super().forward(data)
+
+
+class Drawing(Block):
+    def forward(self, data):
+        return super().forward(data) if random.random() < 0.5 else data * 2
+
+
+class DrawingTensors(Block):
+    def forward(self, data):
+        return super().forward(data) if torch.rand([]) < 0.5 else data * 2
+
+
+class Reading(Block):
+    """Reads a weight, which has a value where it is small."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.gate = nn.Parameter(torch.tensor(float(number)))
+
+    def forward(self, data):
+        return super().forward(data) * 2 if self.gate > 5 else super().forward(data)
+
+
+class Changing(Block):
+    def forward(self, data):
+        self.last = data.shape
+        return super().forward(data)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Numbered, Growing, Counting, Stateful, Drawing, DrawingTensors, Reading, Changing],
+    ids=lambda k: k.__name__,
+)
+def test_blocks_that_may_differ_all_run(monkeypatch, left_out, kind):
+    same_as_in_full(monkeypatch, Net(blocks(kind)))
+    assert set(left_out) == {0}
+
+
+def test_a_shared_iterator(monkeypatch, left_out):
+    def model():
+        return Net(blocks(WithIterator, shared=itertools.count()))
+
+    fast = trace(model(), DATA, layers=False)
+    monkeypatch.setattr(step, "_listed", step._run)
+    assert fast == trace(model(), DATA, layers=False)
+    assert left_out == [0]
+
+
+def test_a_hook_on_one_block(monkeypatch, left_out):
+    model = Net(blocks(count=9))
+    model.blocks[4].register_forward_hook(lambda module, args, output: output * 2)
+    work = same_as_in_full(monkeypatch, model)
+    assert left_out == [8 - 3]  # the other eight are equal
+    assert len([op for op in work.ops if op.name == "mul" and op.phase == "forward"]) == 1
+
+
+def test_shared_weights_and_modules(monkeypatch, left_out):
+    model = Net(blocks())
+    model.blocks[6].up.weight = model.blocks[2].up.weight
+    same_as_in_full(monkeypatch, model)
+    assert left_out.pop() == 6 - 3
+    same_as_in_full(monkeypatch, Net([Block()] * COUNT))
+    assert left_out.pop() == 0
+
+
+def test_a_block_that_is_called_twice(monkeypatch, left_out):
+    class Twice(Net):
+        def forward(self, data):
+            data = self.embed(data) + 1
+            for block in (*self.blocks, self.blocks[3]):
+                data = block(data)
+            return self.head(data.mean(1))
+
+    same_as_in_full(monkeypatch, Twice(blocks()))
+    assert left_out == []  # the second run follows no blocks
+
+
+def test_weights_in_the_loss_too(monkeypatch, left_out):
+    model = Net(blocks())
+
+    def loss(output):
+        return output.square().mean() + sum(block.up.weight.square().sum() for block in model.blocks)
+
+    same_as_in_full(monkeypatch, model, loss=loss)
+    assert left_out == []  # the second run follows no blocks
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_around_the_blocks(monkeypatch, left_out, reentrant):
+    class Around(Net):
+        def forward(self, data):
+            data = self.embed(data) + 1
+            for block in self.blocks:
+                data = checkpoint(block, data, use_reentrant=reentrant)
+            return self.head(data.mean(1))
+
+    same_as_in_full(monkeypatch, Around(blocks()))
+    assert set(left_out) <= {0}
+
+
+class Tapped(Net):
+    """Outputs in the middle are used too, before and after the next block."""
+
+    def forward(self, data):
+        data, seen = self.embed(data) + 1, []
+        for block in self.blocks:
+            seen.append(torch.sigmoid(data))
+            data = block(data)
+            seen.append(data)
+        return self.head(data.mean(1) + sum(one.mean(1) for one in seen))
+
+
+class Skipping(Net):
+    def forward(self, data):
+        data = self.embed(data) + 1
+        for block in self.blocks:
+            data = data + block(data)
+        return self.head(data.mean(1))
+
+
+class Mirrored(Net):
+    """A U-shaped network: the second half adds what the first has returned."""
+
+    def forward(self, data):
+        data, kept = self.embed(data) + 1, []
+        for block in self.blocks[: COUNT // 2]:
+            data = block(data)
+            kept.append(data)
+        for block in self.blocks[COUNT // 2 :]:
+            data = block(data + kept.pop())
+        return self.head(data.mean(1))
+
+
+class Early(Net):
+    """The loss does not see the last blocks."""
+
+    def forward(self, data):
+        data = self.embed(data) + 1
+        for number, block in enumerate(self.blocks):
+            data = block(data)
+            if number == 4:
+                early = data
+        return self.head(early.mean(1))
+
+
+class Stepping(Net):
+    """The loop sets what the blocks read."""
+
+    def forward(self, data):
+        data = self.embed(data) + 1
+        for number, block in enumerate(self.blocks):
+            self.state["number"] = number
+            data = block(data)
+        return self.head(data.mean(1))
+
+
+class Detached(Net):
+    def forward(self, data):
+        data = self.embed(data) + 1
+        for number, block in enumerate(self.blocks):
+            data = block(data if number != 4 else data.detach())
+        return self.head(data.mean(1))
+
+
+class Differentiated(Net):
+    """Forces: a gradient within the forward pass, and the second derivative in backward."""
+
+    def forward(self, data):
+        data = self.embed(data) + 1
+        first = data
+        for block in self.blocks:
+            data = block(data)
+        (slope,) = torch.autograd.grad(data.sum(), first, create_graph=True)
+        return self.head((data + slope).mean(1))
+
+
+class Dropping(Net):
+    """Whole layers are left out at random."""
+
+    def forward(self, data):
+        data = self.embed(data) + 1
+        for block in self.blocks:
+            if torch.rand([]) > 0.3:
+                data = block(data)
+        return self.head(data.mean(1))
+
+
+class Reversed(Net):
+    def forward(self, data):
+        data = self.embed(data) + 1
+        for block in reversed(self.blocks):
+            data = block(data)
+        return self.head(data.mean(1))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Tapped, Skipping, Mirrored, Early, Detached, Differentiated, Dropping, Reversed],
+    ids=lambda kind: kind.__name__,
+)
+def test_models_that_use_their_blocks_otherwise(monkeypatch, kind):
+    same_as_in_full(monkeypatch, kind(blocks()))
+    if kind is not Differentiated:
+        same_as_in_full(monkeypatch, kind(blocks()), train=False)
+
+
+def test_state_that_the_loop_sets(monkeypatch, left_out):
+    state = {"number": 0}
+
+    class Told(Block):
+        def __init__(self, number):
+            super().__init__(number)
+            self.state = state
+
+        def forward(self, data):
+            return super().forward(data) * 2 if self.state["number"] > 4 else super().forward(data)
+
+    model = Stepping(blocks(Told))
+    model.state = state
+    same_as_in_full(monkeypatch, model)
+    assert set(left_out) <= {0}
+
+
+# -- the model afterwards ----------------------------------------------------------------------------
+
+
+def test_the_model_is_left_as_it_was():
+    model = Net(blocks())
+    before = [(path, list(module.__dict__.items())) for path, module in model.named_modules()]
+    call, get = Block.__call__, nn.Module.__getattr__
+    trace(model, DATA, layers=False)
+    after = [(path, list(module.__dict__.items())) for path, module in model.named_modules()]
+    for (path, old), (same, new) in zip(before, after, strict=True):
+        assert path == same
+        assert [name for name, _ in old] == [name for name, _ in new]
+        assert all(a is b for (_, a), (_, b) in zip(old, new, strict=True))
+    assert Block.__call__ is call
+    assert nn.Module.__getattr__ is get
+    assert "__call__" not in vars(Block)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model(DATA).sum().backward()
+
+
+def test_the_model_is_left_as_it_was_after_an_error():
+    class Failing(Net):
+        def forward(self, data):
+            super().forward(data)
+            raise ValueError("no")
+
+    model = Failing(blocks())
+    call, get = Block.__call__, nn.Module.__getattr__
+    with pytest.raises(Exception, match="no"):
+        trace(model, DATA, layers=False)
+    assert Block.__call__ is call
+    assert nn.Module.__getattr__ is get
+    assert [block.number for block in model.blocks] == list(range(COUNT))
