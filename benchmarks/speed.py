@@ -1,5 +1,7 @@
 """Run time of `estimate` as a whole process, compared with `import torch`, and on a 70-billion-parameter Llama.
 
+Then the trace of that Llama with its equal blocks traced once, and in full.
+
     python benchmarks/speed.py [--repeats 7]
 
 Runs are interleaved, so that other load on the machine affects all of them, and medians are compared. CPU seconds
@@ -128,11 +130,44 @@ def llama() -> bool:
     return min(measured.wall_s, measured.cpu_s) <= LLAMA_SECONDS and measured.peak_gb <= LLAMA_GB
 
 
+def equal_blocks(repeats: int) -> None:
+    """CPU seconds of the trace alone, in this process, with equal blocks traced once and in full."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from joulecast.estimator.trace import step
+    from joulecast.estimator.trace.trace import trace
+
+    options = {name: value for name, value in LLAMA_3_70B.items() if name != "architectures"}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**options))
+    inputs = {"input_ids": torch.empty(1, 4096, dtype=torch.int64, device="meta")}
+    once, seconds = step._listed, {"once": list[float](), "in full": list[float]()}
+    for _ in range(repeats):
+        for name, listed in (("once", once), ("in full", step._run)):
+            step._listed = listed
+            start = time.process_time()
+            trace(model, inputs, precision="bfloat16", layers=False)
+            seconds[name].append(time.process_time() - start)
+    step._listed = once
+    ratio = statistics.median(a / b for a, b in zip(seconds["in full"], seconds["once"], strict=True))
+    print(f"\nTrace of that Llama under autocast, medians of {repeats} interleaved runs")
+    print(
+        ", ".join(
+            f"equal blocks traced {name}: {statistics.median(found):.2f} CPU s" for name, found in seconds.items()
+        )
+    )
+    print(f"median ratio {ratio:.1f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    met = starts(parser.parse_args().repeats)
-    return 0 if llama() and met else 1
+    repeats = parser.parse_args().repeats
+    met = starts(repeats)
+    met &= llama()
+    equal_blocks(repeats)
+    return 0 if met else 1
 
 
 if __name__ == "__main__":

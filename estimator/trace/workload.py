@@ -123,7 +123,7 @@ class Workload:
         return replace(self, train=False, optimizer=None, ops=ops)
 
     def to_json(self) -> dict[str, Any]:
-        document = asdict(self)
+        document = asdict(replace(self, ops=()))  # which would make a dictionary of each op
         document["ops"] = [_op_row(op) for op in self.ops]
         return {"schema": SCHEMA, **document}
 
