@@ -106,20 +106,26 @@ def kind_of(reason: str, class_name: str, in_building: bool) -> str:
 
 
 def fails_alone(class_name: str, reason: str) -> bool:
-    """Whether transformers alone fails in the same place of its code with a short text."""
+    """Whether transformers alone, in evaluation mode, fails on a short text in the same place and with the same words.
+
+    Words that contain the sizes of the inputs differ, and do not count: they may be the fault of the inputs.
+    """
     import torch
     import transformers
 
+    from joulecast.estimator.sandbox.user_code import model_error
+
     model_class = getattr(transformers, class_name)
     with torch.device("meta"):
-        model = model_class(model_class.config_class()).train()
+        model = model_class(model_class.config_class()).eval()
     if model.main_input_name != "input_ids":
         return False
     try:
         model(input_ids=torch.ones(2, 16, dtype=torch.int64, device="meta"))
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        return any(reason.startswith(f"{Path(at.filename).name}:{at.lineno} in {at.name}: ") for at in frames)
+        words = str(model_error(error, what=class_name)).partition(": ")[2]
+        return any(reason.startswith(f"{Path(at.filename).name}:{at.lineno} in {at.name}: {words}") for at in frames)
     return False
 
 
