@@ -227,6 +227,47 @@ def test_a_tensor_shared_by_all_blocks(monkeypatch, left_out):
     assert left_out == [COUNT - 3]
 
 
+def _language_model(name, **options):
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{name}Config")(**options)
+    kind = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
+    with torch.device("meta"):
+        return getattr(transformers, f"{name}{kind}")(config)
+
+
+_TOKENS = {"input_ids": torch.zeros(2, 64, dtype=torch.int64)}
+_SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_hidden_layers": COUNT}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Llama", _SIZES),
+        ("Mixtral", {**_SIZES, "num_key_value_heads": 2}),
+        ("Mamba", {"hidden_size": 256, "num_hidden_layers": COUNT}),
+        ("GPT2", {"n_embd": 256, "n_head": 4, "n_layer": COUNT}),
+    ],
+)
+def test_language_models_whose_blocks_fill_a_cache(monkeypatch, left_out, name, options):
+    same_as_in_full(monkeypatch, _language_model(name, **options), _TOKENS)
+    assert left_out[0] in (COUNT - 4, COUNT - 3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_language_model_with_checkpoints(monkeypatch, left_out, reentrant):
+    model = _language_model("Llama", **_SIZES)
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    same_as_in_full(monkeypatch, model, _TOKENS)
+    assert left_out == [COUNT - 3]
+
+
+def test_a_language_model_that_scales_by_the_number_of_its_block(monkeypatch, left_out):
+    sizes = {"n_embd": 256, "n_head": 4, "n_layer": COUNT}
+    same_as_in_full(monkeypatch, _language_model("GPT2", **sizes, scale_attn_by_inverse_layer_idx=True), _TOKENS)
+    assert left_out == [0]
+
+
 # -- blocks that differ ------------------------------------------------------------------------------
 
 
