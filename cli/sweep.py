@@ -30,7 +30,7 @@ _OTHER = frozenset(
 @click.command(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 the sweep exceeds a budget, "
-    "130 interrupted (the same command goes on).",
+    "130 interrupted (the same command resumes it).",
 )
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="As in estimate; several are an axis.")
 @click.option("--set", "axes", multiple=True, metavar="NAME=A,B", help="An axis of the grid: width=64,128.")
@@ -106,7 +106,7 @@ def _kept_on_interrupt(output: Path | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if output is not None:
-            click.echo(f"{output}.partial keeps the candidates that are done; the same command goes on", err=True)
+            click.echo(f"{output}.partial keeps the candidates that are done; the same command resumes it", err=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""The results of a sweep as they come, so that a sweep that was stopped goes on where it was.
+"""The results of a sweep as they come, so that a stopped sweep resumes where it was.
 
 A journal is a file of JSON lines: a head that says which sweep it belongs to, and a line for each candidate. Lines are
 in the order in which candidates were done. A line that was cut, by a kill or a full disk, is dropped.
@@ -106,7 +106,7 @@ class Journal:
             os.fsync(self._stream.fileno())
         except OSError as error:
             raise JoulecastError(
-                f"{self.path} cannot be written ({error.strerror}); the same command goes on"
+                f"{self.path} cannot be written ({error.strerror}); the same command resumes it"
             ) from None
 
     def _note(self, index: int, offset: int) -> None:

@@ -116,7 +116,7 @@ def sweep(
         What all candidates have in common.
     output:
         A .csv, .parquet or .jsonl file, written when all candidates are done. Until then the results are in a journal
-        in the same folder (`results.csv.partial`); the same call goes on after a stop. None: nothing is kept.
+        in the same folder (`results.csv.partial`); the same call resumes it after a stop. None: nothing is kept.
     top, by, pareto:
         How many of the best candidates to report, by which column, and the columns of the Pareto front
         ("energy,accuracy"). See `parse_merits`.

@@ -142,7 +142,7 @@ def test_a_sweep_that_was_stopped_goes_on(run: Run, net: str, tmp_path: Path, nu
     _, said = first.communicate(timeout=60)
     assert first.returncode == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
-        assert b"o.csv.partial keeps the candidates that are done; the same command goes on" in said
+        assert b"o.csv.partial keeps the candidates that are done; the same command resumes it" in said
     kept = journal.read_bytes().count(b"\n") - 1
     assert 2 <= kept < 6
     again = run(*("joulecast", *command[1:]))
