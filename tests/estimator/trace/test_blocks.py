@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from joulecast.estimator.trace import step
-from joulecast.estimator.trace.blocks import EqualBlocks
+from joulecast.estimator.trace.repeats import EqualBlocks
 from joulecast.estimator.trace.trace import trace
 
 WIDTH, COUNT = 32, 8

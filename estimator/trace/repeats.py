@@ -1,0 +1,653 @@
+"""Equal blocks of a network, traced once.
+
+A network is often a row of equal blocks: modules of one class with the same submodules, shapes and settings. The first
+of them run as they are. Once two have listed the same operations for the same kind of call, the others are not run:
+their operations, saved bytes, output shapes and gradients are those of the second, under their own paths. The last
+block always runs, because its backward pass comes first.
+
+A block is repeated only where nothing can make it differ, and the listing is the same as that of a full trace:
+
+- Its attributes, and the arguments of its call, equal those of the block before. Attributes with another value in every
+  block (`layer_idx`) are hidden while it runs; a block that reads one is not repeated. The key-value cache of
+  transformers may take them, because each block has its own entry in it.
+- It changes nothing that the model reaches: attributes, containers, globals, random states. Nothing of it changes
+  between two blocks either.
+- It reads no values of tensors and keeps no hook. Its modules and parameters are used nowhere else.
+- In backward, its operations come one after the other, and each belongs to a node that its forward made.
+
+Where one of these turns out to be false after blocks were left out, the step is traced again in full.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .blocks import PLAIN, Block, Group, HiddenNumber, equal_blocks, has_hooks
+from .recorder import Recorder
+from .untouched import Reached
+from .workload import Op
+
+if TYPE_CHECKING:
+    from .step import _SavedBytes
+
+# Blocks of one kind of call that run before the search for two equal ones ends.
+_MAX_TRIES = 4
+_ACCUMULATE = 2**64 - 1  # the sequence number of nodes that add to a parameter's gradient
+
+
+class NotEqualError(RuntimeError):
+    """Blocks that were taken as equal are not: the step must be traced in full."""
+
+
+# -- one kind of call ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradient:
+    """A gradient on its way through the boundary of a block, and what was listed until then."""
+
+    ops: int
+    unsupported: dict[str, int]
+    reads: int
+    layout: Any
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    """A call of a block that ran: what it listed in forward, and the gradients at its boundaries."""
+
+    block: Block
+    start: int
+    end: int
+    nodes: tuple[int, int]
+    unsupported: dict[str, int]
+    saved: list[tuple[int, int]]  # key and size of each storage that it was the first to save
+    output: Any  # the structure of what it returned
+    input_saved: bool
+    output_saved: bool
+    output_is_view: bool
+    followed: int
+    after: _Gradient | None = None
+    before: _Gradient | None = None
+    broken: bool = False
+
+    @property
+    def form(self) -> Any:
+        return self.output, self.input_saved, self.output_saved, self.output_is_view, self.followed
+
+    @property
+    def saved_bytes(self) -> int:
+        return sum(size for _, size in self.saved)
+
+
+_Place = tuple[int, int]  # the number of ops listed before, and of blocks left out before
+
+
+@dataclass(eq=False, slots=True)
+class _Kind:
+    """Calls with equal arguments: those that ran, and the blocks that were left out."""
+
+    tries: int = 0
+    runs: list[_Run] = field(default_factory=list)
+    equal: tuple[_Run, _Run] | None = None
+    repeated: list[tuple[Block, _Place]] = field(default_factory=list)
+    passed: dict[int, tuple[_Place, Any]] = field(default_factory=dict)  # by the block's position, with the layout
+    kept: list[Any] = field(default_factory=list)  # what the key names by its id
+
+
+class _Repeated(torch.autograd.Function):
+    """Stands in the graph for a block that was left out."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: EqualBlocks, kind: _Kind, block: Block, data: torch.Tensor) -> torch.Tensor:
+        ctx.of = blocks, kind, block
+        return data.new_empty_strided(data.shape, data.stride())
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        blocks, kind, block = ctx.of
+        blocks.passed(kind, block, grad)
+        return None, None, None, grad.new_empty_strided(grad.shape, grad.stride())
+
+
+class EqualBlocks:
+    """Follows the calls of equal blocks during one run of a step, and leaves out those that would repeat others."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recorder: Recorder,
+        sizes: _SavedBytes,
+        reached: Reached,
+        state: Mapping[str, Any],
+        train: bool,
+    ) -> None:
+        self.left_out = 0
+        self._recorder, self._sizes, self._reached, self._train = recorder, sizes, reached, train
+        self._own = {tensor.untyped_storage()._cdata for tensor in state.values() if _is_plain(tensor)}
+        self._groups = equal_blocks(model) if reached.complete else []
+        self._blocks = {id(block.module): block for group in self._groups for block in group.blocks}
+        self._running: Block | None = None
+        self._numbers: list[HiddenNumber] = []
+        self._nodes: set[int] = set()  # of blocks that were left out
+        self._hooks: list[Any] = []
+        self._places = 0
+        self._thread = threading.get_ident()
+        self._saving: Any = None
+
+    # -- around the step ---------------------------------------------------------------------------
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Calls of the blocks come here while the block runs, and their numbers are hidden."""
+        if not self._groups:
+            yield
+            return
+        classes = dict.fromkeys(type(block.module) for block in self._blocks.values())
+        originals = {cls: cls.__call__ for cls in classes}
+        own = {cls for cls in classes if "__call__" in vars(cls)}
+        hidden = {id(owner): names for block in self._blocks.values() for owner, names in block.hidden}
+        owners = [owner for block in self._blocks.values() for owner, _ in block.hidden]
+        getattribute = nn.Module.__getattr__
+
+        def hidden_too(module: nn.Module, name: str) -> Any:
+            names = hidden.get(id(module), {})
+            return self._read(names[name]) if name in names else getattribute(module, name)
+
+        try:
+            for owner in owners:
+                for name in hidden[id(owner)]:
+                    del owner.__dict__[name]
+            nn.Module.__getattr__ = hidden_too  # type: ignore[method-assign]
+            for cls, original in originals.items():
+                cls.__call__ = self._calling(original)  # type: ignore[method-assign]
+            with self._entering_caches():
+                yield
+        except (AttributeError, KeyError) as error:
+            raise NotEqualError("a hidden attribute is missing") from error
+        except Exception as error:
+            if self.left_out:
+                raise NotEqualError("the step fails without the blocks that were left out") from error
+            raise
+        finally:
+            for cls, original in originals.items():
+                if cls in own:
+                    cls.__call__ = original  # type: ignore[method-assign]
+                else:
+                    del cls.__call__
+            nn.Module.__getattr__ = getattribute  # type: ignore[method-assign]
+            for owner in owners:
+                for name, value in hidden[id(owner)].items():
+                    owner.__dict__.setdefault(name, value)
+
+    def release(self) -> None:
+        """Forgets the tensors of the run."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        for group in self._groups:
+            for kind in group.kinds.values():
+                kind.kept.clear()
+            group.kinds.clear()
+            group.state = group.last_kind = None
+
+    def forward_starts(self) -> None:
+        self._saving = torch._C._autograd._top_saved_tensors_default_hooks(False) if self._train else None
+
+    def _read(self, value: Any) -> Any:
+        """A hidden attribute is read: by the code around the blocks, which may, or by a block."""
+        if self._running is None and self._recorder.phase == "forward":
+            return value
+        if self._running is not None and type(value) is int:
+            self._numbers.append(number := HiddenNumber(value))
+            return number
+        if self._running is not None:
+            self._running.group.usable = False
+        elif self.left_out:
+            raise NotEqualError("a block reads its number in backward")
+        return value
+
+    @contextmanager
+    def _entering_caches(self) -> Iterator[None]:
+        """A block's number may name its entry in the key-value cache of transformers."""
+        cache = _cache_class()
+        if cache is None:
+            yield
+            return
+        update = cache.update
+
+        def updated(cache: Any, keys: Any, values: Any, layer_idx: Any, *args: Any, **kwargs: Any) -> Any:
+            if type(layer_idx) is HiddenNumber:
+                number, layer_idx = layer_idx, int.__int__(layer_idx)
+                number.cached = True
+            return update(cache, keys, values, layer_idx, *args, **kwargs)
+
+        cache.update = updated
+        try:
+            yield
+        finally:
+            cache.update = update
+
+    # -- calls of blocks ---------------------------------------------------------------------------
+
+    def _calling(self, original: Any) -> Any:
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            block = self._blocks.get(id(module))
+            if block is None or threading.get_ident() != self._thread or self._running is not None:
+                return original(module, *args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                kind, data = self._kind(block, args, kwargs)
+                if kind is not None and kind.equal and block is not block.group.blocks[-1]:
+                    return self._left_out(kind, block, data, args, kwargs)
+                before = self._before(block, data) if kind is not None else None
+            self._running, self._numbers = block, []
+            try:
+                output = original(module, *args, **kwargs)
+            finally:
+                self._running = None
+            with torch._C.DisableTorchFunction():
+                if any(number.used or not number.cached for number in self._numbers):
+                    block.group.usable = False
+                self._ran(kind, before, block, data, output, args, kwargs)
+            return output
+
+        return call
+
+    def _kind(self, block: Block, args: Any, kwargs: Any) -> tuple[_Kind | None, Any]:
+        """The calls that this one is equal to; None if the block must run and is not to be repeated."""
+        group = block.group
+        if self._recorder.phase != "forward" or block.position <= group.called:
+            self._refuse(group, "a block is called twice, or not in order")
+        group.called = block.position
+        group.last_kind = None
+        if not group.usable:
+            return None, None
+        data = next((one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)), None)
+        if data is None or not _is_plain(data) or has_hooks(block.module):
+            return None, None
+        if torch.is_grad_enabled() != self._train or torch.is_inference_mode_enabled():
+            return None, None
+        if self._train and torch._C._autograd._top_saved_tensors_default_hooks(False) != self._saving:
+            return None, None  # checkpointed: it will be called again
+        kept: list[Any] = []
+        key = self._key(block, data, args, kwargs, kept)
+        if key is None:
+            return None, None
+        kind = group.kinds.get(key)
+        if kind is None:
+            kind = group.kinds[key] = _Kind(kept=kept)
+        group.last_kind = kind
+        last = block is group.blocks[-1]
+        kind.tries += 1
+        if kind.tries > _MAX_TRIES and kind.equal is None:
+            self._refuse(group, "no two blocks are equal")
+        elif (kind.equal is None or last) and not self._is_unchanged(group):
+            self._refuse(group, "what the model reaches changes between its blocks")
+        return (kind, data) if group.usable else (None, None)
+
+    def _refuse(self, group: Group, why: str) -> None:
+        """No block of `group` is repeated; too late if some were."""
+        group.usable = False
+        if any(kind.repeated for kind in group.kinds.values()):
+            raise NotEqualError(why)
+
+    def _is_unchanged(self, group: Group) -> bool:
+        with _disable_current_modes():
+            state = self._reached.state()
+        if group.state is None:
+            group.state = state
+            return not self._reached.has_new(state)
+        return len(state) == len(group.state) and all(
+            a is b or (type(a) is bytes and a == b) for a, b in zip(state, group.state, strict=True)
+        )
+
+    def _key(self, block: Block, data: torch.Tensor, args: Any, kwargs: Any, kept: list[Any]) -> Any:
+        """What two calls must have in common: all arguments apart from the values of `data`."""
+        values = self._recorder.values
+        if values is not None and values.follows(data):
+            return None
+        tokens = []
+        for name, value in (*enumerate(args), *kwargs.items()):
+            token = ("data",) if value is data else self._argument(block, value, kept)
+            if token is None:
+                return None
+            tokens.append((name, token))
+        described = _layout(data)
+        if described is None:
+            return None
+        saved = data.untyped_storage()._cdata in self._sizes.storages
+        autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.get_default_dtype()
+        return tuple(tokens), described, data.requires_grad, data._is_view(), saved, autocast
+
+    def _argument(self, block: Block, value: Any, kept: list[Any], depth: int = 0) -> Any:
+        kind = type(value)
+        if kind in PLAIN:
+            return kind, repr(value)
+        if isinstance(value, torch.Tensor):
+            kept.append(value)
+            return "tensor", id(value), value._version
+        if kind is tuple and depth < 4:
+            parts = tuple(self._argument(block, one, kept, depth + 1) for one in value)
+            return None if None in parts else (kind, parts)
+        if kind is torch.Size:
+            return kind, tuple(value)
+        if kind is _cache_class() and len(block.numbers) == 1:
+            kept.append(value)
+            return "cache", id(value), _entry(value, next(iter(block.numbers)))
+        return None
+
+    # -- a block that runs -------------------------------------------------------------------------
+
+    def _before(self, block: Block, data: torch.Tensor) -> Any:
+        recorder, values = self._recorder, self._recorder.values
+        return (
+            len(recorder.ops),
+            dict(recorder.unsupported),
+            len(self._sizes.storages),
+            torch._C._autograd._get_sequence_nr(),
+            (values.reads, values.followed) if values is not None else (0, 0),
+            _random_state(),
+        )
+
+    def _ran(
+        self, kind: _Kind | None, before: Any, block: Block, data: Any, output: Any, args: Any, kwargs: Any
+    ) -> None:
+        group = block.group
+        if kind is None or not group.usable or (kind.equal is not None):
+            return
+        recorder, values = self._recorder, self._recorder.values
+        start, unsupported, saved, node, (reads, followed), drawn = before
+        if (values is not None and values.reads != reads) or drawn != _random_state() or not self._is_unchanged(group):
+            group.usable = False
+            return
+        new = _only_new(output, data, args, kwargs)
+        if new is None or not self._repeats(data, new[0]):
+            return
+        made, template = new
+        if values is not None and values.known(made) is not None:
+            return
+        keys = list(self._sizes.storages.items())[saved:]
+        run = _Run(
+            block,
+            start,
+            len(recorder.ops),
+            (node, torch._C._autograd._get_sequence_nr()),
+            _difference(recorder.unsupported, unsupported),
+            [(key, size) for key, size in keys if key not in self._own],
+            template,
+            any(key == data.untyped_storage()._cdata for key, _ in keys),
+            any(key == made.untyped_storage()._cdata for key, _ in keys),
+            made._is_view(),
+            values.followed - followed if values is not None else 0,
+        )
+        if made.requires_grad:
+            self._hooks.append(made.register_hook(lambda grad: self._mark(run, "after", grad)))
+            self._hooks.append(data.register_hook(lambda grad: self._mark(run, "before", grad)))
+        if kind.runs and self._same_forward(kind.runs[-1], run):
+            kind.equal = kind.runs[-1], run
+        kind.runs.append(run)
+
+    def _repeats(self, data: torch.Tensor, made: torch.Tensor) -> bool:
+        """Whether the output has the form of the input, so that the next block gets an equal call."""
+        return (
+            type(made) is type(data)
+            and _layout(made) == _layout(data)
+            and made.requires_grad == data.requires_grad
+            and made.untyped_storage()._cdata != data.untyped_storage()._cdata
+        )
+
+    def _same_forward(self, one: _Run, two: _Run) -> bool:
+        ops = self._recorder.ops
+        return (
+            _renamed(ops[one.start : one.end], one.block.path, two.block.path) == ops[two.start : two.end]
+            and one.unsupported == two.unsupported
+            and [size for _, size in one.saved] == [size for _, size in two.saved]
+            and one.form == two.form
+            and self._shapes(one.block) == self._shapes(two.block)
+        )
+
+    def _shapes(self, block: Block) -> dict[str, tuple[int, ...]]:
+        shapes = self._recorder.output_shapes
+        names = (path for path, _ in block.module.named_modules(prefix=block.path))
+        return {path.removeprefix(block.path): shapes[path] for path in names if path in shapes}
+
+    def _mark(self, run: _Run, name: str, grad: torch.Tensor) -> None:
+        if self._recorder.phase != "backward" or getattr(run, name) is not None or self._recorder.ran_backward:
+            run.broken = True
+            return
+        values = self._recorder.values
+        mark = _Gradient(
+            len(self._recorder.ops),
+            dict(self._recorder.unsupported),
+            values.reads if values is not None else 0,
+            _gradient_layout(grad),
+        )
+        setattr(run, name, mark)
+
+    # -- a block that is left out ------------------------------------------------------------------
+
+    def _left_out(self, kind: _Kind, block: Block, data: torch.Tensor, args: Any, kwargs: Any) -> Any:
+        assert kind.equal is not None
+        run = kind.equal[1]
+        self.left_out += 1
+        kind.repeated.append((block, self._place()))
+        output: torch.Tensor = _Repeated.apply(self, kind, block, data)
+        if run.output_is_view:
+            output = output.view(output.shape)
+        extra = run.saved_bytes
+        for tensor, saved in ((data, run.input_saved), (output, run.output_saved)):
+            if saved:
+                storage = tensor.untyped_storage()
+                self._sizes.storages[storage._cdata] = storage.nbytes()
+                self._sizes.kept.append(tensor)
+                extra -= storage.nbytes()
+        self._sizes.repeated += extra
+        if self._recorder.values is not None:
+            self._recorder.values.count_followed(run.followed)
+        return _filled(run.output, output, args, kwargs)
+
+    def passed(self, kind: _Kind, block: Block, grad: torch.Tensor) -> None:
+        """The gradient arrives at a block that was left out."""
+        node = torch._C._current_autograd_node()
+        self._nodes.add(node._sequence_nr())
+        if self._recorder.phase != "backward" or self._recorder.ran_backward or block.position in kind.passed:
+            raise NotEqualError("a backward pass within the forward pass, or a second one")
+        kind.passed[block.position] = self._place(), _gradient_layout(grad)
+
+    def _place(self) -> _Place:
+        self._places += 1
+        return len(self._recorder.ops), self._places
+
+    # -- after the step ----------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Adds what the blocks that were left out would have listed. Raises NotEqualError if that cannot be known."""
+        if not self.left_out:
+            return
+        recorder = self._recorder
+        if any(node in self._nodes for node in recorder.nodes):
+            raise NotEqualError("the input of a block is used elsewhere")
+        places: list[tuple[_Place, list[Op]]] = []
+        for group in self._groups:
+            for kind in group.kinds.values():
+                if kind.repeated:
+                    if not group.usable or group.called != len(group.blocks) - 1 or group.last_kind is not kind:
+                        raise NotEqualError("the last block differs from the others")
+                    places += self._repetitions(kind)
+        recorder.ops = _inserted(recorder.ops, places)
+
+    def _repetitions(self, kind: _Kind) -> Iterator[tuple[_Place, list[Op]]]:
+        """The ops of the blocks that were left out, each with its place among those that were listed."""
+        assert kind.equal is not None
+        one, run = kind.equal
+        recorder = self._recorder
+        forward = recorder.ops[run.start : run.end]
+        backward, unsupported = self._backward(run)
+        before, other = self._backward(one)
+        grads = _gradients(run.block.module)
+        same = (
+            _renamed(before, one.block.path, run.block.path) == backward
+            and other == unsupported
+            and _grad_forms(_gradients(one.block.module)) == _grad_forms(grads)
+            and (run.after is None) == (one.after is None)
+        )
+        if not same:
+            raise NotEqualError("the backward passes of two equal blocks differ")
+        shapes = self._shapes(run.block)
+        for block, place in kind.repeated:
+            yield place, _renamed(forward, run.block.path, block.path)
+            passed = kind.passed.get(block.position)
+            if (passed and passed[1]) != (run.after and run.after.layout):
+                raise NotEqualError("the gradients of equal blocks differ")
+            if passed is not None:
+                yield passed[0], _renamed(backward, run.block.path, block.path)
+            for name, parameter in block.module.named_parameters():
+                if parameter.grad is not None:
+                    raise NotEqualError("a parameter of a block is used elsewhere")
+                parameter.grad = grads[name]
+            for added in (run.unsupported, unsupported):
+                for name, size in added.items():
+                    recorder.unsupported[name] = recorder.unsupported.get(name, 0) + size
+            recorder.output_shapes.update({block.path + below: shape for below, shape in shapes.items()})
+
+    def _backward(self, run: _Run) -> tuple[list[Op], dict[str, int]]:
+        """The ops that a block that ran listed in backward. Raises NotEqualError where they are not one piece."""
+        recorder, after, before = self._recorder, run.after, run.before
+        low, high = run.nodes
+        if run.broken or (after is None) != (before is None):
+            raise NotEqualError("a gradient passes a block more than once, or in part")
+        first, last = (after.ops, before.ops) if after and before else (0, 0)
+        newest = recorder.forward_nodes
+        for place, node in enumerate(recorder.nodes):
+            inside = low <= node < high
+            if first <= place < last:
+                if not (inside or node >= newest or node == _ACCUMULATE):
+                    raise NotEqualError("the backward pass of a block is mixed with another's")
+            elif inside:
+                raise NotEqualError("a part of a block's backward pass comes apart from the rest")
+        if after is None or before is None:
+            return [], {}
+        if after.layout != before.layout or after.reads != before.reads:
+            raise NotEqualError("a gradient changes its layout on its way through a block")
+        return recorder.ops[first:last], _difference(before.unsupported, after.unsupported)
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _is_plain(tensor: Any) -> bool:
+    return type(tensor) in (torch.Tensor, nn.Parameter, FakeTensor) and tensor.layout is torch.strided
+
+
+def _layout(tensor: torch.Tensor) -> tuple[Any, ...] | None:
+    """Shape, strides, number format and device of a tensor that has its storage to itself; None for others."""
+    size = tensor.numel() * tensor.element_size()
+    if tensor.storage_offset() or tensor.untyped_storage().nbytes() != size:
+        return None
+    return tuple(tensor.shape), tensor.stride(), tensor.dtype, type(tensor), tensor.device
+
+
+def _gradient_layout(grad: torch.Tensor) -> Any:
+    return tuple(grad.shape), grad.stride(), grad.dtype, grad.device
+
+
+def _difference(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    return {name: size - before.get(name, 0) for name, size in now.items() if size != before.get(name, 0)}
+
+
+def _random_state() -> Any:
+    with _disable_current_modes():
+        own_state = bytes(torch.get_rng_state().numpy())
+    numpy = sys.modules.get("numpy")
+    numbers = numpy.random.get_state() if numpy else ()
+    own = tuple(one.tobytes() if hasattr(one, "tobytes") else one for one in numbers)
+    return own_state, random.getstate(), own
+
+
+def _cache_class() -> Any:
+    return getattr(sys.modules.get("transformers.cache_utils"), "DynamicCache", None)
+
+
+def _entry(cache: Any, number: int) -> Any:
+    """The kind of a block's own entry in a key-value cache, before its call."""
+    if number >= len(cache.layers):
+        return None
+    entry = cache.layers[number]
+    return type(entry), tuple((name, repr(value)) for name, value in vars(entry).items() if type(value) in PLAIN)
+
+
+def _leaves(args: Any, kwargs: Mapping[str, Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in (*args, *kwargs.values()):
+        found += _leaves(value, {}) if isinstance(value, tuple) else [value]
+    return found
+
+
+def _only_new(output: Any, data: Any, args: Any, kwargs: Any) -> tuple[torch.Tensor, Any] | None:
+    """The one new tensor in a block's output, and the structure around it; None where there is not exactly one."""
+    leaves = _leaves(args, kwargs)
+    made: list[torch.Tensor] = []
+
+    def part(value: Any) -> Any:
+        if type(value) is tuple:
+            return ("tuple", *[part(one) for one in value])
+        if type(value) in PLAIN:
+            return "plain", value
+        for index, leaf in enumerate(leaves):
+            if leaf is value and value is not data:
+                return "argument", index
+        made.append(value)
+        return ("new",)
+
+    template = part(output)
+    if len(made) != 1 or not _is_plain(made[0]) or made[0] is data:
+        return None
+    return made[0], template
+
+
+def _filled(template: Any, made: torch.Tensor, args: Any, kwargs: Any) -> Any:
+    if template[0] == "tuple":
+        return tuple(_filled(one, made, args, kwargs) for one in template[1:])
+    if template[0] == "plain":
+        return template[1]
+    return made if template[0] == "new" else _leaves(args, kwargs)[template[1]]
+
+
+def _renamed(ops: Sequence[Op], old: str, new: str) -> list[Op]:
+    """The ops of the block at `old`, as those of the block at `new`."""
+    below = f"{old}."
+    return [
+        replace(op, layer=new + op.layer[len(old) :]) if op.layer == old or op.layer.startswith(below) else op
+        for op in ops
+    ]
+
+
+def _inserted(ops: Sequence[Op], places: Sequence[tuple[_Place, list[Op]]]) -> list[Op]:
+    merged: list[Op] = []
+    start = 0
+    for (place, _), added in sorted(places, key=lambda one: one[0]):
+        merged += ops[start:place]
+        merged += added
+        start = place
+    return merged + list(ops[start:])
+
+
+def _gradients(module: nn.Module) -> dict[str, torch.Tensor | None]:
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def _grad_forms(grads: Mapping[str, torch.Tensor | None]) -> Any:
+    return {
+        name: None if grad is None else (tuple(grad.shape), grad.dtype, grad.layout) for name, grad in grads.items()
+    }
