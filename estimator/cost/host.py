@@ -16,6 +16,7 @@ from typing import Any
 _NVML_CLOCK_SM, _NVML_CLOCK_MEMORY = 1, 2
 _BYTES_PER_GB = 2**30  # memory sizes are printed by vendors in binary gigabytes
 _MB_PER_GB = 1024
+_PER_MB = {"K": 1024, "M": 1}
 _TOOL_TIMEOUT_S = 20
 _QUERY = ("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 
@@ -96,8 +97,8 @@ def cpu_facts(root: Path = Path("/")) -> CpuFacts:
     khz = _read(root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq") or ""
     mhz = float(khz) / 1000 if khz.isdigit() else _float(first.get("cpu MHz"))
     caches = sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"))
-    size = (_read(caches[-1]) or "") if caches else ""
-    cache_mb = float(size[:-1]) / (1024 if size[-1] == "K" else 1) if size[:-1].isdigit() and size[-1] in "KM" else None
+    size = re.fullmatch(r"(\d+)([KM])", (_read(caches[-1]) or "") if caches else "")
+    cache_mb = float(size[1]) / _PER_MB[size[2]] if size else None
     batteries = list((root / "sys/class/power_supply").glob("BAT*"))
     return CpuFacts(flags, mhz, cache_mb, bool(batteries))
 

@@ -96,23 +96,34 @@ def cpu_row(host: Host, facts: CpuFacts, probe: CpuProbe) -> Hardware:
 
 
 # Per CUDA core and cycle, times FP32's two operations: dense tensor rates with FP32 accumulation over FP32's.
-_HALF_RATIO = {(7, 0): 8, (7, 2): 8, (7, 5): 8, (8, 0): 16, (8, 6): 4, (8, 7): 4, (8, 9): 4, (9, 0): 15, (10, 0): 30}
-_GEFORCE_RATIO = {(7, 5): 4, (8, 6): 2, (8, 9): 2, (12, 0): 2}
-_CORES_OF_AN_SM = {(6, 0): 64, (7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}
+_HALF_RATIO: dict[tuple[int, ...], int] = {
+    (7, 0): 8,
+    (7, 2): 8,
+    (7, 5): 8,
+    (8, 0): 16,
+    (8, 6): 4,
+    (8, 7): 4,
+    (8, 9): 4,
+    (9, 0): 15,
+    (10, 0): 30,
+}
+_GEFORCE_RATIO: dict[tuple[int, ...], int] = {(7, 5): 4, (8, 6): 2, (8, 9): 2, (12, 0): 2}
+_CORES_OF_AN_SM: dict[tuple[int, ...], int] = {(6, 0): 64, (7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64}
 # GeForce drivers print a highest clock of about 1.2 times the boost clock.
 _GEFORCE_CLOCK = 0.82
 
 
 def gpu_row(gpu: Gpu) -> Hardware:
     """A GPU as its NVIDIA driver describes it. Raises HardwareError where the driver does not say enough."""
-    needed = {"CUDA cores": gpu.cuda_cores, "clock": gpu.sm_mhz, "memory clock": gpu.memory_mhz, "bus": gpu.bus_bits}
-    missing = [name for name, value in needed.items() if not value]
-    if missing or gpu.cuda_cores is None or gpu.sm_mhz is None or gpu.memory_mhz is None or gpu.bus_bits is None:
+    cores, sm_mhz, memory_mhz, bus_bits = gpu.cuda_cores, gpu.sm_mhz, gpu.memory_mhz, gpu.bus_bits
+    if not (cores and sm_mhz and memory_mhz and bus_bits):
+        needed = {"CUDA cores": cores, "clock": sm_mhz, "memory clock": memory_mhz, "bus": bus_bits}
+        missing = (name for name, value in needed.items() if not value)
         raise HardwareError(f"the driver of {gpu.name!r} does not say its {', '.join(missing)}")
-    capability = gpu.capability or (0, 0)
+    capability = gpu.capability or ()
     geforce = re.search(r"geforce|titan", gpu.name, re.I) is not None
-    mhz = gpu.sm_mhz * (_GEFORCE_CLOCK if geforce else 1.0)
-    fp32 = gpu.cuda_cores * 2 * mhz / 1e6
+    mhz = sm_mhz * (_GEFORCE_CLOCK if geforce else 1.0)
+    fp32 = cores * 2 * mhz / 1e6
     newest = capability >= (10, 0)
     ratio = (_GEFORCE_RATIO if geforce else _HALF_RATIO).get(capability, 4 if newest else None)
     if "gtx 16" in gpu.name.casefold():
@@ -132,13 +143,13 @@ def gpu_row(gpu: Gpu) -> Hardware:
         fp16_tflops=half,
         bf16_tflops=half if ampere else None,
         memory_gb=gpu.memory_gb,
-        bandwidth_gb_per_s=gpu.bus_bits / 8 * gpu.memory_mhz * 2 / 1000,  # two transfers a cycle
+        bandwidth_gb_per_s=bus_bits / 8 * memory_mhz * 2 / 1000,  # two transfers a cycle
         power_w=power_w,
         idle_w=None,
-        cores=gpu.cuda_cores,
+        cores=cores,
         aliases=(),
         source=f"driver of {gpu.name}: cores, clocks and memory bus",
-        sms=gpu.cuda_cores // _CORES_OF_AN_SM.get(capability, 128),
+        sms=cores // _CORES_OF_AN_SM.get(capability, 128),
         boost_mhz=mhz,
         verified=False,
         power_spread=1.3 if gpu.power_w else 2.0,
@@ -160,7 +171,7 @@ def of_cores(part: Hardware, cores: int) -> Hardware:
     """`cores` cores of a CPU: their share of its rates and watts, more than one socket's included."""
     if part.kind != "cpu" or cores == part.cores:
         return part
-    share = cores / part.cores
+    share, more = cores / part.cores, cores > part.cores
     return replace(
         part,
         fp32_tflops=part.fp32_tflops * share,
@@ -169,13 +180,13 @@ def of_cores(part: Hardware, cores: int) -> Hardware:
         bf16_tflops=part.bf16_tflops and part.bf16_tflops * share,
         # A few cores draw more than their share of the memory's bandwidth: about 12 GB/s each.
         bandwidth_gb_per_s=part.bandwidth_gb_per_s * share
-        if share > 1
+        if more
         else min(part.bandwidth_gb_per_s, max(part.bandwidth_gb_per_s * share, 12.0 * cores)),
         power_w=part.power_w * share,
         idle_w=part.idle_w and part.idle_w * share,
         cores=cores,
-        power_spread=part.power_spread if share >= 1 else max(part.power_spread, 1.5),
-        notes=(*part.notes, f"{cores} of the {part.cores} cores of {part.name}, with their share of its power")
-        if share < 1
-        else (*part.notes, f"{cores} cores are {share:.3g} x {part.name}"),
+        power_spread=part.power_spread if more else max(part.power_spread, 1.5),
+        notes=(*part.notes, f"{cores} cores are {share:.3g} x {part.name}")
+        if more
+        else (*part.notes, f"{cores} of the {part.cores} cores of {part.name}, with their share of its power"),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ..base.interval import Interval
 from ..base.notes import Note, Topic, Weight
 from ..base.units import JOULES_PER_KWH, SECONDS_PER_HOUR
-from .estimate import Estimate, Share, with_parts
+from .estimate import Estimate, shares, with_parts
 
 DATA, INTERRUPTIONS = "data loading", "interruptions"
 
@@ -50,8 +50,8 @@ def with_slow_data(estimate: Estimate, data_s: float, waiting_w: float) -> Estim
         return found
     share = wait_s / found.seconds.value
     note = Note(f"devices wait for data {share:.0%} of the time (`input_bound`)", Topic.SCHEDULE, Weight.ACT)
-    waited = Share(DATA, wait_s * estimate.devices, wait_s * per_s, 0.0)
-    return replace(found, breakdown=with_parts(estimate.breakdown, (waited,)), warnings=(*estimate.warnings, note))
+    waited = shares({DATA: wait_s * estimate.devices}, {DATA: wait_s * per_s})
+    return replace(found, breakdown=with_parts(estimate.breakdown, waited), warnings=(*estimate.warnings, note))
 
 
 def _around(value: float, low: float, high: float) -> Interval:
@@ -71,7 +71,7 @@ def with_interruptions(estimate: Estimate, hours_each: float) -> tuple[Estimate,
     def longer(interval: Interval) -> Interval:
         return Interval(interval.value * (1 + lost), interval.low, interval.high * (1 + _WORST * lost))
 
-    again = Share(INTERRUPTIONS, found.seconds * estimate.devices, estimate.energy_kwh.value * lost, 0.0)
+    again = shares({INTERRUPTIONS: found.seconds * estimate.devices}, {INTERRUPTIONS: estimate.energy_kwh.value * lost})
     warnings = estimate.warnings
     if lost > _WORTH_A_NOTE:
         text = (
@@ -84,7 +84,7 @@ def with_interruptions(estimate: Estimate, hours_each: float) -> tuple[Estimate,
             estimate,
             seconds=longer(estimate.seconds),
             energy_kwh=longer(estimate.energy_kwh),
-            breakdown=with_parts(estimate.breakdown, (again,)),
+            breakdown=with_parts(estimate.breakdown, again),
             warnings=warnings,
         ),
         found,

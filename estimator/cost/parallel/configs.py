@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...base.errors import RequestError
+from ...base.errors import JoulecastError, RequestError
 from ...base.files import read_text
 
 KINDS = "a DeepSpeed JSON, an Accelerate YAML, a TrainingArguments JSON, a torchtitan TOML or Megatron-LM arguments"
@@ -130,7 +130,7 @@ def _training_arguments(document: Mapping[str, Any]) -> StatedRun:
         accumulate=_count(document.get("gradient_accumulation_steps")),
         precision=_precision(document.get("bf16"), document.get("fp16")),
         optimizer=_optimizer(document.get("optim")),
-        clip_gradients=bool(document.get("max_grad_norm", 1.0)),
+        clip_gradients=bool(document.get("max_grad_norm", True)),
     )
     if isinstance(document.get("deepspeed"), Mapping):
         return _over(_deepspeed(document["deepspeed"]), own)
@@ -171,7 +171,7 @@ def _accelerate(document: Mapping[str, Any]) -> StatedRun:
         parallel=_sizes(
             tp=_count(megatron.get("megatron_lm_tp_degree")) or _count(sizes.get("parallelism_config_tp_size")) or 1,
             pp=_count(megatron.get("megatron_lm_pp_degree")) or 1,
-            cp=_count(sizes.get("parallelism_config_cp_size")) or 1,
+            cp=_count(sizes.get("parallelism_config_cp_size")),
         ),
         zero=zero,
         activation_checkpointing="full"
@@ -205,28 +205,24 @@ def _torchtitan(document: Mapping[str, Any]) -> StatedRun:
     training, parallel = _part(document, "training"), _part(document, "parallelism")
     if not training:
         raise _UnknownKindError
-    shard, replicate = (
-        parallel.get("data_parallel_shard_degree", -1),
-        _count(parallel.get("data_parallel_replicate_degree")),
-    )
+    shard, replicate = parallel.get("data_parallel_shard_degree"), parallel.get("data_parallel_replicate_degree")
     mode = str(_part(document, "activation_checkpoint").get("mode", "selective"))
-    clip = training.get("max_norm", 1.0)
     return StatedRun(
         kind="torchtitan",
         parallel=_sizes(
             tp=_count(parallel.get("tensor_parallel_degree")) or 1,
             pp=_count(parallel.get("pipeline_parallel_degree")) or 1,
-            cp=_count(parallel.get("context_parallel_degree")) or 1,
-            ep=_count(parallel.get("expert_parallel_degree")) or 1,
+            cp=_count(parallel.get("context_parallel_degree")),
+            ep=_count(parallel.get("expert_parallel_degree")),
         ),
-        zero=0 if shard == 1 and replicate else 3,
+        zero=0 if shard == 1 and _count(replicate) else 3,
         activation_checkpointing=mode if mode in ("full", "selective", "none") else None,
         batch_size=_count(training.get("local_batch_size")) or _count(training.get("batch_size")),
         global_batch=_count(training.get("global_batch_size")),
         sequence_length=_count(training.get("seq_len")),
         precision="bf16" if training.get("mixed_precision_param", "bfloat16") == "bfloat16" else None,
         optimizer=_optimizer(_part(document, "optimizer").get("name")),
-        clip_gradients=bool(clip),
+        clip_gradients=bool(training.get("max_norm", True)),
     )
 
 
@@ -242,7 +238,7 @@ def _megatron(text: str) -> StatedRun:
         _count(found.get("pipeline-model-parallel-size")) or 1,
     )
     layers, chunk = _count(found.get("num-layers")), _count(found.get("num-layers-per-virtual-pipeline-stage"))
-    granularity = found.get("recompute-granularity")
+    granularity, clip = found.get("recompute-granularity"), found.get("clip-grad")
     if "recompute-activations" in found:
         granularity = "selective"
     if "checkpoint-activations" in found:
@@ -252,9 +248,9 @@ def _megatron(text: str) -> StatedRun:
         parallel=_sizes(
             tp=tp,
             pp=pp,
-            cp=_count(found.get("context-parallel-size")) or 1,
-            ep=_count(found.get("expert-model-parallel-size")) or 1,
-            vp=layers // (pp * chunk) if layers and chunk else 1,
+            cp=_count(found.get("context-parallel-size")),
+            ep=_count(found.get("expert-model-parallel-size")),
+            vp=layers // (pp * chunk) if layers and chunk else None,
             sp=None if tp == 1 else int("sequence-parallel" in found),
         ),
         zero=1 if "use-distributed-optimizer" in found else 0,
@@ -264,7 +260,7 @@ def _megatron(text: str) -> StatedRun:
         sequence_length=_count(found.get("seq-length")),
         precision=_precision("bf16" in found, "fp16" in found),
         optimizer=_optimizer(found.get("optimizer", "adam")),
-        clip_gradients=float(found.get("clip-grad") or 1.0) > 0,
+        clip_gradients=not clip or float(clip) > 0,
     )
 
 
@@ -307,10 +303,10 @@ def _optimizer(name: Any) -> str | None:
         return None
     from ...trace.optimizers import optimizer_name
 
-    plain = re.sub(r"_(torch|fused|apex|hf|npu|xla)\b|_torch_fused$|^fused_?|^deepspeedcpu", "", name.lower())
+    plain = re.sub(r"(?:_(?:torch|fused|apex|hf|npu|xla))+$|^fused_?|^deepspeedcpu", "", name.lower())
     try:
         return optimizer_name(plain)
-    except Exception:
+    except JoulecastError:
         return None
 
 

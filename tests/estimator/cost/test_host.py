@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from joulecast.estimator.cost import host as host_module
 from joulecast.estimator.cost.host import (
     CpuFacts,
     Gpu,
@@ -228,3 +229,128 @@ def test_what_nvml_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     del nvml.nvmlDeviceGetNumGpuCores  # an old pynvml lacks the function itself
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert detect_gpus() == ((Gpu("Tesla K20", 5.0),), None)
+
+
+def on(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on `system`, without GPUs."""
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "release", lambda: "9")
+    monkeypatch.setattr(host_module, "detect_gpus", lambda: ((), None))
+
+
+@pytest.mark.parametrize(("virtual", "hypervisor"), [("0", False), ("1", True), ("2", False)])
+def test_a_mac(virtual: str, hypervisor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"machdep.cpu.brand_string": "Apple M2", "hw.physicalcpu": "8", "kern.hv_vmm_present": virtual}
+    on("Darwin", monkeypatch)
+    monkeypatch.setattr(host_module, "_run", lambda command: f"{answers[command[2]]}\n")
+    host = detect_host()
+    assert (host.cpu_name, host.cpu_cores, host.hypervisor, host.os) == ("Apple M2", 8, hypervisor, "Darwin 9")
+
+
+@pytest.mark.parametrize("system", ["Windows", "AIX"])
+@pytest.mark.parametrize(("physical", "cores"), [(6, 6), (None, 1)])
+def test_other_systems(system: str, physical: int | None, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    on(system, monkeypatch)
+    monkeypatch.setattr(platform, "processor", lambda: "Intel64 Family 6")
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 12 if logical else physical)
+    host = detect_host()
+    assert (host.cpu_name, host.cpu_cores, host.hypervisor) == ("Intel64 Family 6", cores, None)
+
+
+def two_processors(root: Path, monkeypatch: pytest.MonkeyPatch, *fields: str) -> None:
+    """Two allowed processors, each with the lines of `fields`."""
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {0, 1}}.__getitem__, raising=False)
+    on("Linux", monkeypatch)
+    text = "\n".join(f"processor\t: {index}\n{lines}" for index, lines in enumerate(fields))
+    write(root, "proc/cpuinfo", text)
+
+
+def test_two_threads_of_one_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_processors(tmp_path, monkeypatch, "physical id\t: 0\ncore id\t: 3\n", "physical id\t: 0\ncore id\t: 3\n")
+    assert detect_host(tmp_path).cpu_cores == 1
+    two_processors(tmp_path, monkeypatch, "physical id\t: 0\ncore id\t: 3\n", "physical id\t: 1\ncore id\t: 3\n")
+    assert detect_host(tmp_path).cpu_cores == 2
+
+
+def test_cores_that_only_sysfs_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_processors(tmp_path, monkeypatch, "BogoMIPS\t: 50.00\n", "BogoMIPS\t: 50.00\n")
+    assert detect_host(tmp_path).cpu_cores == 2
+    for processor in (0, 1):
+        write(tmp_path, f"sys/devices/system/cpu/cpu{processor}/topology/core_id", "7\n")
+    assert detect_host(tmp_path).cpu_cores == 2  # without a package, a core is not known
+    for processor in (0, 1):
+        write(tmp_path, f"sys/devices/system/cpu/cpu{processor}/topology/physical_package_id", "0\n")
+    assert detect_host(tmp_path).cpu_cores == 1
+
+
+def test_the_first_processor_names_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = "model name\t: Big\nflags\t: fpu avx\ncpu MHz\t: 2100.5\n"
+    two_processors(tmp_path, monkeypatch, first, "model name\t: Small\nflags\t: fpu hypervisor\ncpu MHz\t: 900\n")
+    host = detect_host(tmp_path)
+    assert (host.cpu_name, host.hypervisor) == ("Big", False)
+    facts = cpu_facts(tmp_path)
+    assert (facts.flags, facts.mhz, facts.cache_mb) == ({"fpu", "avx"}, 2100.5, None)
+
+
+@pytest.mark.parametrize(
+    ("lines", "flags", "mhz"),
+    [
+        ("Features\t: fp asimd\n", {"fp", "asimd"}, None),
+        ("flags\t: avx\nFeatures\t: asimd\n", {"avx"}, None),
+        ("cpu MHz\t: unknown\n", set(), None),
+        ("cpu MHz\t: 800\n", set(), 800.0),
+        ("", set(), None),
+    ],
+)
+def test_flags_and_clock(lines: str, flags: set[str], mhz: float | None, tmp_path: Path) -> None:
+    write(tmp_path, "proc/cpuinfo", f"processor\t: 0\n{lines}")
+    facts = cpu_facts(tmp_path)
+    assert (facts.flags, facts.mhz, facts.battery) == (flags, mhz, False)
+    assert CpuFacts().battery is False
+
+
+@pytest.mark.parametrize(
+    ("size", "megabytes"),
+    [
+        ("512K", 0.5),
+        ("32M", 32.0),
+        ("1K", 1 / 1024),
+        ("32G", None),
+        ("K", None),
+        ("1xM", None),
+        ("x1M", None),
+        ("", None),
+    ],
+)
+def test_the_last_cache(size: str, megabytes: float | None, tmp_path: Path) -> None:
+    write(tmp_path, "proc/cpuinfo", "processor\t: 0\n")
+    write(tmp_path, "sys/devices/system/cpu/cpu0/cache/index0/size", "48K\n")
+    write(tmp_path, "sys/devices/system/cpu/cpu0/cache/index3/size", f"{size}\n")
+    assert cpu_facts(tmp_path).cache_mb == megabytes
+
+
+def test_nvml_without_its_library_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = fake_nvml()
+
+    def missing() -> None:
+        raise nvml.NVMLError_LibraryNotFound
+
+    nvml.nvmlInit = missing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(host_module.shutil, "which", lambda _: None)
+    assert detect_gpus() == ((), None)
+
+
+def test_a_failing_nvml_is_reported_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml, closed = fake_nvml(), []
+
+    def lost() -> int:
+        raise FakeNvmlError("GPU is lost")
+
+    nvml.nvmlDeviceGetCount = lost  # type: ignore[attr-defined]
+    nvml.nvmlShutdown = lambda: closed.append(True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert detect_gpus() == ((), "NVML failed: GPU is lost")
+    assert closed == [True]

@@ -7,6 +7,7 @@ import pytest
 from joulecast.estimator.base.errors import HardwareError
 from joulecast.estimator.base.tables import read_table
 from joulecast.estimator.cost.hardware import load_hardware
+from joulecast.estimator.cost import names
 from joulecast.estimator.cost.names import find_hardware, look_up
 
 FOUND = {
@@ -113,3 +114,72 @@ def test_a_long_name_is_cut_in_the_message() -> None:
     with pytest.raises(HardwareError) as caught:
         look_up("x" * 100_000)
     assert len(str(caught.value)) < 500
+
+
+@pytest.fixture
+def fresh_tables() -> None:
+    """The tables are read again."""
+    for table in (names._cpu_models, names._instances, names._shipped_names):
+        table.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_tables")
+def test_a_row_of_the_cpu_models() -> None:
+    part = find_hardware("Intel(R) Core(TM) i5-2400 CPU @ 3.10GHz")
+    assert (part.key, part.name, part.vendor, part.kind, part.year) == (
+        "core-i5-2400",
+        "Core i5-2400",
+        "Intel",
+        "cpu",
+        2011,
+    )
+    assert part.fp32_tflops == pytest.approx(4 * 3.1 * 16 / 1000)
+    assert part.bandwidth_gb_per_s == pytest.approx(21.3, abs=0.1)  # two channels of DDR3-1333
+    assert (part.cores, part.power_w, part.idle_w, part.memory_gb, part.aliases) == (4, 95, None, None, ())
+
+
+@pytest.mark.usefixtures("fresh_tables")
+def test_names_of_the_tables_read_again() -> None:
+    assert find_hardware("4090").key == "rtx-4090"
+    assert find_hardware("A6000").key == "rtx-a6000"
+    assert find_hardware("13900K").key == "i9-13900k"
+    match = look_up("p4d.24xlarge")
+    assert (match.part.key, match.note.split(";")[0]) == ("a100-sxm4-40gb", "p4d.24xlarge has 8 x A100 SXM4 40GB")
+
+
+def test_one_device_and_several_of_a_machine_type() -> None:
+    assert look_up("n1-standard-8 + T4").note == "n1-standard-8 + T4 has one Tesla T4"
+    assert look_up("1x RTX 3090").note == "1x RTX 3090 has one GeForce RTX 3090"
+    assert look_up("2x RTX 3090").note.startswith("2x RTX 3090 has 2 x GeForce RTX 3090; the figures are for 1")
+
+
+def test_at_most_four_near_names() -> None:
+    with pytest.raises(HardwareError) as caught:
+        look_up("rtx 40")
+    near = str(caught.value).partition("near names are ")[2].partition(";")[0].split(", ")
+    assert len(near) == len(set(near)) == 4
+
+
+def test_where_a_row_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "user_file", lambda: None)
+    monkeypatch.setattr(names, "default_user_file", lambda: "the-default.csv")
+    with pytest.raises(HardwareError, match=r"add its row to the-default\.csv \(columns"):
+        look_up("nonsense")
+    with pytest.raises(HardwareError, match=r"reports 5 GB of memory, .* add its row to the-default\.csv, or"):
+        look_up("t4", memory_gb=5.0)
+    monkeypatch.setattr(names, "user_file", lambda: "mine.csv")
+    with pytest.raises(HardwareError, match=r"add its row to mine\.csv \(columns"):
+        look_up("nonsense")
+    with pytest.raises(HardwareError, match=r"add its row to mine\.csv, or"):
+        look_up("t4", memory_gb=5.0)
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "fits"), [(14.5, True), (16.0, True), (17.7, True), (14.3, False), (17.9, False)]
+)
+def test_memory_within_a_tenth_is_the_same_board(memory_gb: float, fits: bool) -> None:
+    if fits:
+        assert look_up("t4", memory_gb=memory_gb).part.key == "t4"
+        return
+    with pytest.raises(HardwareError, match="another board under the same name"):
+        look_up("t4", memory_gb=memory_gb)

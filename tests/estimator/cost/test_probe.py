@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,3 +100,97 @@ def test_products_grow_until_they_hide_their_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(probe, "_best", lambda action, seconds, clock: next(times))
     monkeypatch.setattr(probe, "_BUFFER_BYTES", 4096)
     assert probe.measure_cpu().fp32_tflops == pytest.approx(torch.get_num_threads() * 2 * 512**3 / 0.004 / 1e12)
+
+
+def test_what_is_timed_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread by its own time: the growing product, the last one for half a second, a copy; then all threads."""
+    timed: list[tuple[str, int, float, object, int]] = []
+
+    def best(action: functools.partial[object], seconds: float, clock: object) -> float:
+        name = "product" if action.func is product else "copy"
+        timed.append((name, action.args[0].numel(), seconds, clock, torch.get_num_threads()))
+        return 0.004
+
+    def product(*_: torch.Tensor, out: torch.Tensor) -> None:
+        pass
+
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(probe, "_best", best)
+    monkeypatch.setattr(probe, "_BUFFER_BYTES", 4096)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert probe.measure_cpu().threads == 2
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert timed == [
+        ("product", 256**2, 0.0, time.thread_time, 1),
+        ("product", 256**2, 0.5, time.thread_time, 1),
+        ("copy", 1024, 0.5, time.thread_time, 1),
+        ("copy", 1024, 0.5, time.perf_counter, 2),
+    ]
+
+
+def test_products_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "mm", lambda *_, out: None)
+    monkeypatch.setattr(probe, "_best", lambda action, seconds, clock: 0.001)
+    monkeypatch.setattr(probe, "_BUFFER_BYTES", 4096)
+    assert probe.measure_cpu().fp32_tflops == pytest.approx(torch.get_num_threads() * 2 * 2048**3 / 0.001 / 1e12)
+
+
+def test_copies_are_larger_than_caches() -> None:
+    assert probe._BUFFER_BYTES == 256 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "walls", "times", "expected"),
+    [
+        (0.0, (5.0, 5.0), (1.0, 1.5), 0.5),  # at least one call
+        (1.0, (5.0, 5.5, 5.9, 6.0), (1.0, 1.5, 2.0, 2.25, 3.0, 4.0), 0.25),  # three calls until 6.0
+        (1.0, (5.0, 5.5, 6.5), (1.0, 2.0, 3.0, 3.5), 0.5),
+        (0.0, (5.0, 5.0), (1.0, 1.0), 1e-9),  # a clock that did not move
+    ],
+)
+def test_the_best_of_the_calls_that_fit(
+    seconds: float, walls: tuple[float, ...], times: tuple[float, ...], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, wall, clock = [], iter(walls), iter(times)
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: next(wall)))
+    assert probe._best(lambda: calls.append(1), seconds, lambda: next(clock)) == expected
+    assert len(calls) == len(times) // 2
+    assert (next(wall, None), next(clock, None)) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({}, False),
+        ({"threads": "7"}, False),
+        ({"fp32_tflops": 0}, True),
+        ({"fp32_tflops": -1}, True),
+        ({"bandwidth_gb_per_s": 0}, True),
+        ({"bandwidth_gb_per_s": 0.5, "fp32_tflops": 0.5}, False),
+        ({"bandwidth_gb_per_s": "fast"}, True),
+        ({"threads": None}, True),
+        ({"schema": "joulecast.probe/2"}, True),
+    ],
+)
+def test_figures_of_the_cache_that_are_used(cache: Path, changes: dict[str, object], again: bool) -> None:
+    probe_cpu("AMD EPYC", 2, Counted())
+    (path,) = cache.glob("probes/*.json")
+    assert len(path.stem) == 16
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    measure = Counted()
+    probe_cpu("AMD EPYC", 2, measure)
+    assert measure.calls == again
+
+
+@pytest.mark.parametrize(("length", "again"), [(2**16, False), (2**16 + 1, True)])
+def test_a_cache_that_is_too_large_is_measured_again(cache: Path, length: int, again: bool) -> None:
+    probe_cpu("AMD EPYC", 2, Counted())
+    (path,) = cache.glob("probes/*.json")
+    path.write_text(path.read_text().ljust(length))
+    measure = Counted()
+    probe_cpu("AMD EPYC", 2, measure)
+    assert measure.calls == again

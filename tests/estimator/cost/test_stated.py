@@ -179,3 +179,115 @@ def test_figures_that_no_part_has_together(changes: dict[str, object], message: 
         return
     with pytest.raises(HardwareError, match=message):
         check_plausible(part)
+
+
+GIVEN = "tflops=10,bandwidth=500,watts=100"
+
+
+@pytest.mark.parametrize(
+    ("key", "field"),
+    [
+        ("fp32_tflops", "fp32_tflops"),
+        ("tf32_tflops", "tf32_tflops"),
+        ("fp16_tflops", "fp16_tflops"),
+        ("bf16_tflops", "bf16_tflops"),
+        ("fp8_tflops", "fp8_tflops"),
+        ("fp64_tflops", "fp64_tflops"),
+        ("bandwidth_gb_per_s", "bandwidth_gb_per_s"),
+        ("power_w", "power_w"),
+        ("tdp", "power_w"),
+        ("idle_w", "idle_w"),
+        ("idle-watts", "idle_w"),
+        ("memory_gb", "memory_gb"),
+        ("sms", "sms"),
+        ("l2_mb", "l2_mb"),
+        ("boost_mhz", "boost_mhz"),
+        ("process_nm", "process_nm"),
+        ("link_gb_per_s", "link_gb_per_s"),
+        ("PCIe_GB_per_s", "pcie_gb_per_s"),
+    ],
+)
+def test_every_key_sets_its_field(key: str, field: str) -> None:
+    rest = {"fp32_tflops": "tflops=10", "bandwidth_gb_per_s": "bandwidth=500", "power_w": "watts=100"}
+    text = ",".join([*(one for name, one in rest.items() if name != field), f"{key}=20"])
+    part = stated_part(parse_stated(text), None)
+    assert getattr(part, field) == 20
+    assert getattr(stated_part(parse_stated(f"rtx-3090,{key}=20"), replace(EASY, sms=1)), field) == 20
+
+
+EASY = replace(
+    find_hardware("rtx-3090"),
+    fp32_tflops=10.0,
+    bandwidth_gb_per_s=500.0,
+    power_w=100.0,
+    idle_w=None,
+    **dict.fromkeys(("fp16_tflops", "bf16_tflops", "tf32_tflops", "memory_gb")),  # type: ignore[arg-type]
+)
+
+
+def test_figures_that_are_not_given_are_unknown() -> None:
+    part = stated_part(parse_stated(GIVEN), None)
+    unknown = ("tf32_tflops", "fp16_tflops", "bf16_tflops", "fp8_tflops", "fp64_tflops", "memory_gb", "idle_w", "sms")
+    unknown += ("boost_mhz", "l2_mb", "process_nm", "link_gb_per_s", "pcie_gb_per_s")
+    assert {name: getattr(part, name) for name in unknown} == dict.fromkeys(unknown)
+    assert (part.year, part.vendor, part.aliases, part.key, part.notes) == (0, "given", (), "given", ())
+
+
+def test_whole_multiprocessors() -> None:
+    part = stated_part(parse_stated(f"{GIVEN},sms=40.5"), None)
+    assert (part.sms, part.cores) == (40, 40 * 128)
+    changed = stated_part(parse_stated("rtx-3090,sms=40.5"), EASY)
+    assert (changed.sms, type(changed.sms)) == (40, int)
+    own = stated_part(parse_stated(f"{GIVEN},sms=40,cores=77,kind=gpu"), None)
+    assert own.cores == 77
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fp32_tflops": 0.001, "bandwidth_gb_per_s": 1.0, "power_w": 0.5, "kind": "cpu"}, ""),
+        ({"fp32_tflops": 0.0009}, "fp32_tflops of 0.0009 cannot be right: parts have 0.001 to 5000; check the unit"),
+        ({"fp32_tflops": 5000.0, "bandwidth_gb_per_s": 100_000.0, "power_w": 20_000.0}, ""),
+        ({"fp32_tflops": 5001.0}, "fp32_tflops of 5001"),
+        ({"bandwidth_gb_per_s": 0.9}, "bandwidth_gb_per_s of 0.9 cannot be right: parts have 1 to 100000"),
+        ({"bandwidth_gb_per_s": 100_001.0}, "bandwidth_gb_per_s of 100001"),
+        ({"power_w": 0.4}, "power_w of 0.4 cannot be right: parts have 0.5 to 20000"),
+        ({"power_w": 20_001.0}, "power_w of 20001"),
+        ({"memory_gb": 10_000.0}, ""),
+        ({"memory_gb": 10_001.0}, "memory_gb of 10001 cannot be right: parts have 0.1 to 10000"),
+        ({"fp16_tflops": 641.0}, "fp16_tflops of 641 is 64.1 times the 10 TFLOPS of FP32"),
+        ({"kind": "cpu", "fp32_tflops": 0.03, "bandwidth_gb_per_s": 10.0}, ""),  # 0.0003 TFLOPS/W
+        ({"kind": "cpu", "fp32_tflops": 0.0299, "bandwidth_gb_per_s": 10.0}, "a CPU has 0.0003 to 0.1"),
+        ({"fp32_tflops": 0.8, "bandwidth_gb_per_s": 100.0}, ""),  # 0.008 TFLOPS/W
+        ({"fp32_tflops": 0.79, "bandwidth_gb_per_s": 100.0}, "a GPU has 0.008 to 1; check the units"),
+        ({"bandwidth_gb_per_s": 10.0}, r"1e\+03 operations per byte, parts have 0.3 to 500"),
+    ],
+)
+def test_limits_of_every_figure(changes: dict[str, object], message: str) -> None:
+    part = replace(EASY, **changes)  # type: ignore[arg-type]
+    if not message:
+        check_plausible(part)
+        return
+    with pytest.raises(HardwareError, match=message):
+        check_plausible(part)
+
+
+def test_the_most_cores() -> None:
+    assert parse_stated("cores=1000000").cores == 10**6
+    assert parse_stated("cores=8.0").cores == 8
+    assert parse_stated("watts=9").cores is None
+    with pytest.raises(HardwareError, match="cores is '1000001': give a whole number"):
+        parse_stated("cores=1000001")
+    with pytest.raises(HardwareError, match="tflops is '0': give a number above 0"):
+        parse_stated("tflops=0")
+
+
+def test_what_the_text_of_a_part_with_figures_says() -> None:
+    stated = parse_stated(" RTX 3090 , TDP = 250 , name = Mine ")
+    assert (stated.base, dict(stated.figures), stated.name, stated.kind) == (
+        "RTX 3090",
+        {"power_w": 250.0},
+        "Mine",
+        None,
+    )
+    assert parse_stated("tflops=1").base == ""

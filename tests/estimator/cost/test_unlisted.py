@@ -56,6 +56,14 @@ def test_a_driver_without_a_power_limit_has_its_watts_assumed() -> None:
 def test_a_driver_that_does_not_say_enough_is_an_error() -> None:
     with pytest.raises(HardwareError, match="does not say its memory clock, bus"):
         gpu_row(replace(DRIVERS["a40"], memory_mhz=None, bus_bits=None))
+    for field, words in (
+        ("cuda_cores", "CUDA cores"),
+        ("sm_mhz", "clock"),
+        ("memory_mhz", "memory clock"),
+        ("bus_bits", "bus"),
+    ):
+        with pytest.raises(HardwareError, match=f"does not say its {words}$"):
+            gpu_row(replace(DRIVERS["a40"], **{field: None}))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +80,8 @@ def test_a_driver_that_does_not_say_enough_is_an_error() -> None:
         ("", 4, True, False, SERVER),
         ("", 128, None, False, SERVER),
         ("", 4, None, False, DESKTOP),
+        ("", 33, None, False, SERVER),
+        ("", 32, None, False, DESKTOP),
     ],
 )
 def test_the_class_of_a_cpu(name: str, cores: int, hypervisor: bool | None, battery: bool, kind: object) -> None:
@@ -99,6 +109,7 @@ def test_a_probed_cpu_row() -> None:
     assert row.bandwidth_gb_per_s == pytest.approx(30)  # copies reach 80 %
     assert (row.power_w, row.cores, row.l2_mb, row.boost_mhz) == (12, 2, 32, 2596)
     assert (row.time_label, row.power_label, row.power_spread) == ("probed", "assumed", 2.0)
+    assert (row.year, row.verified) == (0, False)  # nothing is known of either
     nameless = cpu_row(replace(host, cpu_name="", machine="aarch64"), CpuFacts(), CpuProbe(0.18, 24.0, 2))
     assert (nameless.key, nameless.name) == ("aarch64-cpu", "aarch64 CPU")
 
@@ -127,6 +138,8 @@ def test_shares_of_cores() -> None:
         ((10, 0), "NVIDIA X", 30),
         ((11, 0), "NVIDIA X", 4),  # not known yet
         ((6, 1), "NVIDIA X", None),
+        ((9, 1), "NVIDIA X", None),
+        ((10, 0), "NVIDIA GeForce RTX X", 4),
         ((7, 5), "NVIDIA GeForce RTX X", 4),
         ((8, 6), "NVIDIA GeForce RTX X", 2),
         ((8, 9), "NVIDIA GeForce RTX X", 2),
@@ -145,7 +158,13 @@ def test_tensor_rates_by_generation(capability: tuple[int, int], name: str, rati
     assert made.tf32_tflops == (pytest.approx(5 * clock * ratio) if ampere and ratio else None)
     assert made.bandwidth_gb_per_s == pytest.approx(256 / 8 * 5 * 2)
     assert made.sms == 5000 // (64 if capability in {(7, 0), (7, 2), (7, 5), (8, 0)} else 128)
-    assert (made.power_spread, made.power_w) == (1.3, 200)
+    assert (made.power_spread, made.power_w, made.year) == (1.3, 200, 0)
+
+
+def test_a_gpu_without_a_capability_has_no_tensor_rates() -> None:
+    made = gpu_row(Gpu("NVIDIA X", 16, 5000, 1000, 5000, 100, None, 200))
+    assert (made.fp16_tflops, made.tf32_tflops, made.bf16_tflops, made.sms) == (None, None, None, 5000 // 128)
+    assert made.bandwidth_gb_per_s == pytest.approx(12.5 * 5 * 2)
 
 
 @pytest.mark.parametrize(("cores", "watts"), [(50, 30), (5000, 100), (50_000, 700)])
@@ -164,6 +183,11 @@ def test_more_and_fewer_cores_than_a_cpu_has() -> None:
     assert of_cores(replace(cpu, power_spread=1.8), 7).power_spread == 1.8
     assert double.notes[-1] == "28 cores are 2 x Xeon Gold 5120"
     assert of_cores(cpu, 1).bandwidth_gb_per_s == 12
+    assert of_cores(cpu, 21).notes[-1] == "21 cores are 1.5 x Xeon Gold 5120"
+    assert (of_cores(cpu, 21).power_spread, of_cores(cpu, 21).bandwidth_gb_per_s) == (
+        1.0,
+        pytest.approx(1.5 * cpu.bandwidth_gb_per_s),
+    )
     assert of_cores(cpu, 13).bandwidth_gb_per_s == cpu.bandwidth_gb_per_s  # and never more than all have
     none = of_cores(replace(cpu, fp64_tflops=None, idle_w=None), 7)
     assert (none.fp64_tflops, none.idle_w) == (None, None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from joulecast.estimator.base.interval import Interval
+from joulecast.estimator.base.notes import Note, Topic, Weight
 from joulecast.estimator.cost.estimate import Estimate, Share
 from joulecast.estimator.cost.waiting import (
     DATA,
@@ -75,3 +78,42 @@ def test_no_hours_lost_is_no_change() -> None:
     found, interruptions = with_interruptions(RUN, 0.0)
     assert found == RUN
     assert interruptions.seconds == 0.0
+
+
+def test_data_that_binds_at_the_slowest_too() -> None:
+    found = with_slow_data(RUN, 170.0, 90.0)
+    kwh_per_s = 2 * 90.0 / 3.6e6
+    assert found.seconds == Interval(170.0, 170.0, 170.0)
+    assert found.energy_kwh.low == pytest.approx(0.8 + 90 * kwh_per_s)
+    assert found.energy_kwh.high == pytest.approx(1.5 + 20 * kwh_per_s)
+    (note,) = found.warnings
+    assert isinstance(note, Note)
+    assert (note.topic, note.weight) == (Topic.SCHEDULE, Weight.ACT)
+    assert sum(part.share for part in found.breakdown) == pytest.approx(1.0)
+
+
+def test_bounds_contain_the_expected_energy() -> None:
+    """Of 1 kWh without a spread: 20 s of waiting at the expected time, 40 s at the lower bound, none at the upper."""
+    exact = replace(RUN, energy_kwh=Interval(1.0, 1.0, 1.0))
+    found = with_slow_data(exact, 120.0, 90.0)
+    kwh_per_s = 2 * 90.0 / 3.6e6
+    assert found.energy_kwh.value == pytest.approx(1.0 + 20 * kwh_per_s)
+    assert found.energy_kwh.low == found.energy_kwh.value
+    assert found.energy_kwh.high == found.energy_kwh.value
+
+
+@pytest.mark.parametrize(("devices", "noted"), [(1_000, False), (1_013, False), (1_014, True), (16_384, True)])
+def test_more_than_a_hundredth_lost_is_noted(devices: int, noted: bool) -> None:
+    """One failure in 50,676 device hours that costs half an hour: 1 % of the time of 1,013.5 devices."""
+    found, interruptions = with_interruptions(replace(RUN, devices=devices), 0.5)
+    assert bool(found.warnings) is noted
+    if devices == 16_384:
+        assert interruptions.to_json() == {
+            "count": interruptions.count,
+            "hours_each": 0.5,
+            "seconds": interruptions.count * 1800,
+        }
+        (note,) = found.warnings
+        assert isinstance(note, Note)
+        assert (note.topic, note.weight) == (Topic.SCHEDULE, Weight.ROUGH)
+        assert note.startswith("about 0 interruptions are expected, 0.5 h each: 16.2% more time (failure rate of Llama")

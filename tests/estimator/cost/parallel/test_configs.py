@@ -215,3 +215,181 @@ def test_what_fsdp_shards(tmp_path: Path, setting: str, zero: int):
 def test_what_training_arguments_shard(tmp_path: Path, fsdp: object, zero: int | None):
     arguments = {"output_dir": "out", "per_device_train_batch_size": 4, "fsdp": fsdp}
     assert read(tmp_path, "args.json", arguments).zero == zero
+
+
+def test_a_deepspeed_file_that_states_little(tmp_path: Path):
+    assert read(tmp_path, "ds.json", {"train_batch_size": "auto"}) == StatedRun("DeepSpeed", "tp=1,pp=1")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "stated"),
+    [
+        ("zero_optimization", {"stage": 0}, "zero", 0),
+        ("zero_optimization", {"stage": "1"}, "zero", 1),
+        ("zero_optimization", {"stage": 3}, "zero", 3),
+        ("zero_optimization", {"stage": 4}, "zero", None),
+        ("zero_optimization", {"stage": -1}, "zero", None),
+        ("zero_optimization", {"stage": True}, "zero", None),
+        ("zero_optimization", {"stage": "auto"}, "zero", None),
+        ("zero_optimization", "auto", "zero", None),
+        ("train_micro_batch_size_per_gpu", 1, "batch_size", 1),
+        ("train_micro_batch_size_per_gpu", "16", "batch_size", 16),
+        ("train_micro_batch_size_per_gpu", 0, "batch_size", None),
+        ("train_micro_batch_size_per_gpu", True, "batch_size", None),
+        ("train_micro_batch_size_per_gpu", 1.5, "batch_size", None),
+        ("gradient_accumulation_steps", 8, "accumulate", 8),
+        ("gradient_clipping", 0, "clip_gradients", False),
+        ("gradient_clipping", -1, "clip_gradients", False),
+        ("gradient_clipping", 0.5, "clip_gradients", True),
+        ("gradient_clipping", True, "clip_gradients", None),
+        ("gradient_clipping", "auto", "clip_gradients", None),
+        ("bfloat16", {"enabled": True}, "precision", "bf16"),
+        ("fp16", {"enabled": True}, "precision", "fp16"),
+        ("fp16", {"enabled": False}, "precision", None),
+        ("fp16", {"enabled": "auto"}, "precision", None),
+        ("tensor_parallel", {"autotp_size": 4}, "parallel", "tp=4,pp=1"),
+        ("tensor_parallel", {"tp_size": 2}, "parallel", "tp=2,pp=1"),
+        ("pipeline", {"stages": 2}, "parallel", "tp=1,pp=2"),
+        ("optimizer", {"type": "DeepSpeedCPUAdam"}, "optimizer", "adam"),
+        ("optimizer", {"type": "OfMyOwn"}, "optimizer", None),
+        ("optimizer", {"type": 3}, "optimizer", None),
+    ],
+)
+def test_values_of_deepspeed(tmp_path: Path, key: str, value: object, field: str, stated: object):
+    document = {"train_batch_size": 512, key: value}
+    assert getattr(read(tmp_path, "ds.json", document), field) == stated
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "stated"),
+    [
+        ("max_grad_norm", 0, "clip_gradients", False),
+        ("max_grad_norm", 0.3, "clip_gradients", True),
+        ("gradient_checkpointing", False, "activation_checkpointing", None),
+        ("fp16", True, "precision", "fp16"),
+        ("fp16", False, "precision", None),
+        ("optim", "fused_adamw", "optimizer", "adamw"),
+        ("optim", "adamw_apex_fused", "optimizer", "adamw"),
+        ("optim", "sgd", "optimizer", "sgd"),
+    ],
+)
+def test_values_of_training_arguments(tmp_path: Path, key: str, value: object, field: str, stated: object):
+    assert getattr(read(tmp_path, "args.json", {"output_dir": "out", key: value}), field) == stated
+
+
+@pytest.mark.parametrize("key", ["output_dir", "gradient_checkpointing", "per_device_train_batch_size"])
+def test_one_key_tells_training_arguments(tmp_path: Path, key: str):
+    assert read(tmp_path, "args.json", {key: 4}).kind == "TrainingArguments"
+
+
+@pytest.mark.parametrize("key", ["train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"])
+def test_one_key_tells_deepspeed(tmp_path: Path, key: str):
+    assert read(tmp_path, "ds.json", {key: 4}).kind == "DeepSpeed"
+
+
+def test_json_is_told_by_its_first_brace_where_the_name_does_not(tmp_path: Path):
+    assert read(tmp_path, "ds.cfg", "\n " + json.dumps(DEEPSPEED)).kind == "DeepSpeed"
+
+
+def test_training_arguments_keep_what_their_deepspeed_part_leaves_open(tmp_path: Path):
+    inside = {"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto"}
+    arguments = {"per_device_train_batch_size": 4, "bf16": True, "deepspeed": inside}
+    found = read(tmp_path, "args.json", arguments)
+    assert (found.kind, found.zero, found.batch_size, found.precision) == ("DeepSpeed", 2, 4, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "stated"),
+    [
+        ("fsdp_config:\n  fsdp_sharding_strategy: true\n", "zero", 3),
+        ("fsdp_config:\n  fsdp_sharding_strategy: 1\n", "zero", 3),
+        ("fsdp_config:\n  fsdp_sharding_strategy: 2\n", "zero", 2),
+        ("fsdp_config:\n  fsdp_sharding_strategy: 3\n", "zero", 0),
+        ("fsdp_config:\n  fsdp_sharding_strategy: 4\n", "zero", 3),
+        ("fsdp_config:\n  fsdp_sharding_strategy: 5\n", "zero", 2),
+        ("fsdp_config:\n  fsdp_version: 2\n", "activation_checkpointing", None),
+        ("megatron_lm_config:\n  megatron_lm_recompute_activations: true\n", "activation_checkpointing", "selective"),
+        ("megatron_lm_config:\n  megatron_lm_gradient_clipping: 1.0\n", "clip_gradients", True),
+        ("megatron_lm_config:\n  megatron_lm_gradient_clipping: 0\n", "clip_gradients", False),
+        ("deepspeed_config:\n  gradient_clipping: 0.5\n", "clip_gradients", True),
+        ("deepspeed_config:\n  gradient_clipping: auto\n", "clip_gradients", None),
+        ("gradient_accumulation_steps: 4\n", "accumulate", 4),
+        ("mixed_precision: fp16\n", "precision", "fp16"),
+        ("mixed_precision: fp8\n", "precision", None),
+        ("mixed_precision: 'no'\n", "precision", None),
+    ],
+)
+def test_values_of_accelerate(tmp_path: Path, part: str, field: str, stated: object):
+    assert getattr(read(tmp_path, "a.yaml", f"compute_environment: LOCAL_MACHINE\n{part}"), field) == stated
+
+
+def test_either_key_tells_accelerate(tmp_path: Path):
+    for line in ("compute_environment: LOCAL_MACHINE", "distributed_type: FSDP"):
+        assert read(tmp_path, "a.yaml", f"{line}\n").kind == "Accelerate"
+
+
+@pytest.mark.parametrize(
+    ("training", "parallelism", "field", "stated"),
+    [
+        ("max_norm = 0.0", "", "clip_gradients", False),
+        ("max_norm = 0.5", "", "clip_gradients", True),
+        ("batch_size = 4", "", "batch_size", 4),
+        ('mixed_precision_param = "float32"', "", "precision", None),
+        ('mixed_precision_param = "bfloat16"', "", "precision", "bf16"),
+        ("seq_len = 2048", "", "activation_checkpointing", "selective"),  # torchtitan's default
+        ("seq_len = 2048", "data_parallel_shard_degree = 1", "zero", 3),
+        ("seq_len = 2048", "data_parallel_replicate_degree = 8", "zero", 3),
+        ("seq_len = 2048", "data_parallel_shard_degree = 1\ndata_parallel_replicate_degree = 8", "zero", 0),
+        ("seq_len = 2048", "data_parallel_shard_degree = -1\ndata_parallel_replicate_degree = 8", "zero", 3),
+        ("seq_len = 2048", "data_parallel_shard_degree = 2\ndata_parallel_replicate_degree = 8", "zero", 3),
+    ],
+)
+def test_values_of_torchtitan(tmp_path: Path, training: str, parallelism: str, field: str, stated: object):
+    text = f"[training]\n{training}\n[parallelism]\n{parallelism}\n"
+    assert getattr(read(tmp_path, "train.toml", text), field) == stated
+
+
+@pytest.mark.parametrize(
+    ("mode", "stated"), [("full", "full"), ("selective", "selective"), ("none", "none"), ("memory_budget", None)]
+)
+def test_checkpointing_of_torchtitan(tmp_path: Path, mode: str, stated: str | None):
+    text = f'[training]\nseq_len = 1\n[activation_checkpoint]\nmode = "{mode}"\n'
+    assert read(tmp_path, "train.toml", text).activation_checkpointing == stated
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "stated"),
+    [
+        ("", "parallel", "tp=1,pp=1"),
+        ("--tensor-model-parallel-size 2", "parallel", "tp=2,pp=1,sp=0"),
+        ("--tensor-model-parallel-size=2 --sequence-parallel", "parallel", "tp=2,pp=1,sp=1"),
+        ("--pipeline-model-parallel-size 4", "parallel", "tp=1,pp=4"),
+        ("--context-parallel-size 2", "parallel", "tp=1,pp=1,cp=2"),
+        ("--expert-model-parallel-size 8", "parallel", "tp=1,pp=1,ep=8"),
+        ("--num-layers 24 --num-layers-per-virtual-pipeline-stage 6", "parallel", "tp=1,pp=1,vp=4"),
+        ("--num-layers 24", "parallel", "tp=1,pp=1"),
+        ("--num-layers-per-virtual-pipeline-stage 6", "parallel", "tp=1,pp=1"),
+        ("", "zero", 0),
+        ("--use-distributed-optimizer", "zero", 1),
+        ("", "activation_checkpointing", "none"),
+        ("--recompute-activations", "activation_checkpointing", "selective"),
+        ("--checkpoint-activations", "activation_checkpointing", "full"),
+        ("--recompute-granularity full", "activation_checkpointing", "full"),
+        ("--recompute-granularity other", "activation_checkpointing", "none"),
+        ("", "precision", None),
+        ("--fp16", "precision", "fp16"),
+        ("", "optimizer", "adam"),
+        ("--optimizer sgd", "optimizer", "sgd"),
+        ("", "clip_gradients", True),
+        ("--clip-grad 0.5", "clip_gradients", True),
+        ("--clip-grad 0", "clip_gradients", False),
+        ("--seq-length 2048 \\\n --bf16", "sequence_length", 2048),
+    ],
+)
+def test_values_of_megatron(tmp_path: Path, options: str, field: str, stated: object):
+    assert getattr(read(tmp_path, "run.sh", f"pretrain_gpt.py --micro-batch-size 1 {options}"), field) == stated
+
+
+@pytest.mark.parametrize("option", ["tensor-model-parallel-size", "micro-batch-size", "pipeline-model-parallel-size"])
+def test_one_option_tells_megatron(tmp_path: Path, option: str):
+    assert read(tmp_path, "run.sh", f"pretrain_gpt.py --{option} 2").kind == "Megatron-LM"

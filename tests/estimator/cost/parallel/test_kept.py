@@ -54,6 +54,7 @@ def test_a_dropout_keeps_a_byte_for_each_element() -> None:
         ("fused", "selective", 2 * ELEMENTS),
         ("megatron", "none", 2 * ELEMENTS + 2 * SCORES),
         ("megatron", "selective", 2 * ELEMENTS),
+        ("megatron", "full", 2 * ELEMENTS),
         ("eager", "none", None),
         ("", "none", None),
     ],
@@ -73,3 +74,76 @@ def test_memory_of_fused_kernels() -> None:
     kept = kept_per_block(found, "fused", "none")
     assert memory_of(work, found, stage, Plan(), kept).activations == BLOCKS * 2 * ELEMENTS
     assert memory_of(work, found, stage, Plan()).activations == BLOCKS * 10 * WHOLE * 2
+
+
+def product(name: str, m: int, k: int, n: int, *, b: int = 1, count: int = 1) -> Op:
+    one = matmul(f"model.layers.0.{name}", "forward", m, k, n)
+    return replace(one, dims={**one.dims, "b": b}, count=count)
+
+
+def attention(*, count: int = 1, **dims: int) -> Op:
+    return Op("attention", "attention", "forward", "model.layers.0.attn", 0, 0, 0, "bfloat16", dims, count)
+
+
+@pytest.mark.parametrize(
+    ("ops", "elements"),
+    [
+        ([product("mlp.up", 2, 3, 5)], 2 * 5 + 2 * 3),
+        ([product("mlp.up", 2, 3, 5, b=7)], 7 * (2 * 5 + 2 * 3)),
+        ([product("mlp.up", 2, 3, 5, count=4)], 4 * (2 * 5 + 2 * 3)),
+        ([product("mlp.up", 2, 3, 5, b=7), product("mlp.gate", 14, 3, 5)], 7 * (10 + 6) + 14 * 5),  # reads the same
+        ([product("mlp.up", 2, 3, 5), product("mlp.gate", 3, 2, 5)], 2 * 5 + 2 * 3 + 3 * 5 + 3 * 2),
+        ([product("mlp.up", 2, 3, 5), product("other.up", 2, 3, 5)], 2 * (10 + 6)),  # of another child
+        ([attention(b=2, q=3, s=11, dv=5)], 2 * 3 * 5),
+        ([attention(b=2, q=3, s=11, dv=5, count=4)], 4 * 2 * 3 * 5),
+        ([attention(b=2, q=3, s=11, dv=5), product("attn.proj", 6, 5, 1)], 30 + 6),  # reads attention's result
+        ([attention(b=2, q=3, s=11, dv=5), product("attn.proj", 5, 6, 1)], 30 + 5),
+        ([attention(b=2, q=3, s=11, dv=5), product("attn.proj", 6, 4, 1)], 30 + 6 + 24),
+        ([attention(b=2, q=3, s=11, dv=5), product("mlp.up", 6, 5, 1)], 30 + 6 + 30),
+        ([replace(product("mlp.up", 2, 3, 5), dims={"m": 2, "k": 3, "n": 5})], 2 * 5 + 2 * 3),
+        ([replace(product("mlp.up", 2, 3, 5), kind="norm")], 0),
+        ([replace(attention(b=2, q=3, s=11, dv=5), kind="activation")], 0),
+        ([attention(b=2)], 0),  # not traced as one op
+        ([replace(product("mlp.up", 2, 3, 5), dims={"m": 2})], 0),
+        ([replace(product("mlp.up", 2, 3, 5), phase="backward")], 0),
+        ([product("mlp.up", 2, 3, 5), replace(product("mlp.up", 9, 9, 9), phase="backward")], 16),
+        ([replace(product("mlp.up", 9, 9, 9), phase="backward"), product("mlp.up", 2, 3, 5)], 16),
+    ],
+)
+def test_elements_that_are_kept(ops: list[Op], elements: int) -> None:
+    found = dissect(decoder())
+    assert kept_bytes(ops, found, scores=False) == 2 * elements
+    assert kept_bytes(ops, replace(found, element_bytes=4), scores=False) == 4 * elements
+
+
+@pytest.mark.parametrize(
+    ("dims", "size", "bytes_kept"),
+    [
+        ({}, 2, 2 * 30 + 2 * 66),
+        ({}, 4, 4 * 30 + 4 * 66),
+        ({"dropped": 9}, 2, 2 * 30 + (2 + 2 + 1) * 66),
+        ({"dropped": 9}, 4, 4 * 30 + (4 + 4 + 1) * 66),
+        ({"dropped": 0}, 2, 2 * 30 + 2 * 66),
+    ],
+)
+def test_probabilities_that_are_kept(dims: dict[str, int], size: int, bytes_kept: int) -> None:
+    found = replace(dissect(decoder()), element_bytes=size)
+    for count in (1, 3):
+        op = attention(b=2, q=3, s=11, dv=5, count=count, **dims)
+        assert kept_bytes([op], found, scores=True) == count * bytes_kept
+
+
+def test_masks_of_dropouts_in_the_forward_pass() -> None:
+    found = dissect(decoder())
+    mask = Op("dropout", "dropout", "forward", "model.layers.0.drop", 0, 0, 0, "bfloat16", {"elements_out": 7}, 3)
+    assert kept_bytes([mask], found, scores=False) == 21
+    assert kept_bytes([replace(mask, dims={})], found, scores=False) == 0
+    for phase in ("backward", "optimizer"):
+        assert kept_bytes([replace(mask, phase=phase)], found, scores=False) == 0
+    assert kept_bytes([replace(mask, kind="activation")], found, scores=False) == 0
+
+
+def test_the_mean_of_blocks_that_differ() -> None:
+    small, large = (product("mlp.up", 2, 3, 5),), (product("mlp.up", 2, 3, 5, count=3),)
+    found = replace(dissect(decoder()), blocks=(small, small, large))
+    assert kept_per_block(found, "fused", "none") == (32 + 32 + 96) / 3

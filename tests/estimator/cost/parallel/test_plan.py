@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from joulecast.estimator.base.errors import RequestError
@@ -70,7 +72,45 @@ def test_clusters_by_name_and_by_parts():
     assert (one.nodes, one.devices_per_node, one.link_gb_per_s, one.network_gb_per_s) == (1, 8, 300.0, None)
     many = parse_cluster("64x8xh100-sxm:400gb-ib")
     assert (many.nodes, many.devices, many.network_gb_per_s, many.rated_w) == (64, 512, 50.0, 10_200.0)
-    assert parse_cluster("dgx-h100:200gb").network_gb_per_s == 25.0
+    assert parse_cluster("dgx-h100:100gb").network_gb_per_s == 12.5
+    assert parse_cluster("dgx-h100").nodes == 1
+    assert parse_cluster("1x1xh100-sxm").devices == 1
+    assert parse_cluster("2x8xh100-sxm").network_gb_per_s is None
+    assert parse_cluster("8xh100-sxm").nodes == 1
+
+
+def test_a_cluster_of_parts_takes_the_nodes_watts_of_a_known_node_of_its_size():
+    known = clusters()["dgx-h100"]
+    assert (known.rated_w, known.typical_w) == (10_200.0, 6_900.0)
+    assert all(one.nodes == 1 for one in clusters().values())
+    same, smaller = parse_cluster("2x8xh100-sxm"), parse_cluster("2x4xh100-sxm")
+    assert (same.rated_w, same.typical_w) == (known.rated_w, known.typical_w)
+    assert (smaller.rated_w, smaller.typical_w) == (None, None)
+    lone = parse_cluster("4xt4")  # no node of the table has it, and PCIe carries 32 GB/s
+    assert (lone.rated_w, lone.typical_w, lone.link_gb_per_s) == (None, None, 32.0)
+
+
+@pytest.mark.parametrize("text", ["0x8xh100-sxm", "2x0xh100-sxm"])
+def test_a_cluster_has_at_least_one_node_and_one_device(text: str):
+    with pytest.raises(RequestError, match="give 1 or more of each"):
+        parse_cluster(text)
+
+
+def test_stragglers_slow_every_doubling_of_nodes():
+    cluster = nodes(count=4, devices=8)
+    slow = replace(cluster, links=replace(cluster.links, straggling=0.01))
+    assert slow.slowdown == pytest.approx(1.02)
+    assert replace(slow, nodes=1).slowdown == 1.0
+
+
+def test_latency_of_a_group_within_a_node_and_of_a_larger_one():
+    cluster = nodes(count=4, devices=8)
+    assert [cluster.latency_s(size, stride) for size, stride in ((8, 1), (9, 1), (4, 2), (5, 2))] == [
+        10e-6,
+        20e-6,
+        10e-6,
+        20e-6,
+    ]
 
 
 @pytest.mark.parametrize("text", ["nonsense", "8xnonsense", "0x8xh100-sxm", ""])
