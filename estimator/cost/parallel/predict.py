@@ -229,9 +229,8 @@ def _like(alone: Interval, value: float, doubt: float) -> Interval:
 def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Cluster, steps: int) -> tuple[Share, ...]:
     """The components of eq. 2.2.1 while devices compute, in the proportions of one device's run, and the waiting."""
     cost, devices = choice.cost, cluster.devices
-    exchanged_s = cost.waiting_s - cost.bubble_s - cost.straggling_s
     total_kwh = cost.joules * steps * devices / JOULES_PER_KWH
-    waits = {COMMUNICATION: exchanged_s, BUBBLE: cost.bubble_s, STRAGGLERS: cost.straggling_s}
+    waits = {COMMUNICATION: cost.exchanged_s, BUBBLE: cost.bubble_s, STRAGGLERS: cost.straggling_s}
     seconds = {name: wait_s * steps * devices for name, wait_s in waits.items()}
     energy = {name: spent * waiting_w(profile.power) / JOULES_PER_KWH for name, spent in seconds.items()}
     rest = total_kwh - sum(energy.values())
@@ -241,7 +240,7 @@ def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Clust
     for part in alone.breakdown:
         seconds[part.name] = part.seconds / whole_s * busy_s
         energy[part.name] = part.energy_kwh / whole_kwh * rest if whole_kwh else 0.0
-    kept = {name for name in seconds if seconds[name] > 0 or energy[name] > 0}
+    kept = {name for name in seconds if seconds[name] or energy[name]}
     return shares({name: seconds[name] for name in kept}, {name: energy[name] for name in kept})
 
 

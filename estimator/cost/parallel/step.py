@@ -40,9 +40,12 @@ class StepCost:
     input_s: float = 0.0
 
     @property
+    def exchanged_s(self) -> float:
+        return self.tensor_s + self.pipeline_s + self.expert_s + self.data_s
+
+    @property
     def waiting_s(self) -> float:
-        exchanged_s = self.tensor_s + self.pipeline_s + self.expert_s + self.data_s
-        return exchanged_s + self.bubble_s + self.straggling_s + self.input_s
+        return self.exchanged_s + self.bubble_s + self.straggling_s + self.input_s
 
     @property
     def seconds(self) -> float:

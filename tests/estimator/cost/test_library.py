@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from joulecast.estimator.base.errors import HardwareError
+from joulecast.estimator.base.errors import HardwareError, ProfileError
 from joulecast.estimator.base.folders import profiles_folder
 from joulecast.estimator.cost import library
 from joulecast.estimator.cost.host import Gpu, Host
-from joulecast.estimator.cost.library import calibrations, load_profile, newest_calibration
+from joulecast.estimator.cost.library import calibrations, hardware_of, load_profile, newest_calibration
 from joulecast.estimator.cost.names import Match, find_hardware
 from joulecast.estimator.cost.probe import CpuProbe
 from joulecast.estimator.cost.profile import Profile
@@ -182,3 +183,84 @@ def test_the_shipped_measurement_answers_for_this_machines_gpu(monkeypatch: pyte
     part = find_hardware("rtx-3090")
     monkeypatch.setattr(library, "look_up", lambda name, **_: Match(replace(part, notes=("a share of it",))))
     assert load_profile().provenance.time == "datasheet"  # what was measured is not quite this part
+
+
+@pytest.mark.parametrize("name", ["missing.json", Path("missing"), "folder/missing"])
+def test_what_is_read_as_a_file(name: str | Path) -> None:
+    with pytest.raises(ProfileError, match="missing"):
+        load_profile(name)
+
+
+def test_a_file_in_this_folder_and_at_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_profile("t4")
+    base.save(tmp_path / "mine.json")
+    base.save(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("mine.json") == load_profile(Path("mine")) == load_profile("./mine") == base
+
+
+def test_the_row_of_a_text() -> None:
+    assert hardware_of("Tesla T4").key == "t4"
+    assert hardware_of("tflops=35,bandwidth=448,watts=150").fp32_tflops == 35
+    assert (hardware_of("t4,watts=60").key, hardware_of("t4,watts=60").power_w) == ("t4", 60)
+
+
+def test_doubt_about_watts_adds_in_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "detect_host", lambda: HERE)
+    monkeypatch.setattr(library, "probe_cpu", lambda *_: CpuProbe(0.9, 40.0, 4))
+    known, found = load_profile("epyc-7763").energy_error, load_profile().energy_error
+    assert find_hardware("epyc-7763").power_spread == 1.0
+    assert found.low == pytest.approx(math.exp(-math.hypot(math.log(known.low), math.log(2))))
+    assert found.high == pytest.approx(math.exp(math.hypot(math.log(known.high), math.log(2))))
+
+
+@pytest.mark.parametrize(
+    ("text", "time", "power"),
+    [
+        ("kind=cpu,cores=10", "assumed", "assumed"),
+        ("cores=10,tflops=0.8,watts=80", "given", "given"),
+        ("t4,watts=60", "datasheet", "given"),
+        ("t4,tflops=8", "given", "datasheet"),
+    ],
+)
+def test_labels_of_stated_figures(text: str, time: str, power: str) -> None:
+    provenance = load_profile(text).provenance
+    assert (provenance.time, provenance.power) == (time, power)
+
+
+def test_the_first_of_two_gpus_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = (Gpu("Tesla T4", 16.0), Gpu("NVIDIA A40", 48.0))
+    monkeypatch.setattr(library, "detect_host", lambda: replace(HERE, gpus=both))
+    assert load_profile().name == "t4"
+    assert load_profile("NVIDIA A40").name == "a40"
+
+
+def test_the_newest_calibration_goes_first() -> None:
+    for name, created in (("a", "2026-01-02"), ("b", "2026-01-03"), ("c", "2026-01-01")):
+        calibrated(name, created)
+    assert [one.name for one in calibrations()] == ["b", "a", "c"]
+    assert answering() == "b"
+
+
+@pytest.mark.parametrize("framework", ["keras", "tensorflow", "zzz"])
+def test_another_framework_never_answers(framework: str) -> None:
+    calibrated("ours")
+    assert newest_calibration(HERE, framework) is None
+
+
+@pytest.mark.parametrize("name", ["AAA", "ZZZ", "", None])
+def test_another_cpu_never_answers(name: str | None) -> None:
+    calibrated("theirs", cpu_name=name)
+    assert answering() is None
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_other_threads_are_noted(threads: int) -> None:
+    calibrated("other", threads=threads, environment={"OMP_NUM_THREADS": str(threads)})
+    found = newest_calibration(HERE, "pytorch")
+    assert found is not None
+    assert found.provenance.notes[-1].startswith(f"measured with {threads} threads, 4 compute now")
+    calibrated("unset", threads=threads, environment=None)
+    again = newest_calibration(HERE, "pytorch")
+    assert again is not None
+    assert "compute now" in again.provenance.notes[-1]  # what was set then is not known

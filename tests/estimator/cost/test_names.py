@@ -6,8 +6,8 @@ import pytest
 
 from joulecast.estimator.base.errors import HardwareError
 from joulecast.estimator.base.tables import read_table
-from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost import names
+from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost.names import find_hardware, look_up
 
 FOUND = {
