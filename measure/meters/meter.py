@@ -170,9 +170,8 @@ class SampledMeter:
         """A sample for the start or end of a window, where a failed read would lose the window: it is repeated."""
         sample = self._source.sample()
         for _ in range(_BOUNDARY_TRIES - 1):
-            if not any(isinstance(value, Failure) and not value.fatal for value in sample.values):
-                break
-            sample = self._source.sample()
+            if any(isinstance(value, Failure) and not value.fatal for value in sample.values):
+                sample = self._source.sample()
         return sample
 
     def _spread(self, sample: Sample) -> None:

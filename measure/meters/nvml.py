@@ -38,9 +38,9 @@ def visible_indices(variable: str | None, uuids: Sequence[str]) -> list[int]:
             matches = [int(entry)] if int(entry) < len(uuids) else []
         else:
             matches = [index for index, uuid in enumerate(uuids) if entry and uuid.startswith(entry)]
-        if len(matches) != 1 or matches[0] in found:
+        if len(matches) != 1 or set(matches) & set(found):
             break
-        found.append(matches[0])
+        found += matches
     return found
 
 

@@ -114,13 +114,12 @@ class Tally:
     def __init__(self, domain: Domain) -> None:
         self._domain = domain
         self._unit = None if domain.range_uj is None else kernel_unit_uj(domain.range_uj)
-        self._first: int | None = None
-        self._last: int | None = None
-        self._last_began_ns = 0
-        self._moved_ns = 0  # when the counter got its latest value
+        self._ends: tuple[int, int] | None = None  # the first and the latest good value; the next two are set with it
+        self._last_began_ns: int
+        self._moved_ns: int  # when the counter got its latest value
         self._longest_still_ns = 0
         self._wraps = 0
-        self._highest = 0
+        self._has_shown_range = False
         self._failure: str | None = None  # of the latest sample
         self._finding: Finding | None = None
 
@@ -135,16 +134,15 @@ class Tally:
         self._failure = None
         if self._unit is not None and not _on_grid(value, self._unit):
             self._unit = None  # off the kernel's grid: a counter of plain microjoules
-        self._highest = max(self._highest, value)
-        if self._last is None:
-            self._first = value
-        else:
-            self._step(self._last, value, sample.ended_ns - self._last_began_ns)
-        if value == self._last:
+        self._has_shown_range = self._has_shown_range or value == self._domain.range_uj
+        start, last = self._ends or (value, None)
+        if last is not None:
+            self._step(last, value, sample.ended_ns - self._last_began_ns)
+        if value == last:
             self._longest_still_ns = max(self._longest_still_ns, sample.began_ns - self._moved_ns)
         else:
             self._moved_ns = sample.ended_ns
-        self._last, self._last_began_ns = value, sample.began_ns
+        self._ends, self._last_began_ns = (start, value), sample.began_ns
 
     def condemn(self, reason: str) -> None:
         """Marks the window as missing, because its reads cannot be trusted."""
@@ -179,15 +177,16 @@ class Tally:
 
     def energy_uj(self) -> int:
         """Energy from the first to the latest good read, with the wraps that were seen."""
-        if self._first is None or self._last is None:
+        if self._ends is None:
             return 0
+        start, last = self._ends
         range_uj = self._domain.range_uj or 0
         if self._unit is not None:
-            counts = _count(self._last, self._unit) - _count(self._first, self._unit)
+            counts = _count(last, self._unit) - _count(start, self._unit)
             return int((counts + self._wraps * _COUNTS) * self._unit)
         # A plain counter that has shown its range wraps one microjoule later.
-        comes_round_uj = range_uj + 1 if self._highest == range_uj else range_uj
-        return self._last - self._first + self._wraps * comes_round_uj
+        comes_round_uj = range_uj + 1 if self._has_shown_range else range_uj
+        return last - start + self._wraps * comes_round_uj
 
     def latest_uj(self) -> int | None:
         """The energy so far, for the trace: None if the latest read failed or the window is not certain."""
@@ -269,25 +268,24 @@ class Ledger:
     def __init__(self, domains: tuple[Domain, ...]) -> None:
         self._domains = domains
         self._tallies = [_tally_of(domain) for domain in domains]
-        self._first: Sample | None = None
-        self._latest: Sample | None = None
+        self._ends: tuple[Sample, Sample] | None = None  # the first and the latest
 
     def add(self, sample: Sample) -> None:
-        first = self._latest is None
-        if self._latest is not None and sample.slept_ns - self._latest.slept_ns > SLEEP_NS:
-            slept_s = (sample.slept_ns - self._latest.slept_ns) / 1e9
+        start, latest = self._ends or (sample, sample)
+        slept_ns = sample.slept_ns - latest.slept_ns
+        if slept_ns > SLEEP_NS:
             for tally in self._tallies:
-                tally.condemn(f"the machine was suspended for {slept_s:.1f} s within the window")
+                tally.condemn(f"the machine was suspended for {slept_ns / 1e9:.1f} s within the window")
         for tally, value in zip(self._tallies, sample.values, strict=True):
-            tally.add(sample, value, first)
-        self._first = self._first or sample
-        self._latest = sample
+            tally.add(sample, value, first=self._ends is None)
+        self._ends = (start, sample)
 
     @property
     def elapsed_ns(self) -> int:
-        if self._first is None or self._latest is None:
+        if self._ends is None:
             return 0
-        return self._latest.ended_ns - self._first.ended_ns
+        start, latest = self._ends
+        return latest.ended_ns - start.ended_ns
 
     def readings(self, mirrors: Mapping[int, Mirror]) -> tuple[DomainReading, ...]:
         """One reading per domain; `mirrors` by the index of the domain that repeats another."""

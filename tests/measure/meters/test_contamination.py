@@ -65,7 +65,7 @@ def test_what_the_machine_does_not_say_is_no_disturbance():
 
 def test_more_threads_than_processors_are_flagged():
     assert oversubscription(8, 2) == ("8 threads on 2 cores",)
-    assert oversubscription(2, 2) == ()
+    assert oversubscription(2, 2) == oversubscription(1, 2) == ()
 
 
 # -- fake trees --------------------------------------------------------------------------------------
@@ -181,3 +181,14 @@ def test_what_is_not_known_at_both_ends_says_nothing(name: str):
     assert len(disturbances(QUIET, worse)) == 5
     assert len(disturbances(replace(QUIET, **{name: None}), worse)) == 4
     assert len(disturbances(QUIET, replace(worse, **{name: None}))) == 4
+
+
+def test_lines_and_sensors_that_cannot_be_read_are_left_out(tmp_path: Path):
+    _tree(tmp_path, throttles=4)
+    _write(tmp_path / "sys/fs/cgroup/box/cpu.stat", "alone\nusage_usec 5\none two three\nthrottled_usec 500000\n")
+    core = tmp_path / "sys/devices/system/cpu/cpu1"
+    _write(core / "cpufreq/scaling_cur_freq", "<unknown>\n")
+    (core / "thermal_throttle/core_throttle_count").unlink()
+    (core / "thermal_throttle/core_throttle_count").mkdir()  # reading it is an OSError
+    found = SystemCounters(tmp_path, own_cpu_s=lambda: 0.0, clock=lambda: 0.0).read()
+    assert (found.quota_throttled_s, found.throttles, found.frequency_hz) == (0.5, 8, 3e9)

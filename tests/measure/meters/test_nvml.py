@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
-from joulecast.measure.meters.nvml import NvmlSource, visible_indices
+from joulecast.measure.meters.nvml import NoGpuError, NvmlSource, visible_indices
 from joulecast.measure.meters.testing import FakeGpu, FakeNvml, ManualClock
 
 UUIDS = ("GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3")
@@ -19,6 +21,7 @@ UUIDS = ("GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3")
         ("", []),
         ("-1", []),
         ("0,7,1", [0]),  # CUDA stops at the first that is not there
+        ("0,3,1", [0]),
         ("GPU-aa", []),  # two start so
         ("1,1", [1]),
     ],
@@ -123,3 +126,37 @@ def test_a_lost_gpu_in_the_middle_is_a_gap_and_at_the_end_missing():
     assert window.so_far().energy_uj == 200_000_000
     nvml.gpus[0].has_counter = False
     assert window.close().label == "missing"
+
+
+@pytest.mark.parametrize(("modes", "label"), [([0, 1], "measured"), ([1, 0], "missing")])
+def test_the_current_mig_mode_counts_and_not_the_one_after_the_next_reset(
+    monkeypatch: pytest.MonkeyPatch, modes: list[int], label: str
+):
+    nvml = FakeNvml([FakeGpu(mig=False)])
+    monkeypatch.setattr(nvml, "nvmlDeviceGetMigMode", lambda gpu: modes)
+    assert _window(nvml).label == label
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environ", "message"),
+    [
+        (0, {}, "no GPU among 0 is visible"),
+        (2, {"CUDA_VISIBLE_DEVICES": ""}, "no GPU among 2 is visible (CUDA_VISIBLE_DEVICES is '')"),
+        (1, {"CUDA_VISIBLE_DEVICES": "-1"}, "no GPU among 1 is visible (CUDA_VISIBLE_DEVICES is '-1')"),
+    ],
+)
+def test_no_visible_gpu_is_stated_with_the_variable_that_hides_them(gpus: int, environ: dict[str, str], message: str):
+    with pytest.raises(NoGpuError) as caught:
+        NvmlSource(FakeNvml([FakeGpu() for _ in range(gpus)]), environ=environ)
+    assert str(caught.value) == message
+
+
+def test_a_gpu_with_mig_is_lost_for_the_whole_window_and_a_failed_read_is_not():
+    source = NvmlSource(FakeNvml([FakeGpu(mig=True), FakeGpu(has_counter=False, has_power=False)]), environ={})
+    assert [value.fatal for value in source.sample().values] == [True, False]
+
+
+def test_without_nvidias_package_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with pytest.raises(NoGpuError, match="nvidia-ml-py is not installed; pip install 'joulecast\\[gpu\\]'"):
+        NvmlSource(environ={})

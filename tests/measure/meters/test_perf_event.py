@@ -6,6 +6,7 @@ import os
 import platform
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 
 from joulecast.estimator.base.errors import MeterError
+from joulecast.measure.meters import perf_event
 from joulecast.measure.meters.meter import SampledMeter
 from joulecast.measure.meters.perf_event import _ATTR_BYTES, _SYSCALL, PerfSource, find_events, open_counter
+from joulecast.measure.meters.tally import Failure
 from joulecast.measure.meters.testing import FakePerf, ManualClock
 
 EVENTS = {"energy-pkg": 2, "energy-cores": 1, "energy-ram": 3, "energy-psys": 5}
@@ -86,20 +89,22 @@ def test_two_dies_of_one_package_are_refused(tmp_path: Path):
         find_events(tmp_path)
 
 
-def test_a_unit_that_is_not_joules_is_refused(tmp_path: Path):
+@pytest.mark.parametrize("unit", ["Watts", "Joule", "", "mJ"])
+def test_a_unit_that_is_not_joules_is_refused(tmp_path: Path, unit: str):
     FakePerf(tmp_path, EVENTS, {0: 0})
-    (tmp_path / "bus/event_source/devices/power/events/energy-pkg.unit").write_text("Watts\n")
-    with pytest.raises(MeterError, match="counts 'Watts'"):
+    (tmp_path / "bus/event_source/devices/power/events/energy-pkg.unit").write_text(f"{unit}\n")
+    with pytest.raises(MeterError, match=f"energy-pkg counts '{unit}', not 'Joules'"):
         find_events(tmp_path)
 
 
-def test_an_event_that_ends_is_missing(tmp_path: Path):
+@pytest.mark.parametrize("content", [b"", bytes(7), bytes(9)])
+def test_an_event_that_ends_is_missing(tmp_path: Path, content: bytes):
     perf, clock = FakePerf(tmp_path, {"energy-pkg": 2}, {0: 0}), ManualClock()
-    source = PerfSource(tmp_path, opener=perf.open, read=lambda descriptor, size: b"", clock=clock)
+    source = PerfSource(tmp_path, opener=perf.open, read=lambda descriptor, size: content, clock=clock)
     with SampledMeter(source, interval_s=None).window() as window:
         clock.advance(1.0)
     assert window.reading.label == "missing"
-    assert "offline" in window.reading.reasons[0]
+    assert window.reading.reasons == ("package-0: package-0: perf event ended (CPU 0 offline?)",)
 
 
 def test_a_window_that_outlives_its_source_is_missing_and_never_raises(tmp_path: Path):
@@ -139,7 +144,11 @@ def test_the_system_call_is_made_as_its_manual_says(monkeypatch: pytest.MonkeyPa
         calls.append((number.value, ctypes.string_at(attributes, 64), [one.value for one in rest]))
         return answer
 
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syscall=syscall))
+    def library(name: None, *, use_errno: bool) -> SimpleNamespace:
+        assert (name, use_errno) == (None, True)  # without use_errno the reason of a failure is lost
+        return SimpleNamespace(syscall=syscall)
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
     monkeypatch.setattr(ctypes, "get_errno", lambda: errno_)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     if answer < 0:
@@ -148,3 +157,39 @@ def test_the_system_call_is_made_as_its_manual_says(monkeypatch: pytest.MonkeyPa
     else:
         assert open_counter(22, 2, 3) == answer
     assert calls == [(298, struct.pack("=IIQ", 22, 64, 2) + bytes(48), [-1, 3, -1, 8])]
+
+
+def test_a_read_that_raises_is_a_failed_read_and_not_the_end(tmp_path: Path):
+    def read(descriptor: int, size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    perf = FakePerf(tmp_path, {"energy-pkg": 2}, {0: 0})
+    source = PerfSource(tmp_path, opener=perf.open, read=read)
+    assert source.sample().values == (Failure("package-0: perf event: Input/output error"),)
+    source.close()
+
+
+def _no_file(path: Path) -> str:
+    raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+
+@pytest.mark.parametrize(("read", "shown"), [(lambda path: "4", "4"), (_no_file, "unknown")])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_refusal_states_the_kernels_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], str], shown: str, number: int
+):
+    perf = FakePerf(tmp_path, EVENTS, {0: 0})
+    perf.refuse = OSError(number, "refused")
+    events = find_events(tmp_path)
+    monkeypatch.setattr(perf_event, "find_events", lambda sysfs: events)
+    monkeypatch.setattr(perf_event, "read_text", read)
+    with pytest.raises(MeterError, match=rf"\(perf_event_paranoid is {shown}\); fix: sudo sysctl"):
+        PerfSource(tmp_path, opener=perf.open)
+
+
+def test_another_error_of_the_call_points_to_the_powercap_tree(tmp_path: Path):
+    perf = FakePerf(tmp_path, EVENTS, {0: 0})
+    perf.refuse = OSError(errno.ENOENT, "No such file or directory")
+    with pytest.raises(MeterError) as caught:
+        PerfSource(tmp_path, opener=perf.open)
+    assert str(caught.value) == "perf_event_open power/energy-*: No such file or directory; use the powercap tree"

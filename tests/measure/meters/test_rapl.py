@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
-from joulecast.measure.meters.rapl import RaplSource, find_zones, plan
+from joulecast.measure.meters.rapl import RaplSource, find_zones, plan, read_text, system_clock
 from joulecast.measure.meters.reading import Reading
-from joulecast.measure.meters.tally import Mirror
+from joulecast.measure.meters.tally import Failure, Mirror
 from joulecast.measure.meters.testing import FakePowercap, FakeZone
 
 
@@ -166,7 +167,9 @@ def test_the_failure_names_the_file_that_cannot_be_read(tmp_path: Path, broken: 
     assert f"sudo chmod a+r /sys/class/powercap/intel-rapl*:*/{broken};" in failure
 
 
-@pytest.mark.parametrize(("text", "reason"), [("0", "the range is 0 uJ"), ("much", "invalid literal")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("0", "the range is 0 uJ"), ("-5", "the range is -5 uJ"), ("much", "invalid literal")]
+)
 def test_a_range_that_is_none_names_its_file(tmp_path: Path, text: str, reason: str):
     tree = FakePowercap(tmp_path, [FakeZone("package-0")])
     tree.path("package-0").with_name("max_energy_range_uj").write_text(text)
@@ -292,3 +295,211 @@ def test_dies_are_told_apart_beyond_what_a_package_draws_in_2_ms(tmp_path: Path,
     source = RaplSource(FakePowercap(tmp_path, dies).root)
     source.sample()
     assert source.mirrors() == ({1: Mirror(0, certain=apart_uj == 0)} if mirrored else {})
+
+
+def test_the_smallest_range_is_one_microjoule(tmp_path: Path):
+    tree = FakePowercap(tmp_path, [FakeZone("package-0", range_uj=1, start_uj=0)])
+    source = RaplSource(tree.root)
+    assert source.failures == ()
+    assert source.sample().values == (0,)
+
+
+def test_the_highest_of_the_four_constraints_counts(tmp_path: Path):
+    FakePowercap(tmp_path, [FakeZone("package-0")])
+    folder = tmp_path / "intel-rapl:0"
+    for number, power_uw in ((0, "900000000"), (1, "none"), (3, "1999999500"), (4, "5000000000")):
+        (folder / f"constraint_{number}_max_power_uw").write_text(power_uw)
+    (zone,) = find_zones(tmp_path)
+    assert zone.max_power_uw == 1_999_999_500
+    assert RaplSource(tmp_path).domains[0].ceiling_w == 3999  # twice that, in whole watts
+
+
+def _clocks(monkeypatch: pytest.MonkeyPatch, boot_ns: list[int], monotonic_ns: list[int]) -> None:
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime_ns", lambda clock: boot_ns.pop(0) if clock == 7 else -1, raising=False)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: monotonic_ns.pop(0))
+
+
+SECOND = 1_000_000_000
+
+
+def test_time_suspended_is_the_boot_clock_less_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch):
+    _clocks(monkeypatch, [100 * SECOND, 100 * SECOND + 999_999], [90 * SECOND + 7])
+    assert system_clock() == (90 * SECOND + 7, 10 * SECOND - 7)
+    _clocks(monkeypatch, [100 * SECOND, 100 * SECOND + 999_999], [100 * SECOND + 400])
+    assert system_clock() == (100 * SECOND + 400, 0)  # never suspended, and read a moment later
+
+
+def test_clocks_read_a_millisecond_apart_are_read_again(monkeypatch: pytest.MonkeyPatch):
+    late = [100 * SECOND, 100 * SECOND + 1_000_000]
+    _clocks(monkeypatch, [*late, 101 * SECOND, 101 * SECOND], [92 * SECOND, 91 * SECOND])
+    assert system_clock() == (91 * SECOND, 10 * SECOND)
+
+
+def test_clocks_are_read_five_times_at_most(monkeypatch: pytest.MonkeyPatch):
+    boot_ns = [100 * SECOND + step * 2_000_000 for step in range(12)]
+    monotonic_ns = [step * SECOND for step in range(6)]
+    _clocks(monkeypatch, boot_ns, monotonic_ns)
+    assert system_clock() == (4 * SECOND, 96 * SECOND + 16_000_000)
+    assert (len(boot_ns), len(monotonic_ns)) == (2, 1)
+
+
+def test_a_system_without_a_boot_clock_is_never_suspended(monkeypatch: pytest.MonkeyPatch):
+    _clocks(monkeypatch, [], [5])
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert system_clock() == (5, 0)
+
+
+def test_a_file_of_sysfs_is_one_page_at_most(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"\xff" + b"1" * 5000)
+    assert read_text(tmp_path / "file") == "\ufffd" + "1" * 4095
+
+
+class _Script:
+    """Reads of dies' counters in the order given, the last again and again; an OSError is raised."""
+
+    def __init__(self, **reads: list[int | OSError]) -> None:
+        self.reads = {f"intel-rapl:{name[1:]}": list(values) for name, values in reads.items()}
+        self.on = False
+
+    def __call__(self, path: Path) -> str:
+        if not self.on or path.name != "energy_uj":
+            return read_text(path)
+        values = self.reads[path.parent.name]
+        value = values.pop(0) if len(values) > 1 else values[0]
+        if isinstance(value, OSError):
+            raise value
+        return str(value)
+
+
+def _dies(tmp_path: Path, range_uj: int, script: _Script) -> RaplSource:
+    zones = [FakeZone(f"package-0-die-{die}", range_uj=range_uj) for die in range(len(script.reads))]
+    source = RaplSource(FakePowercap(tmp_path, zones).root, read=script)
+    script.on = True
+    return source
+
+
+@pytest.mark.parametrize(
+    ("before", "repeated", "after", "certain"),
+    [
+        (500, 500, 500, True),
+        (500, 500, 507, True),
+        (500, 507, 507, True),
+        (500, 508, 507, False),
+        (500, 499, 507, False),
+        (500, 507, 500, False),
+        (990, 5, 10, True),  # all after a wrap at 1,000
+        (990, 11, 10, False),
+        (990, 989, 10, False),
+        (10, 5, 20, False),
+        (13, 22, 21, False),
+        (999, 0, 0, True),
+        (999, 1, 0, False),
+    ],
+)
+def test_a_repeated_counter_is_between_two_reads_of_its_original(
+    tmp_path: Path, before: int, repeated: int, after: int, certain: bool
+):
+    source = _dies(tmp_path, 1000, _Script(z0=[before, after], z1=[repeated]))
+    assert source.sample().values == (before, repeated)
+    assert source.mirrors() == {1: Mirror(0, certain)}
+
+
+@pytest.mark.parametrize(("apart_uj", "mirrored"), [(3_000_000, True), (3_000_001, False)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_distance_of_two_dies_goes_across_a_wrap(tmp_path: Path, apart_uj: int, mirrored: bool, sign: int):
+    low, high = 10**9 - 1_000_000, apart_uj - 1_000_000
+    first, second = (low, high) if sign > 0 else (high, low)
+    source = _dies(tmp_path, 10**9, _Script(z0=[first], z1=[second]))
+    source.sample()
+    assert source.mirrors() == ({1: Mirror(0, certain=False)} if mirrored else {})
+
+
+def test_one_sample_outside_is_enough_and_later_ones_do_not_change_that(tmp_path: Path):
+    source = _dies(tmp_path, 1000, _Script(z0=[500, 500, 600, 600, 700, 700], z1=[500, 601, 700]))
+    certain = []
+    for _ in range(3):
+        source.sample()
+        certain.append(source.mirrors()[1].certain)
+    assert certain == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("script", "mirrors"),
+    [
+        # The first read of die 0 fails: dies 1 and 2 are still compared.
+        (_Script(z0=[OSError(5, "EIO"), 500], z1=[500], z2=[500]), {2: Mirror(1, True)}),
+        # Its second read fails.
+        (_Script(z0=[500, OSError(5, "EIO")], z1=[500], z2=[500]), {2: Mirror(1, True)}),
+        (_Script(z0=[500], z1=[OSError(5, "EIO")], z2=[500]), {2: Mirror(0, True)}),
+        (_Script(z0=[500], z1=[500], z2=[OSError(5, "EIO")]), {1: Mirror(0, True)}),
+        (_Script(z0=[500], z1=[500], z2=[500]), {1: Mirror(0, True), 2: Mirror(0, True)}),
+        (_Script(z0=[10**9], z1=[5], z2=[5]), {2: Mirror(1, True)}),
+        (_Script(z0=[5], z1=[10**9], z2=[5]), {2: Mirror(0, True)}),
+    ],
+)
+def test_a_read_that_fails_leaves_out_its_own_pairs_only(tmp_path: Path, script: _Script, mirrors: dict[int, Mirror]):
+    source = _dies(tmp_path, 10**11, script)
+    source.sample()
+    assert source.mirrors() == mirrors
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "fatal"),
+    [
+        (OSError(2, "No such file"), "vanished", True),
+        (OSError(19, "No such device"), "vanished", True),
+        (OSError(6, "No such device or address"), "vanished", True),
+        (OSError(20, "Not a directory"), "vanished", True),
+        (OSError(5, "Input/output error"), ": Input/output error", False),
+        (OSError(61, "No data available"), ": No data available", False),
+    ],
+)
+def test_only_a_counter_that_is_gone_ends_the_window(tmp_path: Path, error: OSError, reason: str, fatal: bool):
+    (value,) = _dies(tmp_path, 1000, _Script(z0=[error])).sample().values
+    assert isinstance(value, Failure)
+    assert value.reason.endswith(reason)
+    assert value.fatal is fatal
+
+
+def test_a_counter_without_a_range_is_never_read(tmp_path: Path):
+    tree = FakePowercap(tmp_path, [FakeZone("package-0")])
+    tree.path("package-0").with_name("max_energy_range_uj").write_text("0")
+    source = RaplSource(tree.root)
+    assert source.sample().values == (Failure(source.failures[0]),)
+
+
+def test_the_package_of_a_zone_is_the_next_one_above_it(tmp_path: Path):
+    package = FakeZone("package-1", (FakeZone("group", (FakeZone("dram"),)),))
+    FakePowercap(tmp_path, [FakeZone("psys", (package, FakeZone("core")))])
+    names = [domain.name for domain in RaplSource(tmp_path).domains]
+    assert names == ["psys", "package-1", "package-1/group", "package-1/dram", "core"]
+
+
+def test_twins_are_found_for_parts_too_and_the_msr_s_are_kept_in_any_order(tmp_path: Path):
+    parts = tuple(FakeZone(name) for name in ("core", "dram", "uncore", "cache"))
+    FakePowercap(
+        tmp_path, [FakeZone("package-0", parts, control=control) for control in ("intel-rapl", "intel-rapl-mmio")]
+    )
+    zones = find_zones(tmp_path)
+    for one in (plan(zones), plan(zones[::-1])):
+        assert {zone.key for zone in one.zones} == {
+            *(f"intel-rapl:0{part}" for part in ("", ":0", ":1", ":2", ":3")),
+            "intel-rapl-mmio:0:3",  # no rule says that two zones of an unknown kind are one counter
+        }
+    assert [domain.name for domain in plan(zones).domains if "cache" in domain.name] == [
+        "package-0/cache@intel-rapl:0:3",
+        "package-0/cache@intel-rapl-mmio:0:3",
+    ]
+    assert plan(zones).dropped[0] == ("intel-rapl-mmio:0 (package-0): the same counter as in intel-rapl, counted once")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "noted"), [("AuthenticAMD", ["core"]), ("HygonGenuine", ["core"]), ("GenuineIntel", []), ("", [])]
+)
+def test_only_amd_s_core_zone_is_one_core(tmp_path: Path, vendor: str, noted: list[str]):
+    parts = tuple(FakeZone(name) for name in ("cache", "core", "dram", "uncore"))
+    FakePowercap(tmp_path, [FakeZone("package-0", parts), FakeZone("psys")])
+    domains = RaplSource(tmp_path, vendor=vendor).domains
+    assert [domain.kind for domain in domains if domain.note] == noted
+    assert [domain.ceiling_w for domain in domains] == [1500, 6000, 1500, 600, 1500, 6000]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from joulecast.estimator.base.errors import MeterError
 from joulecast.measure.meters.meter import SampledMeter
 from joulecast.measure.meters.modelled import ModelledSource, utilisation_model
 from joulecast.measure.meters.rapl import RaplSource
-from joulecast.measure.meters.selection import PREFERENCES, JoinedSource, _chosen, _failures, select_meter
-from joulecast.measure.meters.tally import Domain, Mirror, Sample
+from joulecast.measure.meters.selection import PREFERENCES, Attempt, JoinedSource, _chosen, _failures, select_meter
+from joulecast.measure.meters.tally import Domain, Failure, Mirror, Sample
 from joulecast.measure.meters.testing import FakeGpu, FakeNvml, FakePowercap, FakeZone, ManualClock
 
 STAT = """cpu  {busy} 0 0 {idle} 0 0 0 0 0 0
@@ -241,6 +242,7 @@ def test_joined_sources_keep_their_mirrors_apart(tmp_path: Path):
         ("", "rapl perf_event", "nvml", "rapl nvml"),
         ("nvml", "rapl", "", "rapl nvml"),
         ("rapl nvml", "", "", "rapl nvml"),
+        ("rapl nvml", "", "nvml", "rapl nvml"),
         ("", "nvml", "", "nvml"),
         ("", "", "nvml", ""),  # a GPU that cannot be read needs a CPU's counter beside it
     ],
@@ -269,3 +271,113 @@ def test_a_counter_that_starts_at_zero_is_read_again(monkeypatch: pytest.MonkeyP
     assert _failures(stuck) == ("package-0: the counter stays at 0 (a virtual machine?)",)
     assert (moving.reads, running.reads, stuck.reads) == ([], [], [])
     assert waits == [0.05, 0.05]
+
+
+class _Timed:
+    """A source of three domains that is read at given times and has given mirrors."""
+
+    notes = ()
+
+    def __init__(self, name: str, began_ns: int, slept_ns: int, mirrors: dict[int, Mirror]) -> None:
+        self.name, self._sample, self._mirrors = name, Sample(began_ns, began_ns + 5, slept_ns, (1, 2, 3)), mirrors
+        self.domains = tuple(Domain(f"{name}-{index}", "package", True, 100) for index in range(3))
+
+    def sample(self) -> Sample:
+        return self._sample
+
+    def mirrors(self) -> dict[int, Mirror]:
+        return self._mirrors
+
+
+def test_joined_sources_are_one_sample_and_one_list_of_domains():
+    joined = JoinedSource(
+        [
+            _Timed("a", 10, 7, {2: Mirror(1, True)}),
+            _Timed("b", 20, 8, {1: Mirror(0, False), 2: Mirror(1, True)}),
+            _Timed("c", 30, 9, {2: Mirror(1, False)}),
+        ]
+    )
+    assert joined.sample() == Sample(10, 35, 9, (1, 2, 3, 1, 2, 3, 1, 2, 3))
+    assert joined.mirrors() == {
+        2: Mirror(1, True),
+        4: Mirror(3, False),
+        5: Mirror(4, True),
+        8: Mirror(7, False),
+    }
+    assert joined.name == "a+b+c"
+
+
+@pytest.mark.parametrize("preference", ["", "AUTO", "Rapl", "automatic", "none "])
+def test_a_preference_is_written_exactly(host: Path, preference: str):
+    with pytest.raises(MeterError, match=f"meter is '{preference}'; choose one of"):
+        _select(host, preference)
+
+
+def test_a_wanted_meter_states_whether_it_reads_all_its_domains(host: Path):
+    tree = FakePowercap(host / "sys/class/powercap", [FakeZone("package-0", (FakeZone("dram"),))])
+    whole = _select(host, "rapl")
+    assert (whole.attempts, whole.notes, whole.reads_all) == ((Attempt("rapl", True),), (), True)
+    tree.fail("package-0/dram")
+    part = _select(host, "rapl")
+    (attempt,) = part.attempts
+    assert (attempt.meter, attempt.works, part.notes, part.reads_all) == ("rapl", False, (attempt.reason,), False)
+    assert attempt.reason.endswith("energy_uj: Input/output error")
+
+
+def test_no_meter_is_missing_for_that_reason_alone(host: Path):
+    meter = _select(host, "none")
+    assert meter.domains == (Domain("machine", "machine", True, 1),)
+    with meter.window() as window:
+        pass
+    assert window.reading.reasons == ("machine: the meter is none",)
+
+
+def test_a_wanted_meter_that_reads_nothing_names_its_first_failure(host: Path):
+    tree = FakePowercap(host / "sys/class/powercap", [FakeZone("package-0"), FakeZone("package-1")])
+    tree.fail("package-0")
+    tree.fail("package-1")
+    with pytest.raises(MeterError, match=r"^rapl: .*/intel-rapl:0/energy_uj: Input/output error$"):
+        _select(host, "rapl")
+    tree.restore("package-1")
+    assert _select(host, "rapl").attempts[0].works is False
+
+
+def test_a_whole_part_and_two_sockets_are_modelled_by_their_cores():
+    whole = utilisation_model("X", 100.0, 20.0, None, 4)
+    assert (whole.idle_w, whole.full_w) == (20.0, 100.0)
+    assert whole.basis == "CPU utilisation x X (100 W, idle 20 W), taken as one whole part"
+    two = utilisation_model("X", 100.0, 20.0, 8, 16)
+    assert (two.idle_w, two.full_w) == (40.0, 200.0)
+    assert two.basis == "CPU utilisation x X (100 W, idle 20 W), 16 of its 8 cores assumed to draw their share"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "threads", "cores"), [(0, 1, 1), (1, 1, 1), (1, 2, 1), (3, 1, 3), (7, 2, 3), (8, 2, 4), (128, 2, 64)]
+)
+def test_modelled_energy_is_that_of_the_cores_by_the_share_of_busy_ticks(
+    host: Path, cpus: int, threads: int, cores: int
+):
+    """Between two reads 10 s apart, each CPU is busy for 4 s (at 100 ticks a second)."""
+
+    def write(busy_ticks: int) -> None:
+        rows = "".join(f"cpu{number} 1 0 0 1 0 0 0 0 0 0\n" for number in range(cpus))
+        (host / "proc/stat").write_text(f"cpu {busy_ticks} 0 0 9 0 0 0 0\n{rows}intr 5 0\nctxt 7\nprocs_running 1\n")
+
+    model = "model name : AMD EPYC 7763 64-Core Processor"
+    (host / "proc/cpuinfo").write_text(f"{model}\nsiblings : {threads}\ncpu cores : 1\n")
+    ticks_per_s, clock = os.sysconf("SC_CLK_TCK"), ManualClock()
+    write(3 * ticks_per_s)
+    source = ModelledSource(procfs=host / "proc", clock=clock)
+    clock.advance(10.0)
+    write((3 + 4 * max(1, cpus)) * ticks_per_s)
+    full_w, idle_w = 280 / 64 * cores, 0.15 * 280 / 64 * cores
+    assert source.sample().values == (round(1e6 * (10 * idle_w + 4 * (full_w - idle_w))),)
+
+
+def test_a_model_without_proc_stat_is_a_failed_read(host: Path):
+    source = ModelledSource(procfs=host / "proc", clock=ManualClock())
+    (host / "proc/stat").unlink()
+    (value,) = source.sample().values
+    assert isinstance(value, Failure)
+    assert not value.fatal
+    assert "CPU columns need Linux' /proc" in value.reason

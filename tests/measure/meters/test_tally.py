@@ -60,6 +60,9 @@ def test_many_wraps_add_up():
         (65_712_999_613, Fraction(15_300, 1000)),  # dram of Haswell and Broadwell servers
         (65_532_610_987, Fraction(15_258, 1000)),  # AMD
         (262_143_999_938, Fraction(1_000_000, 1 << 14)),  # kernels before 3.14
+        (int((2**32 - 1) * Fraction(1_000_000, 1 << 19)), Fraction(1_000_000, 1 << 19)),  # the finest of those
+        (2**32 - 1, Fraction(1)),
+        ((2**32 - 1) // 2, None),  # half a microjoule: several counts would show one value
         (1_000_000_000, None),
         (262_143_328_851, None),
     ],
@@ -320,3 +323,121 @@ def test_nothing_read_is_no_energy():
     assert tally.energy_uj() == 0
     tally.add(_sample(1), 5_000_000, first=False)
     assert tally.energy_uj() == 0  # one read is no difference
+
+
+@pytest.mark.parametrize(
+    ("values", "energy_uj"),
+    [
+        ((999_999_990, 1_000_000_000, 9), 20),  # it has shown its range, so 0 comes one microjoule later
+        ((1_000_000_000, 9), 10),
+        ((999_999_990, 9), 19),  # it has not: the range itself is 0
+        ((999_999_990, 999_999_999, 9), 19),
+        ((1_000_000_000, 9, 900_000_000, 9), 1_000_000_011),
+        ((500_000_000, 7, 600_000_000, 9), 1_500_000_009),
+    ],
+)
+def test_a_plain_counter_that_shows_its_range_wraps_one_microjoule_later(values: tuple[int, ...], energy_uj: int):
+    domain = Domain("package-0", "package", True, ceiling_w=1000, range_uj=1_000_000_000)
+    tally = Tally(domain)
+    for seconds, value in enumerate(values):
+        tally.add(_sample(seconds * 0.95, value), value, seconds == 0)
+    assert tally.energy_uj() == energy_uj
+
+
+def test_time_begins_at_the_end_of_the_first_sample():
+    ledger = Ledger((PACKAGE,))
+    assert ledger.elapsed_ns == 0
+    ledger.add(Sample(100, 130, 0, (5,)))
+    assert ledger.elapsed_ns == 0
+    ledger.add(Sample(1100, 1190, 0, (6,)))
+    ledger.add(Sample(2100, 2200, 0, (7,)))
+    assert ledger.elapsed_ns == 2070
+
+
+def test_a_step_is_as_long_as_the_two_reads_may_be_apart():
+    """From the begin of one sample to the end of the next: 1.1 s and a refresh of 10 ms at 100 W are 111 J."""
+    first = Sample(0, SECOND // 20, 0, (0,))
+    for drawn_uj, label in ((111_000_000, "measured"), (111_000_001, "missing")):
+        reading = _reading(PACKAGE, first, Sample(SECOND, SECOND + SECOND // 10, 0, (drawn_uj,)))
+        assert reading.label == label
+
+
+def test_stillness_is_as_short_as_the_two_reads_may_be_apart():
+    """From the end of the sample that first showed the value to the begin of the last: 0.5 s is stuck."""
+    for began_ns, label in ((STUCK_NS + 99, "ambiguous"), (STUCK_NS + 100, "missing")):
+        reading = _reading(PACKAGE, Sample(0, 100, 0, (7,)), Sample(began_ns, began_ns + 500, 0, (7,)))
+        assert reading.label == label
+
+
+@pytest.mark.parametrize(("slept_s", "label"), [(0.5, "measured"), (0.500_000_001, "missing")])
+def test_a_sleep_of_more_than_half_a_second_counts_from_the_sample_before(slept_s: float, label: str):
+    samples = [_sample(0, 0, slept_s=7.0), _sample(1, 9, slept_s=7.0), _sample(2, 50, slept_s=7.0 + slept_s)]
+    assert _reading(PACKAGE, *samples).label == label
+
+
+def test_short_sleeps_do_not_add_up():
+    samples = [_sample(step, 9 * step, slept_s=0.4 * step) for step in range(5)]
+    assert _reading(PACKAGE, *samples).label == "measured"
+
+
+@pytest.mark.parametrize(("gap_s", "label"), [(2.0, "measured"), (2.000_000_001, "ambiguous")])
+def test_power_is_integrated_over_two_seconds_at_most(gap_s: float, label: str):
+    domain = Domain("gpu-0", "gpu", True, ceiling_w=3000, method="integrated power")
+    assert _reading(domain, _sample(0, 10**8), _sample(gap_s, 10**8)).label == label
+
+
+def test_power_counts_from_the_end_of_one_sample_to_the_end_of_the_next():
+    domain = Domain("gpu-0", "gpu", True, ceiling_w=3000, method="integrated power")
+    samples = [Sample(0, SECOND // 2, 0, (100_000_000,)), Sample(SECOND, 2 * SECOND, 0, (300_000_000,))]
+    assert _reading(domain, *samples).energy_uj == 300_000_000  # 200 W for 1.5 s
+
+
+def test_the_first_of_two_reasons_of_one_label_is_reported():
+    late = [_sample(0, 0), _sample(11, 60_000_000), _sample(31, 70_000_000)]
+    assert "no good read for 11.000 s" in _reading(PACKAGE, *late).reason
+    gone = [_sample(0, 0), _sample(1, Failure("gone", fatal=True)), _sample(2, Failure("again", fatal=True))]
+    assert _reading(PACKAGE, *gone).reason == "gone"
+
+
+def test_a_mirror_keeps_its_first_reason_and_a_missing_one_stays_missing():
+    domains = (PACKAGE, Domain("die-1", "package", True, 100, 1_000_000_000, note="a note"))
+    ledger = Ledger(domains)
+    ledger.add(_sample(0, 0, 0))
+    ledger.add(_sample(1, 70_000_000, 70_000_000))
+    reason = ledger.readings({1: Mirror(0, certain=True)})[1].reason
+    assert reason == "a note; shows the same counter as package-0, counted once"
+    ledger.add(_sample(2, 80_000_000, Failure("EIO")))
+    missing = ledger.readings({1: Mirror(0, certain=False)})[1]
+    assert (missing.label, missing.counted) == ("missing", True)
+    assert missing.reason == "not read at the end of the window: EIO"
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        (
+            (_sample(0, 500_000_000), _sample(1.25, 3_000_000)),
+            "the counter went from 500000000 to 3000000 uJ in 1.250 s, which 100 W cannot explain: it was reset",
+        ),
+        (
+            (_sample(0, 0), _sample(11.5, 60_000_000)),
+            "no good read for 11.500 s, in which the counter (range 1000000000 uJ) can have wrapped more than once",
+        ),
+        (
+            (_sample(0, 7, slept_s=2.0), _sample(1, 9, slept_s=5.5)),
+            "the machine was suspended for 3.5 s within the window",
+        ),
+        ((_sample(0, Failure("EIO")), _sample(1, 9)), "not read at the start of the window: EIO"),
+    ],
+)
+def test_a_reason_states_the_values_and_the_seconds(samples: tuple[Sample, ...], reason: str):
+    assert _reading(PACKAGE, *samples).reason == reason
+
+
+def test_the_reasons_of_counters_without_a_range_and_of_power_state_their_values():
+    gpu = Domain("gpu-0", "gpu", True, ceiling_w=100)
+    assert (
+        _reading(gpu, _sample(0, 50), _sample(1, 40)).reason == "the counter went back from 50 to 40 uJ: it was reset"
+    )
+    power = Domain("gpu-0", "gpu", True, ceiling_w=100, method="integrated power")
+    assert _reading(power, _sample(0, 50), _sample(2.5, 40)).reason == "no power reading for 2.500 s"
