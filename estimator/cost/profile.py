@@ -237,7 +237,7 @@ class Profile:
         startup_s = self.startup_s if steps else 0.0
         startup_kwh = startup_s * self.power.static_w * devices / JOULES_PER_KWH
         kwh = step_j * steps / JOULES_PER_KWH + startup_kwh
-        start = (Share(STARTUP, startup_s * devices, startup_kwh, 0.0),) if startup_s else ()
+        start = shares({STARTUP: startup_s * devices}, {STARTUP: startup_kwh}) if startup_s else ()
         return Estimate(
             steps=steps,
             seconds=time_error.interval(step_s * steps + startup_s, doubt, ops),

@@ -12,17 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulecast.estimator.base.errors import HardwareError, JoulecastError, ProfileError
+from joulecast.estimator.base.notes import Note, Topic, Weight
 from joulecast.estimator.cost.bounds import ErrorModel, Range
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.profile import (
+    LABELS,
+    LAYER_OPS,
     PowerModel,
     Profile,
     Provenance,
+    _covered,
+    _scaled,
     effective_ops,
     memory_needed,
+    time_model_from_json,
 )
 from joulecast.estimator.cost.roofline import Roofline
 from joulecast.estimator.trace.workload import Layer, Op, Workload
@@ -268,3 +274,170 @@ def test_another_framework_or_precision_than_the_measured_one_is_said() -> None:
 def test_negative_steps() -> None:
     with pytest.raises(JoulecastError, match="steps -1"):
         profile().predict(workload(op()), steps=-1)
+
+
+def notes_of(made: Profile, work: Workload, **options: int) -> list[tuple[str, Topic, Weight]]:
+    return [(str(note), note.topic, note.weight) for note in made.predict(work, **options).warnings]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("value", "scaled"),
+    [
+        (999.0, ("999", "B")), (1e3, ("1", "kB")), (999e3, ("999", "kB")), (1e6, ("1", "MB")), (999e6, ("999", "MB")),
+        (1e9, ("1", "GB")), (1.456e9, ("1.46", "GB")), (999e9, ("999", "GB")), (1e12, ("1", "TB")), (0.0, ("0", "B")),
+    ],
+)  # fmt: skip
+def test_figures_with_a_prefix(value: float, scaled: tuple[str, str]) -> None:
+    assert _scaled(value, "B") == scaled
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "unit", "text"),
+    [
+        (18e9, 64e9, "B", "18 to 64 GB"),
+        (800e6, 2e9, "B", "800 MB to 2 GB"),
+        (256.0, 256.0, "", "256 only"),
+        (5e9, 5e9, "B", "5 GB only"),
+        (1.0, 2.0, "", "1 to 2"),
+        (1.0, 2e3, "", "1 to 2 k"),
+    ],
+)
+def test_what_a_profile_covers(low: float, high: float, unit: str, text: str) -> None:
+    assert _covered(Range(low, high), unit) == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"optimizer": "sgd"}, 400 + 60 * 4 + 1000),
+        ({"optimizer": "adam", "optimizer_state_bytes": 7}, 400 + 60 * 4 + 7 + 1000),
+        ({"optimizer": "adam", "optimizer_state_bytes": 0}, 400 + 60 * 4 + 1000),
+        ({"train": False}, 400),
+        ({"optimizer": None}, 400),
+        ({"train": False, "input_bytes": 50}, 400 + 50),
+        ({"parameters": 0, "parameter_bytes": 0}, 1000),
+        ({"parameter_bytes": 200}, 200 + 60 * 2 + 60 * 4 + 1000),  # 2 bytes a weight
+    ],
+)
+def test_memory_of_other_trainings(changes: dict[str, object], expected: int) -> None:
+    assert memory_needed(replace(workload(op()), **changes)) == expected  # type: ignore[arg-type]
+
+
+def test_memory_that_just_fits_has_no_note() -> None:
+    needed = memory_needed(workload(op()))
+    assert notes_of(profile(memory_bytes=needed), workload(op())) == []
+    ((text, topic, weight),) = notes_of(profile(memory_bytes=needed - 1), workload(op()))
+    assert text.startswith("needs about 2.12e-06 GB per device (modelled: ")
+    assert "more than the device's 2.12e-06 GB" in text
+    assert (topic, weight) == (Topic.MODEL, Weight.STOP)
+
+
+def test_a_start_that_takes_longer_than_the_steps_is_noted() -> None:
+    work = workload(op("matmul", flops=5_000_000))  # 10 ms
+    starting = profile(startup_s=1.0)
+    assert notes_of(starting, work, steps=100) == []  # as long
+    ((text, topic, weight),) = notes_of(starting, work, steps=50)
+    assert text.startswith(
+        "1 s of this time is the start-up of a run, once however many steps it has; the steps take 0.5"
+    )
+    assert (topic, weight) == (Topic.SCHEDULE, Weight.ROUGH)
+    found = starting.predict(work, steps=50, devices=3)
+    start = next(part for part in found.breakdown if part.name == "start-up")
+    assert (start.seconds, start.energy_kwh) == (3.0, pytest.approx(3 * 20 / 3.6e6))
+    assert found.seconds.value == pytest.approx(1.5)
+    assert found.energy_kwh.value == pytest.approx(3 * (20 + 0.5 * 120) / 3.6e6)
+    nothing = starting.predict(work, steps=0)
+    assert (nothing.seconds.value, nothing.energy_kwh.value) == (0.0, 0.0)
+    assert {part.name for part in nothing.breakdown} == {"compute", "memory", "launch", "static"}
+
+
+def test_layers_measured_alone_say_less_of_a_network() -> None:
+    layers = profile(ranges={LAYER_OPS: Range(1.0, 2.0)})
+    assert notes_of(layers, workload(op(), op())) == []
+    alone, network = (layers.predict(workload(*[op(flops=500_000)] * count)) for count in (2, 3))
+    assert alone.seconds.high / alone.seconds.value == pytest.approx(2.0)
+    assert network.seconds.high / network.seconds.value == pytest.approx(2.0 ** (1 + 0.5 * 0.7))
+    ((text, topic, weight),) = notes_of(layers, workload(op(count=3)))
+    assert text == "the test profile was measured on single layers; in a network they can take 1.5 times that"
+    assert (topic, weight) == (Topic.RANGE, Weight.ROUGH)
+
+
+def test_ops_outside_of_the_layers_that_were_measured() -> None:
+    """10 ms of an op that is two powers of ten too large and 2 ms of one inside: 20/12 powers of ten in the mean."""
+    layers = profile(ranges={LAYER_OPS: Range(1.0, 9.0), "op_flops": Range(1e4, 1e6)})
+    large, small = op("matmul", flops=100_000_000), op("matmul", flops=1_000_000)  # 200 and 2 ms
+    found = layers.predict(workload(small, large, small))
+    outside = 2 * 200 / 204 - 0.3
+    assert found.seconds.high / found.seconds.value == pytest.approx(2.0 ** (1 + 0.5 * outside))
+    (note,) = found.warnings
+    assert note == "this run has ops of 100 M multiply-adds; the test profile covers 10 k to 1 M"
+    assert layers.predict(workload()).warnings == ()
+
+
+def test_the_feature_that_is_furthest_outside_comes_first() -> None:
+    ranges = {"ops": Range(1.0, 1.0), "bytes": Range(1e3, 1e4), "batch_size": Range(4.0, 4.0), "flops": Range(1.0, 1e9)}
+    found = notes_of(profile(ranges=ranges), workload(op(moved=10**7), op()))
+    assert found == [
+        ("this run moves 10 MB per step; the test profile covers 1 to 10 kB", Topic.RANGE, Weight.ACT),
+        ("this run has 2 ops per step; the test profile covers 1 only", Topic.RANGE, Weight.ROUGH),
+    ]
+    nearly = profile(ranges={"batch_size": Range(1.0, 3.6)})  # 4 is 0.046 powers of ten outside
+    assert notes_of(nearly, workload(op())) == []
+    beyond = profile(ranges={"batch_size": Range(1.0, 3.5)})  # 0.058
+    assert notes_of(beyond, workload(op()))[0][0] == "this run has a batch size of 4; the test profile covers 1 to 3.5"
+
+
+def test_several_devices_and_their_note() -> None:
+    assert notes_of(profile(), workload(op())) == []
+    ((text, topic, weight),) = notes_of(profile(), workload(op()), devices=2)
+    assert text == "communication between the 2 devices is not modelled: the time is a lower bound"
+    assert (topic, weight) == (Topic.SCHEDULE, Weight.ROUGH)
+    with pytest.raises(JoulecastError, match="steps 1, devices 0; give 0 or more steps, 1 or more devices"):
+        profile().predict(workload(op()), devices=0)
+
+
+def test_notes_of_the_workload_are_about_the_model() -> None:
+    ((text, topic, _),) = notes_of(profile(), workload(op(), warnings=("shapes are guessed",)))
+    assert (text, topic) == ("shapes are guessed", Topic.MODEL)
+    assert isinstance(profile().predict(workload(op(), warnings=("x",))).warnings[0], Note)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "float8", "float32"])
+def test_watts_of_16_bit_arithmetic(precision: str) -> None:
+    hot = PowerModel({"compute": 300.0, "memory": 40.0, "launch": 0.0}, 20.0)
+    flat = Roofline({precision: 1e9, "float32": 1e9}, 1e9, {precision: 0.5, "float32": 0.5}, 0.5, launch_s=1e-3)
+    made = profile(half_power=hot, time=flat)
+    watts = made.predict(workload(replace(op(flops=5_000_000), dtype=precision), precision=precision)).power_w
+    assert watts == pytest.approx(120.0 if precision == "float32" else 320.0)
+
+
+def test_a_document_of_the_fewest_parts() -> None:
+    full = profile(startup_s=2.0, software="eager", half_power=PowerModel({"compute": 1.0}, 2.0), precision="float32")
+    assert Profile.from_json(full.to_json()) == full
+    assert "software" not in profile().to_json()
+    assert "half_power" not in profile().to_json()
+    document = profile().to_json()
+    for key in ("memory_bytes", "ranges", "kinds", "scores", "host", "precision", "startup_s"):
+        del document[key]
+    assert Profile.from_json(document) == profile()
+
+
+@pytest.mark.parametrize("part", ["time", "power", "provenance", "time_error", "ranges"])
+@pytest.mark.parametrize("value", [3, {"form": "none"}, {}])
+def test_a_document_with_a_wrong_part(part: str, value: object) -> None:
+    if part == "ranges" and value == {}:
+        return
+    with pytest.raises(ProfileError):
+        Profile.from_json({**profile().to_json(), part: value})
+
+
+def test_time_models_that_are_not_known() -> None:
+    with pytest.raises(ProfileError, match="time model 'guess' is not known; update joulecast"):
+        time_model_from_json({"form": "guess"})
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_labels_of_figures(label: str) -> None:
+    assert Provenance(label, "measured", ("x",)).time == label
+    with pytest.raises(ProfileError):
+        Provenance("measured", f"{label}!", ("x",))

@@ -91,6 +91,8 @@ def test_the_class_of_a_cpu(name: str, cores: int, hypervisor: bool | None, batt
 def test_watts_stay_within_a_class() -> None:
     assert (DESKTOP.watts(2), DESKTOP.watts(8), DESKTOP.watts(64)) == (35, 88, 250)
     assert (LAPTOP.watts(2), LAPTOP.watts(6), LAPTOP.watts(24)) == (12, 30, 65)
+    assert (SERVER.watts(200), SERVER.watts(0)) == (1000, 0)
+    assert {kind.spread for kind in (SERVER, DESKTOP, LAPTOP)} == {2.0}
     assert (SERVER.watts(1), SERVER.watts(64)) == (6, 384)  # a virtual machine's core is a share of a server
 
 
@@ -138,6 +140,7 @@ def test_shares_of_cores() -> None:
         ((10, 0), "NVIDIA X", 30),
         ((11, 0), "NVIDIA X", 4),  # not known yet
         ((6, 1), "NVIDIA X", None),
+        ((6, 0), "NVIDIA X", None),
         ((9, 1), "NVIDIA X", None),
         ((10, 0), "NVIDIA GeForce RTX X", 4),
         ((7, 5), "NVIDIA GeForce RTX X", 4),
@@ -157,7 +160,7 @@ def test_tensor_rates_by_generation(capability: tuple[int, int], name: str, rati
     assert made.bf16_tflops == (made.fp16_tflops if ampere else None)
     assert made.tf32_tflops == (pytest.approx(5 * clock * ratio) if ampere and ratio else None)
     assert made.bandwidth_gb_per_s == pytest.approx(256 / 8 * 5 * 2)
-    assert made.sms == 5000 // (64 if capability in {(7, 0), (7, 2), (7, 5), (8, 0)} else 128)
+    assert made.sms == 5000 // (64 if capability in {(6, 0), (7, 0), (7, 2), (7, 5), (8, 0)} else 128)
     assert (made.power_spread, made.power_w, made.year) == (1.3, 200, 0)
 
 
