@@ -337,9 +337,8 @@ def test_a_start_that_takes_longer_than_the_steps_is_noted() -> None:
     starting = profile(startup_s=1.0)
     assert notes_of(starting, work, steps=100) == []  # as long
     ((text, topic, weight),) = notes_of(starting, work, steps=50)
-    assert text.startswith(
-        "1 s of this time is the start-up of a run, once however many steps it has; the steps take 0.5"
-    )
+    assert text.startswith("1 s of this time is the start-up of a run, once however many steps it has; ")
+    assert "; the steps take 0.5 s (" in text
     assert (topic, weight) == (Topic.SCHEDULE, Weight.ROUGH)
     found = starting.predict(work, steps=50, devices=3)
     start = next(part for part in found.breakdown if part.name == "start-up")
@@ -363,7 +362,7 @@ def test_layers_measured_alone_say_less_of_a_network() -> None:
 
 
 def test_ops_outside_of_the_layers_that_were_measured() -> None:
-    """10 ms of an op that is two powers of ten too large and 2 ms of one inside: 20/12 powers of ten in the mean."""
+    """200 ms of an op that is two powers of ten too large, 4 ms of ops inside: 2 x 200/204 in the mean."""
     layers = profile(ranges={LAYER_OPS: Range(1.0, 9.0), "op_flops": Range(1e4, 1e6)})
     large, small = op("matmul", flops=100_000_000), op("matmul", flops=1_000_000)  # 200 and 2 ms
     found = layers.predict(workload(small, large, small))
@@ -407,7 +406,8 @@ def test_watts_of_16_bit_arithmetic(precision: str) -> None:
     hot = PowerModel({"compute": 300.0, "memory": 40.0, "launch": 0.0}, 20.0)
     flat = Roofline({precision: 1e9, "float32": 1e9}, 1e9, {precision: 0.5, "float32": 0.5}, 0.5, launch_s=1e-3)
     made = profile(half_power=hot, time=flat)
-    watts = made.predict(workload(replace(op(flops=5_000_000), dtype=precision), precision=precision)).power_w
+    work = workload(replace(op(flops=5_000_000), dtype=precision))
+    watts = made.predict(replace(work, precision=precision)).power_w
     assert watts == pytest.approx(120.0 if precision == "float32" else 320.0)
 
 
