@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
+from joulecast.estimator.cost import explain as explain_module
 from joulecast.estimator.cost.bounds import ErrorModel, Range
 from joulecast.estimator.cost.curves import Curves, Term
+from joulecast.estimator.cost.deviation import TRAITS
 from joulecast.estimator.cost.explain import explain
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.population import Deviation, PopulationTime
 from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
 
 from ..synthetic import LAW, STATIC_W, WEIGHTS_W
@@ -110,3 +115,26 @@ def test_what_is_not_said_is_left_out_or_named(profile: Profile) -> None:
     ranged = explain(replace(profile, ranges={"flops": Range(1e3, 2.5e6)}, scores={"energy_mape": 0.05}))
     assert {fact.name: fact.value for fact in ranged if fact.section == "range"} == {"flops": "1e+03 to 2.5e+06"}
     assert ("energy_mape", 0.05) in {(fact.name, fact.value) for fact in ranged if fact.section == "errors"}
+
+
+def test_what_runs_changed_of_the_population(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third, fourth = TRAITS[:4]
+    known = load_profile("t4")
+    assert isinstance(known.time, PopulationTime)
+    logs = {**dict.fromkeys(TRAITS, 0.0), first: math.log(1.1), fourth: math.log(0.5)}
+    told = {first: 0.5, second: 0.05, third: 0.04, fourth: 0.9}
+    monkeypatch.setattr(explain_module, "learnt_shares", lambda *_, amd: told)
+    time = replace(known.time, deviation=Deviation(logs, ((1.0,),), 0.1))
+    found = [fact for fact in explain(replace(known, time=time)) if fact.section in ("learnt from the runs", FROM)]
+    assert [(fact.name, fact.value) for fact in found] == [
+        (fourth, "-50.0% seconds, 90% told by the runs"),
+        (first, "+10.0% seconds, 50% told by the runs"),
+        (second, "+0.0% seconds, 5% told by the runs"),
+        ("no run tells", third),
+    ]
+    told[third] = 0.06
+    assert FROM not in {fact.section for fact in explain(replace(known, time=time))}
+    assert not {"learnt from the runs", FROM} & {fact.section for fact in explain(known)}
+
+
+FROM = "from the population"

@@ -460,6 +460,15 @@ def test_all_splits_of_a_small_network() -> None:
     assert {one.pp for one in with_three if one.dp > 1} == {1}  # weights sharded over replicas: one stage
 
 
+def test_sizes_after_one_that_does_not_fit() -> None:
+    """Of 12 devices and 4 heads tp=3 fails and tp=4 fits; of 4 devices and 12 blocks pp=3 fails and pp=4 fits."""
+    heads = replace(anatomy(()), heads=4)
+    assert {one.tp for one in splits(heads, nodes(devices=12), 12, Plan())} == {1, 2, 4}
+    blocks = replace(anatomy(*[()] * 12), heads=0)
+    assert {one.pp for one in splits(blocks, nodes(devices=4), 4, Plan())} == {1, 2, 4}
+    assert {one.dp for one in splits(blocks, nodes(devices=4), 2, Plan())} == {2, 1}  # two micro-batches: no dp=4
+
+
 # -- anatomy ----------------------------------------------------------------------------------------------------
 
 

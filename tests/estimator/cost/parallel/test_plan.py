@@ -7,7 +7,7 @@ import pytest
 from joulecast.estimator.base.errors import RequestError
 from joulecast.estimator.cost.parallel.anatomy import dissect
 from joulecast.estimator.cost.parallel.cluster import clusters, parse_cluster
-from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan
+from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan, stated_sizes
 
 from .decoder import BLOCKS, BOUNDARY_BYTES, HEADS, HIDDEN, TOKENS, VOCABULARY, decoder, nodes
 
@@ -146,3 +146,36 @@ def test_every_cluster_has_a_source_and_known_hardware():
 def test_sizes_of_the_decoder():
     assert HIDDEN % HEADS == 0
     assert VOCABULARY > TOKENS
+
+
+def test_sizes_that_are_not_of_devices():
+    plan = parse_plan("pp=2,vp=3,sp=0", Plan(tp=4))
+    assert (plan.interleave, plan.sequence_parallel, plan.devices) == (3, False, 8)
+    assert parse_plan("sp=1", Plan(sequence_parallel=False)).sequence_parallel is True
+    assert parse_plan("tp=2").sequence_parallel is True
+
+
+def test_sizes_that_a_text_states():
+    assert stated_sizes(None) == stated_sizes("") == frozenset()
+    assert stated_sizes("dp=8, tp = 4,,") == {"dp", "tp"}
+
+
+@pytest.mark.parametrize("text", ["=2", "tp=", "tp=-1", "tp=two", "tp", ""])
+def test_sizes_are_whole_numbers(text: str):
+    with pytest.raises(RequestError, match="is not SIZE=N"):
+        parse_plan(text)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan(tp=3, cp=2), "tp x pp x cp must divide 16: use tp=4, cp=2 and dp=2"),
+        (Plan(pp=3), "tp x pp x cp must divide 16: use pp=4 and dp=4"),
+        (Plan(tp=2, pp=2, cp=3), "tp x pp x cp must divide 16: use tp=2, pp=2, cp=4 and dp=1"),
+        (Plan(tp=32), "tp x pp x cp must divide 16: use tp=16 and dp=1"),
+    ],
+)
+def test_the_nearest_sizes(plan: Plan, message: str):
+    with pytest.raises(RequestError) as caught:
+        check_plan(plan, dissect(decoder()), 16)
+    assert message in str(caught.value)

@@ -140,6 +140,10 @@ def test_the_fastest_split_that_fits_is_chosen():
     tight = choose_plan(work, anatomy, device(limit), nodes(), passes=8)
     assert tight.memory.total <= limit
     assert tight.plan != free.plan
+    assert free.memory.total == int(free.memory.total)
+    assert choose_plan(work, anatomy, device(int(free.memory.total)), nodes(), passes=8).plan == free.plan
+    with pytest.raises(RequestError, match=r"no split fits in 1.5 GB per device; the smallest"):
+        choose_plan(work, anatomy, device(1_500_000_000), nodes(), passes=8)
     with pytest.raises(RequestError, match=r"no split fits in 2 GB per device; the smallest .* needs 2 GB"):
         choose_plan(work, anatomy, device(int(RESERVED_BYTES)), nodes(), passes=8)
     with pytest.raises(RequestError, match="whole number of the 3 micro-batches"):
