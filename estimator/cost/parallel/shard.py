@@ -111,8 +111,8 @@ def _divided(op: Op, share: int) -> Op:
     if share == 1:
         return op
     dims = dict(op.dims)
-    if op.kind == "matmul":
-        widest = max(("n", "k", "m"), key=lambda name: dims.get(name, 0))
+    if op.kind == "matmul" and "n" in dims:
+        widest = max(("n", "k", "m"), key=lambda name: dims[name])
         before = _product_elements(dims)
         dims[widest] = max(1, dims[widest] // share)
         scale = _product_elements(dims) / before if before else 1 / share
@@ -130,7 +130,7 @@ def _divided(op: Op, share: int) -> Op:
 
 
 def _product_elements(dims: dict[str, int]) -> int:
-    m, k, n = (dims.get(name, 1) for name in ("m", "k", "n"))
+    m, k, n = dims["m"], dims["k"], dims["n"]
     return m * k + k * n + m * n
 
 

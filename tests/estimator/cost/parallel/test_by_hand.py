@@ -175,6 +175,27 @@ def op(kind: str, layer: str = "", phase: str = "forward", count: int = 1, **dim
     return Op(kind, kind, phase, layer, 80, 40, 20, dims=dims, count=count)
 
 
+def test_products_of_unknown_and_of_no_size_are_divided_evenly() -> None:
+    for whole in (op("matmul"), op("matmul", m=0, k=0, n=0)):
+        part = divided_op(whole, ANATOMY, Plan(tp=2, cp=2))
+        assert (part.flops, part.bytes_read, part.bytes_written) == (20, 10, 5)
+
+
+def test_products_of_a_batch_have_no_weight() -> None:
+    known = replace(ANATOMY, widths={"model.0.mlp.up": (20, 5)})
+    assert divided_op(product(n=5), known, Plan(tp=2)).dims["n"] == 2  # the weight's outputs
+    both = divided_op(product(n=5, b=2), known, Plan(tp=2))
+    assert (both.dims["k"], both.dims["n"]) == (10, 5)  # the widest
+
+
+def test_norms_are_divided_by_sequence_parallelism_alone() -> None:
+    norm, mlp = (op("norm", layer, elements=80) for layer in ("model.0.norm", "model.0.mlp.act"))
+    plain = Plan(tp=2, cp=2, sequence_parallel=False)
+    assert [divided_op(one, ANATOMY, plain).dims["elements"] for one in (norm, mlp)] == [40, 20]
+    assert divided_op(norm, ANATOMY, replace(plain, cp=1)) == norm
+    assert divided_op(norm, ANATOMY, replace(plain, sequence_parallel=True)).dims["elements"] == 20
+
+
 @pytest.mark.parametrize(
     ("whole", "dims"),
     [
@@ -372,6 +393,13 @@ def test_memory_of_splits() -> None:
     assert memory(Plan(pp=2, accumulate=1)).activations == half
     full = memory(Plan(pp=2, accumulate=8, checkpointing="full"))
     assert full.activations == 2 * 2 * BOUNDARY_BYTES + 10 * BOUNDARY_BYTES
+
+
+def test_memory_of_five_replicas_and_of_a_step_that_keeps_little() -> None:
+    assert memory(Plan(dp=5, zero=3)).weights == memory(Plan()).weights / 5 == 111_513.6
+    little = replace(decoder(), activation_bytes=0)
+    found = dissect(little)
+    assert memory_of(little, found, slowest_stage(found, Plan()), Plan()).activations == 0
 
 
 def test_weights_in_single_precision_are_their_own_copy() -> None:
