@@ -503,3 +503,15 @@ def test_only_amd_s_core_zone_is_one_core(tmp_path: Path, vendor: str, noted: li
     domains = RaplSource(tmp_path, vendor=vendor).domains
     assert [domain.kind for domain in domains if domain.note] == noted
     assert [domain.ceiling_w for domain in domains] == [1500, 6000, 1500, 600, 1500, 6000]
+
+
+def test_the_ceiling_of_the_first_die_decides_how_far_apart_two_dies_are(tmp_path: Path):
+    """1,500 W for 2 ms are 3 J; the second die may draw 4,000 W."""
+    dies = [
+        FakeZone("package-0-die-0", start_uj=10**9, range_uj=10**11),
+        FakeZone("package-0-die-1", start_uj=10**9 + 4_000_000, range_uj=10**11, max_power_uw=2_000_000_000),
+    ]
+    source = RaplSource(FakePowercap(tmp_path, dies).root)
+    assert [domain.ceiling_w for domain in source.domains] == [1500, 4000]
+    source.sample()
+    assert source.mirrors() == {}
