@@ -87,3 +87,23 @@ def test_a_gpus_watts_by_component_start_from_its_idle_power() -> None:
     )
     assert profile.half_power is not None
     assert profile.half_power.static_w == 40.0
+
+
+def test_figures_that_a_row_leaves_out() -> None:
+    assert (GPU.verified, GPU.power_spread, GPU.time_label, GPU.power_label, GPU.is_users) == (
+        True,
+        1.0,
+        "datasheet",
+        "datasheet",
+        False,
+    )
+
+
+def test_a_slow_gpu_without_16_bit_rates_has_no_units_for_them() -> None:
+    """100 G multiply-adds per second in every format: far less than any default may stand for."""
+    bare = replace(GPU, fp32_tflops=0.2, **dict.fromkeys(("tf32_tflops", "fp16_tflops", "bf16_tflops")))  # type: ignore[arg-type]
+    specs = population_time(bare).specs
+    assert (specs["tensor"], specs["packed"], specs["tf32"], specs["fp8"]) == (0.0, 0.0, 0.0, 0.0)
+    assert specs["fp32"] == specs["half"] == pytest.approx(0.1e12)
+    assert specs["sms"] == 1.0  # less than one of usual size
+    assert (specs["l2"], specs["clock"], specs["power"]) == (4e6, 1.6e9, 200.0)

@@ -250,3 +250,17 @@ def test_terms_that_cannot_be(term: Term, message: str) -> None:
     with pytest.raises(ProfileError, match=message):
         Curves((term,))
     assert Curves((Term("norm", "*", "bytes", 0.0),)).seconds([op("norm", moved=5)]).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        *(("float64", 8), ("int64", 8), ("float32", 4), ("bfloat16", 2), ("float16", 2)),
+        *(("bool", 1), ("uint8", 1), ("int8", 1), ("int32", 4)),
+    ],
+)
+def test_bytes_of_a_large_result_of_a_convolution(dtype: str, size: int) -> None:
+    """2^25 results: 32 MiB and more in every format."""
+    dims = {**SIZES, "n": 1, "c_out": 2**5, "groups": 1, "out": 2**20}
+    parts = pieces([Op("op", "conv", "forward", "", 1, 1, 0, dtype, dims)])
+    assert values(parts)["fresh"] == size * 2**25

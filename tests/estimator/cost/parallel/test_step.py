@@ -190,3 +190,11 @@ def test_software_that_is_no_stack_for_language_models_hides_less() -> None:
     hidden = step_cost(replace(device(), software="fused"), anatomy, plan, cluster)
     shown = step_cost(replace(device(), software="eager"), anatomy, plan, cluster)
     assert (1 - 0.9) * shown.data_s == pytest.approx((1 - 0.3) * hidden.data_s)
+
+
+def test_a_step_without_an_optimizer() -> None:
+    work = decoder()
+    bare = replace(work, ops=tuple(op for op in work.ops if op.phase != "optimizer"))
+    found = step_cost(device(), dissect(bare), Plan(), nodes(devices=1))
+    assert found.update_s == 0.0
+    assert found.joules == pytest.approx(100 * SECONDS_PER_MAC * (BLOCKS * BLOCK + HEAD))
