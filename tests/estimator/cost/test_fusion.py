@@ -143,3 +143,60 @@ def test_a_softmax_between_products_of_batches_is_attention(b: int, fused: bool)
     assert (one.kind, one.flops) == ("attention", scores * (3 + 4))
     assert (one.bytes_read, one.bytes_written) == (2 * b * (5 * 3 + 7 * (3 + 4)), 2 * b * 5 * 4)
     assert {name: one.dims[name] for name in ("b", "q", "s", "d", "dv")} == {"b": b, "q": 5, "s": 7, "d": 3, "dv": 4}
+
+
+@pytest.mark.parametrize(
+    ("phase", "shapes"),
+    [
+        ("forward", [(3, 5, 4), (3, 4, 7)]),  # queries x keys, probabilities x values
+        ("backward", [(4, 3, 7), (3, 7, 4), (3, 4, 5), (4, 3, 5)]),
+    ],
+)
+def test_written_scores_by_hand(phase: str, shapes: list[tuple[int, int, int]]):
+    *products, softmax = with_written_scores(attention(phase, b=2, q=3, s=4, d=5, dv=7), 2.5)
+    assert [op.dims for op in products] == [{"b": 2, "m": m, "k": k, "n": n} for m, k, n in shapes]
+    assert [op.flops for op in products] == [2 * m * k * n for m, k, n in shapes]
+    assert [op.bytes_read for op in products] == [2 * 2 * (m * k + k * n) for m, k, n in shapes]
+    assert [op.bytes_written for op in products] == [2 * 2 * m * n for m, k, n in shapes]
+    assert (softmax.kind, softmax.flops, softmax.bytes_read, softmax.bytes_written) == ("softmax", 0, 60, 60)
+
+
+def part(kind: str, **dims: int) -> Op:
+    return Op(kind, kind, "forward", "attn", 0, 8, 8, "bfloat16", dims)
+
+
+FIRST, SECOND = part("matmul", b=2, m=5, k=3, n=7), part("matmul", b=2, m=5, k=7, n=4)
+SOFTMAX = part("softmax", elements_in=70)
+
+
+def fused_attention(*ops: Op) -> list[Op]:
+    return [op for op in as_fused(ops) if op is not None and op.kind == "attention"]
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [
+        (FIRST, SECOND),
+        (FIRST, SOFTMAX),
+        (SOFTMAX, SECOND),
+        (FIRST, SOFTMAX, part("matmul", b=2, m=5, k=8, n=4)),
+        (FIRST, SOFTMAX, part("matmul", b=2, m=6, k=7, n=4)),
+        (FIRST, SOFTMAX, part("matmul", b=4, m=5, k=7, n=4)),
+    ],
+)
+def test_what_is_no_attention(ops: tuple[Op, ...]):
+    assert fused_attention(*ops) == []
+
+
+def test_the_products_next_to_the_softmax_are_attentions():
+    before, after = part("matmul", b=2, m=9, k=9, n=9), part("matmul", b=2, m=5, k=4, n=9)
+    found = as_fused((before, FIRST, SOFTMAX, SECOND, after))
+    assert [op.kind if op else None for op in found] == ["matmul", "attention", None, None, "matmul"]
+    other = part("matmul", b=3, m=5, k=7, n=1)  # of another batch
+    assert as_fused((FIRST, SOFTMAX, SECOND, other))[3] == other
+
+
+@pytest.mark.parametrize(("kind", "dropped"), [("dropout", 70), ("activation", 0), ("elementwise", 0)])
+def test_probabilities_that_a_dropout_draws_for(kind: str, dropped: int):
+    (found,) = fused_attention(FIRST, SOFTMAX, part(kind, elements_in=70), SECOND)
+    assert found.dims["dropped"] == dropped
