@@ -291,3 +291,34 @@ def test_the_size_of_a_configs_dataset_is_that_of_its_epochs(client: TestClient)
     )
     assert status == 200, found
     assert found["steps"] == -(-1_281_167 // 64)
+
+
+HEAPS = """
+import ctypes, sys, threading
+from joulecast.cli.serve import share_one_heap
+if sys.argv[1] == "shared":
+    share_one_heap()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+barrier = threading.Barrier(8)
+def work():
+    barrier.wait()
+    libc.malloc(1000)
+    barrier.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+file = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fclose(ctypes.c_void_p(file))
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "confstr") or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="glibc"
+)
+@pytest.mark.parametrize(("heaps", "one"), [("shared", True), ("own", False)])
+def test_the_threads_of_a_server_share_one_heap(tmp_path: Path, heaps: str, one: bool) -> None:
+    report = tmp_path / "heaps.xml"
+    subprocess.run([sys.executable, "-c", HEAPS, heaps, str(report)], check=True)
+    assert (report.read_text().count("<heap nr=") == 1) is one
