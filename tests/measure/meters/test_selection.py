@@ -244,7 +244,7 @@ def test_joined_sources_keep_their_mirrors_apart(tmp_path: Path):
         ("rapl nvml", "", "", "rapl nvml"),
         ("rapl nvml", "", "nvml", "rapl nvml"),
         ("", "nvml", "", "nvml"),
-        ("", "", "nvml", ""),  # a GPU that cannot be read needs a CPU's counter beside it
+        ("", "", "nvml", ""),  # a GPU that cannot be read needs a CPU's counter as well
     ],
 )
 def test_one_source_for_the_cpu_and_one_for_gpus(whole: str, partial: str, unread: str, chosen: str):
