@@ -64,6 +64,7 @@ def render(report: Report) -> str:
     several = len(report.answers) > 1
     values: dict[str, Any] = {
         "report": report,
+        "about": report,
         "policy": page_policy(style, script),
         "title": _title(report),
         "style": Markup(style),

@@ -103,6 +103,7 @@ def render_sweep(page: SweepPage) -> str:
     rows, count = _first_rows(page.table), len(page.table.indices)
     values: dict[str, Any] = {
         "page": page,
+        "about": page,
         "policy": page_policy(style, script),
         "style": Markup(style),
         "script": Markup(script),

@@ -52,12 +52,19 @@ class EstimateRequest(BaseModel):
     cluster: Name | None = None
     parallel: Name | None = None
     zero: Annotated[int, Field(ge=0, le=3)] | None = None
+    global_batch: Whole | None = None
+    input_bound: Count | None = None
+    restart_hours: Figure | None = None
+    idle_hosts: Annotated[int, Field(ge=0, le=10**6)] | None = None
+    storage_w: Figure | None = None
     software: Literal[tuple(SOFTWARE)] | None = None  # type: ignore[valid-type]
 
     region: Name | None = None
     carbon_intensity: Figure | None = None
     pue: Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)] | None = None
     price: Figure | None = None
+    device_hour: Figure | None = None
+    embodied: bool = False
     currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] = "USD"
     budget: list[Annotated[str, StringConstraints(max_length=_LONGEST)]] = Field(default=[], max_length=16)
     budget_at: Literal["high", "expected"] = "high"

@@ -612,7 +612,7 @@ class PopulationTime:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PopulationTime:
         return cls(
-            specs={"fp8": 0.0, **{name: float(value) for name, value in document["specs"].items()}},  # older: without
+            specs={name: float(value) for name, value in document["specs"].items()},
             software=str(document["software"]),
             deviation=_deviation(document["deviation"]),
             parameters=_complete({name: float(value) for name, value in document["parameters"].items()}),

@@ -56,6 +56,19 @@ class Tab:
     def state(self) -> dict[str, Any]:
         return dict(self.page.evaluate(STATE))
 
+    def wider_than(self, width: int) -> list[str]:
+        """The elements that reach beyond a window of `width` pixels, the page itself among them."""
+        self.page.set_viewport_size({"width": width, "height": 640})
+        beyond = self.page.evaluate(
+            """(width) => [...document.querySelectorAll("html, main *:not(svg *)")].filter((node) => {
+              const box = node.getBoundingClientRect();
+              if (node === document.documentElement) return node.scrollWidth !== width;
+              return box.width > 1 && (box.right > width + 0.5 || box.left < -0.5);
+            }).map((node) => node.outerHTML.slice(0, 80))""",
+            width,
+        )
+        return list(beyond)
+
     def close(self) -> None:
         self.page.close()
         assert self.heard == []

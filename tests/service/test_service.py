@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,28 @@ def test_the_answer_is_that_of_estimate(client: TestClient, work: dict[str, Any]
     assert found.pop("workload_id")
     assert found == json.loads(json.dumps(expected))
     assert found["budget"][0]["exceeded"]
+
+
+# The model and how it is built, files, and what the server decides: its time limit, live intensities, the layout.
+NOT_OF_A_CLIENT = {"model", "model_args", "loss", "lora", "freeze", "parallel_config"}
+NOT_OF_A_CLIENT |= {"time_limit_s", "live", "regions", "layers"}
+
+
+def test_the_fields_are_those_of_a_request_that_need_no_code_and_no_file() -> None:
+    missing = {field.name for field in fields(jc.Request)} - set(EstimateRequest.model_fields)
+    assert missing == NOT_OF_A_CLIENT
+
+
+def test_the_options_of_a_cluster_reach_the_answer(client: TestClient) -> None:
+    config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 64, "vocab_size": 100}
+    asked = {"config": config, "hardware": "h100-sxm", "cluster": "2x8xh100-sxm:400gb-ib", "tokens": 1e9}
+    extra = {"idle_hosts": 1, "storage_w": 500, "restart_hours": 1, "device_hour": 2, "embodied": True}
+    plain, full = (client.post("/estimate", json={**asked, **more}).json() for more in ({}, extra))
+    assert (plain["split"]["idle_hosts"], full["split"]["idle_hosts"], full["split"]["storage_w"]) == (0, 1, 500)
+    assert full["split"]["interruptions"]["hours_each"] == 1
+    assert full["seconds"]["value"] > plain["seconds"]["value"]
+    assert "shared_energy_kwh" in full
+    assert "shared_energy_kwh" not in plain
 
 
 def test_a_workload_is_known_by_its_id(client: TestClient, work: dict[str, Any]) -> None:
