@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..base.digits import short
 from ..trace.formulas import conv_dims, conv_flops
 from ..trace.workload import Op
 from .bounds import ErrorModel
@@ -50,7 +51,9 @@ def explain(profile: Profile) -> tuple[Fact, ...]:
         *(Fact("evidence", "note", note) for note in provenance.notes),
         *_learnt(profile),
     ]
-    facts += [Fact("range", name, f"{bounds.low:.3g} to {bounds.high:.3g}") for name, bounds in profile.ranges.items()]
+    facts += [
+        Fact("range", name, f"{short(bounds.low)} to {short(bounds.high)}") for name, bounds in profile.ranges.items()
+    ]
     facts += [
         Fact("errors", f"90 % of {what}, measured over predicted", _bounds(error))
         for what, error in (("times", profile.time_error), ("energies", profile.energy_error))

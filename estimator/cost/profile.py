@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..base.digits import short
 from ..base.errors import HardwareError, JoulecastError, ProfileError
 from ..base.files import read_text, write_json
 from ..base.notes import Note, Topic, Weight
@@ -330,8 +331,8 @@ class Profile:
             notes.append(Note(text, Topic.SCHEDULE, Weight.ROUGH))
         if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes:
             text = (
-                f"needs about {needed / 1e9:.3g} GB per device (modelled: weights, gradients, optimizer state and "
-                f"activations), more than the device's {self.memory_bytes / 1e9:.3g} GB: reduce the batch size, "
+                f"needs about {short(needed / 1e9)} GB per device (modelled: weights, gradients, optimizer state and "
+                f"activations), more than the device's {short(self.memory_bytes / 1e9)} GB: reduce the batch size, "
                 "split the model or recompute activations"
             )
             notes.append(Note(text, Topic.MODEL, Weight.STOP))
@@ -448,8 +449,8 @@ def _mostly_startup(startup_s: float, running_s: float) -> tuple[str, ...]:
     if startup_s <= running_s:
         return ()
     text = (
-        f"{startup_s:.3g} s of this time is the start-up of a run, once however many steps it has; the steps take "
-        f"{running_s:.3g} s (Estimate.step_seconds is one step's time)"
+        f"{short(startup_s)} s of this time is the start-up of a run, once however many steps it has; the steps take "
+        f"{short(running_s)} s (Estimate.step_seconds is one step's time)"
     )
     return (Note(text, Topic.SCHEDULE, Weight.ROUGH),)
 

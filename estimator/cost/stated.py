@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ..base.digits import short
 from ..base.errors import HardwareError
 from ..base.suggest import near
 from .hardware import Hardware
@@ -210,22 +211,22 @@ def check_plausible(part: Hardware) -> None:
     balance = part.fp32_tflops * 1000 / part.bandwidth_gb_per_s
     if not _OPERATIONS_PER_BYTE[0] <= balance <= _OPERATIONS_PER_BYTE[1]:
         raise HardwareError(
-            f"{part.fp32_tflops:g} TFLOPS and {part.bandwidth_gb_per_s:g} GB/s contradict each other: {balance:.3g} "
+            f"{part.fp32_tflops:g} TFLOPS and {part.bandwidth_gb_per_s:g} GB/s contradict each other: {short(balance)} "
             f"operations per byte, parts have {_OPERATIONS_PER_BYTE[0]:g} to {_OPERATIONS_PER_BYTE[1]:g}; "
             "tflops is FP32 in TFLOPS, bandwidth the memory's in GB/s"
         )
     efficiency, (least, most) = part.fp32_tflops / part.power_w, _TFLOPS_PER_W[part.kind]
     if not least <= efficiency <= most:
         raise HardwareError(
-            f"{part.fp32_tflops:g} TFLOPS and {part.power_w:g} W contradict each other: {efficiency:.3g} TFLOPS/W, "
+            f"{part.fp32_tflops:g} TFLOPS and {part.power_w:g} W contradict each other: {short(efficiency)} TFLOPS/W, "
             f"a {part.kind.upper()} has {least:g} to {most:g}; check the units"
         )
     for field in ("fp16_tflops", "bf16_tflops", "tf32_tflops"):
         rate = getattr(part, field)
         if rate is not None and rate > _HALF_OVER_FP32 * part.fp32_tflops:
             raise HardwareError(
-                f"{field} of {rate:g} is {rate / part.fp32_tflops:.3g} times the {part.fp32_tflops:g} TFLOPS of FP32: "
-                "give both in TFLOPS, dense"
+                f"{field} of {rate:g} is {short(rate / part.fp32_tflops)} times the {part.fp32_tflops:g} TFLOPS of FP32"
+                ": give both in TFLOPS, dense"
             )
     if part.idle_w is not None and part.idle_w >= part.power_w:
         raise HardwareError(f"{part.idle_w:g} W idle and {part.power_w:g} W at work: idle power must be lower")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from ..base.digits import short
 from ..base.errors import HardwareError
 from .hardware import Hardware
 from .host import CpuFacts, Gpu, Host
@@ -88,9 +89,9 @@ def cpu_row(host: Host, facts: CpuFacts, probe: CpuProbe) -> Hardware:
         time_label="probed",
         power_label="assumed",
         notes=(
-            f"{name} is not in the hardware tables: a probe reached {1000 * probe.fp32_tflops:.3g} GFLOPS and "
-            f"{probe.bandwidth_gb_per_s:.3g} GB/s; {kind.watts(host.cpu_cores):g} W are assumed for {host.cpu_cores} "
-            f"cores of a {kind.name} CPU (give watts=N as the hardware for yours)",
+            f"{name} is not in the hardware tables: a probe reached {short(1000 * probe.fp32_tflops)} GFLOPS and "
+            f"{short(probe.bandwidth_gb_per_s)} GB/s; {kind.watts(host.cpu_cores):g} W are assumed for "
+            f"{host.cpu_cores} cores of a {kind.name} CPU (give watts=N as the hardware for yours)",
         ),
     )
 
@@ -156,7 +157,7 @@ def gpu_row(gpu: Gpu) -> Hardware:
         time_label="probed",
         power_label="probed" if gpu.power_w else "assumed",
         notes=(
-            f"{gpu.name} is not in the hardware table: {fp32:.3g} TFLOPS and the bandwidth are computed from its "
+            f"{gpu.name} is not in the hardware table: {short(fp32)} TFLOPS and the bandwidth are computed from its "
             f"driver's cores, clocks and memory bus; {power_w:g} W is {stated}",
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..base.digits import short
 from ..base.interval import Interval
 from ..base.notes import Note, Topic, Weight
 from ..base.units import JOULES_PER_KWH, SECONDS_PER_HOUR
@@ -75,7 +76,7 @@ def with_interruptions(estimate: Estimate, hours_each: float) -> tuple[Estimate,
     warnings = estimate.warnings
     if lost > _WORTH_A_NOTE:
         text = (
-            f"about {found.count:,.0f} interruptions are expected, {hours_each:.2g} h each: {lost:.1%} more time "
+            f"about {found.count:,.0f} interruptions are expected, {short(hours_each)} h each: {lost:.1%} more time "
             "(failure rate of Llama 3 405B's training; `restart_hours` changes the hours)"
         )
         warnings = (*warnings, Note(text, Topic.SCHEDULE, Weight.ROUGH))

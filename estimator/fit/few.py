@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..base.digits import short
 from ..base.errors import FitError, HardwareError
 from ..cost.bounds import ErrorModel
 from ..cost.datasheet import datasheet_profile
@@ -236,8 +237,8 @@ def _check_peak(row: Observation, time: PopulationTime) -> None:
     rate = dense / row.step_seconds
     if rate > 2.25 * peak:  # fast convolutions need up to 2.25 times fewer multiplications
         raise FitError(
-            f"run of {row.workload.name} computes {2 * rate / 1e12:.3g} TFLOPS, the part's peak is "
-            f"{2 * peak / 1e12:.3g}: check the unit of its time (seconds per step, or samples per second) and its "
+            f"run of {row.workload.name} computes {short(2 * rate / 1e12)} TFLOPS, the part's peak is "
+            f"{short(2 * peak / 1e12)}: check the unit of its time (seconds per step, or samples per second) and its "
             f"batch{_likely_unit(row, time)}"
         )
 
@@ -264,7 +265,7 @@ def _check_unit(row: Observation, time: PopulationTime) -> None:
     if ratio > _FAR_TOO_LONG:
         unit = min(_SMALLER_UNITS, key=lambda name: abs(math.log(ratio / _SMALLER_UNITS[name])))
         raise FitError(
-            f"run of {row.workload.name} takes {row.step_seconds:.3g} s per step, {ratio:.0f} times what the part "
+            f"run of {row.workload.name} takes {short(row.step_seconds)} s per step, {ratio:.0f} times what the part "
             f"needs: its time seems to be in {unit}; give seconds"
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..base.digits import short
 from ..base.errors import JoulecastError
 from ..base.suggest import clipped, near
 
@@ -124,10 +125,11 @@ def _check_sizes(specs: Sequence[InputSpec], batch_size: int, device: str) -> No
     elements = sum(batch_size * math.prod(spec.shape) for spec in specs)
     if elements > _MAX_ELEMENTS:
         raise JoulecastError(
-            f"the inputs of a batch of {batch_size} have {elements:.3g} elements; give fewer samples or smaller shapes"
+            f"the inputs of a batch of {batch_size} have {short(elements)} elements; give fewer samples "
+            "or smaller shapes"
         )
     if device != "meta" and 4 * elements > _MAX_REAL_BYTES:
         raise JoulecastError(
-            f"the model needs real values, and the inputs of a batch of {batch_size} take {4 * elements / 1e9:.3g} GB; "
-            f"give `batch_size` {max(1, batch_size * _MAX_REAL_BYTES // (8 * elements))} or less"
+            f"the model needs real values, and the inputs of a batch of {batch_size} take {short(4 * elements / 1e9)} "
+            f"GB; give `batch_size` {max(1, batch_size * _MAX_REAL_BYTES // (8 * elements))} or less"
         )

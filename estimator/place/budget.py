@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..base.digits import short
 from ..base.errors import JoulecastError
 from ..base.interval import Interval
 from ..base.units import GRAMS_PER_KG, GRAMS_PER_LB, JOULES_PER_KWH, SECONDS_PER_HOUR
@@ -88,10 +89,10 @@ class BudgetVerdict:
     def __str__(self) -> str:
         end = "at the interval's upper end" if self.at == "high" else "at the expected value"
         unit, scale = _spelled(self.limit), self.limit.units_per_given
-        figure = f"{_number(self.figure / scale)} of {_number(self.limit.amount / scale)} {unit} {end}"
+        figure = f"{short(self.figure / scale)} of {short(self.limit.amount / scale)} {unit} {end}"
         if not self.exceeded:
             return f"within budget: {figure}"
-        return f"over budget: {figure}, {abs(self.excess_percent):.3g} % too much"
+        return f"over budget: {figure}, {short(abs(self.excess_percent))} % too much"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -106,11 +107,6 @@ class BudgetVerdict:
             "excess": self.excess,
             "excess_percent": self.excess_percent,
         }
-
-
-def _number(value: float) -> str:
-    """Three significant digits, without an exponent between 0.001 and 10 million."""
-    return f"{value:,.0f}" if 1e3 <= value < 1e7 else f"{value:.3g}"
 
 
 def _spelled(limit: Limit) -> str:

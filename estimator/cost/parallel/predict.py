@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from ...base.digits import short
 from ...base.errors import HardwareError, RequestError
 from ...base.interval import Interval
 from ...base.notes import Note, Topic, Weight
@@ -271,8 +272,8 @@ def _notes(split: Split, profile: Profile) -> list[Note]:
     needed, there = split.memory.total, profile.memory_bytes
     if there is not None and needed > there:
         text = (
-            f"{split.plan} needs about {needed / 1e9:.3g} GB per device (modelled), more than the device's "
-            f"{there / 1e9:.3g} GB: use `checkpointing` full, a higher `zero` stage, or larger tp or pp"
+            f"{split.plan} needs about {short(needed / 1e9)} GB per device (modelled), more than the device's "
+            f"{short(there / 1e9)} GB: use `checkpointing` full, a higher `zero` stage, or larger tp or pp"
         )
         notes.append(Note(text, Topic.MODEL, Weight.STOP))
     if split.cost.waiting_s > 0.3 * split.cost.seconds:

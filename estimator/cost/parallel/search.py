@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ...base.digits import short
 from ...base.errors import RequestError
 from ...trace.workload import Workload
 from ..profile import Profile
@@ -55,8 +56,8 @@ def choose_plan(
             "a step; change `accumulate` or `batch_size`"
         )
     raise RequestError(
-        f"no split fits in {(profile.memory_bytes or 0) / 1e9:.3g} GB per device; the smallest ({least.plan}) needs "
-        f"{least.memory.total / 1e9:.3g} GB: use more devices or a smaller `batch_size`"
+        f"no split fits in {short((profile.memory_bytes or 0) / 1e9)} GB per device; the smallest ({least.plan}) needs "
+        f"{short(least.memory.total / 1e9)} GB: use more devices or a smaller `batch_size`"
     )
 
 

@@ -230,7 +230,7 @@ def test_interruptions_are_in_time_energy_and_json() -> None:
     document = some.to_json()["split"]["interruptions"]
     assert document["hours_each"] == 100
     assert document["seconds"] == pytest.approx(none.seconds.value * lost)
-    assert any("interruptions are expected, 1e+02 h each: 3.2% more time" in note for note in some.warnings)
+    assert any("interruptions are expected, 100 h each: 3.2% more time" in note for note in some.warnings)
 
 
 def test_idle_hosts_and_storage_are_multiplied_by_pue_and_shown_apart() -> None:

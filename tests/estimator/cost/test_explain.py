@@ -113,7 +113,7 @@ def test_what_is_not_said_is_left_out_or_named(profile: Profile) -> None:
     assert (named["fitted on"], named["boundary"]) == ("a datasheet", "not said")
     assert [fact.value for fact in facts if fact.name == "note"] == ["a", "b"]
     ranged = explain(replace(profile, ranges={"flops": Range(1e3, 2.5e6)}, scores={"energy_mape": 0.05}))
-    assert {fact.name: fact.value for fact in ranged if fact.section == "range"} == {"flops": "1e+03 to 2.5e+06"}
+    assert {fact.name: fact.value for fact in ranged if fact.section == "range"} == {"flops": "1,000 to 2,500,000"}
     assert ("energy_mape", 0.05) in {(fact.name, fact.value) for fact in ranged if fact.section == "errors"}
 
 
