@@ -213,7 +213,7 @@ def _pieces(op: Op) -> Iterator[_Piece]:
         yield _Piece("pool", op.name, looks, op.bytes_moved, fresh=_fresh_of(op))
     elif op.kind in DENSE:
         dropped = float(op.dims.get("dropped", 0))
-        yield _Piece(op.kind, op.phase, op.flops, op.bytes_moved, fresh=_fresh_of(op), dropped=dropped)
+        yield _Piece(op.kind, op.phase, op.computed_flops, op.bytes_moved, fresh=_fresh_of(op), dropped=dropped)
     elif op.kind in PRICED_AS:
         yield _Piece(PRICED_AS[op.kind], op.phase, op.flops, op.bytes_moved, fresh=_fresh_of(op))
     else:

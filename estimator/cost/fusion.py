@@ -14,6 +14,8 @@ _ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 def needed_share(op: Op) -> float:
     """The share of the scores that the mask of an attention op leaves: about half below the diagonal, or a band."""
+    if "scores" in op.dims:
+        return op.computed_flops / op.flops
     q, s = op.dims.get("q", 0), op.dims.get("s", 0)
     if not op.dims.get("causal") or q != s or not s:
         return 1.0

@@ -42,7 +42,7 @@ class Roofline:
 
     def seconds(self, ops: Sequence[Op]) -> Array:
         counts = np.array([op.count for op in ops], dtype=float)
-        flops = np.array([op.flops if op.kind in _DENSE else 0 for op in ops], dtype=float)
+        flops = np.array([op.computed_flops if op.kind in _DENSE else 0 for op in ops], dtype=float)
         moved = np.array([op.bytes_moved for op in ops], dtype=float)
         rates = np.array([self._rate(op) for op in ops], dtype=float)
         compute = flops / rates

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,18 +20,17 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from . import autocast
+from .flex import fused_flex_attention
 from .formulas import (
     attention_backward_flops,
     attention_dims,
     attention_flops,
-    dtype_name,
     group_count,
     grouped_dims,
     grouped_flops,
     rnn_flops,
-    tensor_bytes,
 )
-from .recorder import Recorder
+from .recorder import Recorder, add_call
 from .scans import fused_scans
 from .workload import Op
 
@@ -40,12 +39,29 @@ GROUPED = "_grouped_mm"
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
+@contextmanager
+def _uncompiled() -> Iterator[None]:
     """Compiled models and functions run as their own code: a compiler would compile stand-ins, for many seconds."""
-    if "torch._dynamo" not in sys.modules:  # without it nothing is compiled, and importing it takes seconds
-        return nullcontext()
-    eager: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return eager
+    compile_it = torch.compile
+    with ExitStack() as stack:
+
+        def eager() -> None:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+        def compiled(*args: Any, **kwargs: Any) -> Any:
+            if torch.compile is not compile_it:
+                torch.compile = compile_it
+                eager()
+            return compile_it(*args, **kwargs)
+
+        if "torch._dynamo" in sys.modules:
+            eager()
+        else:  # nothing is compiled yet, and importing it takes seconds
+            torch.compile = compiled
+        try:
+            yield
+        finally:
+            torch.compile = compile_it
 
 
 class FusedLayers(TorchFunctionMode):
@@ -60,6 +76,7 @@ class FusedLayers(TorchFunctionMode):
         self._patches.enter_context(self._attention_by_name())
         self._patches.enter_context(autocast.any_device())
         self._patches.enter_context(_uncompiled())
+        self._patches.enter_context(fused_flex_attention(self.recorder))
         self._patches.enter_context(fused_scans(self.recorder, self.recorder.module))
         super().__enter__()
         return self
@@ -146,7 +163,7 @@ class _Attention(torch.autograd.Function):
         output = _heads_inside(q, v.shape[-1])
         ctx.save_for_backward(q, k, v, output)
         dims = attention_dims(q, k, v, causal, dropout)
-        _add(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
+        add_call(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
         return output
 
     @staticmethod
@@ -156,7 +173,7 @@ class _Attention(torch.autograd.Function):
         dims = attention_dims(q, k, v, ctx.causal, ctx.dropout)
         flops = attention_backward_flops(dims)
         reads = (q, k, v, output, grad)
-        _add(ctx.recorder, "attention_backward", "attention", ctx.layer, flops, reads, results, dims)
+        add_call(ctx.recorder, "attention_backward", "attention", ctx.layer, flops, reads, results, dims)
         return None, None, None, *results
 
 
@@ -171,7 +188,7 @@ class _Grouped(torch.autograd.Function):
         stacked = left.dim() == right.dim()
         shape = (*([groups] if stacked else []), left.shape[-2], right.shape[-1])
         output: torch.Tensor = left.new_empty(shape, dtype=dtype)
-        _add(recorder, GROUPED, "matmul", ctx.layer, flops, (left, right), (output,), dims)
+        add_call(recorder, GROUPED, "matmul", ctx.layer, flops, (left, right), (output,), dims)
         return output
 
     @staticmethod
@@ -188,7 +205,7 @@ class _Grouped(torch.autograd.Function):
             if ctx.needs_input_grad[3 + index]:
                 results[index] = result = torch.empty_like(tensor)
                 reads = (grad, other)
-                _add(ctx.recorder, GROUPED, "matmul", ctx.layer, flops, reads, (result,), turned[index])
+                add_call(ctx.recorder, GROUPED, "matmul", ctx.layer, flops, reads, (result,), turned[index])
         return None, None, None, *results
 
 
@@ -278,7 +295,7 @@ class _Recurrent(torch.autograd.Function):
         output = shape.output(data)
         states = [state.new_empty(state.shape) for state in rest[: shape.state_count]]
         reads = (data, *rest)
-        _add(recorder, shape.cell, "rnn", ctx.layer, shape.flops, reads, (output, *states), shape.dims)
+        add_call(recorder, shape.cell, "rnn", ctx.layer, shape.flops, reads, (output, *states), shape.dims)
         return output, *states
 
     @staticmethod
@@ -290,7 +307,7 @@ class _Recurrent(torch.autograd.Function):
         ]
         writes = [result for result in results if result is not None]
         name, flops = f"{shape.cell}_backward", 2 * shape.flops
-        _add(ctx.recorder, name, "rnn", ctx.layer, flops, (*saved, *grads), writes, shape.dims)
+        add_call(ctx.recorder, name, "rnn", ctx.layer, flops, (*saved, *grads), writes, shape.dims)
         return None, None, *results
 
 
@@ -335,30 +352,5 @@ def _moved(recorder: Recorder, name: str, layer: str, tensor: torch.Tensor, shap
     """A copy of `tensor` in another shape, as one op."""
     result = tensor.new_empty(tuple(shape))
     dims = {"elements_in": tensor.numel(), "elements_out": result.numel()}
-    _add(recorder, name, "copy", layer, 0, (tensor,), (result,), dims)
+    add_call(recorder, name, "copy", layer, 0, (tensor,), (result,), dims)
     return result
-
-
-def _add(
-    recorder: Recorder,
-    name: str,
-    kind: str,
-    layer: str,
-    flops: int,
-    reads: Any,
-    writes: Any,
-    dims: dict[str, int],
-) -> None:
-    recorder.add(
-        Op(
-            name=name,
-            kind=kind,
-            phase=recorder.phase,
-            layer=layer,
-            flops=flops,
-            bytes_read=sum(tensor_bytes(tensor) for tensor in reads if tensor is not None),
-            bytes_written=sum(map(tensor_bytes, writes)),
-            dtype=dtype_name(reads[0].dtype),
-            dims=dims,
-        )
-    )

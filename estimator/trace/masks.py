@@ -41,7 +41,7 @@ def with_masks(ops: Sequence[Op], model: nn.Module) -> list[Op]:
 def _is_attention(op: Op) -> bool:
     """Fused attention of as many queries as keys, or a part of attention by hand: products of batches and softmax."""
     if op.kind == "attention":
-        return op.dims.get("q") == op.dims.get("s")
+        return op.dims.get("q") == op.dims.get("s") and "scores" not in op.dims  # which are counted
     return op.kind == "softmax" or op.dims.get("b", 1) > 1
 
 

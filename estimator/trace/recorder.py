@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .formulas import count_op, is_free
+from .formulas import count_op, dtype_name, is_free, tensor_bytes
 from .meta_rules import meta_output
 from .values import Values
 from .workload import Op
@@ -191,3 +191,29 @@ def _first_shape(output: Any) -> tuple[int, ...] | None:
             if (shape := _first_shape(value)) is not None:
                 return shape
     return None
+
+
+def add_call(
+    recorder: Recorder,
+    name: str,
+    kind: str,
+    layer: str,
+    flops: int,
+    reads: Any,
+    writes: Any,
+    dims: dict[str, int],
+) -> None:
+    """Lists a call that is one op on real devices, whatever PyTorch splits it into on stand-ins."""
+    recorder.add(
+        Op(
+            name=name,
+            kind=kind,
+            phase=recorder.phase,
+            layer=layer,
+            flops=flops,
+            bytes_read=sum(tensor_bytes(tensor) for tensor in reads if tensor is not None),
+            bytes_written=sum(map(tensor_bytes, writes)),
+            dtype=dtype_name(reads[0].dtype),
+            dims=dims,
+        )
+    )

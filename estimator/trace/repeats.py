@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .blocks import PLAIN, Block, Group, HiddenNumber, equal_blocks, has_hooks
@@ -342,6 +343,9 @@ class EqualBlocks:
             return None if None in parts else (kind, parts)
         if kind is torch.Size:
             return kind, tuple(value)
+        if kind is BlockMask:
+            kept.append(value)
+            return kind, id(value)
         if kind is _cache_class() and len(block.numbers) == 1:
             kept.append(value)
             return "cache", id(value), _entry(value, next(iter(block.numbers)))

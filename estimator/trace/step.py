@@ -117,7 +117,10 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
                 return _extrapolated(two, four, batch_size)
         return _run(step, "real", reached, None)
     except Exception as error:
-        raise _model_error(step, error) from error
+        # The CPU has no kernel for some ops: then the model's own error is the one on meta tensors.
+        lacks_kernel = isinstance(error, NotImplementedError) and not isinstance(on_meta, NotImplementedError)
+        cause = on_meta if on_meta is not None and lacks_kernel else error
+        raise _model_error(step, cause) from cause
 
 
 def _is_of_fake_tensors(error: Exception) -> bool:

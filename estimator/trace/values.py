@@ -94,12 +94,12 @@ class Values:
             if not _is_float(original):
                 self._set(stand_in, torch.full(original.shape, _TOKEN, device="cpu").to(original.dtype))
             return
-        with _for_real():
+        with for_real():
             self._set(stand_in, original.detach().to("cpu", copy=True))
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The values of a tensor; random where they depend on activations. Raises NeedsValuesError for large ones."""
-        if not self._stands_in(tensor):
+        if not self.stands_in(tensor):
             return tensor
         self.reads += 1
         entry = self._entry(tensor)
@@ -107,7 +107,7 @@ class Values:
             return entry
         if tensor.numel() > MAX_ELEMENTS:
             raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
-        with _for_real():
+        with for_real():
             self.drawn += 1
             value = self._found(tensor, entry, depth=0)
             self._set(tensor, value)
@@ -135,7 +135,7 @@ class Values:
         """The value of a tensor with one element; a neutral one if it cannot be computed."""
         try:
             value = self.of(tensor)
-            with _for_real():
+            with for_real():
                 return value.item()
         except RuntimeError:
             return {torch.bool: False, **dict.fromkeys(_FLOATS, 1.0)}.get(tensor.dtype, 1)
@@ -154,7 +154,7 @@ class Values:
             return None
         return value
 
-    def _stands_in(self, tensor: torch.Tensor) -> bool:
+    def stands_in(self, tensor: torch.Tensor) -> bool:
         return tensor.is_meta or isinstance(tensor, FakeTensor)
 
     # -- around an op ------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Values:
     def prepared(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Arguments on one device: real tensors among stand-ins get stand-ins, and boolean indices become numbers."""
         leaves = list(_tensors((*args, *kwargs.values())))
-        stands = [self._stands_in(leaf) for leaf in leaves]
+        stands = [self.stands_in(leaf) for leaf in leaves]
         if not all(stands) and (any(stands) or self.device == "cpu"):
             args, kwargs = tree_map_only(torch.Tensor, self._lift, (args, kwargs))
         elif not any(stands) and func._schema.is_mutable:
@@ -177,7 +177,7 @@ class Values:
         return args, kwargs
 
     def _lift(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self._stands_in(tensor):
+        if self.stands_in(tensor):
             return tensor
         if id(tensor) not in self._lifted:
             stand_in = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=self.device)
@@ -208,7 +208,7 @@ class Values:
                 if mask.numel() > MAX_ELEMENTS:  # expanded over the width of an embedding: only their number is needed
                     numbered += [torch.empty((_count(mask),), dtype=torch.int64, device=self.device)] * mask.dim()
                     continue
-                with _for_real():
+                with for_real():
                     positions = mask.nonzero().unbind(1)
                 numbered += [self._lift(position.contiguous()) for position in positions]
             else:
@@ -218,7 +218,7 @@ class Values:
     def _moved(self, args: Any, kwargs: Any) -> Any:
         """A copy of a real tensor on the CPU stays real; other copies are stand-ins."""
         (tensor,) = args
-        return kwargs if not self._stands_in(tensor) and _is_cpu(kwargs["device"]) else self._here(kwargs)
+        return kwargs if not self.stands_in(tensor) and _is_cpu(kwargs["device"]) else self._here(kwargs)
 
     def _here(self, kwargs: Any) -> Any:
         """Stand-ins stay on their device, whatever device the model names."""
@@ -230,12 +230,12 @@ class Values:
             return self.scalar(*args)
         if name == "equal":
             left, right = self.of(args[0]), self.of(args[1])
-            with _for_real():
+            with for_real():
                 return bool(torch.equal(left, right))
-        if name in _READS and any(isinstance(arg, torch.Tensor) and self._stands_in(arg) for arg in args):
+        if name in _READS and any(isinstance(arg, torch.Tensor) and self.stands_in(arg) for arg in args):
             return self._read(name, args, kwargs)
         rule = _SHAPES.get(name)
-        return rule(self, *args) if rule and self._stands_in(args[0]) else None
+        return rule(self, *args) if rule and self.stands_in(args[0]) else None
 
     def to_host(self, name: str, args: Any, kwargs: Any) -> torch.Tensor | None:
         """A copy on the CPU of whole numbers, such as lengths, which torch's own code reads without a call."""
@@ -248,16 +248,16 @@ class Values:
             value = self.of(tensor)
         except NeedsValuesError:
             return None
-        with _for_real():
+        with for_real():
             return value.to(kwargs.get("dtype") or tensor.dtype, copy=True)
 
     def _read(self, name: str, args: Any, kwargs: Any) -> Any:
         function = getattr(torch.ops.aten, name)
         if name == "masked_select":
-            with _for_real():
+            with for_real():
                 count = int(self.of(args[1]).expand(torch.broadcast_shapes(args[0].shape, args[1].shape)).sum())
             return args[0].new_empty((count,))
-        with _for_real():
+        with for_real():
             output = function(*tree_map_only(torch.Tensor, self.of, args), **kwargs)
         return tree_map_only(torch.Tensor, self.stand_in_for, output)
 
@@ -270,7 +270,7 @@ class Values:
     def on_host(self, args: Any, kwargs: Any, output: Any) -> bool:
         """True for an op on real tensors only: lengths and other whole numbers that the model keeps on the CPU."""
         tensors = [*_tensors((*args, *kwargs.values())), *_tensors((output,))]
-        return bool(tensors) and not any(self._stands_in(tensor) for tensor in tensors)
+        return bool(tensors) and not any(self.stands_in(tensor) for tensor in tensors)
 
     # -- after an op -------------------------------------------------------------------------------
 
@@ -278,11 +278,11 @@ class Values:
         """Computes the values of an op's output if all values that it depends on are known."""
         outputs = output if isinstance(output, (tuple, list)) else (output,)
         first = next((one for one in outputs if isinstance(one, torch.Tensor)), None)
-        if first is None or not self._stands_in(first):
+        if first is None or not self.stands_in(first):
             return
         if name in _BLANK:
             if not _is_float(first) and first.numel() <= _SMALL:  # about to be filled: positions, permutations
-                with _for_real():
+                with for_real():
                     self._set(first, torch.zeros(first.shape, dtype=first.dtype, device="cpu"))
             return
         leaves = list(_tensors((*args, *kwargs.values())))
@@ -327,7 +327,7 @@ class Values:
             return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
         try:
-            with _for_real():
+            with for_real():
                 given, named = tree_map_only(torch.Tensor, real, (args, kwargs))
                 result = func(*given, **_on_cpu(named))
         except (RuntimeError, IndexError):
@@ -375,7 +375,7 @@ class Values:
 
 
 @contextmanager
-def _for_real() -> Iterator[None]:
+def for_real() -> Iterator[None]:
     """Plain torch on the CPU: nothing in the block is recorded, redirected or differentiated."""
     with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
         yield
@@ -405,7 +405,7 @@ def _is_view(func: Any) -> bool:
 
 def _count(mask: torch.Tensor) -> int:
     """The true elements of a mask; those along an expanded dimension are counted once and multiplied."""
-    with _for_real():
+    with for_real():
         kept, times = mask, 1
         for dim, (size, stride) in enumerate(zip(mask.shape, mask.stride(), strict=True)):
             if stride == 0 and size > 1:
@@ -434,7 +434,7 @@ class ReadsValues(TorchFunctionMode):
             return self._constant(func, args, kwargs)
         if func in (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__):
             value = self.values.of(args[0])
-            with _for_real():
+            with for_real():
                 return func(value.detach(), *args[1:], **kwargs)
         if func is torch.Tensor.cuda:
             return args[0]
@@ -450,7 +450,7 @@ class ReadsValues(TorchFunctionMode):
             args = tree_map_only(torch.Tensor, lambda one: self.values.scalar(one) if one.numel() == 1 else one, args)
         if any(True for _ in _tensors(args)) or (self.values.device == "meta" and _is_cpu(kwargs.get("device"))):
             return func(*args, **kwargs)
-        with _for_real():
+        with for_real():
             value = func(
                 *args,
                 **{**kwargs, "device": "cpu", "requires_grad": False}
@@ -520,7 +520,7 @@ def _is_elsewhere(device: Any) -> bool:
 
 def _packed(values: Values, data: torch.Tensor, lengths: torch.Tensor, batch_first: bool) -> Any:
     # _pack_padded_sequence(input, lengths, batch_first)
-    with _for_real():
+    with for_real():
         known = values.of(lengths).to("cpu", torch.int64)
         steps = torch.arange(int(known.max()))
         batch_sizes = (known[None, :] > steps[:, None]).sum(1)
@@ -533,7 +533,7 @@ def _ctc(
 ) -> Any:
     # _ctc_loss(log_probs, targets, input_lengths, target_lengths, blank, zero_infinity)
     if isinstance(lengths, torch.Tensor):
-        with _for_real():
+        with for_real():
             lengths = values.of(lengths).tolist()
     steps, batch = scores.shape[:2]
     return scores.new_empty((batch,)), scores.new_empty((batch, steps, 2 * max(lengths, default=0) + 1))

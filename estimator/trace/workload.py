@@ -41,6 +41,12 @@ class Op:
     def bytes_moved(self) -> int:
         return self.bytes_read + self.bytes_written
 
+    @property
+    def computed_flops(self) -> float:
+        """The multiply-adds without those of attention scores that a block mask leaves out ("scores": of one head)."""
+        scores = self.dims.get("scores")
+        return self.flops if scores is None else self.flops * scores / (self.dims["q"] * self.dims["s"])
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
