@@ -40,7 +40,7 @@ def fused_flex_attention(recorder: Recorder) -> Iterator[None]:
         "_create_empty_block_mask": calls.no_mask,
         "_validate_device": _any_device,
     }
-    originals = {name: getattr(flex, name) for name in replaced}
+    originals = {name: getattr(flex, name) for name in replaced if hasattr(flex, name)}  # versions of torch differ
 
     def here(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -49,7 +49,7 @@ def fused_flex_attention(recorder: Recorder) -> Iterator[None]:
 
         return call
 
-    for name in replaced:
+    for name in originals:
         setattr(flex, name, here(name))
     try:
         yield
