@@ -7,6 +7,7 @@ tensors, and the model's own `get_image_features` and `get_audio_features` tell 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,10 @@ class Picture:
         edge = max(1, round(side / token)) * token
         return Picture(edge, edge, self.channels, self.patch, self.merge, self.frames_per_patch)
 
+    def in_tokens(self) -> Picture:
+        """The same image in patches as large as a token."""
+        return replace(self, patch=self.patch * self.merge, merge=1)
+
 
 Layout = list[InputSpec]
 
@@ -78,8 +83,10 @@ def image_layouts(takes: Mapping[str, Any], needs: Sequence[str], name: str, it:
         token = it.patch * it.merge
         shapes: list[tuple[int, ...]] = [(it.patches, inner * depth) for depth in depths]
         shapes.append((it.patches, it.channels, it.patch, it.patch))
-        shapes.append((it.patches // it.merge**2, token, token, it.channels))
         yield from ([InputSpec(shape, None, name, packed_axis=0), *beside] for shape in shapes)
+        tokens = InputSpec((it.patches // it.merge**2, token, token, it.channels), None, name, packed_axis=0)
+        grids = [spec for grid in _GRIDS if grid in takes and (spec := _beside(grid, True, it.in_tokens()))]
+        yield [tokens, *(spec for spec in beside if spec.name not in _GRIDS), *grids]
     elif any(padded in takes for padded in _PADDED):
         yield [InputSpec((it.patches, inner), None, name), *beside]
     elif "target_sizes" in takes and name == "pixel_values":
@@ -165,10 +172,21 @@ def first_taken(model: Any, call: Callable[..., Any], layouts: Sequence[Layout])
     raise NoLayout(reason)
 
 
+def pooled(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, which makes features of a clip, with the vectors that stand for tokens as its result."""
+
+    @functools.wraps(call)
+    def vectors(**arguments: Any) -> Any:
+        output = call(**arguments)
+        own = getattr(output, "pooler_output", None)
+        return output if own is None else own
+
+    return vectors
+
+
 def placeholders(features: Any, width: int | None) -> int:
     """Tokens that the features of one sample fill: all of their vectors, which must be as wide as a token's."""
-    own = getattr(features, "pooler_output", None)
-    shapes = list(_shapes(features if own is None else own))
+    shapes = list(_shapes(features))
     if other := [shape[-1] for shape in shapes if width is not None and shape[-1] != width]:
         raise NoLayout(f"its features are {other[0]} wide and its tokens {width}, by the config")
     return sum(math.prod(shape[:-1]) for shape in shapes)

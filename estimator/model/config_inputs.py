@@ -6,13 +6,14 @@ belong together; here are the processor's sizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
 from .families import family_inputs
-from .implied import UnknownShape, arguments, implied_inputs
+from .implied import UnknownShape, arguments, implied_inputs, named_input
 from .input_spec import HOW_TO_GIVE_INPUTS, InputSpec
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ Wanted = tuple[list[InputSpec], tuple[str, ...]]
 
 def main_input(model: nn.Module) -> str:
     """The name of a transformers model's main input, "" for any other model."""
-    name = getattr(model, "main_input_name", "")
-    return name if isinstance(name, str) and hasattr(model, "config") else ""
+    return named_input(model) if hasattr(model, "config") else ""
 
 
 def vocab_size(model: nn.Module) -> int | None:
@@ -85,6 +85,9 @@ def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, .
         beyond = longest is not None and sequence_length > longest
         note = f"{sequence_length} tokens a sample are more than the config's {longest}"
         return sequence_length, ((note,) if beyond else ())
+    if getattr(config, "axial_pos_embds", False):  # trained on the whole grid of positions only
+        tokens = math.prod(config.axial_pos_shape)
+        return tokens, (f"{tokens} tokens a sample, as many as the config has axial positions",)
     if longest is not None and longest <= _MAX_DEFAULT_TOKENS:
         return longest, (f"{longest} tokens a sample, the config's longest; set the sequence length for another",)
     tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512

@@ -24,6 +24,7 @@ from .clips import (
     image_layouts,
     is_cut_into_patches,
     placeholders,
+    pooled,
     required,
 )
 from .input_spec import InputSpec
@@ -77,6 +78,8 @@ def implied_inputs(
                 if name in needed:
                     raise UnknownShape(name) from unknown
                 notes.append(f"costed without {name}: no layout for it is taken ({unknown})")
+                if "mm_token_type_ids" in takes:
+                    wanted["mm_token_type_ids"] = _only_text(wanted["input_ids"])
                 continue
             wanted |= {spec.name: spec for spec in layouts[0]}
             filled.append((_kind(name), count))
@@ -106,14 +109,19 @@ def _with_or_without_clips(
         list((wanted | {spec.name: spec for layout in picked for spec in layout}).values())
         for picked in itertools.islice(itertools.product(*possible), _MOST_LAYOUTS)
     ]
+    ids = wanted["input_ids"]
     try:
         return first_taken(model, model.forward, wholes)[0], notes
     except NoLayout as refused:
-        ids = wanted["input_ids"]
+        with suppress(NoLayout):
+            together = first_taken(model, model.forward, list(_as_long_as_clips(model, ids, wholes)))[0]
+            return together, [*notes, "a text with a token for each vector of its clip"]
         text = [
             replace(ids, values=None) if spec is ids else spec for spec in whole if spec.values is None or spec is ids
         ]
         text = [spec for spec in text if spec.name in needed or spec.name.endswith("input_ids")]
+        if "mm_token_type_ids" in arguments(model):
+            text.append(_only_text(ids))
         try:
             first_taken(model, model.forward, [text])
         except NoLayout:
@@ -124,6 +132,24 @@ def _with_or_without_clips(
                 ) from None
             return whole, notes  # the trace shows the error
         return text, [f"costed on its text alone: the model refuses its images or audio ({refused})"]
+
+
+def _as_long_as_clips(model: Any, ids: InputSpec, wholes: Sequence[Layout]) -> Iterator[Layout]:
+    """The inputs of a model that adds the vectors of a clip to those of a text: a text of as many tokens."""
+    for kind in ("image", "audio"):
+        features = getattr(model, f"get_{kind}_features", None)
+        if features is None or _token(model.config, kind) is not None:
+            continue
+        for whole in wholes:
+            with suppress(NoLayout):
+                _, outputs = first_taken(model, pooled(features), [whole])
+                text = replace(ids, shape=(placeholders(outputs, _width(model)),), values=None)
+                yield [text if spec.name == ids.name else spec for spec in whole]
+
+
+def _only_text(ids: InputSpec) -> InputSpec:
+    """The kinds of a text's tokens, which some models require in training: 0 is a word."""
+    return InputSpec(ids.shape, "int64", "mm_token_type_ids", (0,) * math.prod(ids.shape))
 
 
 def _optional(model: Any, takes: Mapping[str, Any], needed: Sequence[str]) -> list[str]:
@@ -139,6 +165,8 @@ def _optional(model: Any, takes: Mapping[str, Any], needed: Sequence[str]) -> li
         if "input_values" in takes and _token(model.config, "audio") is not None:
             names.append("input_values")
         names += [name for name in ("bbox", "image") if name in takes]
+    if needed[0] in ("input_values", *_FEATURES) and "input_ids" not in takes:  # of a film
+        names += [name for name in _PIXELS if name in takes][:1]
     if needed[0] == "query_embeds" and "encoder_hidden_states" in takes:  # a Q-Former asks an image
         names.append("encoder_hidden_states")
     if decodes and "decoder_input_ids" in (takes or {"decoder_input_ids"}):
@@ -169,7 +197,7 @@ def _clip(
     else:
         layouts = list(_images(model, known, needs, name, notes, image_size))
     if _token(model.config, kind) is not None and features is not None:
-        layout, outputs = first_taken(model, features, layouts)
+        layout, outputs = first_taken(model, pooled(features), layouts)
         return [layout], placeholders(outputs, _width(model))
     if "input_ids" not in takes and (kind == "audio" or is_cut_into_patches(takes)):
         with suppress(NoLayout):  # the trace shows the error
@@ -234,6 +262,15 @@ def _width(model: Any) -> int | None:
     return int(shape[-1])
 
 
+def _ids_per_position(model: Any) -> int | None:
+    """Of a model that sums the vectors of several ids, those of a codec's codebooks: how many each position has."""
+    try:
+        offsets = getattr(model.get_input_embeddings(), "audio_tokens_offsets", None)
+    except (AttributeError, NotImplementedError):
+        return None
+    return None if offsets is None else len(offsets)
+
+
 def _text(
     config: Any, takes: Mapping[str, Any], tokens: int, filled: Sequence[tuple[str, int]], notes: list[str]
 ) -> Iterator[InputSpec]:
@@ -283,9 +320,20 @@ _KNOWN = (
 )
 
 
+def named_input(model: Any) -> str:
+    """The main input that the model names, the first of several; "" if it names none."""
+    name = getattr(model, "main_input_name", "")
+    if isinstance(name, (list, tuple)):
+        name = next(iter(name), "")
+    return name if isinstance(name, str) else ""
+
+
 def _main(model: Any, takes: Any) -> str:
     """The main input that the model names, if its forward pass takes it."""
-    named = str(model.main_input_name)
+    named = named_input(model)
+    encoder = named_input(getattr(model, "encoder", None))
+    if named == "inputs" and encoder in takes:  # whatever the encoder takes
+        return encoder
     if not takes or named in takes:
         return named
     return next((name for name in _KNOWN if name in takes), named)
@@ -295,6 +343,8 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
     config = model.config
     if name == "decoder_input_ids" and (channels := getattr(_decoder(config), "num_channels", None)):
         return (tokens, channels), "int64"  # of a codec
+    if name == "input_ids" and (rows := _ids_per_position(model)):
+        return (tokens, rows), "int64"
     if name == "qformer_input_ids":
         return (min(tokens, _find(config.qformer_config, ("max_position_embeddings",)) or tokens),), "int64"
     if name.endswith("input_ids"):
@@ -363,8 +413,10 @@ def _decoder(config: Any) -> Any:
 
 def _image(model: Any, notes: list[str], is_video: bool = False) -> Shape:
     """(channels, height, width), with the frames first for a model of videos and of pairs."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_KEYPOINT_MATCHING_MAPPING_NAMES
+
     config, name = model.config, type(model).__name__
-    size = _image_size(config)
+    size = _image_size(config) or _size_of_parts(model)
     if size is not None and (fitting := _fitting(config, size)) != size:
         size = fitting
         notes.append(f"images of {size[0]} x {size[1]}: the config's own size does not fit its windows or scales")
@@ -375,7 +427,7 @@ def _image(model: Any, notes: list[str], is_video: bool = False) -> Shape:
         notes.append(f"images of {side} x {side}: the config has no size; set the inputs for another")
     channels = next((value for one in _configs(config) if (value := _channels(one))), 3)
     frames = _find(config, ("num_frames", "frames_per_clip"))
-    if "KeypointMatching" in name:
+    if getattr(config, "model_type", None) in MODEL_FOR_KEYPOINT_MATCHING_MAPPING_NAMES:
         frames = 2  # the images of a pair
     elif is_video and not frames:
         frames = _VIDEO_FRAMES
@@ -413,6 +465,18 @@ def _image_size(config: Any) -> tuple[int, int] | None:
     return None
 
 
+def _size_of_parts(model: Any) -> tuple[int, int] | None:
+    """Height and width of the images of a timm network inside the model, which keeps them in its own config."""
+    from torch import nn
+
+    for part in model.modules() if isinstance(model, nn.Module) else ():
+        own = getattr(part, "pretrained_cfg", None)
+        size = own.get("input_size") if isinstance(own, Mapping) else None
+        if isinstance(size, Sequence) and len(size) == 3:
+            return int(size[1]), int(size[2])
+    return None
+
+
 def _audio_features(config: Any, notes: list[str]) -> list[Shape]:
     """(frames, mel bins); Whisper and its like take (mel bins, frames), of a fixed number. The likeliest first."""
     bins = _find(
@@ -442,6 +506,10 @@ def _audio(config: Any, notes: list[str]) -> list[Shape]:
     frames, bins = getattr(config, "max_length", None), getattr(config, "num_mel_bins", None)
     if isinstance(frames, int) and isinstance(bins, int) and hasattr(config, "frequency_stride"):
         return [(frames, bins)]
+    if whole := _find(config, ("samples_per_token",)):  # and no part of a token
+        samples = math.ceil(_AUDIO_SAMPLES[0] / whole) * whole
+        notes.append(f"{samples} samples of audio; input_values:SAMPLES for another")
+        return [(samples,)]
     notes.append("one second of audio at 16 kHz a sample; input_values:SAMPLES for another")
     codec = any(hasattr(one, name) for one in _configs(config) for name in _AUDIO_CHANNELS_FIRST)
     if codec and not hasattr(config, "conv_stride"):

@@ -36,7 +36,7 @@ from .recorder import Recorder
 from .repeats import EqualBlocks, NotEqualError
 from .training_step import TrainingStep, Update
 from .untouched import Reached
-from .values import ReadsValues, Values
+from .values import NeedsValuesError, ReadsValues, Values
 
 Loss = Callable[[Any], torch.Tensor]
 
@@ -102,6 +102,9 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
         except Exception as error:
             _log_retry(step, "meta", error)
             on_meta = error
+            too_many = isinstance(error, NeedsValuesError) and not _can_run_for_real(step.model)
+            if too_many and (few := _from_few_samples(step, batch_size, reached)):
+                return few
     try:
         return _listed(step, "fake", reached, Values("cpu"))
     except Exception as error:
@@ -111,11 +114,8 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
             raise _model_error(step, cause, is_final=alike) from cause
         _log_retry(step, "fake", error)
     try:
-        if batch_size > 4 and leads_with_batch((step.args, step.kwargs), batch_size):
-            two, four = (_run(_with_batch(step, batch_size, size), "real", reached, None) for size in (2, 4))
-            if [op.name for op in two.recorder.ops] == [op.name for op in four.recorder.ops]:
-                return _extrapolated(two, four, batch_size)
-        return _run(step, "real", reached, None)
+        few = _of_two_and_four(step, batch_size, lambda small: _run(small, "real", reached, None))
+        return few or _run(step, "real", reached, None)
     except Exception as error:
         # The CPU has no kernel for some ops: then the model's own error is the one on meta tensors.
         lacks_kernel = isinstance(error, NotImplementedError) and not isinstance(on_meta, NotImplementedError)
@@ -138,6 +138,25 @@ def _can_run_for_real(model: nn.Module) -> bool:
     """Small enough, and with values: zeros in place of what a model computed at birth would mislead."""
     state = [tensor for tensor in (*model.parameters(), *model.buffers()) if not is_lazy(tensor)]
     return sum(tensor.numel() for tensor in state) <= MAX_REAL_PARAMETERS and not any(t.is_meta for t in state)
+
+
+def _from_few_samples(step: Step, batch_size: int, reached: Reached) -> Listing | None:
+    """The step where a whole batch has too many values to compute: by two and four samples on meta tensors."""
+    try:
+        return _of_two_and_four(step, batch_size, lambda small: _listed(small, "meta", reached, Values("meta")))
+    except Exception as error:
+        _log_retry(step, "few meta", error)
+        return None
+
+
+def _of_two_and_four(step: Step, batch_size: int, listed: Callable[[Step], Listing]) -> Listing | None:
+    """The step by those of two and four samples; None if these list other ops, or the batch is as small."""
+    if batch_size <= 4 or not leads_with_batch((step.args, step.kwargs), batch_size):
+        return None
+    two, four = (listed(_with_batch(step, batch_size, size)) for size in (2, 4))
+    if [op.name for op in two.recorder.ops] != [op.name for op in four.recorder.ops]:
+        return None
+    return _extrapolated(two, four, batch_size)
 
 
 def _with_batch(step: Step, batch_size: int, new: int) -> Step:

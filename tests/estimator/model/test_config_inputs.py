@@ -85,6 +85,12 @@ def test_vocabulary(settings: dict[str, object], size: int | None) -> None:
         ({"max_position_embeddings": -1, "n_positions": 96}, 96, "96 tokens"),  # -1: no limit
         ({"max_position_embeddings": 10**6}, 2048, "2048 tokens a sample (the config allows 1000000)"),
         ({}, 512, "512 tokens a sample (the config has no length)"),
+        (
+            {"max_position_embeddings": 4096, "axial_pos_embds": True, "axial_pos_shape": [16, 32]},
+            512,  # all of the grid
+            "512 tokens a sample, as many as the config has axial positions",
+        ),
+        ({"n_positions": 96, "axial_pos_embds": False, "axial_pos_shape": [16, 32]}, 96, "96 tokens a sample, the"),
         ({"n_positions": 64, "text_config": SimpleNamespace(n_positions=32)}, 32, "32 tokens"),
     ],
 )

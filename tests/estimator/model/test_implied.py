@@ -10,6 +10,7 @@ import torch
 
 import joulecast as jc
 from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.model.clips import Picture, image_layouts
 from joulecast.estimator.model.implied import UnknownShape, implied_inputs
 from joulecast.estimator.model.input_spec import InputSpec, make_inputs
 
@@ -142,8 +143,9 @@ def test_features_that_are_not_as_wide_as_a_token_leave_the_text_alone() -> None
     with torch.device("meta"):
         model = transformers.Qwen2VLModel(transformers.Qwen2VLConfig(**wide))
     wanted, notes = implied_inputs(model, tokens=64)
-    assert [spec.name for spec in wanted] == ["input_ids"]
-    assert wanted[0].values is None
+    assert [(spec.name, spec.values) for spec in wanted] == [("input_ids", None), ("mm_token_type_ids", (0,) * 64)]
+    _, kwargs = make_inputs(wanted, 2)
+    assert jc.trace(model, kwargs, layers=False).tracer == "meta"
     assert any("its features are 48 wide and its tokens 64, by the config" in note for note in notes)
 
 
@@ -185,10 +187,129 @@ def test_a_prompt_takes_the_upper_half_of_the_config_s_image() -> None:
     assert shapes == dict.fromkeys(("pixel_values", "prompt_pixel_values", "prompt_masks"), (3, 32, 32))
 
 
-def test_key_points_are_matched_between_two_images() -> None:
-    class LightKeypointMatching(Pictures): ...
+@pytest.mark.parametrize("model_type", ["superglue", "efficientloftr"])
+def test_key_points_are_matched_between_two_images(model_type: str) -> None:
+    model = Pictures(image_size=64, model_type=model_type)
+    assert inputs_of(model)[0] == {"pixel_values": (2, 3, 64, 64)}
 
-    assert inputs_of(LightKeypointMatching(image_size=64))[0] == {"pixel_values": (2, 3, 64, 64)}
+
+def test_a_timm_network_inside_the_model_gives_the_size() -> None:
+    class Wraps(torch.nn.Module):
+        main_input_name = "pixel_values"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {})()
+            self.backbone = torch.nn.Identity()
+            self.backbone.pretrained_cfg = {"input_size": (3, 336, 320)}
+
+        def forward(self, pixel_values: torch.Tensor) -> None: ...
+
+    assert inputs_of(Wraps()) == ({"pixel_values": (3, 336, 320)}, [])
+
+
+def test_an_audio_model_that_takes_a_video_gets_one() -> None:
+    class Films(Fake):
+        main_input_name = "input_values"
+
+        def forward(self, input_values: Any = None, pixel_values_videos: Any = None) -> None: ...
+
+    assert inputs_of(Films(image_size=64))[0] == {"input_values": (16_000,), "pixel_values_videos": (8, 3, 64, 64)}
+
+
+def test_audio_fills_whole_tokens() -> None:
+    class Whole(Fake):
+        main_input_name = "input_values"
+
+        def forward(self, input_values: Any) -> None: ...
+
+    assert inputs_of(Whole(samples_per_token=1_920))[0] == {"input_values": (17_280,)}  # 9 tokens
+
+
+def test_each_position_has_an_id_of_each_codebook() -> None:
+    class Summed(Fake):
+        def get_input_embeddings(self) -> Any:
+            return type("Embeddings", (), {"audio_tokens_offsets": torch.arange(33)})()
+
+        def forward(self, input_ids: Any) -> None: ...
+
+    assert inputs_of(Summed())[0] == {"input_ids": (8, 33)}
+
+
+@pytest.mark.parametrize("names", [["pixel_values", "task_inputs"], ("pixel_values", "task_inputs")])
+def test_the_first_of_several_main_inputs_counts(names: Any) -> None:
+    class Several(Fake):
+        main_input_name = names
+
+        def forward(self, task_inputs: Any, pixel_values: Any) -> None: ...
+
+    shapes, _ = inputs_of(Several(image_size=64, task_seq_len=77))
+    assert shapes == {"pixel_values": (3, 64, 64), "task_inputs": (77,)}
+
+
+def test_inputs_without_a_name_of_their_own_are_those_of_the_encoder() -> None:
+    class Composed(Fake):
+        main_input_name = "inputs"
+        encoder = type("Encoder", (), {"main_input_name": "input_values"})()
+
+        def forward(self, inputs: Any = None, decoder_input_ids: Any = None, input_values: Any = None) -> None: ...
+
+    shapes, _ = inputs_of(Composed(is_encoder_decoder=True))
+    assert shapes == {"input_values": (16_000,), "decoder_input_ids": (8,)}
+
+
+def test_a_text_without_its_image_says_that_all_its_tokens_are_words() -> None:
+    class Tells(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"image_token_id": 5, "image_size": 4})()
+
+        def get_image_features(self, pixel_values: Any, pooling: Any) -> Any: ...
+
+        def forward(self, input_ids: Any, pixel_values: Any = None, mm_token_type_ids: Any = None) -> None: ...
+
+    wanted, notes = implied_inputs(Tells(), tokens=3)
+    assert wanted == [
+        InputSpec((3,), "int64", "input_ids"),
+        InputSpec((3,), "int64", "mm_token_type_ids", (0, 0, 0)),
+    ]
+    assert [note.partition(":")[0] for note in notes] == ["costed without pixel_values"]
+
+
+def test_a_text_is_as_long_as_the_clip_whose_vectors_are_added_to_it() -> None:
+    class Adds(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"num_mel_bins": 80})()
+            self.words, self.frames = torch.nn.Embedding(10, 6), torch.nn.Linear(8 * 80, 6)
+
+        def get_input_embeddings(self) -> Any:
+            return self.words
+
+        def get_audio_features(self, input_features: torch.Tensor) -> Any:
+            output = transformers.modeling_outputs.BaseModelOutput(last_hidden_state=input_features)
+            output.pooler_output = self.frames(input_features.reshape(len(input_features), -1, 8 * 80))
+            return output
+
+        def forward(self, input_ids: torch.Tensor, input_features: torch.Tensor) -> Any:
+            return self.words(input_ids) + self.get_audio_features(input_features).pooler_output
+
+    shapes, notes = inputs_of(Adds())
+    assert shapes == {"input_ids": (125,), "input_features": (1_000, 80)}  # 8 frames a vector
+    assert "a text with a token for each vector of its clip" in notes
+
+
+def test_patches_as_large_as_a_token_have_a_grid_of_tokens() -> None:
+    takes = dict.fromkeys(("pixel_values", "image_grid_thw"))
+    last = list(image_layouts(takes, list(takes), "pixel_values", Picture(80, 120, 3, patch=20, merge=2)))[-1]
+    assert last == [
+        InputSpec((2 * 3, 40, 40, 3), None, "pixel_values", packed_axis=0),
+        InputSpec((3,), "int64", "image_grid_thw", (1, 2, 3)),
+    ]
 
 
 def test_videos_have_frames_where_the_config_has_none() -> None:

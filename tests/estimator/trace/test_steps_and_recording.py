@@ -67,6 +67,29 @@ def test_a_batch_is_cut_where_the_first_dimension_is_its_size() -> None:
     assert tuple(step._with_batch(longer, 8, 2).args[0].shape) == (9, 3)
 
 
+class Routes(nn.Module):
+    """Reads which of 64 experts its tokens choose: 64 numbers a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.layer = nn.Linear(4, 64, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = nn.functional.one_hot(self.router(x).argmax(-1), 64)
+        for _ in chosen.sum((0, 1)).nonzero():
+            pass
+        return self.layer(x)
+
+
+def test_a_batch_whose_values_are_too_many_follows_from_four_samples() -> None:
+    with torch.device("meta"):
+        model, x = Routes(), torch.zeros(16, 2**14, 4)  # 2**24 numbers in a batch, 2**22 in four samples
+    work = trace(model, x, layers=False)
+    assert work.tracer == "meta"
+    assert work.batch_size == 16
+    assert work.forward_flops == 16 * 2**14 * 4 * (64 + 4)
+
+
 class ReadsItsWeights(nn.Module):
     """Only a real run can read it: numpy needs the values."""
 
