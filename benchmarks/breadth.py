@@ -89,7 +89,13 @@ def trace_one(class_name: str, batch_size: int) -> dict[str, Any]:
 
 
 # Of classes that do not take a text: checked by a run of transformers alone on the CPU.
-CONTRADICTORY = {"PPOCRV6SmallDetModel": "the backbone gives 384 channels and the neck takes 12"}
+CONTRADICTORY = {
+    "PPOCRV6SmallDetModel": "the backbone gives 384 channels and the neck takes 12",
+    "EdgeTamVisionModel": "the backbone gives 1,024 channels and the neck takes 384",
+    "UVDocModel": "the backbone gives 768 channels and the bridge takes 128",
+    "LwDetrModel": "projector_scale_factors is empty, and with it the list of feature maps",
+    "TvpModel": "it has the positions of one video: a batch of two fails",
+}
 _KINDS = {
     "requires the": "library",
     "has no forward pass of its own": "no forward",
