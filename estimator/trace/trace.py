@@ -222,8 +222,8 @@ def _notes(step: Step, listing: Listing) -> list[str]:
     notes = []
     if listing.values_drawn:
         notes.append(
-            f"{listing.values_drawn} values that the model reads depend on its activations: "
-            "random numbers were used in their place"
+            f"{listing.values_drawn} values that the model reads depend on its activations, "
+            "or on weights without values: random numbers were used in their place"
         )
     if listing.tracer == "real":
         notes.append("the model needs real values, so one step was run on the CPU to list its ops")

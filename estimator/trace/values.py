@@ -3,17 +3,20 @@
 A stand-in has a shape but no values. Masks, lengths, positions and random draws are small and follow from constants.
 Their values are computed together with their stand-ins, for models that read them (`if torch.rand([]) < p`, `.item()`,
 `nonzero`, a boolean index). Values that depend on activations are computed only when they are read, with random
-numbers as the activations, so that a router spreads its tokens evenly. Weights and activations have no values.
+numbers as the activations, so that a router spreads its tokens evenly. A large weight has its values once it is read,
+and random ones where it has none (on the meta device).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -61,12 +64,13 @@ class NeedsValuesError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _Later:
-    """How an integer or boolean tensor is computed when it is read."""
+    """How a tensor is computed when it is read: whole numbers, truth values, and what follows from weights alone."""
 
     func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    index: int | None  # in a tuple of outputs
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    index: int | None = None  # in a tuple of outputs
+    of_weights: bool = False  # and of nothing else
 
 
 class Values:
@@ -79,6 +83,7 @@ class Values:
         self._known: dict[int, tuple[torch.Tensor, torch.Tensor | _Later]] = {}
         self._lifted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._spoilt: set[int] = set()
+        self._invented: set[int] = set()  # stand-ins whose values are random, or follow from random ones
         self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._generator = torch.Generator().manual_seed(0)
         self._total = 0
@@ -86,9 +91,13 @@ class Values:
     # -- what is known -----------------------------------------------------------------------------
 
     def know(self, stand_in: torch.Tensor, original: torch.Tensor) -> None:
-        """Gives `stand_in` the values of `original`, if it is small or has whole numbers."""
+        """Gives `stand_in` the values of `original` if it is small or has whole numbers; a weight's if it is read."""
         limit = MAX_ELEMENTS if not _is_float(original) else MAX_FLOATS
-        if original.numel() > limit or original.layout is not torch.strided:
+        if original.layout is not torch.strided:
+            return
+        if original.numel() > limit:
+            if isinstance(original, nn.Parameter) and not original.is_meta:
+                self._set(stand_in, _Later(partial(original.detach().to, "cpu", copy=True), of_weights=True))
             return
         if original.is_meta:
             if not _is_float(original):
@@ -108,9 +117,9 @@ class Values:
         if tensor.numel() > MAX_ELEMENTS:
             raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
         with for_real():
-            self.drawn += 1
             value = self._found(tensor, entry, depth=0)
             self._set(tensor, value)
+        self.drawn += id(tensor) in self._invented
         return value
 
     def known(self, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -295,14 +304,16 @@ class Values:
         if given and (first.numel() <= limit or _is_view(func)):
             self._compute(func, name, args, kwargs, outputs)
             return
-        follows = all(entry is not None for entry in entries)  # one-hot vectors of chosen experts, for one
+        weights = [isinstance(entry, _Later) and entry.of_weights for entry in entries]
+        # One-hot vectors of chosen experts, for one. What weights and other values give is an activation.
+        follows = all(entry is not None for entry in entries) and len(set(weights)) < 2
         if writes:
             self._spoil(leaves[0])
         elif follows or not all(_is_float(one) for one in outputs if isinstance(one, torch.Tensor)):
             for index, one in enumerate(outputs):
                 if isinstance(one, torch.Tensor) and (follows or not _is_float(one)):
                     place = index if isinstance(output, (tuple, list)) else None
-                    self._set(one, _Later(func, args, kwargs, place))
+                    self._set(one, _Later(func, args, kwargs, place, any(weights) and follows))
 
     def _limit(self, tensor: torch.Tensor) -> int:
         if self._total > _MAX_TOTAL:
@@ -342,11 +353,14 @@ class Values:
         if entry is None:
             return self._draw(tensor)
         try:
-            return self._evaluate(entry, depth)
+            value = self._evaluate(entry, depth)
         except NeedsValuesError:
             if not _is_float(tensor):
                 raise
             return self._draw(tensor)
+        if any(id(source) in self._invented for source in _tensors((*entry.args, *entry.kwargs.values()))):
+            self._invented.add(id(tensor))
+        return value
 
     def _evaluate(self, later: _Later, depth: int) -> torch.Tensor:
         if depth > _MAX_DEPTH:
@@ -369,6 +383,7 @@ class Values:
 
     def _draw(self, tensor: torch.Tensor) -> torch.Tensor:
         """Numbers between 0 and 1 for an activation, which may be a probability, a score or a length; 0 for others."""
+        self._invented.add(id(tensor))
         if not _is_float(tensor):
             return torch.zeros(tensor.shape, dtype=tensor.dtype)
         return torch.rand(tensor.shape, generator=self._generator).to(tensor.dtype)
@@ -433,6 +448,11 @@ class ReadsValues(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor, torch.scalar_tensor):
             return self._constant(func, args, kwargs)
         if func in (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__):
+            needs_detach = func is not torch.Tensor.tolist and args[0].requires_grad and torch.is_grad_enabled()
+            if needs_detach and not kwargs.get("force"):
+                raise RuntimeError(
+                    "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+                )
             value = self.values.of(args[0])
             with for_real():
                 return func(value.detach(), *args[1:], **kwargs)

@@ -412,7 +412,8 @@ def test_notes_on_what_a_step_left_out() -> None:
     assert _notes(own, listing([], trained=both, has_output=False)) == []
     assert _notes(inference, listing([], has_output=False)) == []
     assert _notes(inference, listing([], values_drawn=3)) == [
-        "3 values that the model reads depend on its activations: random numbers were used in their place"
+        "3 values that the model reads depend on its activations, or on weights without values: "
+        "random numbers were used in their place"
     ]
 
 
