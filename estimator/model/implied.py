@@ -171,6 +171,8 @@ def _optional(model: Any, takes: Mapping[str, Any], needed: Sequence[str]) -> li
         names.append("encoder_hidden_states")
     if decodes and "decoder_input_ids" in (takes or {"decoder_input_ids"}):
         names.append("decoder_input_ids")
+    if "decoder_input_values" in takes:
+        names.append("decoder_input_values")
     return names
 
 
@@ -370,8 +372,17 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
         return (_find(config, ("num_query_tokens",)) or tokens if name == "query_embeds" else tokens, hidden), None
     if name == "task_inputs":
         return (_find(config, ("task_seq_len",)) or tokens,), "int64"
+    if name in ("input_values", "decoder_input_values") and (part := _part_of_speech(model, name)) is not None:
+        if not hasattr(part, "prenet"):  # which makes vectors of the speech
+            return (tokens, config.hidden_size), None
+        if name == "decoder_input_values":
+            return (_AUDIO_FRAMES, config.num_mel_bins), None
     if name in ("input_values", "audio_values"):
         return _audio(config, notes)[0], None
+    if name == "hidden_states" and (channels := _first_convolved(model)):
+        if channels == getattr(config, "channels", None):  # the waveform itself
+            return (channels, _AUDIO_SAMPLES[0]), None
+        return (channels, _LATENT_FRAMES), None
     if name == "past_values":
         steps = _find(config, ("context_length",)) or _SERIES_STEPS
         channels = _find(config, ("num_input_channels",))
@@ -385,6 +396,23 @@ def _shape(model: Any, name: str, tokens: int, notes: list[str]) -> tuple[Shape,
     if name.endswith("_session"):
         raise UnknownShape(f"{name}, an object and not a tensor")
     raise UnknownShape(name)
+
+
+def _part_of_speech(model: Any, name: str) -> Any:
+    """The encoder or decoder that takes `input_values` or `decoder_input_values`, of a model with both."""
+    if "decoder_input_values" not in arguments(model):
+        return None
+    base = getattr(model, str(getattr(model, "base_model_prefix", "")), model)
+    return getattr(base, "decoder" if name.startswith("decoder") else "encoder", None)
+
+
+def _first_convolved(model: Any) -> int | None:
+    """Channels that the first layer takes, if it is a convolution along time."""
+    from torch import nn
+
+    layers = model.modules() if isinstance(model, nn.Module) else ()
+    first = next((layer for layer in layers if any(True for _ in layer.parameters(recurse=False))), None)
+    return first.in_channels if isinstance(first, nn.Conv1d) else None
 
 
 def _configs(config: Any) -> Iterator[Any]:

@@ -102,6 +102,7 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
         except Exception as error:
             _log_retry(step, "meta", error)
             on_meta = error
+            reached.try_again()
             too_many = isinstance(error, NeedsValuesError) and not _can_run_for_real(step.model)
             if too_many and (few := _from_few_samples(step, batch_size, reached)):
                 return few
@@ -113,6 +114,7 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
             alike = repr(error) == repr(on_meta) and not values.drawn
             raise _model_error(step, cause, is_final=alike) from cause
         _log_retry(step, "fake", error)
+        reached.try_again()
     try:
         few = _of_two_and_four(step, batch_size, lambda small: _run(small, "real", reached, None))
         return few or _run(step, "real", reached, None)

@@ -49,7 +49,7 @@ def untouched(*roots: Any) -> Iterator[Reached]:
     """Restores everything that `roots` reach, and the states of random numbers, after the block."""
     with _torch_state():
         reached = Reached(roots)
-        survivors = _Survivors()
+        survivors = reached.survivors = _Survivors()
         try:
             yield reached
         except BaseException as error:
@@ -77,6 +77,7 @@ class Reached:
     def __init__(self, roots: Iterable[Any]) -> None:
         self.notes: list[str] = []
         self.complete = True  # all objects are recorded
+        self.survivors: _Survivors | None = None
         self.tensors: dict[int, torch.Tensor] = {}
         self._records: list[_Record] = []
         self._seen: dict[int, Any] = {}  # by id; the reference keeps the id unique
@@ -116,6 +117,11 @@ class Reached:
             yield
         finally:
             self.put_back()
+
+    def try_again(self) -> None:
+        """Between two tries: the next one must not find the stand-ins of the last in a cache."""
+        if self.survivors is not None:
+            self.survivors.release()
 
     def put_back(self) -> None:
         while self._undo:
@@ -545,6 +551,18 @@ class _Survivors:
         # Freezing removes existing objects from the collector's lists; the objects listed later are new.
         self._frozen = gc.get_freeze_count() > 0
         gc.freeze()
+
+    def release(self) -> None:
+        """Removes them from their containers, and goes on."""
+        gc.collect()
+        if found := _new_stand_ins():
+            if not self._frozen:
+                gc.unfreeze()
+            _release(found)
+            del found
+            gc.collect()
+            if not self._frozen:
+                gc.freeze()
 
     def released(self) -> list[str]:
         """Removes them from their containers; returns notes on those that remain."""

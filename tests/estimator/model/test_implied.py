@@ -303,6 +303,52 @@ def test_a_text_is_as_long_as_the_clip_whose_vectors_are_added_to_it() -> None:
     assert "a text with a token for each vector of its clip" in notes
 
 
+@pytest.mark.parametrize(("settings", "shape"), [({"channels": 2}, (2, 16_000)), ({"channels": 1}, (2, 125))])
+def test_a_network_of_convolutions_takes_the_waveform_or_the_latents(
+    settings: dict[str, int], shape: tuple[int, ...]
+) -> None:
+    class Convolves(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), settings)()
+            self.stem = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 7), torch.nn.Linear(3, 3))
+
+        def forward(self, hidden_states: torch.Tensor) -> None: ...
+
+    assert inputs_of(Convolves())[0] == {"hidden_states": shape}
+
+
+def test_a_layer_that_is_no_convolution_says_nothing_of_vectors() -> None:
+    class Attends(torch.nn.Module):
+        main_input_name = "hidden_states"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"channels": 2})()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Conv1d(2, 3, 7))
+
+        def forward(self, hidden_states: torch.Tensor) -> None: ...
+
+    with pytest.raises(UnknownShape, match="hidden_states"):
+        implied_inputs(Attends(), tokens=8)
+
+
+SPEECH = {
+    "SpeechT5Model": {"input_values": (8, 768), "decoder_input_values": (8, 768)},  # no prenets: vectors
+    "SpeechT5ForSpeechToSpeech": {"input_values": (16_000,), "decoder_input_values": (1_000, 80)},
+    "SpeechT5ForSpeechToText": {"input_values": (16_000,), "decoder_input_ids": (8,)},
+}
+
+
+@pytest.mark.parametrize("name", SPEECH)
+def test_speech_with_and_without_the_network_that_makes_vectors_of_it(name: str) -> None:
+    with torch.device("meta"):
+        model = getattr(transformers, name)(transformers.SpeechT5Config())
+    assert inputs_of(model)[0] == SPEECH[name]
+
+
 def test_patches_as_large_as_a_token_have_a_grid_of_tokens() -> None:
     takes = dict.fromkeys(("pixel_values", "image_grid_thw"))
     last = list(image_layouts(takes, list(takes), "pixel_values", Picture(80, 120, 3, patch=20, merge=2)))[-1]

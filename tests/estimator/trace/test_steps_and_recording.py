@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections import OrderedDict
@@ -88,6 +89,32 @@ def test_a_batch_whose_values_are_too_many_follows_from_four_samples() -> None:
     assert work.tracer == "meta"
     assert work.batch_size == 16
     assert work.forward_flops == 16 * 2**14 * 4 * (64 + 4)
+
+
+class KeepsATable(nn.Module):
+    """Its table is made once, in a cache; its result needs a real run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        moved: torch.Tensor = x + cached_table(4)
+        if x.data_ptr() == 0:
+            raise RuntimeError("no values")
+        out: torch.Tensor = self.layer(moved)
+        return out
+
+
+@functools.lru_cache
+def cached_table(size: int) -> torch.Tensor:
+    return torch.ones(size)
+
+
+def test_the_next_try_does_not_find_tensors_of_the_last_in_a_cache() -> None:
+    cached_table.cache_clear()
+    assert trace(KeepsATable(), torch.zeros(2, 4), layers=False).tracer == "real"
+    assert cached_table(4).tolist() == [1, 1, 1, 1]
 
 
 class ReadsItsWeights(nn.Module):
