@@ -170,8 +170,10 @@ def _groups(described: Sequence[tuple[str, nn.Module, Any]]) -> Iterator[Group]:
         for path, module, attributes in alike:
             parts.setdefault(tuple(attributes[key] for key in settings), []).append((path, module))
         for blocks in parts.values():
-            if len(blocks) >= MIN_BLOCKS:
-                yield _group(blocks, hidden)
+            group = _group(blocks, hidden)
+            owners = {type(owner) for owner, _ in group.blocks[0].hidden}
+            if len(blocks) >= MIN_BLOCKS and not any(_looks_into_itself(owner) for owner in owners):
+                yield group
 
 
 def _group(blocks: Sequence[tuple[str, nn.Module]], hidden: Sequence[tuple[str, str]]) -> Group:
@@ -183,6 +185,24 @@ def _group(blocks: Sequence[tuple[str, nn.Module]], hidden: Sequence[tuple[str, 
             block.hidden.append((owner, {name: owner.__dict__[name] for at, name in hidden if at == below}))
         group.blocks.append(block)
     return group
+
+
+def _looks_into_itself(kind: type) -> bool:
+    """Whether a method may find an attribute that is hidden, or miss it, without asking for it by name."""
+    waiting: list[Any] = [
+        getattr(method, "__code__", None)
+        for one in kind.__mro__
+        if not one.__module__.startswith("torch.")
+        for name, method in vars(one).items()
+        if name != "__init__"
+    ]
+    while waiting:
+        code = waiting.pop()
+        if isinstance(code, types.CodeType):
+            if not {"__dict__", "vars"}.isdisjoint(code.co_names):
+                return True
+            waiting += code.co_consts
+    return False
 
 
 class HiddenNumber(int):

@@ -20,20 +20,35 @@ Where one of these turns out to be false after blocks were left out, the step is
 
 from __future__ import annotations
 
-import random
-import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils._python_dispatch import _disable_current_modes
 
+from .block_calls import (
+    Gradient,
+    Kind,
+    Place,
+    Run,
+    cache_class,
+    cache_entry,
+    difference,
+    filled,
+    grad_forms,
+    gradient_layout,
+    gradients,
+    inserted,
+    is_plain,
+    layout,
+    only_new,
+    random_state,
+    renamed,
+)
 from .blocks import PLAIN, Block, Group, HiddenNumber, equal_blocks, has_hooks
 from .recorder import Recorder
 from .untouched import Reached
@@ -44,74 +59,17 @@ if TYPE_CHECKING:
 
 # Blocks of one kind of call that run before the search for two equal ones ends.
 _MAX_TRIES = 4
-_ACCUMULATE = 2**64 - 1  # the sequence number of nodes that add to a parameter's gradient
 
 
 class NotEqualError(RuntimeError):
     """Blocks that were taken as equal are not: the step must be traced in full."""
 
 
-# -- one kind of call ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Gradient:
-    """A gradient on its way through the boundary of a block, and what was listed until then."""
-
-    ops: int
-    unsupported: dict[str, int]
-    reads: int
-    layout: Any
-
-
-@dataclass(eq=False, slots=True)
-class _Run:
-    """A call of a block that ran: what it listed in forward, and the gradients at its boundaries."""
-
-    block: Block
-    start: int
-    end: int
-    nodes: tuple[int, int]
-    unsupported: dict[str, int]
-    saved: list[tuple[int, int]]  # key and size of each storage that it was the first to save
-    output: Any  # the structure of what it returned
-    input_saved: bool
-    output_saved: bool
-    output_is_view: bool
-    followed: int
-    after: _Gradient | None = None
-    before: _Gradient | None = None
-    broken: bool = False
-
-    @property
-    def form(self) -> Any:
-        return self.output, self.input_saved, self.output_saved, self.output_is_view, self.followed
-
-    @property
-    def saved_bytes(self) -> int:
-        return sum(size for _, size in self.saved)
-
-
-_Place = tuple[int, int]  # the number of ops listed before, and of blocks left out before
-
-
-@dataclass(eq=False, slots=True)
-class _Kind:
-    """Calls with equal arguments: those that ran, and the blocks that were left out."""
-
-    tries: int = 0
-    runs: list[_Run] = field(default_factory=list)
-    equal: tuple[_Run, _Run] | None = None
-    repeated: list[tuple[Block, _Place]] = field(default_factory=list)
-    passed: dict[int, tuple[_Place, Any]] = field(default_factory=dict)  # by the block's position, with the layout
-    kept: list[Any] = field(default_factory=list)  # what the key names by its id
-
-
 class _Repeated(torch.autograd.Function):
     """Stands in the graph for a block that was left out."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: EqualBlocks, kind: _Kind, block: Block, data: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, blocks: EqualBlocks, kind: Kind, block: Block, data: torch.Tensor) -> torch.Tensor:
         ctx.of = blocks, kind, block
         return data.new_empty_strided(data.shape, data.stride())
 
@@ -136,7 +94,7 @@ class EqualBlocks:
     ) -> None:
         self.left_out = 0
         self._recorder, self._sizes, self._reached, self._train = recorder, sizes, reached, train
-        self._own = {tensor.untyped_storage()._cdata for tensor in state.values() if _is_plain(tensor)}
+        self._own = {tensor.untyped_storage()._cdata for tensor in state.values() if is_plain(tensor)}
         self._groups = equal_blocks(model) if reached.complete else []
         self._blocks = {id(block.module): block for group in self._groups for block in group.blocks}
         self._running: Block | None = None
@@ -222,7 +180,7 @@ class EqualBlocks:
     @contextmanager
     def _entering_caches(self) -> Iterator[None]:
         """A block's number may name its entry in the key-value cache of transformers."""
-        cache = _cache_class()
+        cache = cache_class()
         if cache is None:
             yield
             return
@@ -265,7 +223,7 @@ class EqualBlocks:
 
         return call
 
-    def _kind(self, block: Block, args: Any, kwargs: Any) -> tuple[_Kind | None, Any]:
+    def _kind(self, block: Block, args: Any, kwargs: Any) -> tuple[Kind | None, Any]:
         """The calls that this one is equal to; None if the block must run and is not to be repeated."""
         group = block.group
         if self._recorder.phase != "forward" or block.position <= group.called:
@@ -275,7 +233,7 @@ class EqualBlocks:
         if not group.usable:
             return None, None
         data = next((one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)), None)
-        if data is None or not _is_plain(data) or has_hooks(block.module):
+        if data is None or not is_plain(data) or has_hooks(block.module):
             return None, None
         if torch.is_grad_enabled() != self._train or torch.is_inference_mode_enabled():
             return None, None
@@ -287,7 +245,7 @@ class EqualBlocks:
             return None, None
         kind = group.kinds.get(key)
         if kind is None:
-            kind = group.kinds[key] = _Kind(kept=kept)
+            kind = group.kinds[key] = Kind(kept=kept)
         group.last_kind = kind
         last = block is group.blocks[-1]
         kind.tries += 1
@@ -324,7 +282,7 @@ class EqualBlocks:
             if token is None:
                 return None
             tokens.append((name, token))
-        described = _layout(data)
+        described = layout(data)
         if described is None:
             return None
         saved = data.untyped_storage()._cdata in self._sizes.storages
@@ -346,9 +304,9 @@ class EqualBlocks:
         if kind is BlockMask:
             kept.append(value)
             return kind, id(value)
-        if kind is _cache_class() and len(block.numbers) == 1:
+        if kind is cache_class() and len(block.numbers) == 1:
             kept.append(value)
-            return "cache", id(value), _entry(value, next(iter(block.numbers)))
+            return "cache", id(value), cache_entry(value, next(iter(block.numbers)))
         return None
 
     # -- a block that runs -------------------------------------------------------------------------
@@ -361,33 +319,33 @@ class EqualBlocks:
             len(self._sizes.storages),
             torch._C._autograd._get_sequence_nr(),
             (values.reads, values.followed) if values is not None else (0, 0),
-            _random_state(),
+            random_state(),
         )
 
     def _ran(
-        self, kind: _Kind | None, before: Any, block: Block, data: Any, output: Any, args: Any, kwargs: Any
+        self, kind: Kind | None, before: Any, block: Block, data: Any, output: Any, args: Any, kwargs: Any
     ) -> None:
         group = block.group
         if kind is None or not group.usable or (kind.equal is not None):
             return
         recorder, values = self._recorder, self._recorder.values
         start, unsupported, saved, node, (reads, followed), drawn = before
-        if (values is not None and values.reads != reads) or drawn != _random_state() or not self._is_unchanged(group):
+        if (values is not None and values.reads != reads) or drawn != random_state() or not self._is_unchanged(group):
             group.usable = False
             return
-        new = _only_new(output, data, args, kwargs)
+        new = only_new(output, data, args, kwargs)
         if new is None or not self._repeats(data, new[0]):
             return
         made, template = new
         if values is not None and values.known(made) is not None:
             return
         keys = list(self._sizes.storages.items())[saved:]
-        run = _Run(
+        run = Run(
             block,
             start,
             len(recorder.ops),
             (node, torch._C._autograd._get_sequence_nr()),
-            _difference(recorder.unsupported, unsupported),
+            difference(recorder.unsupported, unsupported),
             [(key, size) for key, size in keys if key not in self._own],
             template,
             any(key == data.untyped_storage()._cdata for key, _ in keys),
@@ -406,15 +364,15 @@ class EqualBlocks:
         """Whether the output has the form of the input, so that the next block gets an equal call."""
         return (
             type(made) is type(data)
-            and _layout(made) == _layout(data)
+            and layout(made) == layout(data)
             and made.requires_grad == data.requires_grad
             and made.untyped_storage()._cdata != data.untyped_storage()._cdata
         )
 
-    def _same_forward(self, one: _Run, two: _Run) -> bool:
+    def _same_forward(self, one: Run, two: Run) -> bool:
         ops = self._recorder.ops
         return (
-            _renamed(ops[one.start : one.end], one.block.path, two.block.path) == ops[two.start : two.end]
+            renamed(ops[one.start : one.end], one.block.path, two.block.path) == ops[two.start : two.end]
             and one.unsupported == two.unsupported
             and [size for _, size in one.saved] == [size for _, size in two.saved]
             and one.form == two.form
@@ -426,22 +384,22 @@ class EqualBlocks:
         names = (path for path, _ in block.module.named_modules(prefix=block.path))
         return {path.removeprefix(block.path): shapes[path] for path in names if path in shapes}
 
-    def _mark(self, run: _Run, name: str, grad: torch.Tensor) -> None:
+    def _mark(self, run: Run, name: str, grad: torch.Tensor) -> None:
         if self._recorder.phase != "backward" or getattr(run, name) is not None or self._recorder.ran_backward:
             run.broken = True
             return
         values = self._recorder.values
-        mark = _Gradient(
+        mark = Gradient(
             len(self._recorder.ops),
             dict(self._recorder.unsupported),
             values.reads if values is not None else 0,
-            _gradient_layout(grad),
+            gradient_layout(grad),
         )
         setattr(run, name, mark)
 
     # -- a block that is left out ------------------------------------------------------------------
 
-    def _left_out(self, kind: _Kind, block: Block, data: torch.Tensor, args: Any, kwargs: Any) -> Any:
+    def _left_out(self, kind: Kind, block: Block, data: torch.Tensor, args: Any, kwargs: Any) -> Any:
         assert kind.equal is not None
         run = kind.equal[1]
         self.left_out += 1
@@ -459,17 +417,17 @@ class EqualBlocks:
         self._sizes.repeated += extra
         if self._recorder.values is not None:
             self._recorder.values.count_followed(run.followed)
-        return _filled(run.output, output, args, kwargs)
+        return filled(run.output, output, args, kwargs)
 
-    def passed(self, kind: _Kind, block: Block, grad: torch.Tensor) -> None:
+    def passed(self, kind: Kind, block: Block, grad: torch.Tensor) -> None:
         """The gradient arrives at a block that was left out."""
         node = torch._C._current_autograd_node()
         self._nodes.add(node._sequence_nr())
         if self._recorder.phase != "backward" or self._recorder.ran_backward or block.position in kind.passed:
             raise NotEqualError("a backward pass within the forward pass, or a second one")
-        kind.passed[block.position] = self._place(), _gradient_layout(grad)
+        kind.passed[block.position] = self._place(), gradient_layout(grad)
 
-    def _place(self) -> _Place:
+    def _place(self) -> Place:
         self._places += 1
         return len(self._recorder.ops), self._places
 
@@ -482,16 +440,16 @@ class EqualBlocks:
         recorder = self._recorder
         if any(node in self._nodes for node in recorder.nodes):
             raise NotEqualError("the input of a block is used elsewhere")
-        places: list[tuple[_Place, list[Op]]] = []
+        places: list[tuple[Place, list[Op]]] = []
         for group in self._groups:
             for kind in group.kinds.values():
                 if kind.repeated:
                     if not group.usable or group.called != len(group.blocks) - 1 or group.last_kind is not kind:
                         raise NotEqualError("the last block differs from the others")
                     places += self._repetitions(kind)
-        recorder.ops = _inserted(recorder.ops, places)
+        recorder.ops = inserted(recorder.ops, places)
 
-    def _repetitions(self, kind: _Kind) -> Iterator[tuple[_Place, list[Op]]]:
+    def _repetitions(self, kind: Kind) -> Iterator[tuple[Place, list[Op]]]:
         """The ops of the blocks that were left out, each with its place among those that were listed."""
         assert kind.equal is not None
         one, run = kind.equal
@@ -499,23 +457,23 @@ class EqualBlocks:
         forward = recorder.ops[run.start : run.end]
         backward, unsupported = self._backward(run)
         before, other = self._backward(one)
-        grads = _gradients(run.block.module)
+        grads = gradients(run.block.module)
         same = (
-            _renamed(before, one.block.path, run.block.path) == backward
+            renamed(before, one.block.path, run.block.path) == backward
             and other == unsupported
-            and _grad_forms(_gradients(one.block.module)) == _grad_forms(grads)
+            and grad_forms(gradients(one.block.module)) == grad_forms(grads)
             and (run.after is None) == (one.after is None)
         )
         if not same:
             raise NotEqualError("the backward passes of two equal blocks differ")
         shapes = self._shapes(run.block)
         for block, place in kind.repeated:
-            yield place, _renamed(forward, run.block.path, block.path)
+            yield place, renamed(forward, run.block.path, block.path)
             passed = kind.passed.get(block.position)
             if (passed and passed[1]) != (run.after and run.after.layout):
                 raise NotEqualError("the gradients of equal blocks differ")
             if passed is not None:
-                yield passed[0], _renamed(backward, run.block.path, block.path)
+                yield passed[0], renamed(backward, run.block.path, block.path)
             for name, parameter in block.module.named_parameters():
                 if parameter.grad is not None:
                     raise NotEqualError("a parameter of a block is used elsewhere")
@@ -525,7 +483,7 @@ class EqualBlocks:
                     recorder.unsupported[name] = recorder.unsupported.get(name, 0) + size
             recorder.output_shapes.update({block.path + below: shape for below, shape in shapes.items()})
 
-    def _backward(self, run: _Run) -> tuple[list[Op], dict[str, int]]:
+    def _backward(self, run: Run) -> tuple[list[Op], dict[str, int]]:
         """The ops that a block that ran listed in backward. Raises NotEqualError where they are not one piece."""
         recorder, after, before = self._recorder, run.after, run.before
         low, high = run.nodes
@@ -536,7 +494,7 @@ class EqualBlocks:
         for place, node in enumerate(recorder.nodes):
             inside = low <= node < high
             if first <= place < last:
-                if not (inside or node >= newest or node == _ACCUMULATE):
+                if not (inside or node >= newest):  # those that add to a parameter's gradient have the highest number
                     raise NotEqualError("the backward pass of a block is mixed with another's")
             elif inside:
                 raise NotEqualError("a part of a block's backward pass comes apart from the rest")
@@ -544,114 +502,4 @@ class EqualBlocks:
             return [], {}
         if after.layout != before.layout or after.reads != before.reads:
             raise NotEqualError("a gradient changes its layout on its way through a block")
-        return recorder.ops[first:last], _difference(before.unsupported, after.unsupported)
-
-
-# -- parts -----------------------------------------------------------------------------------------
-
-
-def _is_plain(tensor: Any) -> bool:
-    return type(tensor) in (torch.Tensor, nn.Parameter, FakeTensor) and tensor.layout is torch.strided
-
-
-def _layout(tensor: torch.Tensor) -> tuple[Any, ...] | None:
-    """Shape, strides, number format and device of a tensor that has its storage to itself; None for others."""
-    size = tensor.numel() * tensor.element_size()
-    if tensor.storage_offset() or tensor.untyped_storage().nbytes() != size:
-        return None
-    return tuple(tensor.shape), tensor.stride(), tensor.dtype, type(tensor), tensor.device
-
-
-def _gradient_layout(grad: torch.Tensor) -> Any:
-    return tuple(grad.shape), grad.stride(), grad.dtype, grad.device
-
-
-def _difference(now: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
-    return {name: size - before.get(name, 0) for name, size in now.items() if size != before.get(name, 0)}
-
-
-def _random_state() -> Any:
-    with _disable_current_modes():
-        own_state = bytes(torch.get_rng_state().numpy())
-    numpy = sys.modules.get("numpy")
-    numbers = numpy.random.get_state() if numpy else ()
-    own = tuple(one.tobytes() if hasattr(one, "tobytes") else one for one in numbers)
-    return own_state, random.getstate(), own
-
-
-def _cache_class() -> Any:
-    return getattr(sys.modules.get("transformers.cache_utils"), "DynamicCache", None)
-
-
-def _entry(cache: Any, number: int) -> Any:
-    """The kind of a block's own entry in a key-value cache, before its call."""
-    if number >= len(cache.layers):
-        return None
-    entry = cache.layers[number]
-    return type(entry), tuple((name, repr(value)) for name, value in vars(entry).items() if type(value) in PLAIN)
-
-
-def _leaves(args: Any, kwargs: Mapping[str, Any]) -> list[Any]:
-    found: list[Any] = []
-    for value in (*args, *kwargs.values()):
-        found += _leaves(value, {}) if isinstance(value, tuple) else [value]
-    return found
-
-
-def _only_new(output: Any, data: Any, args: Any, kwargs: Any) -> tuple[torch.Tensor, Any] | None:
-    """The one new tensor in a block's output, and the structure around it; None where there is not exactly one."""
-    leaves = _leaves(args, kwargs)
-    made: list[torch.Tensor] = []
-
-    def part(value: Any) -> Any:
-        if type(value) is tuple:
-            return ("tuple", *[part(one) for one in value])
-        if type(value) in PLAIN:
-            return "plain", value
-        for index, leaf in enumerate(leaves):
-            if leaf is value and value is not data:
-                return "argument", index
-        made.append(value)
-        return ("new",)
-
-    template = part(output)
-    if len(made) != 1 or not _is_plain(made[0]) or made[0] is data:
-        return None
-    return made[0], template
-
-
-def _filled(template: Any, made: torch.Tensor, args: Any, kwargs: Any) -> Any:
-    if template[0] == "tuple":
-        return tuple(_filled(one, made, args, kwargs) for one in template[1:])
-    if template[0] == "plain":
-        return template[1]
-    return made if template[0] == "new" else _leaves(args, kwargs)[template[1]]
-
-
-def _renamed(ops: Sequence[Op], old: str, new: str) -> list[Op]:
-    """The ops of the block at `old`, as those of the block at `new`."""
-    below = f"{old}."
-    return [
-        replace(op, layer=new + op.layer[len(old) :]) if op.layer == old or op.layer.startswith(below) else op
-        for op in ops
-    ]
-
-
-def _inserted(ops: Sequence[Op], places: Sequence[tuple[_Place, list[Op]]]) -> list[Op]:
-    merged: list[Op] = []
-    start = 0
-    for (place, _), added in sorted(places, key=lambda one: one[0]):
-        merged += ops[start:place]
-        merged += added
-        start = place
-    return merged + list(ops[start:])
-
-
-def _gradients(module: nn.Module) -> dict[str, torch.Tensor | None]:
-    return {name: parameter.grad for name, parameter in module.named_parameters()}
-
-
-def _grad_forms(grads: Mapping[str, torch.Tensor | None]) -> Any:
-    return {
-        name: None if grad is None else (tuple(grad.shape), grad.dtype, grad.layout) for name, grad in grads.items()
-    }
+        return recorder.ops[first:last], difference(before.unsupported, after.unsupported)

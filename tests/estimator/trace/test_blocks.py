@@ -268,6 +268,37 @@ def test_a_language_model_that_scales_by_the_number_of_its_block(monkeypatch, le
     assert left_out == [0]
 
 
+def test_an_attribute_that_an_init_alone_looks_up(monkeypatch, left_out):
+    class Looking(Block):
+        def __init__(self, number):
+            super().__init__(number)
+            assert vars(self)["number"] == number
+
+    same_as_in_full(monkeypatch, Net(blocks(Looking)))
+    assert left_out == [COUNT - 3]
+
+
+def test_blocks_that_return_more_than_their_result(monkeypatch, left_out):
+    """Texts, nothing, tuples, and arguments, each the one that a full trace returns."""
+
+    class Wide(Block):
+        def forward(self, data, pair, *, scale):
+            return "text", (super().forward(data), pair[1], None), scale, pair[0]
+
+    class Passing(Net):
+        def forward(self, data):
+            first, second, scale = self.embed(data) + 1, self.embed(data) + 2, self.embed(data)
+            data = first + second + scale
+            for block in self.blocks:
+                text, (data, other, nothing), same, one = block(data, (first, second), scale=scale)
+                if (text, nothing) != ("text", None) or other is not second or same is not scale or one is not first:
+                    raise ValueError("not what the block returns")
+            return self.head(data.mean(1))
+
+    same_as_in_full(monkeypatch, Passing(blocks(Wide)))
+    assert left_out == [COUNT - 3]
+
+
 def test_blocks_whose_attention_has_a_mask_of_blocks(monkeypatch, left_out):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -303,6 +334,19 @@ class Growing(Block):
     def forward(self, data):
         scale = {4: 1.0}.get(self.number, 2.0)
         return super().forward(data * scale) if scale == 1.0 else super().forward(data)
+
+
+class InItsDict(Block):
+    """Its number looks as if it were missing."""
+
+    def forward(self, data):
+        return super().forward(data * 2) if self.__dict__.get("number", 0) >= 4 else super().forward(data)
+
+
+class InItsVars(Block):
+    def forward(self, data):
+        seen = [value for value in (lambda: vars(self).items())() if value == ("number", 4)]
+        return super().forward(data * 2) if seen else super().forward(data)
 
 
 COUNTER = 0
@@ -361,7 +405,7 @@ class Changing(Block):
 
 @pytest.mark.parametrize(
     "kind",
-    [Numbered, Growing, Counting, Stateful, Drawing, DrawingTensors, Reading, Changing],
+    [Numbered, Growing, InItsDict, InItsVars, Counting, Stateful, Drawing, DrawingTensors, Reading, Changing],
     ids=lambda k: k.__name__,
 )
 def test_blocks_that_may_differ_all_run(monkeypatch, left_out, kind):
