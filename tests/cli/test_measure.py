@@ -12,7 +12,8 @@ from joulecast.cli import measure as command
 from joulecast.estimator.cost.library import load_profile
 from joulecast.measure.records.records import MeasuredWindow, Record
 from joulecast.measure.records.store import Store
-from joulecast.measure.suite import suite
+from joulecast.measure.suite import rounds, suite
+from joulecast.measure.suite.rounds import CasePlan
 
 from .conftest import Run
 
@@ -40,7 +41,7 @@ def nets(tmp_path: Path) -> Callable[[int], list[str]]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many cases of the suite each `measure` requested; only those of --model are measured."""
+    """How many cases of the suite each `measure` requested; only those of --model are measured, one round each."""
     counts: list[int] = []
     real = suite.run_suite
 
@@ -49,6 +50,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return real([], *arguments, **options)
 
     monkeypatch.setattr(suite, "run_suite", run_suite)
+    monkeypatch.setattr(rounds, "QUICK", CasePlan(window_s=0.0, case_s=0.0, rounds=1))
     monkeypatch.setattr(command, "_fit_and_tell", lambda store, records, options: 0)
     return counts
 

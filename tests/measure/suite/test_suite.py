@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from joulecast.cli import main as commands
 from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.cost.profile import read_profile
 from joulecast.measure.meters.contamination import SystemCounters
@@ -243,7 +244,8 @@ def test_where_none_is_clean_the_fastest_stands_with_its_flags():
 
 
 def test_disturbed_cases_count_only_where_clean_ones_are_few(bench: Bench, store: Store):
-    clean = run_suite([_case(f"{i}") for i in range(12)], store, bench, budget_s=60, progress=Heard()).measured
+    (one,) = run_suite([_case("a")], store, bench, budget_s=60, progress=Heard()).measured
+    clean = [replace(one, name=f"{i}") for i in range(12)]
     dirty = replace(clean[0], name="dirty", windows=(replace(clean[0].windows[0], flags=("noise",)),))
     assert {record.name for record in chosen_records([*clean, dirty])} == {record.name for record in clean}
     assert "dirty" in {record.name for record in chosen_records([*clean[:5], dirty])}
@@ -302,10 +304,18 @@ def test_the_users_word_goes_before_the_table():
 
 # -- as a process ------------------------------------------------------------------------------------
 
+BRIEF = CasePlan(window_s=0.02, case_s=0.0, rounds=1)
+"""One round a case, instead of up to five seconds of them where other tests disturb the rounds."""
+PROCESS = f"""
+from joulecast.measure.suite import rounds
+rounds.QUICK = rounds.{BRIEF}
+from joulecast.cli.main import measure
+measure()
+"""
+
 
 def _measure(store: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from joulecast.cli.main import measure; measure()"]
-    command += ["--store", str(store), "--meter", "none", *options]
+    command = [sys.executable, "-c", PROCESS, "--store", str(store), "--meter", "none", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -368,7 +378,7 @@ def test_kill_9_loses_the_window_in_progress_and_the_next_measure_goes_on(tmp_pa
     process.kill()
     process.communicate()
     before = {record.name for record in store.records() if not record.disturbed}
-    again = _measure(tmp_path, "--only", "random perceptrons", "--budget-s", "20", "--no-fit")
+    again = _measure(tmp_path, "--only", "random perceptrons", "--budget-s", "2", "--no-fit")
     _, errors = again.communicate(timeout=400)
     assert again.returncode == 0, errors
     fresh = [record.name for record in store.records()][2:]
@@ -376,18 +386,21 @@ def test_kill_9_loses_the_window_in_progress_and_the_next_measure_goes_on(tmp_pa
     assert not before & set(fresh)
 
 
-def test_list_show_and_export_speak_of_the_same_record(tmp_path: Path):
-    process = _measure(tmp_path, "--no-fit", "--budget-s", "1", *_tiny(tmp_path)[:2])
-    process.communicate(timeout=400)
-    assert process.returncode == 0
-    (record,) = Store(tmp_path).records()
-    program = [sys.executable, "-c", "from joulecast.cli.main import measure; measure()"]
+def test_list_show_and_export_speak_of_the_same_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("joulecast.measure.suite.rounds.QUICK", BRIEF)
 
     def run(*arguments: str) -> str:
-        done = subprocess.run([*program, *arguments, "--store", str(tmp_path)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        monkeypatch.setattr(sys, "argv", ["measure", *arguments, "--store", str(tmp_path)])
+        with pytest.raises(SystemExit) as end:
+            commands.measure()
+        output, errors = capfd.readouterr()
+        assert end.value.code == 0, errors
+        return output
 
+    run("--no-fit", "--budget-s", "1", "--meter", "none", *_tiny(tmp_path)[:2])
+    (record,) = Store(tmp_path).records()
     assert record.run in run("list")
     assert record.id in run("list", "--all")
     shown = run("show", record.id)
