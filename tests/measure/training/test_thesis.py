@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from joulecast.cli import main as commands
+from joulecast.cli.train import thesis as thesis_command
 from joulecast.measure.meters.reading import DomainReading, Reading
 from joulecast.measure.records.records import MeasuredWindow, Record
 from joulecast.measure.records.store import Store
@@ -27,8 +29,8 @@ from joulecast.measure.training.thesis import (
 )
 from joulecast.measure.training.thesis_figures import draw_figures
 
-COMMAND = [sys.executable, "-m", "joulecast.cli.train", "thesis", "--only=simplenet", "--width=0.05"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
+THESIS = ["thesis", "--only=simplenet", "--width=0.05"]
+ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
 
 
 def window(hours: float, watts: float | None, accuracy: float | None = None, tested: int = 0) -> MeasuredWindow:
@@ -139,11 +141,30 @@ def test_ctrl_c_in_the_last_test_begins_no_other_training(
     assert (tmp_path / "trained").read_text().split() == ["simplenet", "alexnet"][:trained]
 
 
-def test_the_command_trains_once_and_compares(tmp_path: Path) -> None:
-    command = [*COMMAND, "--synthetic=200", "--meter=none", "--target=1", "--max-epochs=2", f"--out={tmp_path}"]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line.rstrip() for line in done.stdout.splitlines()]
+Thesis = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def thesis(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Thesis:
+    """Status, output and errors of `measure thesis` in this process; its training has one of its own."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [*THESIS, *options])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            commands.run(thesis_command, "measure")
+        return (int(end.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+def test_the_command_trains_once_and_compares(tmp_path: Path, thesis: Thesis) -> None:
+    options = ["--synthetic=200", "--meter=none", "--target=1", "--max-epochs=2", f"--out={tmp_path}"]
+    status, output, errors = thesis(*options)
+    assert status == 0, errors
+    lines = [line.rstrip() for line in output.splitlines()]
     table = next(index for index, line in enumerate(lines) if line.startswith("Table 4.0.1: to 1 % accuracy"))
     assert lines[table + 1].split("  ")[0].strip() == "model"
     assert lines[table + 2].startswith("SimpleNet  thesis (to 60 %) ")
@@ -153,21 +174,21 @@ def test_the_command_trains_once_and_compares(tmp_path: Path) -> None:
     assert ours[3] == "-"
     assert ours[5:] == ["-", "-", "missing"]
     assert float(ours[4]) > 0
-    assert "synthetic images: times are real, accuracy has no meaning" in done.stdout
+    assert "synthetic images: times are real, accuracy has no meaning" in output
     assert {path.name for path in tmp_path.iterdir()} == {
         "outcome.json", "figure-4.0.1.svg", "figure-4.0.2.svg", "records", "checkpoints"
     }  # fmt: skip
     first = Store(tmp_path).read("simplenet")
-    again = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    status, _, errors = thesis(*options)
+    assert status == 0, errors
     assert Store(tmp_path).read("simplenet").windows == first.windows
 
 
-def test_a_signal_reaches_the_training_once_and_the_command_goes_on(tmp_path: Path) -> None:
+def test_a_signal_reaches_the_training_once_and_the_command_goes_on(tmp_path: Path, thesis: Thesis) -> None:
     options = ["--synthetic=400", "--meter=none", "--target=100", f"--out={tmp_path}"]
     path = tmp_path / "records" / "simplenet.json"
     process = subprocess.Popen(
-        [*COMMAND, *options, "--max-epochs=100000"], env=ENVIRONMENT,
+        [sys.executable, "-m", "joulecast.cli.train", *THESIS, *options, "--max-epochs=100000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -188,9 +209,8 @@ def test_a_signal_reaches_the_training_once_and_the_command_goes_on(tmp_path: Pa
     assert left.status == "interrupted"
     assert left.flags[-1].startswith("interrupted by SIGTERM after step")
     epochs = left.steps // 7 + 1
-    command = [*COMMAND, *options, f"--max-epochs={epochs}"]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    status, _, errors = thesis(*options, f"--max-epochs={epochs}")
+    assert status == 0, errors
     finished = read_runs(tmp_path)["simplenet"]
     assert (finished.status, finished.steps) == ("complete", 7 * epochs)
     assert finished.windows[: len(left.windows)] == left.windows

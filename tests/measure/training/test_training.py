@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from joulecast.cli import main as commands
+from joulecast.cli.train import train as train_command
 from joulecast.measure.meters.reading import PowerTrace, TracePoint
 from joulecast.measure.meters.selection import select_meter
 from joulecast.measure.records.records import MeasuredWindow, Record
@@ -27,11 +30,21 @@ from joulecast.measure.training.cifar10 import Images, synthetic_images
 from joulecast.measure.training.errors import TrainingError
 from joulecast.measure.training.recipe import Recipe
 from joulecast.measure.training.stretches import epochs_of
+from joulecast.measure.training.trainer_torch import TorchTrainer
 from joulecast.measure.training.training import TrainingPlan, train
 
 TINY = TrainingPlan("alexnet", "pytorch", Recipe("adam", 1e-3, batch_size=20), epochs=2, width=0.05)
-COMMAND = [sys.executable, "-m", "joulecast.cli.train", "train", "alexnet", "--framework", "pytorch"]
-TINY_OPTIONS = ["--width=0.05", "--batch-size=20", "--synthetic=1000", "--meter=none"]
+TINY_COMMAND = [
+    "train",
+    "alexnet",
+    "--framework=pytorch",
+    "--width=0.05",
+    "--batch-size=20",
+    "--synthetic=500",
+    "--meter=none",
+]
+STEPS = 25  # of an epoch of TINY_COMMAND
+PROCESS = [sys.executable, "-m", "joulecast.cli.train", *TINY_COMMAND]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -182,13 +195,13 @@ def test_plans_that_mean_nothing(change: dict[str, Any]) -> None:
         replace(TINY, **change)
 
 
-# -- what survives, each in a process of its own -------------------------------------------------
+# -- what survives the end of its process --------------------------------------------------------
 
 
 @contextmanager
-def started(store: Path, *options: str, run: str | None = "run") -> Iterator[subprocess.Popen[str]]:
-    named = [] if run is None else ["--run", run]
-    arguments = [*COMMAND, *TINY_OPTIONS, *named, "--store", str(store), *options]
+def started(store: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, without an end."""
+    arguments = [*PROCESS, "--run=run", "--store", str(store), "--epochs=100000", *options]
     process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -198,10 +211,22 @@ def started(store: Path, *options: str, run: str | None = "run") -> Iterator[sub
         process.communicate()
 
 
-def finished(store: Path, *options: str, run: str | None = "run") -> tuple[int, str, str]:
-    with started(store, *options, run=run) as process:
-        output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
+Finished = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Finished:
+    """`finished(store, "--epochs=2")`: status, output and errors of the command, in this process, which is faster."""
+
+    def call(store: Path, *options: str, run: str | None = "run") -> tuple[int, str, str]:
+        named = [] if run is None else ["--run", run]
+        monkeypatch.setattr(sys, "argv", [*TINY_COMMAND, *named, "--store", str(store), *options])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            commands.run(train_command, "measure")
+        return (int(end.value.code or 0), *capfd.readouterr())
+
+    return call
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -220,7 +245,7 @@ def windows_of(store: Path, run: str = "run") -> int:
 def uninterrupted(store: Path, epochs: int) -> Record:
     """The training of the command, in this process and without an interruption."""
     recipe = Recipe("adam", 1e-3, batch_size=20, augment=False)
-    return run_here(replace(TINY, recipe=recipe, epochs=epochs), synthetic_images(1000, 200), store)
+    return run_here(replace(TINY, recipe=recipe, epochs=epochs), synthetic_images(500, 100), store)
 
 
 def losses_by_epoch(record: Record) -> list[float | None]:
@@ -232,8 +257,8 @@ def untested(window: MeasuredWindow) -> MeasuredWindow:
     return replace(window, figures={name: window.figures[name] for name in ("epoch", "step", "loss")})
 
 
-def test_kill_9_loses_the_stretch_in_progress_and_nothing_else(tmp_path: Path) -> None:
-    with started(tmp_path, "--epochs=100000") as process:
+def test_kill_9_loses_the_stretch_in_progress_and_nothing_else(tmp_path: Path, finished: Finished) -> None:
+    with started(tmp_path) as process:
         wait_for(lambda: windows_of(tmp_path) >= 2, process)
         process.kill()
     left = Store(tmp_path).read("run")
@@ -253,8 +278,10 @@ def test_kill_9_loses_the_stretch_in_progress_and_nothing_else(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_in_order(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    with started(tmp_path, "--epochs=100000") as process:
+def test_a_signal_ends_the_run_in_order(
+    tmp_path: Path, finished: Finished, number: signal.Signals, status: int
+) -> None:
+    with started(tmp_path) as process:
         wait_for(lambda: windows_of(tmp_path) >= 1, process)
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
@@ -265,51 +292,50 @@ def test_a_signal_ends_the_run_in_order(tmp_path: Path, number: signal.Signals, 
     assert left.status == "interrupted"
     assert left.flags[-1] == f"interrupted by {number.name} after step {left.steps}"
     assert left.settings["checkpoint"] == f"{left.steps:06d}.state"
-    epochs = left.steps // 50 + 1
+    epochs = left.steps // STEPS + 1
     assert finished(tmp_path, f"--epochs={epochs}")[0] == 0
     record = Store(tmp_path).read("run")
-    assert (record.status, record.steps) == ("complete", 50 * epochs)
+    assert (record.status, record.steps) == ("complete", STEPS * epochs)
     assert record.figures["interruptions"] == 1
     whole = uninterrupted(tmp_path / "other", epochs)
     assert losses_by_epoch(record) == pytest.approx(losses_by_epoch(whole), rel=1e-3)
 
 
-SIGNALLED = """
-import os, signal, sys
-from joulecast.measure.training.trainer_torch import TorchTrainer
-step, count, last = TorchTrainer.step, [0], int(sys.argv[1])
-def signalled(self, *arguments):
-    count[0] += 1
-    if count[0] == last:
-        os.kill(os.getpid(), signal.SIGINT)
-    return step(self, *arguments)
-TorchTrainer.step = signalled
-from joulecast.cli.main import run
-from joulecast.cli.train import train
-sys.argv = ["train", *sys.argv[2:]]
-run(train, "measure")
-"""
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """`at_step(3, action)`: the next training calls `action` before its third step."""
+    step, count = TorchTrainer.step, itertools.count(1)
+
+    def plan(last: int, action: Callable[[], None]) -> None:
+        def planned(self: TorchTrainer, *arguments: Any) -> Any:
+            if next(count) == last:
+                action()
+            return step(self, *arguments)
+
+        monkeypatch.setattr(TorchTrainer, "step", planned)
+
+    return plan
 
 
-@pytest.mark.parametrize("last", [50, 100], ids=["of an epoch", "of the run"])
-def test_a_test_that_a_signal_forestalls_is_made_when_the_run_goes_on(tmp_path: Path, last: int) -> None:
-    options = [str(last), *COMMAND[4:], *TINY_OPTIONS, "--run=run", f"--store={tmp_path}", "--epochs=2", "--quiet"]
-    command = [sys.executable, "-c", SIGNALLED, *options]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False)
-    assert done.returncode == 130
+@pytest.mark.parametrize("last", [STEPS, 2 * STEPS], ids=["of an epoch", "of the run"])
+def test_a_test_that_a_signal_forestalls_is_made_when_the_run_goes_on(
+    tmp_path: Path, finished: Finished, at_step: Any, last: int
+) -> None:
+    at_step(last, lambda: signal.raise_signal(signal.SIGINT))
+    assert finished(tmp_path, "--epochs=2", "--quiet")[0] == 130
     left = Store(tmp_path).read("run")
     assert (left.status, left.steps) == ("interrupted", last)
     assert "accuracy" not in left.windows[-1].figures
     assert finished(tmp_path)[0] == 0
     record = Store(tmp_path).read("run")
-    assert (record.status, record.steps) == ("complete", 100)
-    assert [window.figures["step"] for window in record.windows] == [50, 100]
+    assert (record.status, record.steps) == ("complete", 2 * STEPS)
+    assert [window.figures["step"] for window in record.windows] == [STEPS, 2 * STEPS]
     there, here = epochs_of(record.windows), epochs_of(uninterrupted(tmp_path / "other", 2).windows)
-    assert [epoch.tested for epoch in there] == [200, 200]
+    assert [epoch.tested for epoch in there] == [100, 100]
     assert [epoch.accuracy for epoch in there] == pytest.approx([epoch.accuracy for epoch in here], abs=0.011)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_flagged(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_run_flagged(tmp_path: Path, finished: Finished) -> None:
     status, _, errors = finished(tmp_path, "--epochs=3", "--optimizer=sgd", "--learning-rate=1e30", "--quiet")
     assert status == 1
     (line,) = [line for line in errors.splitlines() if line.startswith("measure:")]
@@ -324,37 +350,21 @@ def test_a_loss_that_is_no_number_ends_the_run_flagged(tmp_path: Path) -> None:
     assert "start a new run with a lower learning rate" in errors
 
 
-RAISING = """
-import sys
-from joulecast.measure.training.trainer_torch import TorchTrainer
-step, count = TorchTrainer.step, [0]
-def failing(self, *arguments):
-    count[0] += 1
-    if count[0] == 70:
-        raise RuntimeError("out of memory\\nwhile trying to allocate 2 GiB")
-    return step(self, *arguments)
-TorchTrainer.step = failing
-from joulecast.cli.main import run
-from joulecast.cli.train import train
-sys.argv = ["train", *sys.argv[1:]]
-run(train, "measure")
-"""
+def test_a_training_that_raises_is_one_line_and_goes_on(tmp_path: Path, finished: Finished, at_step: Any) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of memory\nwhile trying to allocate 2 GiB")
 
-
-def test_a_training_that_raises_is_one_line_and_goes_on(tmp_path: Path) -> None:
-    options = [*COMMAND[4:], *TINY_OPTIONS, "--run=run", f"--store={tmp_path}", "--epochs=2", "--quiet"]
-    done = subprocess.run(
-        [sys.executable, "-c", RAISING, *options], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    assert "training failed in epoch 1, step 51: RuntimeError: out of memory while trying" in line
+    at_step(STEPS + 20, fail)
+    status, _, errors = finished(tmp_path, "--epochs=2", "--quiet")
+    assert status == 1
+    (line,) = errors.strip().splitlines()
+    assert f"training failed in epoch 1, step {STEPS + 1}: RuntimeError: out of memory while trying" in line
     left = Store(tmp_path).read("run")
-    assert (left.status, left.steps) == ("failed", 50)
+    assert (left.status, left.steps) == ("failed", STEPS)
     assert "out of memory" in left.flags[-1]
     assert finished(tmp_path)[0] == 0, "with no word on epochs it trains the two it was begun with"
     record = Store(tmp_path).read("run")
-    assert (record.status, record.steps, record.figures["interruptions"]) == ("complete", 100, 1)
+    assert (record.status, record.steps, record.figures["interruptions"]) == ("complete", 2 * STEPS, 1)
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_written(tmp_path: Path) -> None:
@@ -366,7 +376,7 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_written(tmp_path: Path) -> 
     mount = f"mount -t tmpfs -o size=400k tmpfs {small}"
     if subprocess.run([*namespace, "sh", "-c", mount], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount in a namespace")
-    command = " ".join([*COMMAND, *TINY_OPTIONS, "--run=run", f"--store={small}", "--epochs=2", "--quiet"])
+    command = " ".join([*PROCESS, "--run=run", f"--store={small}", "--epochs=2", "--quiet"])
     fill = f"head -c 150000 /dev/zero > {small}/ballast"  # room for the first checkpoint, not for a second
     script = f"{mount} && {fill} && {command}; status=$?; ls {small}/checkpoints/run; "
     script += f"cp -r {small}/records {tmp_path}/records; exit $status"
@@ -376,13 +386,13 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_written(tmp_path: Path) -> 
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert "cannot be written (No space left on device); free space and continue this run" in line
-    assert set(done.stdout.split()) <= {"lock", "000050.state"}, "nothing half written is left"
+    assert set(done.stdout.split()) <= {"lock", f"{STEPS:06d}.state"}, "nothing half written is left"
     record = Store(tmp_path).read("run")
-    assert len(record.windows) == int("000050.state" in done.stdout)
+    assert len(record.windows) == int(f"{STEPS:06d}.state" in done.stdout)
 
 
-def test_two_processes_never_train_one_run(tmp_path: Path) -> None:
-    with started(tmp_path, "--epochs=100000") as first:
+def test_two_processes_never_train_one_run(tmp_path: Path, finished: Finished) -> None:
+    with started(tmp_path) as first:
         wait_for(lambda: windows_of(tmp_path) >= 1, first)
         status, _, errors = finished(tmp_path, "--epochs=1", "--quiet")
         assert status == 1
