@@ -128,7 +128,7 @@ def test_mistakes_are_one_line(call: Run, net: str, options: tuple[str, ...], st
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_was_stopped_goes_on(run: Run, net: str, tmp_path: Path, number: int) -> None:
+def test_a_sweep_that_was_stopped_goes_on(call: Run, net: str, tmp_path: Path, number: int) -> None:
     command = [
         *(str(Path(sys.executable).parent / "joulecast"), "sweep", "--model", net, "--output", "o.csv"),
         *("--set", "width=1,2,3,4,5,6", "--set", "slow=0.3", *RUN),
@@ -145,7 +145,7 @@ def test_a_sweep_that_was_stopped_goes_on(run: Run, net: str, tmp_path: Path, nu
         assert b"o.csv.partial keeps the candidates that are done; the same command resumes it" in said
     kept = journal.read_bytes().count(b"\n") - 1
     assert 2 <= kept < 6
-    again = run(*("joulecast", *command[1:]))
+    again = call("joulecast", *command[1:])
     assert again.returncode == 0, again.stderr
     assert pandas.read_csv(tmp_path / "o.csv")["parameters"].tolist() == [17 * width for width in range(1, 7)]
     assert not journal.exists()

@@ -36,10 +36,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(folder: Path, text: str, *, program: str = "bash") -> str:
-    """What a command prints; processes that it started in the background end with it."""
+def run(folder: Path, text: str, *, program: str = "bash", cores: int = 1) -> str:
+    """What a command prints on a machine with so many cores; processes that it left in the background end with it."""
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PYTHONWARNINGS": "default"}
+    environment["LOKY_MAX_CPU_COUNT"] = str(cores)  # each core has its own processes, which import torch for seconds
     arguments = ["bash", "-euo", "pipefail", "-c", text] if program == "bash" else [sys.executable, text]
     with (folder / "stderr.txt").open("w") as errors:
         started = subprocess.Popen(
@@ -62,7 +63,7 @@ def run(folder: Path, text: str, *, program: str = "bash") -> str:
 
 
 def test_a_grid_with_its_table_and_its_page(folder: Path) -> None:
-    said = run(folder, command("--set width=8,16,32"))
+    said = run(folder, command("--set width=8,16,32"), cores=2)
     assert said.startswith("6 candidates; all of them one after another:")
     assert "within budget" in said
     assert (folder / "sweep.csv").read_text().count("\n") == 7

@@ -10,6 +10,7 @@ import sys
 import threading
 import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,42 +84,44 @@ def hub():
     server.server_close()
 
 
-def ask(spec: str, cache, endpoint: str, **more: str) -> subprocess.CompletedProcess[str]:
+def ask(*specs: str, cache: Path, endpoint: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Prints a line for each model, read by one new process: the hub's address and cache are read when it starts."""
     code = (
         "import sys\n"
         "from joulecast.estimator.base.errors import JoulecastError\n"
         "from joulecast.estimator.model.load import load_model\n"
         "from joulecast.estimator.model.inputs import model_inputs\n"
-        "try:\n"
-        "    loaded = load_model(sys.argv[1])\n"
-        "    inputs = model_inputs(loaded, 2)\n"
-        "    print(type(loaded.model).__name__, list(inputs.kwargs['pixel_values'].shape), loaded.device)\n"
-        "except JoulecastError as error:\n"
-        "    print(error)\n"
+        "for spec in sys.argv[1:]:\n"
+        "    try:\n"
+        "        loaded = load_model(spec)\n"
+        "        inputs = model_inputs(loaded, 2)\n"
+        "        print(type(loaded.model).__name__, list(inputs.kwargs['pixel_values'].shape), loaded.device)\n"
+        "    except JoulecastError as error:\n"
+        "        print(error)\n"
     )
     environment = {**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": endpoint, **more}
     environment.pop("HF_TOKEN", None)
     return subprocess.run(
-        [sys.executable, "-c", code, spec], capture_output=True, text=True, timeout=120, check=True, env=environment
+        [sys.executable, "-c", code, *specs], capture_output=True, text=True, timeout=120, check=True, env=environment
     )
 
 
 def test_a_repository_then_its_cache_then_what_is_not_there(hub, tmp_path):
     expected = "ViTForImageClassification [2, 3, 64, 96] meta\n"
-    assert ask("hf:some/vit", tmp_path, hub).stdout == expected
-    assert ask("hf:some/vit", tmp_path, hub, HF_HUB_OFFLINE="1").stdout == expected
-    assert ask("hf:some/vit", tmp_path, "http://no-such-host.invalid").stdout == expected
-    unreachable = ask("hf:some/other", tmp_path, "http://no-such-host.invalid")
+    assert ask("hf:some/vit", cache=tmp_path, endpoint=hub).stdout == expected
+    assert ask("hf:some/vit", cache=tmp_path, endpoint=hub, HF_HUB_OFFLINE="1").stdout == expected
+    unreachable = ask("hf:some/vit", "hf:some/other", cache=tmp_path, endpoint="http://no-such-host.invalid")
     assert unreachable.stdout == (
-        "hf:some/other is not in the local cache and the hub cannot be reached; "
+        f"{expected}hf:some/other is not in the local cache and the hub cannot be reached; "
         "connect to the network, or give a config.json\n"
     )
     assert unreachable.stderr == ""
 
 
 def test_what_the_hub_does_not_have(hub, tmp_path):
-    assert "the hub has no repository some/nothing" in ask("hf:some/nothing", tmp_path, hub).stdout
-    assert "hf:some/data has no config.json" in ask("hf:some/data", tmp_path, hub).stdout
+    nothing, data = ask("hf:some/nothing", "hf:some/data", cache=tmp_path, endpoint=hub).stdout.splitlines()
+    assert "the hub has no repository some/nothing" in nothing
+    assert "hf:some/data has no config.json" in data
 
 
 @pytest.fixture
