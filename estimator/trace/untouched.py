@@ -543,6 +543,9 @@ def _torch_state() -> Iterator[None]:
 
 # -- tensors that are kept elsewhere -------------------------------------------------------------
 
+# `gc.get_referrers` compares every reference with each value, so it is faster only for a few: 0.05 s instead of 0.4 s.
+_FEW = 100
+
 
 class _Survivors:
     """Tensors of a trace that are alive after it, in a cache, closure or global that was not recorded."""
@@ -582,7 +585,7 @@ class _Survivors:
         left = [tensor for tensor in (reference() for reference in known) if tensor is not None]
         if not left:
             return []
-        holders = {type(one).__name__ for one in _holders({id(tensor) for tensor in left}) if one is not left}
+        holders = {type(one).__name__ for one in _holders(left) if one is not left}
         holders -= {"frame"}
         return [f"{len(left)} tensors of the trace are still kept by a {' and a '.join(sorted(holders))}"]
 
@@ -593,15 +596,18 @@ def _new_stand_ins() -> list[torch.Tensor]:
         return [value for value in tensors if type(value) is FakeTensor or value.is_meta]
 
 
-def _holders(ids: set[int]) -> list[Any]:
-    """Objects that refer to one of these; `gc.get_referrers` compares every reference with each of them."""
-    return [one for one in gc.get_objects() if any(id(other) in ids for other in gc.get_referents(one))]
+def _holders(values: list[Any]) -> list[Any]:
+    """Objects that refer to one of these."""
+    if len(values) <= _FEW:
+        return gc.get_referrers(*values)
+    ids = {id(value) for value in values}
+    return [one for one in gc.get_objects() if not ids.isdisjoint(map(id, gc.get_referents(one)))]
 
 
 def _release(tensors: list[Any], depth: int = 3) -> None:
     ids = {id(tensor) for tensor in tensors}
     above: list[Any] = []
-    for holder in _holders(ids):
+    for holder in _holders(tensors):
         if holder is tensors or isinstance(holder, types.FrameType):
             continue
         if hasattr(type(holder), "cache_clear"):
