@@ -18,9 +18,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _TOP = Path(__file__).resolve().parents[1]
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _TOP]
 
+# Folders whose tests start processes or train. Their files run first, so that no worker is left with one of them.
+_LONGEST = ("benchmarks", "check", "cli", "measure", "models", "service", "sweeps", "trainers")
+
 # A busy machine is no defect of a test.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.relative_to(_TOP).parts[1] not in _LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
