@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import population_kernels
-from population_fit import INSTINCT_WIDER, Fit, bounds, fitted, fitted_on, predict
+from population_fit import Fit, fitted, fitted_on, predict, vendor_bounds, vendor_masks
 from population_power import fit_power
-from population_rows import Rows, all_specs, chip, for_fit, rows_of, traces_of
+from population_rows import Rows, chip, for_fit, rows_of, traces_of
 from population_runs import all_steps
 from population_spread import Device, devices
 from population_spread import after_runs as after
@@ -30,7 +30,7 @@ from joulecast.estimator.cost import population as model
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.population import SPECS, Columns
+from joulecast.estimator.cost.population import Columns
 from joulecast.estimator.fit.few import Prior
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -149,33 +149,25 @@ def power_lines(rows: Rows, log_s: Array, power_error: Array) -> list[Line]:
 def coverage(rows: Rows, log_s: Array) -> list[Line]:
     """Shares of steps inside bounds that their own GPUs had no part in, and how wide these are.
 
-    NVIDIA: bounds from half of the chips, judged on the other half, and the other way round. Radeon: from the other
-    Radeon cards. Instinct: NVIDIA's to the power that `document` gives them.
+    NVIDIA: bounds from half of the chips, judged on the other half, and the other way round. AMD: from all chips of
+    the vendor but one, judged on that one. The rule is that of the shipped bounds.
     """
     error = rows.log_s - log_s
     step = (rows.software >= 0) & (rows.source != "mlperf")
     chips = np.array([chip(gpu) for gpu in rows.gpu.tolist()])
-    known = {
-        name: np.array([all_specs()[gpu][SPECS.index(name)] > 0 for gpu in rows.gpu]) for name in ("amd", "radeon")
-    }
-    nvidia, radeon = step & ~known["amd"], step & known["radeon"]
-    instinct = step & known["amd"] & ~known["radeon"]
-    names = sorted(set(chips[nvidia].tolist()))
-    first = np.isin(chips, names[::2])
-    parts = {
-        "NVIDIA": [(nvidia & half, nvidia & ~half, 1.0) for half in (first, ~first)],
-        "AMD Radeon": [
-            (radeon & (chips != name), radeon & (chips == name), 1.0) for name in set(chips[radeon].tolist())
-        ],
-        "AMD Instinct": [(nvidia, instinct, INSTINCT_WIDER)],
-    }
+    vendors = {name: mask & step for name, mask in vendor_masks(rows).items()}
+    nvidia = vendors["nvidia"]
+    first = np.isin(chips, sorted(set(chips[nvidia].tolist()))[::2])
+    parts = {"NVIDIA": [(nvidia & half, nvidia & ~half) for half in (first, ~first)]}
+    for title, name in (("AMD Radeon", "radeon"), ("AMD Instinct", "amd")):
+        own = vendors[name]
+        parts[title] = [(own & (chips != one), own & (chips == one)) for one in sorted(set(chips[own].tolist()))]
     lines = []
     for vendor, splits in parts.items():
         inside: list[bool] = []
         widths = []
-        for own, other, wider in splits:
-            groups = list(zip(rows.source[own].tolist(), rows.gpu[own].tolist(), strict=True))
-            low, high = (bound**wider for bound in bounds(error[own], groups))
+        for own, other in splits:
+            low, high = vendor_bounds(rows, error, own, nvidia)
             inside += ((np.exp(error[other]) >= low) & (np.exp(error[other]) <= high)).tolist()
             widths.append(high / low)
         text = f"{np.mean(inside):.0%} inside, high / low {np.mean(widths):.2f}"

@@ -263,7 +263,7 @@ def specs(hardware: Hardware) -> Array:
     gddr = hardware.year < 2016 or (not double and hardware.bandwidth_gb_per_s < 1500)
     sms = float(hardware.sms or 0)
     if not sms or other:  # as many multiprocessors of usual size as its rate takes
-        sms = max(hardware.fp32_tflops * _TERA / 2 / 128 / 1.6e9, 1.0)
+        sms = max(max(hardware.fp32_tflops / 128, half / 1024) * _TERA / 2 / 1.6e9, 1.0)
     return np.array(
         [
             fp32 * _TERA / 2,
@@ -302,6 +302,7 @@ _TILES = ((256.0, 128.0), (128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 3
 _TINY = 1e-30  # seconds
 _CONVERTED_BYTES = 2.0  # of an input of an 8-bit product; each is read in 16 bits and written twice, for two products
 _FP8_SHARE = 0.9  # of the rate over that of 16 bits; fitted on seven steps of MPT 1B and 3B in FP8 on H100
+_USUAL_RATE = 1.5e13  # multiply-adds per second
 _SPLIT_K = 256.0  # a reduction is split among multiprocessors down to this length
 
 
@@ -337,10 +338,14 @@ def piece_seconds(
     rate, sustained, peak = _rate(t, s, p, tf32, cls, last, xp)
     age = software["year"] - 2021.0
     tuned = software["compute"] * xp.where((cls <= DEPTHWISE) & (t.half > 0) & (last == 0), software["conv"], 1.0)
-    tuned = tuned * xp.where(cls == ATTENTION, software["attention"], 1.0) * p["yearly_compute"] ** -age
+    tuned = tuned * xp.where(cls == ATTENTION, software["attention"], 1.0)
+    yearly = xp.where(
+        cls == GROUPED, p["yearly_grouped"], xp.where(cls < GROUPED, p["yearly_conv"], p["yearly_compute"])
+    )
+    tuned = tuned * yearly**-age
     # Stacks that are tuned for the newest devices: a factor for each doubling of the matrix units' rate.
     tuned = tuned * software["rate"] ** np.log2(np.maximum(s["half"], s["fp32"]) / _RATE_OF_ONE)
-    compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / peak)
+    compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / (peak * p["ceiling"]))
     memory = _bytes(t, s, p, software, cls, last, xp) / _bandwidth(t, s, p, xp) * p["yearly_memory"] ** -age
     sharp = p["overlap"]
     larger = xp.maximum(compute, memory)
@@ -394,6 +399,7 @@ def _rate(
     half = xp.where(s["tensor"] > 0, clock * s["half"] * p["eff_half"], vector)
     on_tf32 = (tf32 > 0) & (matrix > single)
     rate = xp.where(t.half > 0, half, xp.where(on_tf32, matrix, single))
+    doublings = xp.log2(rate / _USUAL_RATE)
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
     joules = joules * xp.where(
         (t.half > 0) & (s["tensor"] > 0), p["energy_half"], xp.where(on_tf32, p["energy_tf32"], 1.0)
@@ -409,6 +415,11 @@ def _rate(
     wide = s["fp32"] * p["eff_depthwise"]
     rate = xp.where(cls == DEPTHWISE, wide, rate)
     gain = xp.array([p.get(f"gain_{name}", 1.0) for name in CLASSES])[cls]
+    # Fast units come with more bandwidth to their tiles than `_padded_macs` assumes.
+    narrow = (cls == GROUPED) | (cls == DEPTHWISE)
+    doubling = xp.where(narrow, p["doubling_grouped"], xp.where(cls == MATMUL, p["doubling_matmul"], 1.0))
+    gain = gain * doubling**doublings
+    gain = gain * xp.where((cls == DEPTHWISE) & (t.phase == BACKWARD), p["gain_depthwise_backward"], 1.0)
     half_conv = (t.half > 0) & (s["tensor"] > 0) & (cls <= GROUPED)
     gain = gain * xp.where(half_conv, xp.where(last > 0, p["gain_half_last"], p["gain_half_conv"]), 1.0)
     gain = gain * xp.where(t.weight_grad > 0, p["gain_weight_grad"], 1.0)
@@ -416,6 +427,7 @@ def _rate(
     gain = gain * xp.where(winograd, p["gain_winograd"], 1.0)
     gain = gain * xp.where((t.stride > 1.5) & (t.phase == BACKWARD) & (cls <= GROUPED), p["gain_strided"], 1.0)
     gain = gain * xp.where(s["amd"] > 0, xp.where(cls <= DEPTHWISE, p["amd_conv"], p["amd_matmul"]), 1.0)
+    gain = gain * xp.where((s["amd"] > 0) & (cls == DEPTHWISE), p["amd_depthwise"], 1.0)
     gain = gain * xp.where(s["radeon"] > 0, p["radeon_compute"], 1.0)
     gain = gain * xp.maximum(eight * _FP8_SHARE, 1.0)
     gain = gain * xp.where(s["integrated"] > 0, p["integrated"], 1.0)

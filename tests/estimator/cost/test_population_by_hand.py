@@ -43,7 +43,8 @@ NEUTRAL: dict[str, float] = {
     **dict.fromkeys(("overlap", "yearly_compute", "yearly_memory", "yearly_host", "host_infer", "edge_power"), 1.0),
     **dict.fromkeys(("boost", "pascal_compute", "pascal_memory", "ecc_memory", "mobile_power"), 1.0),
     **dict.fromkeys(("radeon_compute", "radeon_memory", "integrated", "unsupported_half", "eff_packed"), 1.0),
-    "gain_dilated": 1.0,
+    **dict.fromkeys(("gain_dilated", "gain_depthwise_backward", "amd_depthwise", "ceiling"), 1.0),
+    **dict.fromkeys(("doubling_matmul", "doubling_grouped", "yearly_conv", "yearly_grouped"), 1.0),
     "energy_memory": 0.015,  # 15 W for the memory of DEVICE
     **dict.fromkeys(("energy_nm", "edge", "start", "wave", "cache", "reorder"), 0.0),
     **dict.fromkeys(("floor", "floor_update", "floor_rnn", "host_forward", "host_backward", "host_update"), 0.0),
@@ -308,6 +309,25 @@ HALF_DEVICE = {"half": 8e12}
         (conv(1, dilated=1, half=True), {}, {"gain_dilated": 0.5}, False, 4e12),
         (conv(1, dilated=1, half=True), {"tensor": 0.0}, {"gain_dilated": 0.5}, False, 1e12),
         (conv(1), {}, {"gain_dilated": 0.5}, True, 4e12),
+        # Fast units: 3.75 T are two doublings below the usual rate, 30 T one above.
+        (matmul(128, 256, 128), {"fp32": 3.75e12}, {"doubling_matmul": 2.0}, False, 3.75e12 / 4),
+        (matmul(128, 256, 128, half=True), {"half": 30e12}, {"doubling_matmul": 0.5}, False, 15e12),
+        (matmul(128, 256, 128, b=2), {"fp32": 3.75e12}, {"doubling_matmul": 2.0}, False, 3.75e12),
+        (matmul(128, 256, 128), {"fp32": 3.75e12}, {"doubling_grouped": 2.0}, False, 3.75e12),
+        (conv(1), {"fp32": 3.75e12}, {"doubling_matmul": 2.0, "doubling_grouped": 2.0}, False, 3.75e12),
+        (conv(1, groups=2, c=256), {"fp32": 3.75e12}, {"doubling_grouped": 2.0}, False, 3.75e12 / 4),
+        (conv(1, groups=128), {"fp32": 3.75e12}, {"doubling_grouped": 2.0}, False, 3.75e12 / 4),
+        # Depthwise convolutions.
+        (conv(1, 128, phase="backward", grad_input=0), {}, {"gain_depthwise_backward": 0.5}, False, 0.5e12),
+        (conv(1, phase="backward", grad_input=0), {}, {"gain_depthwise_backward": 0.5}, False, 1e12),
+        (conv(1, 128), {}, {"gain_depthwise_backward": 0.5}, False, 1e12),
+        (conv(1, 128), {"amd": 1.0}, {"amd_depthwise": 0.5}, False, 0.5e12),
+        (conv(1), {"amd": 1.0}, {"amd_depthwise": 0.5}, False, 1e12),
+        (conv(1, 128), {}, {"amd_depthwise": 0.5}, False, 1e12),
+        # No product is faster than the ceiling.
+        (matmul(128, 256, 128), {}, {"gain_matmul": 2.0, "ceiling": 0.75}, False, 0.75e12),
+        (matmul(128, 256, 128), {}, {"gain_matmul": 0.5, "ceiling": 0.75}, False, 0.5e12),
+        (conv(9, c=128), {}, {"gain_winograd": 4.0, "ceiling": 0.8}, False, 1.8e12),
         (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, False, 1.25e12),
         (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, True, 5e12),
         (matmul(128, 256, 128, half=True), {"boost": 1.0}, {"boost": 1.25}, False, 10e12),
@@ -514,6 +534,12 @@ def test_software_and_years_change_the_host_and_the_arithmetic() -> None:
     product = matmul(128, 256, 128)
     own = {"eff_fp32": 0.25, "yearly_compute": 1.5}
     assert parts(product, p=own, software=years)["compute"] == pytest.approx(4 / 2.25 * CUBE / 1e12)
+    # convolutions and grouped ones have trends of their own; depthwise ones have that of products
+    trends = {"yearly_compute": 1.5, "yearly_conv": 2.0, "yearly_grouped": 4.0}
+    slow_fp32 = {"eff_fp32": 1 / 64, "eff_depthwise": 1 / 64}
+    for op, factor in ((conv(1), 4.0), (conv(4), 4.0), (conv(1, groups=2, c=256), 16.0), (conv(1, 128), 2.25)):
+        seconds = parts(op, p={**trends, **slow_fp32}, software=years)["compute"]
+        assert seconds == pytest.approx(64 / factor * op.flops / 1e12)
     assert parts(product, p=own, software={"compute": 0.5})["compute"] == pytest.approx(2 * CUBE / 1e12)
     # "conv" counts for convolutions in half precision, depthwise ones included, and for nothing else
     slow = {"eff_half": 0.25, "eff_fp32": 0.25, "eff_depthwise": 0.25}
@@ -696,7 +722,8 @@ def test_a_cards_figures_in_basic_units() -> None:
         ({"year": 2022}, {"fp32": 20e12}),
         # 128 lanes at 1.6 GHz make a multiprocessor.
         ({"sms": None}, {"sms": 20e12 / 128 / 1.6e9}),
-        ({"sms": None, "fp32_tflops": 0.1}, {"sms": 1.0}),
+        # matrix units of 1,024 multiply-adds a clock each
+        ({"sms": None, "fp32_tflops": 0.1}, {"sms": 85e12 / 1024 / 1.6e9}),
         ({"sms": None, "vendor": "AMD", "year": 2021}, {"sms": 20e12 / 128 / 1.6e9}),
         ({"vendor": "Apple"}, {"other": 1.0, "sms": 20e12 / 128 / 1.6e9, "clock": 1.6e9}),
         ({"vendor": "Google"}, {"other": 1.0}),
