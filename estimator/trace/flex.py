@@ -121,8 +121,9 @@ class _Calls:
         return self._counted[id(partial)][1]
 
     def _known(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        values = self._values
-        return values.known(tensor) if values.stands_in(tensor) else tensor
+        if not self._values.stands_in(tensor):
+            return tensor
+        return None if self._values.is_invented(tensor) else self._values.known(tensor)
 
     def _sampled(
         self, mask_mod: Callable[..., Any], outer: Sequence[int], sizes: tuple[int, int], block: tuple[int, int]

@@ -83,7 +83,7 @@ class Values:
         self._known: dict[int, tuple[torch.Tensor, torch.Tensor | _Later]] = {}
         self._lifted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._spoilt: set[int] = set()
-        self._invented: set[int] = set()  # stand-ins whose values are random, or follow from random ones
+        self._invented: set[int] = set()  # stand-ins whose values are made up, or computed from such when they are read
         self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._generator = torch.Generator().manual_seed(0)
         self._total = 0
@@ -101,6 +101,7 @@ class Values:
             return
         if original.is_meta:
             if not _is_float(original):
+                self._invented.add(id(stand_in))
                 self._set(stand_in, torch.full(original.shape, _TOKEN, device="cpu").to(original.dtype))
             return
         with for_real():
@@ -119,13 +120,17 @@ class Values:
         with for_real():
             value = self._found(tensor, entry, depth=0)
             self._set(tensor, value)
-        self.drawn += id(tensor) in self._invented
+        self.drawn += self.is_invented(tensor)
         return value
 
     def known(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The values of a tensor; None if they depend on something unknown."""
         entry = self._entry(tensor)
         return entry if isinstance(entry, torch.Tensor) else None
+
+    def is_invented(self, tensor: torch.Tensor) -> bool:
+        """Whether the values of a tensor are made up: it lay on the meta device, or depends on activations."""
+        return id(tensor) in self._invented
 
     def follows(self, tensor: torch.Tensor) -> bool:
         """Whether the values of a tensor are known, or can be computed."""

@@ -271,9 +271,11 @@ def test_positions_are_spread_evenly() -> None:
 # -- around the trace --------------------------------------------------------------------------------
 
 
-def test_a_mask_that_the_model_keeps_is_left_as_it_was() -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_mask_that_the_model_keeps_is_left_as_it_was(device: str) -> None:
+    """One on the meta device has no values: the user's function is asked again."""
     model = Attention(options=lambda model, x: {"block_mask": model.mask})
-    model.mask = create_block_mask(causal, None, None, 512, 512, device="cpu")
+    model.mask = create_block_mask(causal, None, None, 512, 512, device=device)
     before = model.mask.kv_num_blocks
     forward, _ = attention_ops(model, 512)
     assert forward.dims["scores"] == 10 * BLOCK**2
