@@ -41,12 +41,16 @@ START: dict[str, tuple[float, float]] = {
     "megatron:traffic": (1.0, 0.4),
     "megatron:host": (0.5, 0.5),
     "megatron:kernels": (1.0, 0.3),
+    "megatron:unaligned": (8.0, 0.5),
+    "megatron-core:traffic": (1.0, 0.4),
+    "megatron-core:host": (0.3, 0.5),
     "link_share": (0.75, 0.2),
     "network_share": (0.7, 0.3),
     "node_latency_s": (15e-6, 0.5),
     "network_latency_s": (25e-6, 0.5),
     "exposed": (0.1, 0.5),  # 1 - overlap
     "straggling": (0.005, 0.7),
+    "tensor_exposed": (0.3, 0.5),  # 1 - tensor_overlap
 }
 
 
@@ -115,7 +119,7 @@ def predicted(data: Prepared, values: Mapping[str, float]) -> Array:
             combined(
                 anatomy,
                 run.plan,
-                replace(parse_cluster(run.cluster), links=links),
+                replace(parse_cluster(run.cluster), links=links.of(run.software)),
                 stage,
                 (step[2 * i], 0.0),
                 (step[2 * i + 1], 0.0),
@@ -128,15 +132,18 @@ def predicted(data: Prepared, values: Mapping[str, float]) -> Array:
 
 
 def factors_of(values: Mapping[str, float]) -> dict[str, float]:
-    """Matrix products are the same library's in both."""
+    """Matrix products are the same library's in all, and flash attention in two."""
     factors = {name: value for name, value in values.items() if ":" in name}  # the rest are links
-    return {**factors, **{f"megatron:{part}": factors[f"fused:{part}"] for part in ("compute", "rate")}}
+    same = {f"megatron:{part}": factors[f"fused:{part}"] for part in ("compute", "rate")}
+    core = {f"megatron-core:{part}": factors[f"fused:{part}"] for part in ("compute", "rate", "attention", "kernels")}
+    return {**factors, **same, **core}
 
 
 def values_of(stacks: Stacks) -> dict[str, float]:
     """The fitted values as `fit` returns them."""
     links = asdict(stacks.links)
-    return {**stacks.factors, **links, "exposed": 1.0 - links["overlap"]}
+    exposed = {"exposed": 1.0 - links["overlap"], "tensor_exposed": 1.0 - links["tensor_overlap"]}
+    return {**stacks.factors, **links, **exposed}
 
 
 def links_of(values: Mapping[str, float]) -> Links:
@@ -146,6 +153,7 @@ def links_of(values: Mapping[str, float]) -> Links:
         node_latency_s=values["node_latency_s"],
         network_latency_s=values["network_latency_s"],
         overlap=1.0 - min(values["exposed"], 1.0),
+        tensor_overlap=1.0 - min(values["tensor_exposed"], 1.0),
         straggling=values["straggling"],
     )
 

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -233,10 +234,59 @@ def llm_foundry(measured: Path) -> Iterator[Run]:
 
 
 _BIGSCIENCE = {"52": (64, 8192, 32), "18": (40, 6144, 48), "39": (48, 8192, 64), "22": (48, 6144, 64)}
+# The width of the sizes tried for BLOOM, and, by section of the page and size, widths and heads in the order of its
+# rows (the last pair is that of all further rows). Other rows have 64 heads.
+_TR11_WIDTH = {
+    "176": 14336,
+    "177": 12288,
+    "178": 13312,
+    "181": 14336,
+    "182": 13824,
+    "184": 12288,
+    "187": 13824,
+    "195": 12288,
+    "196": 13824,
+    "203": 13312,
+}
+_TR11_FIRST_WIDTH = 14400  # of the first section
+_TR11_ROWS = {
+    ("Final", "182"): ((13312, 64),) * 3 + ((13824, 64),),
+    ("NHEADs", "177"): ((12288, 64), (12288, 96), (12288, 128)),
+    ("NHEADs", "181"): tuple((14336, heads) for heads in (16, 32, 64, 112, 128, 256)),
+    ("NHEADs", "182"): ((13824, 64), (13824, 96), (13824, 128), (13312, 64), (13312, 128)),
+    ("Another", "181"): tuple((14336, heads) for heads in (64, 128, 128, 64, 128)),
+    ("Another", "182"): (*((13824, heads) for heads in (64, 64, 96, 128, 64, 96, 128, 96, 128)), (13312, 64)),
+    ("Batchsize", "182"): ((13824, 96),),
+    ("Re-do", "182"): ((13824, 96),),
+    ("Re-do", "195"): ((12288, 96), (12288, 64)),
+    ("Rebalancing", "176"): tuple((14336, heads) for heads in (64, 64, 112, 128, 64)),
+    ("Rebalancing", "178"): tuple((13312, heads) for heads in (64, 64, 104, 128, 64)),
+    ("Rebalancing", "195"): tuple((12288, heads) for heads in (64, 96, 128, 96)),
+    ("Rebalancing", "203"): ((13312, 128),),
+}
+
+
+def _tr11_sizes(row: dict[str, str], size: str, position: int) -> tuple[int, int, int]:
+    """Layers, width and heads of the row at `position` of its section and size."""
+    section = row["notes"].partition(": ")[2].split()[0]
+    first = section in ("Choosing", "tile")
+    sizes = _TR11_ROWS.get((section, size))
+    if sizes:
+        hidden, heads = sizes[min(position, len(sizes) - 1)]
+    else:
+        hidden, heads = _whole(row["hidden"]) or (_TR11_FIRST_WIDTH if first else _TR11_WIDTH[size]), 64
+    layers = (float(size) * 1e9 - _TR11_VOCABULARY * hidden) / (12 * hidden**2)
+    stages = _whole(row["pp"]) if first else 1  # there the layers were fitted to the stages
+    return round(layers / stages) * stages, hidden, heads
+
+
+_TR11_VOCABULARY = 250880
 
 
 def bigscience(measured: Path) -> Iterator[Run]:
-    """Megatron-DeepSpeed at Jean Zay, activations recomputed. Sizes of 170 B and more: 14,336 wide, 112 heads."""
+    """Megatron-DeepSpeed at Jean Zay, activations recomputed. Widths and heads are those of the page that `notes` name
+    (bigscience-workshop/bigscience, train/tr11-176B-ml/chronicles-prequel.md)."""
+    positions: Counter[tuple[str, str]] = Counter()
     for row in _rows(measured / "bigscience" / "iterations.csv"):
         if "HF + " in row["notes"] or "may hang" in row["notes"]:
             continue
@@ -244,13 +294,13 @@ def bigscience(measured: Path) -> Iterator[Run]:
         if not all(row[name] for name in ("tp", "pp", "micro_batch", "global_batch", "step_s")):
             continue
         a100 = "a100" in row["gpu_key"]
-        vocabulary = 250880 if a100 else 51200
+        vocabulary = _TR11_VOCABULARY if a100 else 51200
         if size in _BIGSCIENCE and not a100:
             layers, hidden, heads = _BIGSCIENCE[size]
         elif size and float(size) >= 170 and a100:
-            hidden = _whole(row["hidden"]) or 14336
-            heads = {14336: 112, 13824: 108}.get(hidden, 120)
-            layers = round((float(size) * 1e9 - vocabulary * hidden) / (12 * hidden**2))
+            place = (row["notes"].partition(": ")[2].split()[0], size)
+            layers, hidden, heads = _tr11_sizes(row, size, positions[place])
+            positions[place] += 1
         else:
             continue
         tp, pp, devices = _whole(row["tp"]), _whole(row["pp"]), _whole(row["n_gpus"])
@@ -451,7 +501,7 @@ def nemo_fp8(measured: Path) -> Iterator[Run]:
             plan=Plan(dp=dp, tp=tp, pp=pp, interleave=_whole(row["vp"]), zero=1, accumulate=batch // (micro * dp)),
             samples=batch,
             seconds=batch * sequence / (float(row["tokens_per_s_per_gpu"]) * devices),
-            software="fused",
+            software="megatron-core",
             half=FP8,
         )
 

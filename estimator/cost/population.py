@@ -303,6 +303,7 @@ _TINY = 1e-30  # seconds
 _CONVERTED_BYTES = 2.0  # of an input of an 8-bit product; each is read in 16 bits and written twice, for two products
 _FP8_SHARE = 0.9  # of the rate over that of 16 bits; fitted on seven steps of MPT 1B and 3B in FP8 on H100
 _USUAL_RATE = 1.5e13  # multiply-adds per second
+_ALIGNED = 8  # 16-bit products whose sizes are multiples of it run on matrix units at their full rate
 _SPLIT_K = 256.0  # a reduction is split among multiprocessors down to this length
 
 
@@ -343,6 +344,8 @@ def piece_seconds(
         cls == GROUPED, p["yearly_grouped"], xp.where(cls < GROUPED, p["yearly_conv"], p["yearly_compute"])
     )
     tuned = tuned * yearly**-age
+    odd = (t.cls == BATCHED) & (t.half > 0) & ((t.m % _ALIGNED > 0) | (t.k % _ALIGNED > 0) | (t.n % _ALIGNED > 0))
+    tuned = tuned * xp.where(odd, software["unaligned"], 1.0)
     # Stacks that are tuned for the newest devices: a factor for each doubling of the matrix units' rate.
     tuned = tuned * software["rate"] ** np.log2(np.maximum(s["half"], s["fp32"]) / _RATE_OF_ONE)
     compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / (peak * p["ceiling"]))
@@ -469,7 +472,7 @@ def step_seconds(host: Array, device: Array, sharpness: float, xp: Any = np) -> 
     return result
 
 
-FACTORS = ("compute", "conv", "attention", "rate", "traffic", "host", "kernels", "reorder")
+FACTORS = ("compute", "conv", "attention", "rate", "traffic", "host", "kernels", "reorder", "unaligned")
 CHANNELS_LAST = frozenset({"channels-last", "vendor-tuned"})
 SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
 _TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})

@@ -20,7 +20,7 @@ from ..base.units import JOULES_PER_KWH
 from ..trace.workload import Op, Workload
 from .bounds import ErrorModel, Range
 from .estimate import STARTUP, Estimate, Share, shares, towards, with_parts
-from .software import check_software
+from .software import TRAINING_STACKS, check_software
 
 SCHEMA = "joulecast.profile/1"
 _HALF = ("float16", "bfloat16", "float8")  # FP8 draws the watts of 16 bit: twice the rate, half the energy each
@@ -208,7 +208,7 @@ class Profile:
         other_engine = _engine(work.framework) != _engine(self.framework)
         if self.software:  # as stated; a profile of TensorFlow knows TensorFlow
             other_engine = (self.software == "tensorflow") != (_engine(self.framework) == "tensorflow")
-        tuned = self.software in ("channels-last", "compiled", "fused", "megatron", "ngc", "vendor-tuned")
+        tuned = self.software in (*TRAINING_STACKS, "channels-last", "compiled", "ngc", "vendor-tuned")
         outside = self._decades_outside(work)
         doubts = (
             1.0 if self.precision and work.precision != self.precision else 0.0,

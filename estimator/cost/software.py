@@ -5,13 +5,26 @@ from __future__ import annotations
 from ..base.errors import ProfileError
 from ..base.suggest import near
 
-SOFTWARE = ("eager", "channels-last", "compiled", "fused", "megatron", "ngc", "vendor-tuned", "tensorflow")
+SOFTWARE = (
+    "eager",
+    "channels-last",
+    "compiled",
+    "fused",
+    "megatron",
+    "megatron-core",
+    "ngc",
+    "vendor-tuned",
+    "tensorflow",
+)
 """PyTorch as installed, with channels-last tensors, or with torch.compile; stacks for language models with flash
-attention, fused norms, optimizers and losses (llm-foundry, NeMo, torchtitan); Megatron-LM before flash attention;
+attention, fused norms, optimizers and losses (llm-foundry, torchtitan); Megatron-LM before flash attention;
+Megatron-Core with Transformer Engine, which computes while tensor-parallel devices exchange (NeMo since 2023);
 NVIDIA's containers and examples; MLPerf submissions; TensorFlow and Keras."""
-TRAINING_STACKS = ("fused", "megatron")
+TRAINING_STACKS = ("fused", "megatron", "megatron-core")
 WRITTEN_SCORES = "megatron"
 """Software whose attention writes its scores to memory."""
+OVERLAPPED_TENSORS = "megatron-core"
+"""Software that computes a product while devices exchange parts of its operands or results."""
 
 
 def check_software(software: str) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
 from ..base.errors import ProfileError
+from .software import OVERLAPPED_TENSORS, TRAINING_STACKS
 
 SCHEMA = "joulecast.stacks/1"
 
@@ -23,8 +24,9 @@ class Links:
 
     `link_share` and `network_share` are the usable shares of a rate for large messages, `overlap` the share of the
     gradients' and weights' communication that can run while a device computes, `other_overlap` that of software which
-    is not a stack for language models (chosen on half of the GPUs of NVIDIA's examples). A step takes `straggling`
-    longer for each doubling of the nodes: the slowest node decides.
+    is not a stack for language models (chosen on half of the GPUs of NVIDIA's examples), `tensor_overlap` the share of
+    tensor-parallel communication that runs while Megatron-Core computes. A step takes `straggling` longer for each
+    doubling of the nodes: the slowest node decides.
     """
 
     link_share: float
@@ -33,7 +35,16 @@ class Links:
     network_latency_s: float
     overlap: float
     straggling: float
+    tensor_overlap: float = 0.0
     other_overlap: float = 0.3
+
+    def of(self, software: str) -> Links:
+        """The links as `software` uses them."""
+        return replace(
+            self,
+            overlap=self.overlap if software in TRAINING_STACKS else self.other_overlap,
+            tensor_overlap=self.tensor_overlap if software == OVERLAPPED_TENSORS else 0.0,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,17 @@ class Stage:
 
 
 def slowest_stage(anatomy: Anatomy, plan: Plan) -> Stage:
-    """The stage with the most work: as many blocks as any, with the heavier of both ends of the network."""
+    """The stage with the most work: as many blocks as any, with the heavier of both ends of the network.
+
+    Where stages cannot all have as many blocks, the end is on a stage with fewer, if it takes no longer than those that
+    are missing there.
+    """
     blocks = math.ceil(len(anatomy.blocks) / plan.pp)
     ends = (anatomy.before, anatomy.after)
     chosen = [op for end in ends for op in end] if plan.pp == 1 else list(max(ends, key=_work))
+    missing = plan.pp * blocks - len(anatomy.blocks)
+    if plan.pp > 1 and _work(chosen) <= missing * _work(anatomy.blocks[-1]):
+        chosen = []
     times = Counter(id(block) for block in anatomy.blocks[:blocks])
     ops = chosen
     for block in {id(block): block for block in anatomy.blocks[:blocks]}.values():

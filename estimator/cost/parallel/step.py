@@ -9,7 +9,6 @@ import numpy as np
 
 from ...trace.workload import Op
 from ..profile import PowerModel, Profile
-from ..software import TRAINING_STACKS
 from .anatomy import Anatomy
 from .cluster import Cluster
 from .collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEND, Exchange, seconds
@@ -58,8 +57,7 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, 
     `stage` is the slowest of the plan, where the caller has it.
     """
     stage = stage or slowest_stage(anatomy, plan)
-    if profile.software not in TRAINING_STACKS:
-        cluster = replace(cluster, links=replace(cluster.links, overlap=cluster.links.other_overlap))
+    cluster = replace(cluster, links=cluster.links.of(profile.software))
     passes, updates = _priced(profile, stage.passes), _priced(profile, stage.updates)
     return combined(anatomy, plan, cluster, stage, passes, updates, waiting_w(profile.power))
 
@@ -76,6 +74,7 @@ def combined(
     """The step of `stage`, whose micro-batch and whose optimizer take these seconds and joules."""
     (pass_s, pass_j), (update_s, update_j) = passes, updates
     tensor_s = sum(seconds(one, cluster) for one in tensor_exchanges(anatomy, plan, stage))
+    tensor_s *= 1.0 - cluster.links.tensor_overlap
     pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
     expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage))
     micro_s = pass_s + tensor_s + pipeline_s + expert_s

@@ -637,6 +637,23 @@ def test_factors_of_software_are_1_unless_fitted() -> None:
     assert [name for name in SOFTWARE if software_factors(name, p)["last"]] == ["channels-last", "vendor-tuned"]
 
 
+@pytest.mark.parametrize(
+    ("op", "times"),
+    [
+        (matmul(16, 12, 16, 2, half=True), 3.0),
+        (matmul(12, 16, 16, 2, half=True), 3.0),
+        (matmul(16, 16, 12, 2, half=True), 3.0),
+        (matmul(16, 16, 16, 2, half=True), 1.0),
+        (matmul(16, 12, 16, 2), 1.0),  # not on 16-bit units
+        (matmul(16, 12, 16, half=True), 1.0),  # not batched
+    ],
+)
+def test_batched_16_bit_products_with_sizes_that_are_no_multiples_of_8(op: Op, times: float) -> None:
+    slow = {"eff_fp32": 0.1, "eff_half": 0.1}
+    plain, found = (parts(op, p=slow, software={"unaligned": factor})["compute"] for factor in (1.0, 3.0))
+    assert found == pytest.approx(times * plain)
+
+
 def test_software_that_uses_channels_last_reorders_nothing() -> None:
     op, p = conv(1, half=True), {"reorder": 3.0, "gain_half_conv": 0.5}
     first, last = parts(op, p=p), parts(op, p=p, software={"last": 1.0, "conv": 9.0})

@@ -267,6 +267,16 @@ def test_the_slowest_stage_has_the_heavier_end() -> None:
         assert [(one.dims["elements"], one.count) for one in updates] == [(1000 // share, 1), (40 // share, 5)]
 
 
+def test_an_end_is_on_the_stage_with_fewer_blocks_if_it_takes_no_longer_than_those() -> None:
+    block = (product(),)
+    as_long, longer = product("head"), product("head", n=41)  # a block's product has 40 columns
+    for stages, end, there in ((2, as_long, False), (2, longer, True), (5, as_long, True)):
+        network = anatomy(*[block] * 5, after=(end,))  # 3 and 2 blocks, or 1 on each of 5 stages
+        assert (end in slowest_stage(network, Plan(pp=stages)).passes) is there
+    two_missing = anatomy(*[block] * 7, after=(product("head", n=80),))  # 3, 3 and 1 blocks
+    assert runs(slowest_stage(two_missing, Plan(pp=3))) == 3
+
+
 @pytest.mark.parametrize(
     ("phase", "sizes", "row", "sides"),
     [

@@ -192,6 +192,16 @@ def test_software_that_is_no_stack_for_language_models_hides_less() -> None:
     assert (1 - 0.9) * shown.data_s == pytest.approx((1 - 0.3) * hidden.data_s)
 
 
+@pytest.mark.parametrize(("software", "shown"), [("megatron-core", 0.25), ("megatron", 1.0), ("eager", 1.0)])
+def test_megatron_core_computes_while_tensor_parallel_devices_exchange(software: str, shown: float) -> None:
+    anatomy, plan = dissect(decoder()), Plan(tp=2)
+    all_of_it = step_cost(device(), anatomy, plan, nodes(devices=2))
+    cluster = replace(nodes(devices=2), links=replace(LINKS, tensor_overlap=0.75))
+    found = step_cost(replace(device(), software=software), anatomy, plan, cluster)
+    assert found.tensor_s == pytest.approx(shown * all_of_it.tensor_s)
+    assert all_of_it.tensor_s > 0
+
+
 def test_a_step_without_an_optimizer() -> None:
     work = decoder()
     bare = replace(work, ops=tuple(op for op in work.ops if op.phase != "optimizer"))
