@@ -4,8 +4,9 @@
 
 Networks (or sizes, or settings) of each source are sorted by name and dealt to two halves in the order 0, 1, 1, 0. With
 `--fit`, the factors of software and links are fitted on one half and judged on the other, in both directions; what is
-shipped is fitted on all, with the bounds that 90 % of the left-out rows need, and is written to datasets/stacks.json.
-Without it, the shipped values are judged. A network is traced once per size, sequence and batch, and cached.
+shipped is fitted on all and written to datasets/stacks.json. Its bounds come from sources that were left out as a
+whole: other clusters, software and people. Whole runs, which no fit uses, are sources too; every source counts as much.
+Without `--fit`, the shipped values are judged. A network is traced once per size, sequence and batch, and cached.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
-from distributed_others import kilowatts, runs_of_mlperf, scaling, whole_runs
+from distributed_others import kilowatts, runs_of_mlperf, scaling, whole_run_ratios, whole_runs
 from distributed_runs import Run, all_runs, anatomy_of
 
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.kept import kept_per_block
 from joulecast.estimator.cost.parallel.memory import memory_of
 from joulecast.estimator.cost.parallel.shard import slowest_stage
+from joulecast.estimator.cost.population import load_population
 from joulecast.estimator.cost.software import OVERLAPPED_TENSORS
 from joulecast.estimator.cost.stacks import SCHEMA, load_stacks
 from joulecast.estimator.trace.fp8 import FP8
@@ -92,14 +94,14 @@ def for_fit(runs: Sequence[Run]) -> list[Run]:
     """
     chosen = []
     for source in sorted({run.source for run in runs}):
-        own = [run for run in runs if run.source == source and _fitted(run)]
+        own = [run for run in runs if run.source == source and _of_fit(run) and not run.gpu.startswith("v100")]
         step = max(1, -(-len(own) // _MOST_ROWS))
         chosen += own[::step]
     return chosen
 
 
-def _fitted(run: Run) -> bool:
-    return not run.gpu.startswith("v100") and (run.half != FP8 or run.software == OVERLAPPED_TENSORS)
+def _of_fit(run: Run) -> bool:
+    return run.half != FP8 or run.software == OVERLAPPED_TENSORS
 
 
 def left_out(runs: Sequence[Run], cache: Path) -> Array:
@@ -112,17 +114,45 @@ def left_out(runs: Sequence[Run], cache: Path) -> Array:
     return seconds
 
 
-def bounds_of(runs: Sequence[Run], ratios: Array) -> tuple[float, float]:
-    """Measured over predicted at 5 and 95 %, sources weighted by the square root of their rows."""
-    sizes = {source: sum(run.source == source for run in runs) for source in {run.source for run in runs}}
-    weight = np.array([sizes[run.source] ** -0.5 for run in runs])
-    order = np.argsort(1 / ratios)
-    position = np.cumsum(weight[order]) / weight.sum()
-    low, high = np.interp((0.05, 0.95), position, (1 / ratios)[order])
+def sources_left_out(runs: Sequence[Run], cache: Path) -> dict[str, Array]:
+    """Measured over predicted of each source, by a fit on the others; FP8 of software that is fitted in 16 bits apart.
+
+    A source's rows in FP8 are left out with its others.
+    """
+    found = {}
+    sources = np.array([run.source.removesuffix(" fp8") if run.source != "nemo fp8" else run.source for run in runs])
+    for source in dict.fromkeys(sources):
+        values = fit(prepare(for_fit([run for run, own in zip(runs, sources, strict=True) if own != source]), cache))
+        own = [run for run, of in zip(runs, sources, strict=True) if of == source and _of_fit(run)]
+        found[str(source)] = np.array([run.seconds for run in own]) / predicted(prepare(own, cache), values)
+    return found
+
+
+def bounds_of(sources: Mapping[str, Array]) -> tuple[float, float]:
+    """Measured over predicted at 5 and 95 %; every source counts as much."""
+    ratios = np.concatenate(list(sources.values()))
+    weight = np.concatenate([np.full(len(own), 1 / len(own)) for own in sources.values()])
+    order = np.argsort(ratios)
+    position = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
+    low, high = np.exp(np.interp((0.05, 0.95), position, np.log(ratios[order])))
     return float(low), float(high)
 
 
+def coverage_line(sources: Mapping[str, Array]) -> str:
+    """How many of a source's rows are inside bounds that were drawn without it, each source counting as much."""
+    shares = []
+    for name, own in sources.items():
+        low, high = bounds_of({other: rows for other, rows in sources.items() if other != name})
+        shares.append(float(np.mean((own >= low) & (own <= high))))
+    low, high = bounds_of(sources)
+    return (
+        f"interval: {low:.2f} to {high:.2f} of the prediction, {high / low:.2f} wide; "
+        f"{np.mean(shares):.0%} inside bounds without the own source ({len(shares)} sources)"
+    )
+
+
 def write_fit(runs: Sequence[Run], cache: Path, bounds: tuple[float, float]) -> None:
+    """Writes the fit on all runs and its bounds, and lets the package read them again."""
     fitted = for_fit(runs)
     values = fit(prepare(fitted, cache))
     sources = ", ".join(sorted({run.source for run in fitted}))
@@ -134,6 +164,8 @@ def write_fit(runs: Sequence[Run], cache: Path, bounds: tuple[float, float]) -> 
         "time_error": [_rounded(bound) for bound in bounds],
     }
     (ROOT / "datasets" / "stacks.json").write_text(json.dumps(document, indent=1) + "\n")
+    load_stacks.cache_clear()
+    load_population.cache_clear()
 
 
 def _rounded(value: float) -> float:
@@ -182,13 +214,19 @@ def main() -> int:
     parser.add_argument("--only", choices=("steps", "others"), help="one part of the tables")
     options = parser.parse_args()
     runs = all_runs(options.measured)
+    reference = options.reference or options.measured.parent / "reference"
     print(HEAD)
     if options.only != "others":
         if options.fit:
             seconds = left_out(runs, options.cache)
-            bounds = bounds_of(runs, seconds / np.array([run.seconds for run in runs]))
+            sources = sources_left_out(runs, options.cache)
+            write_fit(runs, options.cache, bounds_of(sources))
+            for row, hours in whole_run_ratios(options.measured, reference, options.cache):
+                paper = row["source"].split(" (")[0]
+                sources[paper] = np.append(sources.get(paper, []), 1 / hours)
+            bounds, what = bounds_of(sources), "left out"
             write_fit(runs, options.cache, bounds)
-            what = "left out"
+            print(coverage_line(sources))
         else:
             shipped = load_stacks()
             seconds = predicted(prepare(runs, options.cache), values_of(shipped))
@@ -197,7 +235,6 @@ def main() -> int:
             print(line.text(), flush=True)
         print(memory_line(runs, options.cache), flush=True)
     if options.only != "steps":
-        reference = options.reference or options.measured.parent / "reference"
         for what, ratios, simple, target, bounds_ in (
             *scaling(options.measured, options.cache),
             *runs_of_mlperf(options.measured, options.cache),

@@ -26,6 +26,7 @@ from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.cost.parallel.search import choose_plan
 from joulecast.estimator.cost.parallel.step import StepCost, step_cost
 from joulecast.estimator.cost.stacks import load_stacks
+from joulecast.estimator.cost.waiting import overhead
 from joulecast.estimator.trace.fp8 import FP8, as_fp8
 from joulecast.estimator.trace.workload import Workload
 
@@ -181,19 +182,23 @@ _STEP_TOKENS = 4e6  # where the source does not state the batch; 2 million below
 def whole_runs(measured: Path, reference: Path, cache: Path) -> Iterator[Found]:
     """Device hours of published pre-trainings, the split chosen by joulecast, the software as the papers state it."""
     ratios, simple = [], []
-    rows = [row for path in (reference / "llm_runs.csv", measured / "llm-runs" / "runs.csv") for row in _rows(path)]
-    for row in rows:
-        gpu = _ACCELERATORS.get(row["accelerator"])
-        if gpu is None or not row["accelerator_hours"]:
-            continue
-        seconds, parameters = whole_run(row, gpu, cache), float(row["params_b"]) * 1e9
-        hours = float(row["accelerator_hours"])
-        ratios.append(seconds / 3600 / hours)
-        peak = (find_hardware(gpu).bf16_tflops or 1.0) * 1e12
-        simple.append(6 * parameters * float(row["tokens_b"]) * 1e9 / (0.4 * peak) / 3600 / hours)
+    for row, ratio in whole_run_ratios(measured, reference, cache):
+        ratios.append(ratio)
+        peak = (find_hardware(_ACCELERATORS[row["accelerator"]]).bf16_tflops or 1.0) * 1e12
+        macs = 6 * float(row["params_b"]) * 1e9 * float(row["tokens_b"]) * 1e9
+        simple.append(macs / (0.4 * peak) / 3600 / float(row["accelerator_hours"]))
     if ratios:
         bounds = load_stacks().time_error
         yield "published runs: device hours", np.array(ratios), np.array(simple), "12 % median, 20 % mean", bounds
+
+
+def whole_run_ratios(measured: Path, reference: Path, cache: Path) -> Iterator[tuple[dict[str, str], float]]:
+    """Rows with predicted over published device hours."""
+    for path in (reference / "llm_runs.csv", measured / "llm-runs" / "runs.csv"):
+        for row in _rows(path):
+            gpu = _ACCELERATORS.get(row["accelerator"])
+            if gpu and row["accelerator_hours"]:
+                yield row, whole_run(row, gpu, cache) / 3600 / float(row["accelerator_hours"])
 
 
 def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
@@ -212,7 +217,7 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
         run = Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, software)
         plan = replace(plan, accumulate=samples // (micro * plan.dp))
         step_s = step_cost(profile, anatomy_of(run, cache)[1], plan, cluster).seconds
-        return step_s * plan.devices / (samples * sequence) * tokens
+        return _whole_s(step_s * plan.devices / (samples * sequence) * tokens, plan.devices)
     cluster = parse_cluster(f"{devices // 8}x8x{gpu}:200gb")
     best = float("inf")
     for micro in (1, 2, 4, 8):
@@ -226,4 +231,9 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
         except RequestError:
             continue
         best = min(best, choice.cost.seconds * devices / (samples * sequence))
-    return best * tokens
+    return _whole_s(best * tokens, devices)
+
+
+def _whole_s(device_s: float, devices: int) -> float:
+    """Device seconds of a run whose steps take `device_s`, with evaluation and checkpoints."""
+    return device_s * (1 + overhead(device_s / devices))

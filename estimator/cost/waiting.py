@@ -1,4 +1,4 @@
-"""What a run takes in addition to its own work: data that arrives too slowly, and interruptions."""
+"""What a run takes in addition to its own work: slow data, evaluation and checkpoints, and interruptions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from ..base.notes import Note, Topic, Weight
 from ..base.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 from .estimate import Estimate, shares, with_parts
 
-DATA, INTERRUPTIONS = "data loading", "interruptions"
+DATA, OTHER_WORK, INTERRUPTIONS = "data loading", "evaluation and checkpoints", "interruptions"
+
+OVERHEAD = 0.065
+"""What long runs take in addition to their steps, relative to those: 0.11 of BLOOM (1,082,990 device hours, Luccioni et
+al. 2022, against 87,261 steps of 104.5 s on 384 devices, chronicles of its training), 0.09 of NeMo's 5B GPT (4.8 days
+against its table of throughput, NeMo 23.05) and 0 of TinyLlama (3,456 hours against 24,000 tokens/s)."""
+_SHORT_S = 24 * SECONDS_PER_HOUR
 
 PER_DEVICE_HOUR = 419 / (54 * 24 * 16_384)
 """Unexpected interruptions of Llama 3 405B's training, one in 50,700 device hours (Grattafiori et al. 2024, arXiv
@@ -57,6 +63,29 @@ def with_slow_data(estimate: Estimate, data_s: float, waiting_w: float) -> Estim
 
 def _around(value: float, low: float, high: float) -> Interval:
     return Interval(value, min(low, value), max(high, value))
+
+
+def overhead(seconds: float) -> float:
+    """The share of `seconds` that evaluation, checkpoints and the like add: `OVERHEAD` of what is beyond one day."""
+    return OVERHEAD * max(1.0 - _SHORT_S / seconds, 0.0) if seconds else 0.0
+
+
+def with_overhead(estimate: Estimate) -> Estimate:
+    """`estimate` with evaluation and checkpoints, at the run's mean power."""
+    share = overhead(estimate.seconds.value)
+    if not share:
+        return estimate
+    own_s, kwh = estimate.seconds.value * estimate.devices, estimate.energy_kwh.value
+    parts = shares({OTHER_WORK: own_s * share}, {OTHER_WORK: kwh * share})
+    text = f"evaluation and checkpoints are expected to add {share:.1%} to the time of the steps, as in three published runs"
+    notes = (Note(text, Topic.SCHEDULE, Weight.ROUGH),) if share > _WORTH_A_NOTE else ()
+    return replace(
+        estimate,
+        seconds=estimate.seconds * (1 + share),
+        energy_kwh=estimate.energy_kwh * (1 + share),
+        breakdown=with_parts(estimate.breakdown, parts),
+        warnings=(*estimate.warnings, *notes),
+    )
 
 
 def with_interruptions(estimate: Estimate, hours_each: float) -> tuple[Estimate, Interruptions]:

@@ -18,7 +18,7 @@ from ..names import find_hardware
 from ..profile import PowerModel, Profile
 from ..software import TRAINING_STACKS
 from ..stacks import load_stacks
-from ..waiting import Interruptions, with_interruptions, with_slow_data
+from ..waiting import Interruptions, with_interruptions, with_overhead, with_slow_data
 from .anatomy import dissect
 from .cluster import Cluster
 from .memory import Memory
@@ -160,7 +160,7 @@ def predict_split(
     else:
         estimate = _estimate(profile, alone, choice, cluster, steps, split)
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
-    estimate, interruptions = with_interruptions(estimate, restart_hours)
+    estimate, interruptions = with_interruptions(with_overhead(estimate), restart_hours)
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
 
 
