@@ -120,8 +120,9 @@ def estimate(
         torchtitan TOML or a file of Megatron-LM arguments.
     software:
         What runs the network: "eager" PyTorch, "channels-last", "compiled", "fused" (stacks for language models with
-        flash attention: llm-foundry, NeMo, torchtitan), "megatron" (Megatron-LM without flash attention), "ngc"
-        (NVIDIA's containers), "vendor-tuned" (MLPerf) or "tensorflow". None: not known; the interval is wider.
+        flash attention: llm-foundry, torchtitan), "megatron" (Megatron-LM without flash attention), "megatron-core"
+        (with Transformer Engine: NeMo), "ngc" (NVIDIA's containers), "vendor-tuned" (MLPerf) or "tensorflow". None: not
+        known; the interval is wider.
     input_bound:
         Samples that one node can load in a second: a faster step waits for its data. Without a cluster, the node of all
         `devices`.

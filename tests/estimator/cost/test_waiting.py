@@ -13,8 +13,12 @@ from joulecast.estimator.cost.waiting import (
     DATA,
     INTERRUPTIONS,
     LOST_HOURS,
+    OTHER_WORK,
+    OVERHEAD,
     PER_DEVICE_HOUR,
+    overhead,
     with_interruptions,
+    with_overhead,
     with_slow_data,
 )
 
@@ -72,6 +76,37 @@ def test_interruptions_grow_with_devices_and_hours() -> None:
     assert again.seconds == pytest.approx(2 * interruptions.seconds)
     assert again.energy_kwh == pytest.approx(lost)
     assert not found.warnings
+
+
+def test_the_overhead_of_three_published_runs() -> None:
+    bloom = 1_082_990 * 3600 / 384 / (366e9 / 2048**2 * 104.5) - 1
+    nemo = 4951 * 160 * 4.8 * 86_400 / 300e9 - 1  # 5,152 tokens/s a device on 128 devices, 4,528 on 256
+    tinyllama = 3456 * 3600 * 24_000 / 300e9 - 1
+    assert [round(share, 2) for share in (bloom, nemo, tinyllama)] == [0.11, 0.1, 0.0]
+    assert pytest.approx((bloom + nemo + tinyllama) / 3, abs=0.005) == OVERHEAD
+
+
+@pytest.mark.parametrize(("days", "share"), [(0, 0.0), (0.5, 0.0), (1, 0.0), (2, 0.5), (10, 0.9)])
+def test_what_is_beyond_a_day_has_an_overhead(days: float, share: float) -> None:
+    assert overhead(days * 86_400) == pytest.approx(share * OVERHEAD)
+
+
+def test_long_runs_evaluate_and_save() -> None:
+    two_days = replace(RUN, seconds=Interval(172_800.0, 100_000.0, 200_000.0))
+    share = OVERHEAD / 2
+    found = with_overhead(two_days)
+    assert found.seconds == two_days.seconds * (1 + share)
+    assert found.energy_kwh == RUN.energy_kwh * (1 + share)
+    other = next(part for part in found.breakdown if part.name == OTHER_WORK)
+    assert (other.seconds, other.energy_kwh) == (pytest.approx(2 * 172_800 * share), pytest.approx(share))
+    assert found.warnings == (
+        "evaluation and checkpoints are expected to add 3.2% to the steps, as in three published runs",
+    )
+    assert with_overhead(RUN) == RUN
+
+
+def test_a_small_overhead_is_no_note() -> None:
+    assert not with_overhead(replace(RUN, seconds=Interval.exact(90_000.0))).warnings
 
 
 def test_no_hours_lost_is_no_change() -> None:
