@@ -11,10 +11,14 @@ from functools import cache
 from ...base.errors import HardwareError, RequestError
 from ...base.suggest import near
 from ...base.tables import read_table
+from ..hardware import Hardware
 from ..names import find_hardware
 from ..stacks import Links, load_stacks
 
-_PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction
+_PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction, where the table has no figure
+_BRIDGED = 2  # devices that an NVLink bridge joins
+_WITH_BRIDGE = re.compile("pcie|nvl|rtx|titan|quadro|^a30$|^a40$")  # NVIDIA's boards for PCIe, by their keys
+_THROUGH_HOST = 0.5  # of PCIe's rate: GeForce cards have no access to each other, the host copies in between
 _NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
 _TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
@@ -126,18 +130,26 @@ def _of_parts(text: str, nodes: int, devices: int, hardware: str, gbit: float | 
     except HardwareError as error:
         raise RequestError(f"`cluster` {text!r}: {error}") from None
     alike = next((one for one in clusters().values() if one.hardware == part.key), None)
-    both = part.link_gb_per_s
     return Cluster(
         name=text,
         hardware=part.key,
         nodes=nodes,
         devices_per_node=devices,
-        link_gb_per_s=both / 2 if both else _PCIE_GB_PER_S,
+        link_gb_per_s=_link_gb_per_s(part, devices),
         network_gb_per_s=gbit / 8 if gbit else None,
         rated_w=alike.rated_w if alike and alike.devices_per_node == devices else None,
         typical_w=alike.typical_w if alike and alike.devices_per_node == devices else None,
         source=part.source,
     )
+
+
+def _link_gb_per_s(part: Hardware, devices: int) -> float:
+    """Of one of `devices` in a node, in one direction: its links, or PCIe where it has none to all others."""
+    bridged = part.vendor == "NVIDIA" and _WITH_BRIDGE.search(part.key)
+    if part.link_gb_per_s and (devices <= _BRIDGED or not bridged):
+        return part.link_gb_per_s / 2
+    pcie = part.pcie_gb_per_s / 2 if part.pcie_gb_per_s else _PCIE_GB_PER_S
+    return pcie * (_THROUGH_HOST if "GeForce" in part.name else 1.0)
 
 
 def _figure(text: str) -> float | None:

@@ -86,8 +86,8 @@ def test_a_cluster_of_parts_takes_the_nodes_watts_of_a_known_node_of_its_size():
     same, smaller = parse_cluster("2x8xh100-sxm"), parse_cluster("2x4xh100-sxm")
     assert (same.rated_w, same.typical_w) == (known.rated_w, known.typical_w)
     assert (smaller.rated_w, smaller.typical_w) == (None, None)
-    lone = parse_cluster("4xt4")  # no node of the table has it, and PCIe carries 32 GB/s
-    assert (lone.rated_w, lone.typical_w, lone.link_gb_per_s) == (None, None, 32.0)
+    lone = parse_cluster("4xt4")  # no node of the table has it, and PCIe 3.0 carries 16 GB/s
+    assert (lone.rated_w, lone.typical_w, lone.link_gb_per_s) == (None, None, 16.0)
 
 
 @pytest.mark.parametrize("text", ["0x8xh100-sxm", "2x0xh100-sxm"])
@@ -179,3 +179,22 @@ def test_the_nearest_sizes(plan: Plan, message: str):
     with pytest.raises(RequestError) as caught:
         check_plan(plan, dissect(decoder()), 16)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gb_per_s"),
+    [
+        ("8xa100-sxm4-80gb", 300.0),  # NVLink to all of a node
+        ("8xh200", 450.0),
+        ("2xa100-pcie-80gb", 300.0),  # a bridge joins two
+        ("4xa100-pcie-80gb", 32.0),  # PCIe 4.0
+        ("4xrtx-a6000", 32.0),
+        ("2xrtx-3090", 56.25),
+        ("4xrtx-3090", 16.0),  # through the host
+        ("4xrtx-2080-ti", 8.0),  # PCIe 3.0, through the host
+        ("4xquadro-rtx-6000", 16.0),
+        ("2xrtx-4090", 16.0),  # without a bridge
+    ],
+)
+def test_links_join_all_of_a_node_or_two_cards_and_the_rest_is_pcie(cluster: str, gb_per_s: float) -> None:
+    assert parse_cluster(cluster).link_gb_per_s == gb_per_s
