@@ -244,3 +244,21 @@ def test_a_scan_is_one_op_that_reads_its_inputs_and_writes_its_outputs() -> None
         assert (backward.bytes_read, backward.bytes_written) == (data + gate + state, data + gate)
         assert backward.phase == "backward"
     assert home.pscan is pscan  # the user's function is back
+
+
+@pytest.mark.parametrize(
+    ("device", "autocast", "dtype"),
+    [("cpu", False, "float32"), ("cpu", True, "bfloat16"), ("meta", True, "float32"), ("meta", False, "float32")],
+)
+def test_autocast_acts_on_fused_calls_of_tensors_on_the_cpu(device: str, autocast: bool, dtype: str) -> None:
+    model = nn.LSTM(4, 8, device=device)
+    recorder = Recorder(model)
+    x, heads = torch.zeros(5, 2, 4, device=device), torch.zeros(2, 3, 5, 8, device=device)
+    with FusedLayers(recorder):
+        torch.set_autocast_enabled("cpu", autocast)
+        try:
+            model(x)
+            F.scaled_dot_product_attention(heads, heads, heads)
+        finally:
+            torch.set_autocast_enabled("cpu", False)
+    assert {op.name: op.dtype for op in recorder.ops} == {"lstm": dtype, "attention": dtype}
