@@ -13,7 +13,7 @@ import argparse
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ import numpy as np
 from population_rows import Rows, for_fit, half_of, rows_of, seconds_of, traces_of
 from population_runs import all_steps
 
-from joulecast.estimator.cost.deviation import TRAITS, log_step, traits
+from joulecast.estimator.cost.deviation import ALIKE_SHARE, TRAITS, log_spread, log_step, traits
 from joulecast.estimator.cost.population import Columns, Seconds, load_population
 from joulecast.estimator.cost.profile import NINETY_PERCENT
-from joulecast.estimator.fit.few import Evidence, Prior, learnt, mixed, posterior
+from joulecast.estimator.fit.few import Evidence, Prior, learnt, mixed, posterior, predicted
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 NOISES = (0.05, 0.08, 0.12, 0.18, 0.27, 0.40)
@@ -114,11 +114,9 @@ def after_runs(
                 used = random.permutation(distinct)[:count].tolist()
                 runs = [device.evidence[random.choice(np.flatnonzero(names == name))] for name in used]
                 found = learnt([Evidence(run.seconds, run.traits, run.log_s) for run in runs], prior[amd], sharpness)
-                values, covariance = np.array(list(found.logs.values())), np.asarray(found.covariance)
-                noise = found.noise
                 for one in [one for one, name in zip(device.evidence, names.tolist(), strict=True) if name not in used]:
-                    base, slopes = log_step(one.seconds, one.traits, values, sharpness)
-                    reach = NINETY_PERCENT * np.sqrt(slopes @ covariance @ slopes + noise**2)
+                    base, slopes = predicted(one, found, sharpness)
+                    reach = NINETY_PERCENT * log_spread(found, slopes)
                     errors[count, device.name].append(abs(np.expm1(base - one.log_s)))
                     inside[count].append(abs(base - one.log_s) <= reach)
                     widths[count].append(2 * reach)
@@ -149,8 +147,8 @@ def main() -> None:
         return
     for own in (0, 1):
         taught = [d for d in known if half_of(d.gpu) == own and not is_amd(d.gpu)]
-        prior = spreads(taught, sharpness)
-        both = {False: prior, True: Prior(_AMD * prior.spread, prior.networks)}
+        prior = replace(spreads(taught, sharpness), alike=ALIKE_SHARE)
+        both = {False: prior, True: replace(prior, spread=_AMD * prior.spread)}
         print(
             f"spreads from half {own}: {', '.join(f'{n} {s:.2f}' for n, s in zip(TRAITS, prior.spread, strict=True))}"
         )

@@ -27,6 +27,9 @@ _SHAPES = ("dense_size", "dense_depth", "dense_narrow", "moving_size", "depthwis
 TRAITS = (*COMPONENTS, "device", *CLASSES[:-1], *TRAFFIC[1:], "backward", "weight_grad", *_SHAPES)
 """Names of what is learnt. The first three belong to a component of the time, the others to pieces of work."""
 _OF_PIECES = TRAITS[len(COMPONENTS) :]
+ALIKE_SHARE, _ALIKE_REACH = 0.8, 0.3
+"""Of the variance among networks, the share that networks with equal slopes have in common; and how much slopes may
+differ until little of it is left."""
 _FARTHEST = 1.5
 """A shape counts as no more than this many units from the middle: beyond, nothing was measured."""
 
@@ -86,10 +89,33 @@ def values_of(deviation: Deviation) -> Array:
     return np.array([deviation.logs.get(name, 0.0) for name in TRAITS])
 
 
+def alike(one: Array, other: Array) -> Array:
+    """Shape (rows of `one`, rows of `other`): how alike networks are, 0 to 1, by the slopes of their steps."""
+    apart = ((one[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
+    result: Array = np.exp(-0.5 * apart / _ALIKE_REACH**2)
+    return result
+
+
+def log_of_alike(deviation: Deviation, slopes: Array) -> float:
+    """What networks alike add to the logarithm of the seconds of a step with `slopes`."""
+    if not deviation.runs:
+        return 0.0
+    return float(alike(slopes[None, :], np.asarray(deviation.runs))[0] @ np.asarray(deviation.pull))
+
+
 def log_spread(deviation: Deviation, slopes: Array) -> float:
-    """Standard deviation of the logarithm of a step with `slopes`: of what is not known yet, and of single networks."""
+    """Standard deviation of the logarithm of a step with `slopes`: of what is not known yet, and of single networks.
+
+    Networks alike that ran tell a share of the latter.
+    """
+    left, noise = slopes, 1.0
+    if deviation.runs:
+        runs = np.asarray(deviation.runs)
+        common = ALIKE_SHARE * alike(slopes[None, :], runs)[0]
+        told = np.linalg.solve(ALIKE_SHARE * alike(runs, runs) + (1.0 - ALIKE_SHARE) * np.eye(len(runs)), common)
+        left, noise = slopes - told @ runs, 1.0 - float(common @ told)
     covariance = np.asarray(deviation.covariance)
-    return float(np.sqrt(slopes @ covariance @ slopes + deviation.noise**2))
+    return float(np.sqrt(left @ covariance @ left + noise * deviation.noise**2))
 
 
 def prior_spread(population: Population, amd: bool) -> Array:

@@ -496,12 +496,15 @@ class Deviation:
     """What is particular to one device: logarithms of factors on the population's seconds, by `deviation.TRAITS`.
 
     `covariance` is what is not known about them after the runs, and `noise` the standard deviation among networks;
-    both empty where nothing was measured.
+    both empty where nothing was measured. `runs` holds the slopes of the steps that ran, and `pull` what each adds to
+    the logarithm of a network like it.
     """
 
     logs: Mapping[str, float] = field(default_factory=dict)
     covariance: tuple[tuple[float, ...], ...] = ()
     noise: float = 0.0
+    runs: tuple[tuple[float, ...], ...] = ()
+    pull: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -607,14 +610,20 @@ class PopulationTime:
 
     def _by_op(self, ops: Sequence[Op]) -> Array:
         """Shape (ops, 4): seconds of compute, memory, short kernels and the host's issuing."""
-        from .deviation import deviated, traits, values_of
+        from .deviation import deviated, log_of_alike, log_step, traits, values_of
 
         t, x = self._pieces(ops)
+        factor = 1.0
         if self.deviation.logs:
-            x = deviated(x, traits(t), values_of(self.deviation))
+            shapes, values = traits(t), values_of(self.deviation)
+            if self.deviation.runs:
+                _, slopes = log_step(x, shapes, values, self.parameters["sharpness"])
+                factor = float(np.exp(log_of_alike(self.deviation, slopes)))
+            x = deviated(x, shapes, values)
         index, count = t.op.astype(int), len(ops)
         parts = (x.compute, x.memory, x.floor, x.host)
-        return np.stack([np.bincount(index, weights=values, minlength=count) for values in parts], axis=1)
+        stacked: Array = np.stack([np.bincount(index, weights=values, minlength=count) for values in parts], axis=1)
+        return stacked * factor
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -646,6 +655,8 @@ def _deviation(document: Mapping[str, Any]) -> Deviation:
         logs={name: float(value) for name, value in document["logs"].items()},
         covariance=tuple(tuple(float(value) for value in row) for row in document["covariance"]),
         noise=float(document["noise"]),
+        runs=tuple(tuple(float(value) for value in row) for row in document.get("runs", ())),
+        pull=tuple(float(value) for value in document.get("pull", ())),
     )
 
 

@@ -19,7 +19,18 @@ from ..base.digits import short
 from ..base.errors import FitError, HardwareError
 from ..cost.bounds import ErrorModel
 from ..cost.datasheet import datasheet_profile
-from ..cost.deviation import TRAITS, deviated, log_spread, log_step, prior_spread, traits, values_of
+from ..cost.deviation import (
+    ALIKE_SHARE,
+    TRAITS,
+    alike,
+    deviated,
+    log_of_alike,
+    log_spread,
+    log_step,
+    prior_spread,
+    traits,
+    values_of,
+)
 from ..cost.features import Array
 from ..cost.hardware import Hardware
 from ..cost.library import hardware_of
@@ -38,14 +49,18 @@ _FAR = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is known before any run: `spread` in the order of `TRAITS`, `networks` as `Population` has them."""
+    """What is known before any run: `spread` in the order of `TRAITS`, `networks` as `Population` has them.
+
+    `alike` is the share of the variance among networks that networks alike have in common.
+    """
 
     spread: Array
     networks: tuple[tuple[float, float], ...]
+    alike: float = 0.0
 
     @classmethod
     def of(cls, population: Population, amd: bool) -> Prior:
-        return cls(prior_spread(population, amd), population.networks)
+        return cls(prior_spread(population, amd), population.networks, ALIKE_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +133,14 @@ def left_out_seconds(rows: Sequence[Observation], families: Sequence[str], fitte
         deviation = learnt([evidence[index] for index in np.flatnonzero(train)], _prior(time), sharpness)
         for index in np.flatnonzero(test):
             one = evidence[index]
-            result[index] = math.exp(log_step(one.seconds, one.traits, values_of(deviation), sharpness)[0])
+            result[index] = math.exp(predicted(one, deviation, sharpness)[0])
     return result
+
+
+def predicted(one: Evidence, deviation: Deviation, sharpness: float) -> tuple[float, Array]:
+    """Logarithm of the seconds of a step on the device, and its slope along each of `TRAITS`."""
+    base, slopes = log_step(one.seconds, one.traits, values_of(deviation), sharpness)
+    return base + log_of_alike(deviation, slopes), slopes
 
 
 def learnt(evidence: Sequence[Evidence], prior: Prior, sharpness: float) -> Deviation:
@@ -127,6 +148,7 @@ def learnt(evidence: Sequence[Evidence], prior: Prior, sharpness: float) -> Devi
     values, measured = np.zeros(len(TRAITS)), np.array([one.log_s for one in evidence])
     weights = np.array([one.weight for one in evidence])
     covariance, noise = np.diag(prior.spread**2), 0.0
+    slopes, target = np.zeros((0, len(TRAITS))), measured
     for _ in range(_ROUNDS):
         steps = [log_step(one.seconds, one.traits, values, sharpness) for one in evidence]
         slopes = np.array([slope for _, slope in steps]).reshape(-1, len(TRAITS))
@@ -136,11 +158,39 @@ def learnt(evidence: Sequence[Evidence], prior: Prior, sharpness: float) -> Devi
         values = values + move
         if float(np.abs(move).max()) < 1e-5:
             break
-    return Deviation(
-        {name: float(value) for name, value in zip(TRAITS, values, strict=True)},
-        tuple(tuple(float(f"{value:.5g}") for value in row) for row in covariance),
-        noise,
-    )
+    logs = {name: float(value) for name, value in zip(TRAITS, values, strict=True)}
+    deviation = Deviation(logs, _rounded(covariance), noise)
+    if not prior.alike or not len(evidence):
+        return deviation
+    return replace(deviation, runs=_rounded(slopes), pull=_rounded(_pull(slopes, target, weights, prior)[None, :])[0])
+
+
+def _rounded(table: Array) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(f"{value:.5g}") for value in row) for row in table)
+
+
+def _pull(slopes: Array, target: Array, weights: Array, prior: Prior) -> Array:
+    """What each row adds to the logarithm of the seconds of a network like it."""
+    shares, found = mixed(slopes, target, weights, prior)
+    pulls = []
+    for (noise, _), (mean, _, _) in zip(prior.networks, found, strict=True):
+        left, used = target - slopes @ mean, weights
+        for _ in range(_REWEIGHTINGS):
+            told = _inverse_noise(slopes, used, prior.alike) @ left
+            used = _near(weights, (1.0 - prior.alike) / used * told, noise)
+        pulls.append(prior.alike * told)
+    return np.asarray(shares @ np.array(pulls), dtype=float)
+
+
+def _inverse_noise(slopes: Array, weights: Array, share: float) -> Array:
+    """Inverse of the rows' noise over its variance; networks alike have a share of it in common."""
+    own = (1.0 - share) / weights
+    return np.asarray(np.linalg.inv(share * alike(slopes, slopes) + np.diag(own)), dtype=float)
+
+
+def _near(weights: Array, left: Array, noise: float) -> Array:
+    """Weights that are smaller the further off a row is."""
+    return weights / np.sqrt(1.0 + (left / (_FAR * noise)) ** 2)
 
 
 def posterior(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[Array, Array, float]:
@@ -157,31 +207,32 @@ def posterior(slopes: Array, target: Array, weights: Array, prior: Prior) -> tup
 
 def mixed(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[Array, list[tuple[Array, Array, float]]]:
     """How probable each of the prior's noises is after the rows, and what `_with_noise` finds with it."""
-    found = [_with_noise(slopes, target, weights, prior.spread, noise) for noise, _ in prior.networks]
+    found = [_with_noise(slopes, target, weights, prior, noise) for noise, _ in prior.networks]
     logs = np.array([math.log(max(share, 1e-9)) for _, share in prior.networks]) + np.array([one[2] for one in found])
     shares = np.exp(logs - logs.max())
     return shares / shares.sum(), found
 
 
-def _with_noise(
-    slopes: Array, target: Array, weights: Array, spread: Array, noise: float
-) -> tuple[Array, Array, float]:
+def _with_noise(slopes: Array, target: Array, weights: Array, prior: Prior, noise: float) -> tuple[Array, Array, float]:
     """Mean and covariance of the values at one noise, and the logarithm of how probable it makes the rows."""
-    precision, used = np.diag(spread**-2.0), weights
+    precision, used = np.diag(prior.spread**-2.0), weights
     for _ in range(_REWEIGHTINGS):
-        mean, covariance = _gaussian(slopes, target, used / noise**2, precision)
-        used = weights / np.sqrt(1.0 + ((target - slopes @ mean) / (_FAR * noise)) ** 2)
-    plain = weights / noise**2
+        inverse = _inverse_noise(slopes, used, prior.alike)
+        mean, covariance = _gaussian(slopes, target, inverse / noise**2, precision)
+        used = _near(weights, (1.0 - prior.alike) / used * (inverse @ (target - slopes @ mean)), noise)
+    inverse = _inverse_noise(slopes, weights, prior.alike)
+    plain = inverse / noise**2
     all_mean, all_covariance = _gaussian(slopes, target, plain, precision)
-    square = float(target @ (plain * target) - (slopes.T @ (plain * target)) @ all_mean)
-    volume = 2 * (float(weights.sum()) * math.log(noise) + float(np.log(spread).sum()))
+    square = float(target @ (plain @ target) - (slopes.T @ (plain @ target)) @ all_mean)
+    volume = 2 * (float(weights.sum()) * math.log(noise) + float(np.log(prior.spread).sum()))
     volume -= float(np.linalg.slogdet(all_covariance)[1])
+    volume -= float(np.linalg.slogdet(inverse)[1]) - float(np.log(weights).sum())
     return mean, covariance, -0.5 * (square + volume)
 
 
 def _gaussian(slopes: Array, target: Array, weights: Array, precision: Array) -> tuple[Array, Array]:
-    covariance = np.asarray(np.linalg.inv(precision + slopes.T @ (slopes * weights[:, None])), dtype=float)
-    return covariance @ (slopes.T @ (weights * target)), covariance
+    covariance = np.asarray(np.linalg.inv(precision + slopes.T @ weights @ slopes), dtype=float)
+    return covariance @ (slopes.T @ (weights @ target)), covariance
 
 
 def _prior(time: PopulationTime) -> Prior:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from joulecast.estimator.base.digits import short
 from joulecast.estimator.base.errors import FitError
 from joulecast.estimator.cost.datasheet import datasheet_profile
-from joulecast.estimator.cost.deviation import TRAITS, log_spread, log_step, values_of
+from joulecast.estimator.cost.deviation import TRAITS, log_of_alike, log_spread, log_step, values_of
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.population import Deviation, PopulationTime, Seconds, load_population
 from joulecast.estimator.fit.few import (
@@ -34,6 +36,7 @@ from joulecast.estimator.fit.few import (
     left_out_seconds,
     mixed,
     posterior,
+    predicted,
 )
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.trace.workload import Op, Workload
@@ -76,7 +79,7 @@ TARGET, SPREAD = np.array([0.3, -0.1, 0.2]), np.array([0.3, 0.2])
 def test_a_noise_is_as_probable_as_it_makes_the_rows(noise: float) -> None:
     """The rows' density is normal: covariance noise^2 I + slopes spread^2 slopes'."""
     density = multivariate_normal(cov=noise**2 * np.eye(3) + SLOPES @ np.diag(SPREAD**2) @ SLOPES.T)
-    *_, log = _with_noise(SLOPES, TARGET, np.ones(3), SPREAD, noise)
+    *_, log = _with_noise(SLOPES, TARGET, np.ones(3), Prior(SPREAD, ()), noise)
     assert log == pytest.approx(density.logpdf(TARGET) + 1.5 * math.log(2 * math.pi))
 
 
@@ -88,14 +91,16 @@ def test_networks_beyond_two_and_a_half_noises_count_less() -> None:
         variance = 1 / (1 / 0.09 + sum(used) / 0.01)
         mean = variance * sum(w * one for w, one in zip(used, target, strict=True)) / 0.01
         used = [w / math.sqrt(1 + ((one - mean) / 0.25) ** 2) for w, one in zip(weights, target, strict=True)]
-    found, covariance, _ = _with_noise(np.ones((3, 1)), np.array(target), np.array(weights), np.array([0.3]), 0.1)
+    found, covariance, _ = _with_noise(
+        np.ones((3, 1)), np.array(target), np.array(weights), Prior(np.array([0.3]), ()), 0.1
+    )
     assert found.tolist() == pytest.approx([mean])
     assert covariance[0, 0] == pytest.approx(variance)
 
 
 def test_noises_are_mixed_by_their_share_times_how_probable_they_make_the_rows() -> None:
     prior = Prior(SPREAD, ((0.1, 0.25), (0.4, 0.75), (0.2, 0.0)))
-    each = [_with_noise(SLOPES, TARGET, np.ones(3), SPREAD, noise) for noise, _ in prior.networks]
+    each = [_with_noise(SLOPES, TARGET, np.ones(3), prior, noise) for noise, _ in prior.networks]
     odds = [share * math.exp(one[2]) for share, one in zip((0.25, 0.75, 1e-9), each, strict=True)]
     expected = [one / sum(odds) for one in odds]
     shares, _ = mixed(SLOPES, TARGET, np.ones(3), prior)
@@ -269,7 +274,7 @@ def test_a_time_200_times_too_long_is_in_a_smaller_unit(factor: float, unit: str
     row = slower(run(), factor)
     with pytest.raises(FitError, match=f"its time seems to be in {unit}; give seconds") as raised:
         _check_unit(row, TIME)
-    assert f"takes {row.seconds:.3g} s per step, {factor:.0f} times what the part needs" in str(raised.value)
+    assert f"takes {short(row.seconds)} s per step, {factor:.0f} times what the part needs" in str(raised.value)
 
 
 # -- notes ---------------------------------------------------------------------------------------
@@ -314,3 +319,59 @@ def test_runs_that_all_wait_for_the_host_twice_as_long_as_they_work_teach_little
     (note,) = _limits([waiting, waiting])
     assert note.startswith("every run waits for the host most of the time")
     assert _limits([waiting, working]) == ()
+
+
+# -- networks alike --------------------------------------------------------------------------------------------
+
+
+def certain(noise: float, share: float) -> Prior:
+    """No trait can move, so that all that is left of a run is noise."""
+    return Prior(np.full(len(TRAITS), 1e-6), ((noise, 1.0),), share)
+
+
+def traffic_only(log_s: float) -> Evidence:
+    """One piece of 1 s of traffic, without a host."""
+    zero = np.zeros(1)
+    return Evidence(Seconds(zero, np.ones(1), zero, zero), np.zeros((1, len(TRAITS) - 3)), log_s)
+
+
+@pytest.mark.parametrize(("runs", "share"), [(1, 0.8), (2, 1.6 / 1.8)])
+def test_a_network_takes_its_share_of_what_networks_like_it_were_off(runs: int, share: float) -> None:
+    """Runs of one network have 0.8 of their variance in common: of n runs, 0.8 n / (0.8 n + 0.2) is believed."""
+    deviation = learnt([compute_only(0.01)] * runs, certain(0.1, 0.8), 1.5)
+    assert predicted(compute_only(0.0), deviation, 1.5)[0] == pytest.approx(share * 0.01, rel=1e-3)
+    # a network that waits for memory instead is 2^0.5 away along the slopes, of which 0.3 counts as near
+    near = math.exp(-2 / 2 / 0.3**2)
+    assert predicted(traffic_only(0.0), deviation, 1.5)[0] == pytest.approx(near * share * 0.01, rel=1e-3)
+
+
+def test_runs_narrow_the_interval_of_networks_alike_alone() -> None:
+    deviation = learnt([compute_only(0.0)], certain(0.1, 0.8), 1.5)
+    same, other = (predicted(one, deviation, 1.5)[1] for one in (compute_only(0.0), traffic_only(0.0)))
+    assert log_spread(deviation, same) == pytest.approx(0.1 * math.sqrt(1 - 0.8**2), rel=1e-3)
+    assert log_spread(deviation, other) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_a_run_far_off_pulls_less_than_its_distance() -> None:
+    deviation = learnt([compute_only(2.0)], certain(0.1, 0.8), 1.5)
+    assert 0.1 < predicted(compute_only(0.0), deviation, 1.5)[0] < 0.8 * 2.0
+
+
+def test_without_a_common_share_nothing_is_kept_of_the_runs() -> None:
+    deviation = learnt([compute_only(0.1)], certain(0.1, 0.0), 1.5)
+    assert (deviation.runs, deviation.pull) == ((), ())
+    assert learnt([], certain(0.1, 0.8), 1.5).runs == ()
+
+
+def test_a_profile_of_runs_predicts_them_alike_after_saving() -> None:
+    rows = [slower(run(side), factor) for side, factor in ((1024, 1.3), (2048, 1.1), (4096, 1.2))]
+    time = fit_few(rows, known_gpu(None, rows), name="mine").time
+    assert isinstance(time, PopulationTime)
+    again = PopulationTime.from_json(json.loads(json.dumps(time.to_json())))
+    assert again.seconds(rows[0].workload.ops) == pytest.approx(time.seconds(rows[0].workload.ops))
+    without = replace(time, deviation=replace(time.deviation, runs=(), pull=()))
+    plain, full = (float(one.seconds(rows[0].workload.ops).sum()) for one in (without, time))
+    evidence = _evidence(rows[:1], TIME)[0]
+    log_s, slopes = predicted(evidence, time.deviation, time.parameters["sharpness"])
+    assert full == pytest.approx(math.exp(log_s))
+    assert full / plain == pytest.approx(math.exp(log_of_alike(time.deviation, slopes)))
