@@ -92,6 +92,7 @@ def trace_one(class_name: str, batch_size: int) -> dict[str, Any]:
 CONTRADICTORY = {
     "PPOCRV6SmallDetModel": "the backbone gives 384 channels and the neck takes 12",
     "EdgeTamVisionModel": "the backbone gives 1,024 channels and the neck takes 384",
+    "EdgeTamModel": "as EdgeTamVisionModel, which is a part of it",
     "UVDocModel": "the backbone gives 128 channels and the bridge takes 768",
     "LwDetrModel": "projector_scale_factors is empty, and with it the list of feature maps",
     "PPDocLayoutV2Model": "class_thresholds is None, and the model makes a tensor of them",

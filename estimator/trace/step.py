@@ -111,7 +111,7 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
     except Exception as error:
         if not _can_run_for_real(step.model):
             cause = on_meta if on_meta is not None and _is_of_fake_tensors(error) else error
-            alike = repr(error) == repr(on_meta) and not values.drawn
+            alike = on_meta is not None and _alike(error, on_meta) and not values.drawn
             raise _model_error(step, cause, is_final=alike) from cause
         _log_retry(step, "fake", error)
         reached.try_again()
@@ -123,6 +123,16 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
         lacks_kernel = isinstance(error, NotImplementedError) and not isinstance(on_meta, NotImplementedError)
         cause = on_meta if on_meta is not None and lacks_kernel else error
         raise _model_error(step, cause) from cause
+
+
+def _alike(error: Exception, other: Exception) -> bool:
+    """Whether two errors are the same, or complain in one place about shapes, each in its own words."""
+    from ..sandbox.user_code import about_arguments, user_frames
+
+    if repr(error) == repr(other):
+        return True
+    places = [[(frame.filename, frame.lineno) for frame in user_frames(one)[-1:]] for one in (error, other)]
+    return places[0] == places[1] != [] and about_arguments(error) and about_arguments(other)
 
 
 def _is_of_fake_tensors(error: Exception) -> bool:

@@ -461,6 +461,8 @@ class ReadsValues(TorchFunctionMode):
             value = self.values.of(args[0])
             with for_real():
                 return func(value.detach(), *args[1:], **kwargs)
+        if func is torch.Tensor.__format__ and args[0].dim() == 0:  # f"expert_{index}"
+            return format(args[0].item(), *args[1:])
         if func is torch.Tensor.cuda:
             return args[0]
         if _is_elsewhere(kwargs.get("device")):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.base.errors import JoulecastError, ModelError
 from joulecast.estimator.trace import layer_table as layer_table_module
 from joulecast.estimator.trace import scans, step
 from joulecast.estimator.trace.layer_table import _ancestors, fvcore_counts, layer_table
@@ -89,6 +89,45 @@ def test_a_batch_whose_values_are_too_many_follows_from_four_samples() -> None:
     assert work.tracer == "meta"
     assert work.batch_size == 16
     assert work.forward_flops == 16 * 2**14 * 4 * (64 + 4)
+
+
+class DoesNotFit(nn.Module):
+    """Meta and fake tensors have other words for its fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        moved = self.first(x)
+        out: torch.Tensor = self.second(moved)
+        return out
+
+
+def test_two_tries_that_fail_at_one_place_by_shapes_leave_no_doubt() -> None:
+    with torch.device("meta"):
+        model, x = DoesNotFit(), torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ModelError, match="to have 8 channels, but got 4 channels") as caught:
+        trace(model, x, layers=False)
+    assert caught.value.is_final
+
+
+def failing(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as raised:
+        return raised
+
+
+def test_errors_of_other_places_or_about_other_things_are_not_alike() -> None:
+    shapes, others = RuntimeError("sizes 3 and 4"), RuntimeError("shape (3, 4)")
+    assert step._alike(failing(shapes), failing(others))  # raised in one line
+    with pytest.raises(RuntimeError) as elsewhere:
+        torch.zeros(2) + torch.zeros(3)
+    assert not step._alike(shapes, elsewhere.value)
+    assert step._alike(RuntimeError(str(elsewhere.value)), elsewhere.value)  # the same words
+    assert not step._alike(failing(RuntimeError("sizes 3 and 4")), failing(RuntimeError("no values")))
+    assert not step._alike(RuntimeError("sizes"), RuntimeError("shape"))  # of no place
 
 
 class KeepsATable(nn.Module):

@@ -290,6 +290,32 @@ def test_one_hot_rows_of_chosen_experts_have_values():
     assert work.forward_flops == 50 * 4 * 3 + 2 * 50 * 4 * 8
 
 
+class ExpertsByName(nn.Module):
+    """Experts in a dictionary, under the names that formatted numbers give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(8, 4, bias=False)
+        self.experts = nn.ModuleDict({f"expert_{index}": nn.Linear(8, 8, bias=False) for index in range(4)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = self.router(x).argmax(-1)
+        out = torch.zeros_like(x)
+        for index in chosen.unique():
+            assert f"{index:03d}" == f"{index.item():03d}"
+            rows = torch.where(chosen == index)[0]
+            out = out.index_add(0, rows, self.experts[f"expert_{index}"](x[rows]))
+        return out
+
+
+def test_a_number_in_a_text_has_its_value() -> None:
+    with torch.device("meta"):
+        model, x = ExpertsByName(), torch.zeros(64, 8)
+    work = trace(model, x, layers=False)
+    assert work.tracer == "meta"
+    assert work.forward_flops == 64 * 8 * (4 + 8)
+
+
 class CountsPlaceholders(nn.Module):
     """Checks the number of embedded placeholders with a mask as wide as the embedding, as multimodal models do."""
 
