@@ -43,6 +43,8 @@ from .regression import folds
 from .watts import with_watts
 
 _ROUNDS, _REWEIGHTINGS = 12, 3
+_MOST_ALIKE = 200
+"""Runs up to which networks alike are compared; the work grows with their cube, and many runs need it less."""
 _FAR = 2.5
 """Networks further off than this many standard deviations count less and less."""
 
@@ -147,6 +149,8 @@ def learnt(evidence: Sequence[Evidence], prior: Prior, sharpness: float) -> Devi
     """The most probable deviation, how uncertain it is, and the noise among networks (docs/method.md)."""
     values, measured = np.zeros(len(TRAITS)), np.array([one.log_s for one in evidence])
     weights = np.array([one.weight for one in evidence])
+    if len(evidence) > _MOST_ALIKE:
+        prior = replace(prior, alike=0.0)
     covariance, noise = np.diag(prior.spread**2), 0.0
     slopes, target = np.zeros((0, len(TRAITS))), measured
     for _ in range(_ROUNDS):

@@ -357,6 +357,11 @@ def test_a_run_far_off_pulls_less_than_its_distance() -> None:
     assert 0.1 < predicted(compute_only(0.0), deviation, 1.5)[0] < 0.8 * 2.0
 
 
+def test_more_than_200_runs_are_not_compared() -> None:
+    assert len(learnt([compute_only(0.0)] * 200, certain(0.1, 0.8), 1.5).runs) == 200
+    assert learnt([compute_only(0.0)] * 201, certain(0.1, 0.8), 1.5).runs == ()
+
+
 def test_without_a_common_share_nothing_is_kept_of_the_runs() -> None:
     deviation = learnt([compute_only(0.1)], certain(0.1, 0.0), 1.5)
     assert (deviation.runs, deviation.pull) == ((), ())
