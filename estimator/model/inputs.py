@@ -73,7 +73,8 @@ def model_inputs(
     else:
         source, wanted, notes = _from_model(model, sequence_length, loaded.name, loaded.processor)
     args, kwargs = make_inputs(wanted, batch_size, vocab_size=vocab_size(model), device=device)
-    return ModelInputs(args, kwargs, source, notes)
+    packed = any(spec.packed_axis is not None for spec in wanted)  # the first dimension is not that of the samples
+    return ModelInputs(args, kwargs, source, notes, batch_size if packed else None)
 
 
 def describe_inputs(args: Any, kwargs: Mapping[str, Any]) -> str:

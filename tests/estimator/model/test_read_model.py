@@ -148,3 +148,13 @@ def test_a_text_is_shortened_where_a_model_does_not_take_its_config_s_longest(re
     work = read(COUNTS_FROM_TWO, specs=())
     assert work.tokens_per_sample == 28
     assert "28 tokens a sample: the model does not take the 32 that its config allows" in work.warnings
+
+
+def test_patches_of_several_images_are_not_taken_for_samples() -> None:
+    pytest.importorskip("transformers", minversion="5")
+    small = {"depth": "1", "hidden_size": "32", "num_heads": "2", "deepstack_visual_indexes": "[0]"}
+    one, three = (
+        read_model("transformers:Qwen3VLVisionModel", TraceOptions(batch_size=size, args=small)) for size in (1, 3)
+    )
+    assert (one.batch_size, three.batch_size) == (1, 3)
+    assert three.forward_flops == 3 * one.forward_flops
