@@ -95,7 +95,7 @@ CONTRADICTORY = {
     "EdgeTamModel": "as EdgeTamVisionModel, which is a part of it",
     "UVDocModel": "the backbone gives 128 channels and the bridge takes 768",
     "LwDetrModel": "projector_scale_factors is empty, and with it the list of feature maps",
-    "PPDocLayoutV2Model": "class_thresholds is None, and the model makes a tensor of them",
+    "PPDocLayoutV2ForObjectDetection": "class_thresholds is None, and the model makes a tensor of them",
     "TvpModel": "it has the positions of one video: a batch of two fails",
 }
 _KINDS = {

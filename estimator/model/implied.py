@@ -162,7 +162,8 @@ def _optional(model: Any, takes: Mapping[str, Any], needed: Sequence[str]) -> li
         names += [name for name in _PIXELS if name in takes][:1]
         if not decodes:
             names += [name for name in _FEATURES if name in takes][:1]
-        if "input_values" in takes and _token(model.config, "audio") is not None:
+        hears = any("audio" in str(getattr(one, "model_type", "")) for one in _configs(model.config))
+        if "input_values" in takes and (hears or _token(model.config, "audio") is not None):
             names.append("input_values")
         names += [name for name in ("bbox", "image") if name in takes]
     if needed[0] in ("input_values", *_FEATURES) and "input_ids" not in takes:  # of a film

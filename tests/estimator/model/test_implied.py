@@ -217,6 +217,22 @@ def test_an_audio_model_that_takes_a_video_gets_one() -> None:
     assert inputs_of(Films(image_size=64))[0] == {"input_values": (16_000,), "pixel_values_videos": (8, 3, 64, 64)}
 
 
+@pytest.mark.parametrize(("model_type", "hears"), [("audio_video", True), ("video", False)])
+def test_a_text_beside_a_video_has_audio_where_the_config_has_a_part_for_it(model_type: str, hears: bool) -> None:
+    class Watches(torch.nn.Module):
+        main_input_name = "input_ids"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"model_type": model_type, "image_size": 4})()
+
+        def forward(self, input_ids: Any, pixel_values_videos: Any = None, input_values: Any = None) -> Any:
+            return input_ids
+
+    audio = {"input_values": (16_000,)} if hears else {}
+    assert inputs_of(Watches())[0] == {"input_ids": (8,), "pixel_values_videos": (8, 3, 4, 4), **audio}
+
+
 def test_audio_fills_whole_tokens() -> None:
     class Whole(Fake):
         main_input_name = "input_values"
