@@ -52,6 +52,7 @@ _READS = frozenset(
         *("bincount", "repeat_interleave"),
     )
 )
+_PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "convolution"))
 _BY_MASK = frozenset(("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"))
 
 
@@ -133,8 +134,9 @@ class Values:
         return id(tensor) in self._invented
 
     def follows(self, tensor: torch.Tensor) -> bool:
-        """Whether the values of a tensor are known, or can be computed."""
-        return self._entry(tensor) is not None
+        """Whether the values of a tensor are known or can be computed; False for what follows from weights alone."""
+        entry = self._entry(tensor)
+        return entry is not None and not (isinstance(entry, _Later) and entry.of_weights)
 
     @property
     def followed(self) -> int:
@@ -310,8 +312,10 @@ class Values:
             self._compute(func, name, args, kwargs, outputs)
             return
         weights = [isinstance(entry, _Later) and entry.of_weights for entry in entries]
-        # One-hot vectors of chosen experts, for one. What weights and other values give is an activation.
-        follows = all(entry is not None for entry in entries) and len(set(weights)) < 2
+        # One-hot vectors of chosen experts, for one. What weights and other values give is an activation, and so is
+        # what layers make of a learnt input.
+        plain = len(set(weights)) < 2 and not (any(weights) and name in _PRODUCTS)
+        follows = plain and all(entry is not None for entry in entries)
         if writes:
             self._spoil(leaves[0])
         elif follows or not all(_is_float(one) for one in outputs if isinstance(one, torch.Tensor)):

@@ -299,6 +299,22 @@ def test_blocks_that_return_more_than_their_result(monkeypatch, left_out):
     assert left_out == [COUNT - 3]
 
 
+def test_a_learnt_input_of_the_first_block(monkeypatch, left_out):
+    class Learnt(Net):
+        def __init__(self, blocks):
+            super().__init__(blocks)
+            self.queries = nn.Parameter(torch.zeros(1, 256, WIDTH))
+
+        def forward(self, data):
+            data = self.queries.expand(len(data), -1, -1)
+            for block in self.blocks:
+                data = block(data)
+            return self.head(data.mean(1))
+
+    same_as_in_full(monkeypatch, Learnt(blocks()))
+    assert left_out == [COUNT - 4]  # the first input is a view
+
+
 def test_blocks_whose_attention_has_a_mask_of_blocks(monkeypatch, left_out):
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 

@@ -462,6 +462,22 @@ def test_activations_are_still_random_where_weights_have_values() -> None:
     assert any("1 values" in note for note in work.warnings)
 
 
+def test_what_a_layer_makes_of_a_learnt_input_is_an_activation() -> None:
+    class Queries(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries, self.layer = nn.Parameter(torch.ones(128, 64)), nn.Linear(64, 64)
+            nn.init.zeros_(self.layer.weight)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in set(self.layer(self.queries + 1).argmax(1).tolist()):
+                x = x * 2
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    work = trace(Queries(), torch.zeros(8, 64), layers=False)
+    assert len([op for op in work.ops if op.name == "mul" and op.phase == "forward"]) > 3
+
+
 def test_a_weight_with_a_gradient_is_no_array() -> None:
     with pytest.raises(JoulecastError, match=r"Can't call numpy\(\) on Tensor that requires grad"):
         trace(Scaled(lambda weight: weight.numpy()[0, 0]), torch.zeros(4, 64), layers=False)
