@@ -226,7 +226,8 @@ class EqualBlocks:
     def _kind(self, block: Block, args: Any, kwargs: Any) -> tuple[Kind | None, Any]:
         """The calls that this one is equal to; None if the block must run and is not to be repeated."""
         group = block.group
-        if self._recorder.phase != "forward" or block.position <= group.called:
+        in_forward = self._recorder.phase == "forward" and not self._recorder.ran_backward
+        if not in_forward or block.position <= group.called:
             self._refuse(group, "a block is called twice, or not in order")
         group.called = block.position
         group.last_kind = None
@@ -285,7 +286,7 @@ class EqualBlocks:
         described = layout(data)
         if described is None:
             return None
-        saved = data.untyped_storage()._cdata in self._sizes.storages
+        saved = data.untyped_storage()._cdata in self._sizes.alive()
         autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.get_default_dtype()
         return tuple(tokens), described, data.requires_grad, data._is_view(), saved, autocast
 
@@ -316,7 +317,7 @@ class EqualBlocks:
         return (
             len(recorder.ops),
             dict(recorder.unsupported),
-            len(self._sizes.storages),
+            frozenset(self._sizes.storages),
             torch._C._autograd._get_sequence_nr(),
             (values.reads, values.followed) if values is not None else (0, 0),
             random_state(),
@@ -339,7 +340,7 @@ class EqualBlocks:
         made, template = new
         if values is not None and values.known(made) is not None:
             return
-        keys = list(self._sizes.storages.items())[saved:]
+        keys = [(key, size) for key, size in self._sizes.alive().items() if key not in saved]
         run = Run(
             block,
             start,
@@ -374,7 +375,7 @@ class EqualBlocks:
         return (
             renamed(ops[one.start : one.end], one.block.path, two.block.path) == ops[two.start : two.end]
             and one.unsupported == two.unsupported
-            and [size for _, size in one.saved] == [size for _, size in two.saved]
+            and sorted(size for _, size in one.saved) == sorted(size for _, size in two.saved)
             and one.form == two.form
             and self._shapes(one.block) == self._shapes(two.block)
         )

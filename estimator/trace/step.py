@@ -277,6 +277,8 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
             needs_loss = step.train and not finished
             loss = training_loss(step.loss, output, (args, kwargs)) if needs_loss else None
         if loss is not None:
+            if not recorder.ran_backward:  # which frees what it needed
+                sizes.alive()
             recorder.phase = "backward"
             recorder.forward_nodes = torch._C._autograd._get_sequence_nr()
             with recorder:
@@ -453,6 +455,13 @@ class _SavedBytes:
         saved = _Saved(tensor)
         self._saved.add(saved)
         return saved
+
+    def alive(self) -> dict[int, int]:
+        """The storages that are still kept: those of a node without further use are free again, and so is their key."""
+        kept = [*(saved.tensor for saved in self._saved), *self.kept]
+        keys = {tensor.untyped_storage()._cdata for tensor in kept}
+        self.storages = {key: size for key, size in self.storages.items() if key in keys}
+        return self.storages
 
     def release(self) -> None:
         """Forgets the tensors of a step that failed: an output that its own node keeps is never freed otherwise."""

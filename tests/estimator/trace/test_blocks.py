@@ -299,6 +299,21 @@ def test_blocks_that_return_more_than_their_result(monkeypatch, left_out):
     assert left_out == [COUNT - 3]
 
 
+def test_results_that_nothing_uses_are_not_kept(monkeypatch, left_out):
+    """Their memory is used again, by tensors of other blocks among others."""
+
+    class Wasting(Block):
+        def forward(self, data):
+            wasted = [torch.log(data + number) for number in range(40)]
+            del wasted
+            return super().forward(data)
+
+    wasting = same_as_in_full(monkeypatch, Net(blocks(Wasting)))
+    plain = same_as_in_full(monkeypatch, Net(blocks()))
+    assert wasting.activation_bytes == plain.activation_bytes
+    assert left_out == [COUNT - 3] * 2
+
+
 def test_a_learnt_input_of_the_first_block(monkeypatch, left_out):
     class Learnt(Net):
         def __init__(self, blocks):
