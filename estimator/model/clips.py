@@ -124,10 +124,13 @@ _LENGTHS = ("audio_feature_lengths", "chunk_sample_lengths")
 
 
 def audio_layouts(
-    takes: Mapping[str, Any], needs: Sequence[str], name: str, shape: tuple[int, ...]
+    takes: Mapping[str, Any], needs: Sequence[str], name: str, shape: tuple[int, ...], frames: int | None = None
 ) -> Iterator[Layout]:
-    """The forms in which a model may take one clip: (frames, bins) or (bins, frames), and its mask."""
-    frames = max(shape)
+    """The forms in which a model may take one clip: (frames, bins) or (bins, frames), and its mask.
+
+    Without `frames`, the longer side is that of the frames.
+    """
+    frames = frames or max(shape)
     beside = [
         InputSpec((frames,), "bool", other, (1,) * frames)
         for other in dict.fromkeys((*needs, *takes))

@@ -33,6 +33,7 @@ Shape = tuple[int, ...]
 
 _AUDIO_SAMPLES = (16_000, 19_200)  # one second; where a model asks for whole frames of 80 ms at 24 kHz, 0.8 s
 _AUDIO_FRAMES = 1_000  # 10 s of 10 ms
+_FRAMES_OF_A_SECOND = 100  # of 10 ms; stacked ones are fewer
 _IMAGE_SIDE, _DETECTION_SIDE = 224, 640
 _MEL_BINS = 80
 _SERIES_STEPS = 512
@@ -195,8 +196,13 @@ def _clip(
     needs = [*required(type(model).forward), *(required(features) if features else ())]
     known = {**takes, **dict.fromkeys(needs)}
     if kind == "audio":
-        shapes = _audio(model.config, notes) if name == "input_values" else _audio_features(model.config, notes)
-        layouts = [layout for shape in shapes for layout in audio_layouts(known, needs, name, shape)]
+        both = name != "input_values" and "input_values" in needs  # of one clip
+        shapes = _audio(model.config, notes) if name == "input_values" else _audio_features(model.config, notes, both)
+        layouts = [
+            layout
+            for shape in shapes
+            for layout in audio_layouts(known, needs, name, shape, shape[0] if both else None)
+        ]
     else:
         layouts = list(_images(model, known, needs, name, notes, image_size))
     if _token(model.config, kind) is not None and features is not None:
@@ -506,8 +512,11 @@ def _size_of_parts(model: Any) -> tuple[int, int] | None:
     return None
 
 
-def _audio_features(config: Any, notes: list[str]) -> list[Shape]:
-    """(frames, mel bins); Whisper and its like take (mel bins, frames), of a fixed number. The likeliest first."""
+def _audio_features(config: Any, notes: list[str], beside_samples: bool = False) -> list[Shape]:
+    """(frames, mel bins); Whisper and its like take (mel bins, frames), of a fixed number. The likeliest first.
+
+    Beside the samples of the same second, there are as many frames of 10 ms as the samples have.
+    """
     bins = _find(
         config,
         (
@@ -526,8 +535,11 @@ def _audio_features(config: Any, notes: list[str]) -> list[Shape]:
         if isinstance(positions, int) and isinstance(own, int):
             return [(own, 2 * positions)]  # the convolutions halve them
     own_width = (bins or _MEL_BINS) * (_find(config, ("num_stacked_frames",)) or 1)
+    widths = dict.fromkeys((own_width, *_FEATURE_WIDTHS))
+    if beside_samples:
+        return [(_FRAMES_OF_A_SECOND // max(1, width // _MEL_BINS), width) for width in widths]
     notes.append(f"{_AUDIO_FRAMES} frames a sample: 10 s of audio")
-    return [(_AUDIO_FRAMES, width) for width in dict.fromkeys((own_width, *_FEATURE_WIDTHS))]
+    return [(_AUDIO_FRAMES, width) for width in widths]
 
 
 def _audio(config: Any, notes: list[str]) -> list[Shape]:

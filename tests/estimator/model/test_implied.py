@@ -233,6 +233,21 @@ def test_a_text_beside_a_video_has_audio_where_the_config_has_a_part_for_it(mode
     assert inputs_of(Watches())[0] == {"input_ids": (8,), "pixel_values_videos": (8, 3, 4, 4), **audio}
 
 
+@pytest.mark.parametrize(("bins", "frames"), [(80, 100), (128, 100), (160, 50)])
+def test_features_beside_samples_are_of_the_same_second(bins: int, frames: int) -> None:
+    class Both(torch.nn.Module):
+        main_input_name = "input_values"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = type("Config", (), {"num_mel_bins": bins})()
+
+        def forward(self, input_values: Any, input_features: Any, input_features_mask: Any = None) -> None: ...
+
+    shapes = {"input_values": (16_000,), "input_features": (frames, bins), "input_features_mask": (frames,)}
+    assert inputs_of(Both())[0] == shapes
+
+
 def test_audio_fills_whole_tokens() -> None:
     class Whole(Fake):
         main_input_name = "input_values"
