@@ -74,8 +74,11 @@ def longest_text(model: Any) -> int | None:
     return longest if longest is not None and longest <= _MAX_DEFAULT_TOKENS else None
 
 
+_LONGEST = ("max_position_embeddings", "n_positions", "max_target_positions", "max_text_positions", "max_seq_len")
+
+
 def _longest(config: Any) -> int | None:
-    sizes = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_target_positions"))
+    sizes = (getattr(config, name, None) for name in _LONGEST)
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 

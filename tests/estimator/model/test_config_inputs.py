@@ -82,6 +82,8 @@ def test_vocabulary(settings: dict[str, object], size: int | None) -> None:
     [
         ({"n_positions": 96}, 96, "96 tokens a sample, the config's longest"),
         ({"max_target_positions": 448}, 448, "448 tokens a sample, the config's longest"),
+        ({"max_text_positions": 450}, 450, "450 tokens a sample, the config's longest"),  # SpeechT5
+        ({"max_seq_len": 2048}, 2048, "2048 tokens a sample, the config's longest"),  # DBRX and MPT
         ({"max_position_embeddings": -1, "n_positions": 96}, 96, "96 tokens"),  # -1: no limit
         ({"max_position_embeddings": 10**6}, 2048, "2048 tokens a sample (the config allows 1000000)"),
         ({}, 512, "512 tokens a sample (the config has no length)"),
