@@ -155,16 +155,18 @@ def _in_fork(answer: Answer, task: dict[str, Any]) -> int | None:
         os._exit(_do(answer, task))
     with contextlib.suppress(OSError):  # it has done so itself
         os.setpgid(child, child)
-    ended = False
+    ended = terminated = False
     while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         seen = signal.sigtimedwait(signals, min(_POLL_S, max(0.0, until - time.monotonic())))
-        is_over = time.monotonic() >= until
-        ended = is_over or os.getppid() != caller or (seen is not None and seen.si_signo == signal.SIGTERM)
+        terminated = seen is not None and seen.si_signo == signal.SIGTERM
+        ended = terminated or time.monotonic() >= until or os.getppid() != caller
         if ended:
             break
     _kill_group(child)
     _, status = os.waitpid(child, 0)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if terminated:  # `sigtimedwait` has taken the signal
+        signal.raise_signal(signal.SIGTERM)
     return None if ended else os.waitstatus_to_exitcode(status)
 
 

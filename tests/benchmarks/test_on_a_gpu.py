@@ -21,6 +21,7 @@ from joulecast.measure.meters.nvml import NvmlSource
 from joulecast.measure.meters.testing import FakeGpu, FakeNvml
 from joulecast.measure.records.records import describe_host
 from joulecast.measure.records.store import Store
+from joulecast.measure.suite import suite
 from joulecast.measure.suite.cases import Case
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -71,6 +72,7 @@ def _broken() -> tuple[torch.nn.Module, object]:
 
 def test_a_run_leaves_records_profile_and_summary(on_a_gpu: ModuleType, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(on_a_gpu.rounds, "metered", lambda pace, meter: on_a_gpu.rounds.QUICK.__class__(0.05, 0.3, 2))
+    monkeypatch.setattr(suite, "IDLE_S", 0.2)
     cases = [_case(f"case {width}", width) for width in (64, 128, 256, 512, 1024)]
     held = [_case("held", 384), Case("broken", "broken", _broken, "sgd")]
     with _meter() as meter:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -222,6 +223,23 @@ def test_when_the_caller_ends_the_code_ends(tmp_path: Path, number: int) -> None
     while any(map(is_running, pids)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(map(is_running, pids))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="requests are answered in forks on Linux")
+def test_a_process_that_is_told_to_end_while_it_reads_ends(tmp_path: Path) -> None:
+    """Its caller waits for it: Ctrl-C took five seconds when the process went on to the next request."""
+    (tmp_path / "net.py").write_text("open('started', 'w').close()\nimport time\ntime.sleep(600)\n")
+    reader, until = Reader(), time.monotonic() + 120
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(reader.read, ReadRequest("net.py", OPTIONS, tmp_path))
+        while not (tmp_path / "started").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        process = reader._sandbox._process
+        assert process is not None
+        process.terminate()
+        with pytest.raises(ModelError, match="with signal SIGTERM"):
+            reading.result()
+        assert process.returncode == -signal.SIGTERM
 
 
 def test_where_forks_are_not_safe_each_model_has_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

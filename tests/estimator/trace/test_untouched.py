@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import itertools
 import random
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -319,10 +320,16 @@ def picture(value: Any, seen: set[int] | None = None) -> Any:
 
 
 def meta_tensors() -> set[int]:
-    """The ids of all; a million objects are compared by their type, which is fast."""
-    objects = gc.get_objects()
-    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, torch.Tensor)}
-    return {id(value) for value in objects if type(value) in kinds and value.is_meta}
+    """The ids of all; a million objects are compared by their type, in C code."""
+    kinds, objects = set(tensor_kinds(torch.Tensor)), gc.get_objects()
+    tensors = itertools.compress(objects, map(kinds.__contains__, map(type, objects)))
+    return {id(value) for value in tensors if value.is_meta}
+
+
+def tensor_kinds(kind: type) -> Iterator[type]:
+    yield kind
+    for below in type.__subclasses__(kind):
+        yield from tensor_kinds(below)
 
 
 def surroundings() -> Any:
