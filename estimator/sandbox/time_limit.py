@@ -16,18 +16,24 @@ from .user_code import located
 
 MAX_TIME_LIMIT_S = 1e6  # what timers of every platform take
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
-_OVER_TIME = re.compile(r"^(.*)\nTimeout \(", re.MULTILINE)
+_OVER_TIME = re.compile(r"^(.* the time limit)\n(?:Timeout \(|Stack |Current thread )", re.MULTILINE)
+_ALARM = getattr(signal, "SIGALRM", None)
+_AFTER_ALARM_S = 0.5
 _report: IO[bytes] | None = None
 
 
 def report_to(file: IO[bytes]) -> None:
     """From now on, time limits apply in this process, and `file` gets the stack of the code that ends it.
 
-    Python's faulthandler watches from a thread that needs no interpreter lock.
+    Python's faulthandler writes it in the thread that runs the code, whose stack stands still meanwhile. Code that
+    handles the alarm is ended by faulthandler's own thread, which needs no interpreter lock.
     """
     global _report
     _report = file
     faulthandler.enable(file, all_threads=False)
+    if _ALARM:
+        signal.signal(_ALARM, signal.SIG_DFL)  # ends the process once the stack is written
+        faulthandler.register(_ALARM, file, all_threads=False, chain=True)
 
 
 def check_time_limit(seconds: float) -> None:
@@ -50,10 +56,14 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
         return
     _report.write(f"{what} still ran after {seconds:g} s, the time limit\n".encode())
     _report.flush()
-    faulthandler.dump_traceback_later(seconds, exit=True, file=_report)
+    if _ALARM:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + (_AFTER_ALARM_S if _ALARM else 0.0), exit=True, file=_report)
     try:
         yield
     finally:
+        if _ALARM:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         faulthandler.cancel_dump_traceback_later()
 
 

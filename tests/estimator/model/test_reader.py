@@ -74,9 +74,10 @@ def test_an_endless_forward_is_ended_too(tmp_path: Path) -> None:
         "    def forward(self, x):\n"
         "        while True: x = x + 1\n"
     )
-    with pytest.raises(ModelError) as caught:
-        read(tmp_path, source, time_limit_s=0.5)
-    assert str(caught.value) == f"mynet.py:5 in forward: tracing mynet {LIMIT}"
+    for _ in range(5):  # a stack that changes while it is written is cut, in one of three cases
+        with pytest.raises(ModelError) as caught:
+            read(tmp_path, source, time_limit_s=0.5)
+        assert str(caught.value) == f"mynet.py:5 in forward: tracing mynet {LIMIT}"
 
 
 def test_a_process_that_holds_on_beyond_all_patience_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
