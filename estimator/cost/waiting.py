@@ -77,7 +77,7 @@ def with_overhead(estimate: Estimate) -> Estimate:
         return estimate
     own_s, kwh = estimate.seconds.value * estimate.devices, estimate.energy_kwh.value
     parts = shares({OTHER_WORK: own_s * share}, {OTHER_WORK: kwh * share})
-    text = f"evaluation and checkpoints are expected to add {share:.1%} to the steps, as in three published runs"
+    text = f"evaluation and checkpoints are expected to add {share:.1%} to the steps (mean of three published runs)"
     notes = (Note(text, Topic.SCHEDULE, Weight.ROUGH),) if share > _WORTH_A_NOTE else ()
     return replace(
         estimate,

@@ -100,7 +100,7 @@ def test_long_runs_evaluate_and_save() -> None:
     other = next(part for part in found.breakdown if part.name == OTHER_WORK)
     assert (other.seconds, other.energy_kwh) == (pytest.approx(2 * 172_800 * share), pytest.approx(share))
     assert found.warnings == (
-        "evaluation and checkpoints are expected to add 3.2% to the steps, as in three published runs",
+        "evaluation and checkpoints are expected to add 3.2% to the steps (mean of three published runs)",
     )
     assert with_overhead(RUN) == RUN
 
