@@ -487,7 +487,7 @@ def test_what_cannot_be_had_is_the_yearly_figure_and_is_said(
         "no live carbon intensity for SE-SE3: HTTP 404: zone SE-SE3 is unknown; "
         f"the figure is the yearly one of SE (Sweden), {sweden.year}",
         "no live carbon intensity for US-OH: no zone matches it unambiguously; give one, such as "
-        "em:US-CAL-CISO; the figure is the yearly one of US-OH (Ohio), 2016",
+        "em:US-CAL-CISO; the figure is the yearly one of US-OH (Ohio), 2023",
     )
 
 

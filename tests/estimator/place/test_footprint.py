@@ -31,7 +31,8 @@ def test_the_footprint_of_hardware_is_spread_over_its_life():
     found = embodied_kg("h100-sxm", HOUR, 8, 1)
     assert found.kg.value == pytest.approx((8 * 164 + 2500) / LIFE_HOURS)
     assert len(found.sources) == 2
-    assert embodied_kg("a100-sxm4-80gb", HOUR, 1, 0).kg.value == pytest.approx(150 / LIFE_HOURS)
+    assert embodied_kg("a100-sxm4-80gb", HOUR, 1, 0).kg.value == pytest.approx(127.6 / LIFE_HOURS)
+    assert embodied_kg("b200", HOUR, 8, 0).kg.value == pytest.approx(8 * 284 / LIFE_HOURS)
     assert embodied_kg("rtx-4090", HOUR, 1, 0).kg.value == pytest.approx(150 / LIFE_HOURS)
 
 
