@@ -1,4 +1,4 @@
-"""From what a user or a driver calls a device to its row: names, families, cloud instances, CPU models."""
+"""From what a user or a driver calls a device to its row: names, families, cloud machines, CPU models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..base.errors import HardwareError
 from ..base.suggest import clipped
 from ..base.tables import read_table
 from .hardware import Hardware, default_user_file, shipped_hardware, user_file, user_hardware
+from .machines import family, machine, near_machines
 
 FIGURES_EXAMPLE = "`hardware` 'tflops=35,bandwidth=448,watts=150'"
 
@@ -39,7 +40,7 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
     """
     if parts := _named(name):
         return _choose(name, parts, memory_gb)
-    if memory_gb is None and (found := _with_a_count(name) or _on_instance(name)):
+    if memory_gb is None and (found := _on_machine(name) or _with_a_count(name) or _of_family(name)):
         return found
     if cpu := _cpu_models().get(normalise(name)):
         return Match(cpu)
@@ -68,20 +69,27 @@ def _choose(name: str, parts: tuple[Hardware, ...], memory_gb: float | None) -> 
     return Match(first, f"{name} names several parts; this is {first.name} ({first.key}), the others are {listed}")
 
 
-_TIMES = r"\s*[x*\N{MULTIPLICATION SIGN}]\s*"
-_COUNTED = re.compile(rf"(?P<before>\d{{1,4}}){_TIMES}(?P<part>.+)|(?P<name>.+?){_TIMES}(?P<after>\d{{1,4}})", re.I)
+_LONGEST = 200  # characters of a name with a count
+_TIMES = r"[\s_]*[x*\N{MULTIPLICATION SIGN}][\s_]*"
+_COUNTED = re.compile(
+    rf"(?:gpus?[\s_:-]+)?(?:(?P<before>\d{{1,4}}){_TIMES}(?P<part>.+)"
+    rf"|(?P<name>.+?)(?:{_TIMES}|\s*:\s*)(?P<after>\d{{1,4}})|(?P<node>.+?)-(?P<trailing>\d{{1,4}})x)",
+    re.I,
+)
 
 
 def _with_a_count(name: str) -> Match | None:
-    """Names such as "8x A100", "A100 x 8", and GCP's "n1-standard-8 + T4"."""
+    """Names such as "8x A100", "A100 x 8", "a100:8", "gpu_8x_h100_sxm5", and GCP's "n1-standard-8 + T4"."""
+    if len(name) > _LONGEST:
+        return None
     text = name.rpartition("+")[2].strip() if re.match(r"\s*[a-z]\d[a-z]?-", name, re.I) else name.strip()
     counted = _COUNTED.fullmatch(text)
-    inner = text if counted is None else (counted["part"] or counted["name"]).strip()
+    inner = text if counted is None else (counted["part"] or counted["name"] or counted["node"]).strip()
     parts = _named(inner)
     if inner == name.strip() or not parts:
         return None
     match = _choose(inner, parts, None)
-    count = 1.0 if counted is None else float(counted["before"] or counted["after"])
+    count = 1.0 if counted is None else float(counted["before"] or counted["after"] or counted["trailing"])
     return Match(match.part, "; ".join(filter(None, (match.note, _count_note(name, count, match.part)))))
 
 
@@ -93,23 +101,25 @@ def _count_note(name: str, count: float, part: Hardware) -> str:
     return f"{name} has {count:g} x {part.name}; the figures are for 1, unless another number of devices is given"
 
 
-def _on_instance(name: str) -> Match | None:
-    row = _instances().get(_instance_name(name))
-    if row is None:
+def _on_machine(name: str) -> Match | None:
+    found = machine(name)
+    if found is None:
         return None
-    key, count = row
+    part = _named(found.part)[0]
+    return Match(part, _count_note(name, found.count, part))
+
+
+def _of_family(name: str) -> Match | None:
+    """The part of a family of cloud machines; of the first of its parts where they differ."""
+    machines = family(name)
+    if not machines:
+        return None
+    key, *others = dict.fromkeys(one.part for one in machines)
     part = _named(key)[0]
-    return Match(part, _count_note(name, count, part))
-
-
-@cache
-def _instances() -> dict[str, tuple[str, float]]:
-    return {_instance_name(row["instance"]): (row["part"], float(row["count"])) for row in read_table("instances.csv")}
-
-
-def _instance_name(name: str) -> str:
-    bare = re.sub(r"[^a-z0-9]+", "", name.casefold().strip())
-    return re.sub(r"^(?:ml(?=[a-z]+\d+[a-z]*(?:\d*x?large|metal)$)|standard|cloudtpu|tpu)", "", bare)
+    *fewer, most = (f"{count:g}" for count in sorted({one.count for one in machines if one.part == key}))
+    counts = f"{', '.join(fewer)} or {most}" if fewer else most
+    note = f"{name} is a family of machines with {counts} x {part.name} ({key}); the figures are for 1"
+    return Match(part, f"{note}; others of the family have {', '.join(others)}" if others else note)
 
 
 _MARKS = re.compile(r"\((?:r|tm|c)\)|[®™]|@.*$|\b\d+-core processor\b|\b\d+(?:st|nd|rd|th) gen\b")
@@ -117,26 +127,44 @@ _FILLING = frozenset(
     re.findall(
         r"\w+",
         """nvidia geforce tesla intel core cpu processor amd instinct radeon apple gpu google cloud aws habana
-        generation design with platinum gold silver bronze graphics""",
+        generation design with platinum gold silver bronze graphics lambda runpod coreweave azure colab kaggle""",
     )
 )
 
 
 def normalise(name: str) -> str:
     """The name without what vendors add around the part's own: "i74770" for the i7-4770's long form."""
+    return "".join(_words(name)).replace("mobile", "laptop")
+
+
+def _words(name: str) -> list[str]:
     # A trailing "+" tells parts apart (Xeon 8480+ and 8480).
     bare = _MARKS.sub(" ", name.casefold()).replace("+", "plus")
-    words = [word for word in re.findall(r"[a-z0-9]+", bare) if word not in _FILLING]
-    return "".join(words).replace("mobile", "laptop")
+    return [word for word in re.findall(r"[a-z0-9]+", bare) if word not in _FILLING]
 
 
-_SERIES = re.compile(r"(?:rtx|gtx|rx)(\d{4}.*)|(?:i[3579]|ryzen[3579]?|epyc|rtx)(\d{4,5}[a-z].*|a\d{4})")
+_SERIES = re.compile(
+    r"(?:rtx|gtx|rx)(\d{4}.*)|(?:i[3579]|ryzen[3579]?|epyc|rtx)(\d{4,5}[a-z].*|a\d{4})"
+    r"|(?:arc)([ab]\d{3})|(?:pro)(w\d{4})|(?:ascend)(910[a-z])|(?:tpu)(v\d[a-z]?)"
+)
 
 
 def _named(name: str) -> tuple[Hardware, ...]:
-    """The user's parts of that name, then the shipped ones."""
+    """The user's parts of that name, then the shipped ones; the words' order counts only where it tells parts apart."""
     wanted = normalise(name)
-    return (*_by_name(user_hardware()).get(wanted, ()), *_shipped_names().get(wanted, ()))
+    exact = (*_by_name(user_hardware()).get(wanted, ()), *_shipped_names().get(wanted, ()))
+    return exact or _in_any_order().get(tuple(sorted(_words(name))), ())
+
+
+@cache
+def _in_any_order() -> dict[tuple[str, ...], tuple[Hardware, ...]]:
+    """The shipped parts by the sorted words of their names: "H100 80GB SXM5" is the H100 SXM5 80GB."""
+    parts: dict[tuple[str, ...], list[Hardware]] = {}
+    for part in shipped_hardware():
+        for words in dict.fromkeys(tuple(sorted(_words(text))) for text in (part.key, part.name, *part.aliases)):
+            parts.setdefault(words, []).append(part)
+    parts.pop((), None)
+    return {words: tuple(found) for words, found in parts.items()}
 
 
 @cache
@@ -152,18 +180,19 @@ def _by_name(table: Iterable[Hardware]) -> dict[str, tuple[Hardware, ...]]:
             exact.setdefault(name, []).append(part)
     exact.pop("", None)
     names = {name: tuple(parts) for name, parts in exact.items()}
-    for name, parts in exact.items():  # "4090", "7900 XTX", "A6000", "13900K"
-        if (short := _SERIES.fullmatch(name)) and (alone := short[1] or short[2]):
-            names.setdefault(alone, tuple(parts))
+    for name, parts in exact.items():  # "4090", "7900 XTX", "A6000", "13900K", "B580"
+        if short := _SERIES.fullmatch(name):
+            names.setdefault(next(filter(None, short.groups())), tuple(parts))
     return names
 
 
 def _near(name: str) -> list[str]:
-    """Keys of parts whose names contain the wanted one, then of those spelt alike."""
+    """Keys of parts whose names contain the wanted one, then machine types and parts that are spelt alike."""
     names, wanted = {**_shipped_names(), **_by_name(user_hardware())}, normalise(name)
-    family = [known for known in names if wanted and (known.startswith(wanted) or wanted in known)]
+    inside = [known for known in names if wanted and (known.startswith(wanted) or wanted in known)]
     close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
-    return list(dict.fromkeys(names[known][0].key for known in (*family, *close)))[:4]
+    keys = [[names[known][0].key for known in group] for group in (inside, close)]
+    return list(dict.fromkeys((*keys[0], *near_machines(name), *keys[1])))[:4]
 
 
 @cache

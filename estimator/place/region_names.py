@@ -1,4 +1,4 @@
-"""Regions by the names people use: ISO codes, synonyms, provinces, cloud regions of AWS, Azure and GCP."""
+"""Regions by the names people use: ISO codes, synonyms, provinces, cities, cloud regions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..base.tables import read_table
 if TYPE_CHECKING:
     from .site import Region
 
-_CLOUDS = ("aws", "azure", "gcp")
+_CLOUDS = ("aws", "azure", "gcp", "oci", "lambda", "nebius", "scaleway", "ovh", "hetzner", "alibaba")
 _ISO_3166_2 = re.compile(r"([a-z]{2})-[a-z0-9]{1,3}")
 
 
@@ -26,6 +26,7 @@ def named_otherwise(text: str, regions: Sequence[Region]) -> Region | None:
     """
     by_code = {region.code.casefold(): region for region in regions}
     by_code |= {code.partition(":")[2]: region for code, region in by_code.items() if ":" in code}
+    by_code = {code[3:]: region for code, region in by_code.items() if re.match("(?:us|ca)-..$", code)} | by_code
     for form in _forms(text):
         if form in by_code:
             return by_code[form]
@@ -41,12 +42,15 @@ def named_otherwise(text: str, regions: Sequence[Region]) -> Region | None:
 
 def _forms(text: str) -> Iterator[str]:
     """`text` in the spellings that tables use: "US_CA" as "us-ca", "us-east-1a" as "us-east-1"."""
+    # RunPod's data centres, such as US-TX-3 and EU-SE-1, have the codes of states and countries.
     plain = text.strip().casefold()
-    cloud = re.sub(rf"^({'|'.join(_CLOUDS)}|google|amazon|microsoft)[\s/_-]+", r"\1:", plain)
+    cloud = re.sub(rf"^({'|'.join(_CLOUDS)}|google|amazon|microsoft|oracle)[\s/_-]+", r"\1:", plain)
     cloud = cloud.replace("google:", "gcp:").replace("amazon:", "aws:").replace("microsoft:", "azure:")
+    cloud = cloud.replace("oracle:", "oci:")
     dashed = re.sub(r"[\s_/]+", "-", cloud)
     zone = re.sub(r"(?<=\d)-?[a-f]$", "", dashed)  # an availability zone
-    yield from dict.fromkeys((plain, cloud, dashed, zone, dashed.replace("-", "")))
+    data_centre = re.sub(r"^(?:runpod-)?(?:eur?-([a-z]{2})|([a-z]{2}-[a-z]{2,3}))-\d+$", r"\1\2", dashed)
+    yield from dict.fromkeys((plain, cloud, dashed, zone, dashed.replace("-", ""), data_centre))
 
 
 def _in_the_table(form: str, region_of: Callable[[str], Region | None]) -> Region | None:

@@ -6,7 +6,7 @@ import pytest
 
 from joulecast.estimator.base.errors import HardwareError
 from joulecast.estimator.base.tables import read_table
-from joulecast.estimator.cost import names
+from joulecast.estimator.cost import machines, names
 from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost.names import find_hardware, look_up
 
@@ -47,7 +47,25 @@ FOUND = {
     "NC24ads A100 v4": "a100-pcie-80gb", "Standard_NC4as_T4_v3": "t4", "Standard_NV36ads_A10_v5": "a10",
     "Standard_ND96isr_H100_v5": "h100-sxm", "Standard_ND40rs_v2": "v100-sxm2-32gb",
     # counts
-    "8x A100": "a100-sxm4-80gb", "4 x RTX 3090": "rtx-3090", "T4 x 2": "t4",
+    "8x A100": "a100-sxm4-80gb", "4 x RTX 3090": "rtx-3090", "T4 x 2": "t4", "a100:4": "a100-sxm4-80gb",
+    "gpu:h100:8": "h100-sxm", "gpu_8x_h100_sxm5": "h100-sxm", "gpu_1x_a10": "a10", "gpu_8x_b200_sxm6": "b200",
+    "b200-8x": "b200", "1x H100 80GB SXM5": "h100-sxm", "2x4090": "rtx-4090",
+    # of 2025 and 2026
+    "B300": "b300", "GB300 NVL72": "gb300", "RTX 5090 Laptop": "rtx-5090-laptop", "rtx 5090 mobile": "rtx-5090-laptop",
+    "RTX PRO 6000": "rtx-pro-6000-blackwell", "rtx pro 6000 max-q": "rtx-pro-6000-blackwell-max-q", "MI355X": "mi355x",
+    "9070xt": "rx-9070-xt", "b580": "arc-b580", "w7900": "pro-w7900", "gaudi 3": "gaudi3", "Trn3": "trainium3",
+    "v6e": "tpu-v6e", "Trillium": "tpu-v6e", "Ironwood": "tpu-v7", "TPU7x": "tpu-v7", "M4 Max": "apple-m4-max",
+    "m5": "apple-m5", "M5 Pro": "apple-m5-pro", "m5 max": "apple-m5-max", "Strix Halo": "radeon-8060s",
+    "Ryzen AI Max 395": "radeon-8060s", "910b": "ascend-910b", "Core Ultra 7 258V": "core-ultra-7-258v",
+    # with the provider's name
+    "lambda h100": "h100-sxm", "RunPod A100": "a100-sxm4-80gb", "Colab T4": "t4", "azure nd96asr_v4": "a100-sxm4-40gb",
+    "BM.GPU.H100.8": "h100-sxm", "VM.GPU.A10.1": "a10", "gd-8xh100ib-i128": "h100-sxm",
+    # families of machines and vendors' nodes
+    "p5": "h100-sxm", "p5en": "h200", "p6-b200": "b200", "p6e-gb200": "gb200", "g6e": "l40s", "g7e.12xlarge":
+    "rtx-pro-6000-blackwell-server", "g7.2xlarge": "rtx-pro-4500-blackwell", "a3-highgpu": "h100-sxm", "a4x": "gb200",
+    "a3-ultragpu": "h200", "a4-highgpu": "b200", "g2-standard": "l4", "ct5p-hightpu-4t": "tpu-v5p",
+    "ND H200 v5": "h200", "ND GB200 v6": "gb200", "NCasT4_v3": "t4", "NDm A100 v4": "a100-sxm4-80gb",
+    "DGX B200": "b200", "HGX H100": "h100-sxm",
 }  # fmt: skip
 
 
@@ -63,10 +81,27 @@ def test_names_people_use_are_found(name: str, key: str) -> None:
         ("g5.xlarge", "g5.xlarge has one A10G"),
         ("Standard_NV6ads_A10_v5", "has a share (0.167) of one A10; the figures are those of the whole"),
         ("T4 x 2", "T4 x 2 has 2 x Tesla T4"),
+        ("a100:4", "a100:4 has 4 x A100 SXM4 80GB"),
+        ("DGX B200", "DGX B200 has 8 x B200 SXM 180GB"),
+        ("p5", "p5 is a family of machines with 1 or 8 x H100 SXM5 80GB (h100-sxm); the figures are for 1"),
+        ("g2-standard", "with 1, 2, 4 or 8 x L4 (l4); the figures are for 1"),
+        ("a3", "(h100-sxm); the figures are for 1; others of the family have h200"),
     ],
 )  # fmt: skip
 def test_what_a_machine_type_has_is_said(name: str, note: str) -> None:
     assert note in look_up(name).note
+
+
+def test_a_machine_type_with_a_typing_error_lists_the_near_ones() -> None:
+    with pytest.raises(HardwareError, match=r"near names are p5\.48xlarge"):
+        look_up("p5.46xlarge")
+    with pytest.raises(HardwareError, match=r"near names are .*a3-highgpu-8g"):
+        look_up("a3-highgpu-6g")
+
+
+def test_the_order_of_words_counts_only_where_it_tells_parts_apart() -> None:
+    assert find_hardware("80GB A100 PCIe").key == "a100-pcie-80gb"
+    assert find_hardware("PCIe 40GB A100").key == "a100-pcie-40gb"
 
 
 def test_an_exact_name_has_no_note() -> None:
@@ -119,7 +154,7 @@ def test_a_long_name_is_cut_in_the_message() -> None:
 @pytest.fixture
 def fresh_tables() -> None:
     """The tables are read again."""
-    for table in (names._cpu_models, names._instances, names._shipped_names):
+    for table in (names._cpu_models, names._in_any_order, names._shipped_names, machines._machines, machines._families):
         table.cache_clear()
 
 

@@ -19,6 +19,9 @@ SAME = {
     "California, USA": "US-CA", "Georgia, US": "US-GA", "Georgia (US)": "US-GA", "New York": "US-NY",
     "Ontario, Canada": "CA-ON", "Texas": "US-TX", "gcp us-central1": "gcp:us-central1", "London": "gcp:europe-west2",
     "us-central1-a": "gcp:us-central1", "Google europe-west9": "gcp:europe-west9", "worldwide": "WORLD",
+    "TX": "US-TX", "NY": "US-NY", "QC": "CA-QC", "ON": "CA-ON", "CA": "CA", "DE": "DE", "Yukon": "CA-YT",
+    "US-TX-3": "US-TX", "RunPod US-KS-2": "US-KS", "EU-SE-1": "SE", "EUR-IS-1": "IS", "EU-RO-1": "RO",
+    "EU": "EU", "European Union": "EU", "Europe": "EUROPE", "europe-north2": "gcp:europe-north2",
 }  # fmt: skip
 
 INSIDE = {
@@ -27,6 +30,10 @@ INSIDE = {
     "azure:eastus": "US-VA", "East US": "US-VA", "Azure West US 2": "US-WA", "West Europe": "NL", "uksouth": "GB",
     "Sweden Central": "SE", "southeastasia": "SG", "azure:norwayeast": "NO", "canadacentral": "CA-ON",
     "AU-NSW": "AU", "New South Wales": "AU", "DE-BY": "DE", "Bavaria": "DE", "IN-MH": "IN", "cn-gd": "CN",
+    "IT-25": "IT", "us-ashburn-1": "US-VA", "uk-london-1": "GB", "Oracle eu-frankfurt-1": "DE", "fr-par-1": "FR",
+    "scaleway pl-waw": "PL", "hetzner fsn1": "DE", "ovh gra": "FR", "cn-hangzhou": "CN", "CA-MTL-1": "CA-QC",
+    "Dublin": "IE", "Chicago": "US-IL", "Silicon Valley": "US-CA", "Northern Virginia": "US-VA", "Oslo": "NO",
+    "eusc-de-east-1": "DE",
 }  # fmt: skip
 
 
