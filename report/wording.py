@@ -47,7 +47,7 @@ def place(answer: Answer) -> str | None:
         return f"{region.name}, {country_name(region)} ({region.code})"
     if region.kind in ("state", "province"):
         return f"{region.name}, {country_name(region)}"
-    return region.name if region.live else country_name(region)
+    return region.name if region.live or region.kind == "union" else country_name(region)
 
 
 def with_interval(pair: tuple[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -110,11 +111,11 @@ def _on_machine(name: str) -> Match | None:
 
 
 def _of_family(name: str) -> Match | None:
-    """The part of a family of cloud machines; of the first of its parts where they differ."""
+    """The part of a family of cloud machines; the one that most of them have where they differ."""
     machines = family(name)
     if not machines:
         return None
-    key, *others = dict.fromkeys(one.part for one in machines)
+    key, *others = (part for part, _ in Counter(one.part for one in machines).most_common())
     part = _named(key)[0]
     *fewer, most = (f"{count:g}" for count in sorted({one.count for one in machines if one.part == key}))
     counts = f"{', '.join(fewer)} or {most}" if fewer else most

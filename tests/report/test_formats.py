@@ -144,6 +144,7 @@ def test_a_model_card_guesses_nothing(answer: Answer) -> None:
         ("US-CA", "California, United States"),
         ("gcp:europe-west9", "Paris, France (gcp:europe-west9)"),
         ("SE", "Sweden"),
+        ("EU", "European Union"),
     ],
 )
 def test_a_model_card_says_where(answer: Answer, code: str, where: str) -> None:

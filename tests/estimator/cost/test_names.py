@@ -93,7 +93,7 @@ def test_what_a_machine_type_has_is_said(name: str, note: str) -> None:
 
 
 def test_a_machine_type_with_a_typing_error_lists_the_near_ones() -> None:
-    with pytest.raises(HardwareError, match=r"near names are p5\.48xlarge"):
+    with pytest.raises(HardwareError, match=r"near names are p5\.4xlarge, p5\.48xlarge"):
         look_up("p5.46xlarge")
     with pytest.raises(HardwareError, match=r"near names are .*a3-highgpu-8g"):
         look_up("a3-highgpu-6g")

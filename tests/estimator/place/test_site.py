@@ -143,8 +143,8 @@ def test_unknown_and_ambiguous_regions_are_refused() -> None:
 
 def test_region_table_is_sound() -> None:
     regions = load_regions()
-    assert len(regions) == 316
-    assert len({region.code.casefold() for region in regions}) == 316
+    assert len(regions) == 324
+    assert len({region.code.casefold() for region in regions}) == 324
     for region in regions:
         assert find_region(region.code) == region
         assert 0 <= region.carbon_g_per_kwh < 1400, region.code
