@@ -41,6 +41,10 @@ class ProfileError(JoulecastError):
 
 
 class HardwareError(JoulecastError):
+    """Hardware that cannot be used."""
+
+
+class UnknownHardwareError(HardwareError):
     """Hardware that is not in the table."""
 
 

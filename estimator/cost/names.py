@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from ..base.errors import HardwareError
+from ..base.errors import HardwareError, UnknownHardwareError
 from ..base.suggest import clipped
 from ..base.tables import read_table
 from .hardware import Hardware, default_user_file, shipped_hardware, user_file, user_hardware
@@ -37,7 +37,7 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
 
     Case, punctuation and vendors' filling words do not count. A name that several parts share means
     the first of them, and the note lists the others; `memory_gb`, where the device reports it, tells
-    them apart. Raises HardwareError for a name that none of the tables holds.
+    them apart. Raises UnknownHardwareError for a name that is in none of the tables.
     """
     if parts := _named(name):
         return _choose(name, parts, memory_gb)
@@ -45,8 +45,8 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
         return found
     if cpu := _cpu_models().get(normalise(name)):
         return Match(cpu)
-    raise HardwareError(
-        f"unknown hardware {clipped(name)!r}: near names are {', '.join(_near(name)) or 'none'}; "
+    raise UnknownHardwareError(
+        f"unknown hardware {clipped(name)!r}: near names are {', '.join(near_names(name)) or 'none'}; "
         f"give its figures ({FIGURES_EXAMPLE}), add its row to {user_file() or default_user_file()} "
         "(columns as in datasets/hardware.csv), or calibrate this machine with `measure`"
     )
@@ -187,7 +187,7 @@ def _by_name(table: Iterable[Hardware]) -> dict[str, tuple[Hardware, ...]]:
     return names
 
 
-def _near(name: str) -> list[str]:
+def near_names(name: str) -> list[str]:
     """Keys of parts whose names contain the wanted one, then machine types and parts that are spelt alike."""
     names, wanted = {**_shipped_names(), **_by_name(user_hardware())}, normalise(name)
     inside = [known for known in names if wanted and (known.startswith(wanted) or wanted in known)]

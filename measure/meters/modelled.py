@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...estimator.base.errors import HardwareError, MeterError
+from ...estimator.base.errors import HardwareError, MeterError, UnknownHardwareError
+from ...estimator.base.suggest import clipped
 from .procstat import PROC, CpuInfo, ProcStat, read_cpu_info, read_proc_stat
 from .rapl import SystemClock, system_clock
 from .tally import Domain, Failure, Mirror, Sample
@@ -89,13 +90,20 @@ class ModelledSource:
 
 
 def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> UtilisationModel:
-    from ...estimator.cost.names import find_hardware
+    from ...estimator.cost.hardware import default_user_file, user_file
+    from ...estimator.cost.names import find_hardware, near_names
 
     name = hardware or cpu.model
     if not name:
         raise MeterError("/proc/cpuinfo names no processor; give its name as `hardware`")
     try:
         row = find_hardware(name)
+    except UnknownHardwareError as error:
+        near, table = ", ".join(near_names(name)) or "none", user_file() or default_user_file()
+        raise MeterError(
+            f"no power is known for the CPU {clipped(name)!r}; give one that draws about as much as `hardware` (near "
+            f"names: {near}), or add its row to {table} (columns as in datasets/hardware.csv)"
+        ) from error
     except HardwareError as error:
         raise MeterError(str(error)) from error
     if row.kind != "cpu":

@@ -135,7 +135,9 @@ def test_unknown_cpu_is_missing_never_a_guess(host: Path):
     with meter.window() as window:
         pass
     assert (window.reading.label, window.reading.energy_uj) == ("missing", None)
-    assert any("unknown hardware 'Mystery 9000'" in note for note in meter.notes)
+    (said,) = [note for note in meter.notes if "Mystery 9000" in note]
+    assert said.startswith("modelled: no power is known for the CPU 'Mystery 9000'; give one that draws about as much")
+    assert "`measure`" not in said, "the reader runs it already"
 
 
 def test_a_tree_that_reads_in_part_beats_a_model(host: Path):
