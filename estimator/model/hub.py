@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..base.errors import JoulecastError
 from ..base.files import read_text
 from ..base.suggest import clipped, near
+from ..sandbox.collection import without_collection
 from ..sandbox.user_code import one_line
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ def from_config_file(path: Path, args: Mapping[str, Any], num_classes: int | Non
     document = _read(path)
     if isinstance(document.get("architecture"), str):
         return _from_timm(document, path, args, num_classes)
-    import transformers
+    with without_collection():
+        import transformers
 
-    config_class = _config_class(document, path)
-    document = {key: value for key, value in document.items() if key != "auto_map"}
-    _check_settings(config_class.from_dict(document), path.name, args)
-    model_class = _model_class(transformers, document, config_class, path)
+        config_class = _config_class(document, path)
+        document = {key: value for key, value in document.items() if key != "auto_map"}
+        _check_settings(config_class.from_dict(document), path.name, args)
+        model_class = _model_class(transformers, document, config_class, path)
     config = config_class.from_dict({**document, **_with_labels(model_class, args, num_classes)})
     return _in_own_dtype(model_class, config)
 

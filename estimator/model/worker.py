@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..base.errors import InternalError, JoulecastError
+from ..sandbox.collection import without_collection
 from ..sandbox.opened_files import Recording
 from ..sandbox.origin import check_origin, import_from
 from ..sandbox.process import serve
@@ -44,9 +45,10 @@ def prepare(document: dict[str, Any]) -> None:
 
 
 def _import(names: Iterable[str]) -> None:
-    for name in names:
-        with contextlib.suppress(Exception):  # reading the model says what is missing
-            importlib.import_module(name)
+    with without_collection():
+        for name in names:
+            with contextlib.suppress(Exception):  # reading the model says what is missing
+                importlib.import_module(name)
 
 
 def _warm_up() -> None:
