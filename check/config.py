@@ -59,6 +59,7 @@ _OPTIONS = {
     "global_batch": _NUMBER,
     "parallel_config": _TEXT,
     "input_bound": _NUMBER,
+    "overhead": _NUMBER,
     "restart_hours": _NUMBER,
     "idle_hosts": _WHOLE,
     "storage_w": _NUMBER,

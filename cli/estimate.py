@@ -74,6 +74,9 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--input-bound", metavar="N", help="Samples that a node loads in a second, where data is the limit.")
 @click.option(
+    "--overhead", type=float, metavar="SHARE", help="Evaluation and checkpoints on a cluster: 0.1 is 10 % of the steps."
+)
+@click.option(
     "--restart-hours", type=float, metavar="H", help="Hours that an interruption on a cluster costs (default 0.31)."
 )
 @click.option("--idle-hosts", type=int, metavar="N", help="Nodes of a cluster kept ready for failures.")
@@ -242,6 +245,7 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
         parallel_config=options["parallel_config"],
         software=_software(options["software"], options["compiled"]),
         input_bound=options["input_bound"],
+        overhead=options["overhead"],
         restart_hours=options["restart_hours"],
         idle_hosts=options["idle_hosts"],
         storage_w=options["storage_w"],

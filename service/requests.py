@@ -54,6 +54,7 @@ class EstimateRequest(BaseModel):
     zero: Annotated[int, Field(ge=0, le=3)] | None = None
     global_batch: Whole | None = None
     input_bound: Count | None = None
+    overhead: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     restart_hours: Figure | None = None
     idle_hosts: Annotated[int, Field(ge=0, le=10**6)] | None = None
     storage_w: Figure | None = None

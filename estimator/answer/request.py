@@ -87,6 +87,7 @@ class Request:
     parallel_config: str | Path | None = None
     software: str | None = None
     input_bound: Number | None = None
+    overhead: float | None = None
     restart_hours: float | None = None
     idle_hosts: Number | None = None
     storage_w: float | None = None
@@ -109,9 +110,9 @@ class Request:
             optimizer_name(self.optimizer)
         _check_choice("precision", self.precision, (*PRECISIONS, *PRECISIONS.values()))
         _check_choice("software", self.software, SOFTWARE)
-        for name, meaning in _FIGURES.items():
+        for name, (meaning, most) in _FIGURES.items():
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and not (math.isfinite(value) and 0 <= value <= most):
                 raise JoulecastError(f"`{name}` {value} cannot be used: give {meaning}")
         _ = self.input_per_s, self.spare_nodes
         _check_choice("budget_at", self.budget_at, get_args(End))
@@ -370,12 +371,14 @@ _STATED = (
     "optimizer",
     "clip_gradients",
 )
-_SPLITS = ("parallel", "zero", "activation_checkpointing", "restart_hours", "idle_hosts", "storage_w")
+_SPLITS = ("parallel", "zero", "activation_checkpointing", "overhead", "restart_hours", "idle_hosts", "storage_w")
 _FIGURES = {
-    "device_hour": "the rent of a device an hour",
-    "restart_hours": "the hours that an interruption costs, 0 or more",
-    "storage_w": "the watts of storage, 0 or more",
+    "device_hour": ("the rent of a device an hour", math.inf),
+    "overhead": ("a share of the steps from 0 to 1; 0.1 is 10 %", 1.0),
+    "restart_hours": ("the hours that an interruption costs, 0 or more", math.inf),
+    "storage_w": ("the watts of storage, 0 or more", math.inf),
 }
+"""What each is, and the most that it can be."""
 # What a Workload was read with; its values cannot change.
 _FIXED_BY_WORKLOAD = ("inputs", "model_args", "sequence_length", "accumulate", "loss")
 

@@ -49,11 +49,15 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Stacks:
-    """`factors` by "software:part" (population.FACTORS), and bounds of measured over predicted on what was left out."""
+    """`factors` by "software:part" (population.FACTORS), and bounds of measured over predicted on what was left out.
+
+    `assumed_time_error` are the bounds where the software is not stated.
+    """
 
     factors: Mapping[str, float]
     links: Links
     time_error: tuple[float, float]
+    assumed_time_error: tuple[float, float]
     fitted_on: str
 
 
@@ -68,5 +72,6 @@ def load_stacks() -> Stacks:
         factors=document["factors"],
         links=Links(**document["links"]),
         time_error=tuple(document["time_error"]),
+        assumed_time_error=tuple(document["assumed_time_error"]),
         fitted_on=str(document["fitted_on"]),
     )

@@ -12,10 +12,10 @@ from .estimate import Estimate, shares, with_parts
 
 DATA, OTHER_WORK, INTERRUPTIONS = "data loading", "evaluation and checkpoints", "interruptions"
 
-OVERHEAD = 0.065
+OVERHEAD = 0.055
 """What long runs take in addition to their steps, relative to those: 0.11 of BLOOM (1,082,990 device hours, Luccioni et
-al. 2022, against 87,261 steps of 104.5 s on 384 devices, chronicles of its training), 0.09 of NeMo's 5B GPT (4.8 days
-against its table of throughput, NeMo 23.05) and 0 of TinyLlama (3,456 hours against 24,000 tokens/s)."""
+al. 2022, against 87,261 steps of 104.5 s on 384 devices, chronicles of its training) and 0 of TinyLlama (3,456 hours
+against 24,000 tokens/s)."""
 _SHORT_S = 24 * SECONDS_PER_HOUR
 
 PER_DEVICE_HOUR = 419 / (54 * 24 * 16_384)
@@ -70,15 +70,21 @@ def overhead(seconds: float) -> float:
     return OVERHEAD * max(1.0 - _SHORT_S / seconds, 0.0) if seconds else 0.0
 
 
-def with_overhead(estimate: Estimate) -> Estimate:
-    """`estimate` with evaluation and checkpoints, at the run's mean power."""
-    share = overhead(estimate.seconds.value)
+def with_overhead(estimate: Estimate, given: float | None = None) -> Estimate:
+    """`estimate` with evaluation and checkpoints, at the run's mean power: a `given` share of its steps, or `overhead`.
+
+    A share that is not given has a note.
+    """
+    share = overhead(estimate.seconds.value) if given is None else given
     if not share:
         return estimate
     own_s, kwh = estimate.seconds.value * estimate.devices, estimate.energy_kwh.value
     parts = shares({OTHER_WORK: own_s * share}, {OTHER_WORK: kwh * share})
-    text = f"evaluation and checkpoints are expected to add {share:.1%} to the steps (mean of three published runs)"
-    notes = (Note(text, Topic.SCHEDULE, Weight.ROUGH),) if share > _WORTH_A_NOTE else ()
+    text = (
+        f"evaluation and checkpoints are expected to add {share:.1%} to the steps "
+        "(mean of two published runs; `overhead` sets another share)"
+    )
+    notes = (Note(text, Topic.SCHEDULE, Weight.ROUGH),) if given is None and share > _WORTH_A_NOTE else ()
     return replace(
         estimate,
         seconds=estimate.seconds * (1 + share),

@@ -70,7 +70,7 @@ def test_the_fields_are_those_of_a_request_that_need_no_code_and_no_file() -> No
 def test_the_options_of_a_cluster_reach_the_answer(client: TestClient) -> None:
     config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 64, "n_head": 4, "n_positions": 64, "vocab_size": 100}
     asked = {"config": config, "hardware": "h100-sxm", "cluster": "2x8xh100-sxm:400gb-ib", "tokens": 1e9}
-    extra = {"idle_hosts": 1, "storage_w": 500, "restart_hours": 1, "device_hour": 2, "embodied": True}
+    extra = {"idle_hosts": 1, "storage_w": 500, "restart_hours": 1, "overhead": 0.5, "device_hour": 2, "embodied": True}
     plain, full = (client.post("/estimate", json={**asked, **more}).json() for more in ({}, extra))
     assert (plain["split"]["idle_hosts"], full["split"]["idle_hosts"], full["split"]["storage_w"]) == (0, 1, 500)
     assert full["split"]["interruptions"]["hours_each"] == 1

@@ -29,11 +29,10 @@ from .step import StepCost, waiting_w
 
 COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "stragglers"
 # 90 % bounds on logarithms of measured over predicted: of communication and waiting time (links, algorithms and
-# stragglers differ between clusters), of the mean power, of the time where the software is not known, and of FP8, whose
-# 16 published trainings are of three sources; they take 0.8 to 1.15 times the prediction.
+# stragglers differ between clusters), of the mean power, and of FP8, whose 16 published trainings are of three sources;
+# they take 0.8 to 1.15 times the prediction.
 _WAITING_DOUBT = math.log(2.0)
 _POWER_DOUBT = math.log(1.12)
-_SOFTWARE_DOUBT = math.log(1.12)
 _FP8_DOUBT = math.log(1.25)
 
 
@@ -113,6 +112,7 @@ def predict_split(
     passes: int | None = None,
     software_known: bool = True,
     data_s: float = 0.0,
+    overhead: float | None = None,
     restart_hours: float = 0.0,
 ) -> tuple[Estimate, Split]:
     """The cost of `steps` optimizer steps of `work` on every device of `cluster`, and the split.
@@ -121,7 +121,8 @@ def predict_split(
     step (`passes` on all replicas together, by default those of `accumulation` on every device), so each of its
     replicas runs more passes. Without `plan` the fastest split that fits is chosen; `base` gives its ZeRO stage,
     checkpointing and interleaving. `zeros` and `checkpointings` are the choices that a given plan leaves open. The data
-    of a step takes `data_s` to arrive, and an interruption costs `restart_hours`.
+    of a step takes `data_s` to arrive, evaluation and checkpoints add `overhead` (None: as in published runs), and an
+    interruption costs `restart_hours`.
 
     With software for language models the interval comes from published trainings that were left out of the fit, and is
     wider where the software is only assumed. Raises RequestError for a split that does not fit.
@@ -160,7 +161,7 @@ def predict_split(
     else:
         estimate = _estimate(profile, alone, choice, cluster, steps, split)
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
-    estimate, interruptions = with_interruptions(with_overhead(estimate), restart_hours)
+    estimate, interruptions = with_interruptions(with_overhead(estimate, overhead), restart_hours)
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
 
 
@@ -206,9 +207,9 @@ def _estimate(
 
 def _with_known_errors(alone: Estimate, software_known: bool, *, fp8: bool = False) -> Estimate:
     """`alone` with the bounds of whole steps on clusters, communication included."""
-    bounds = [abs(math.log(bound)) for bound in load_stacks().time_error]
-    doubt = math.hypot(0.0 if software_known else _SOFTWARE_DOUBT, _FP8_DOUBT if fp8 else 0.0)
-    times = [math.hypot(bound, doubt) for bound in bounds]
+    stacks = load_stacks()
+    bounds = stacks.time_error if software_known else stacks.assumed_time_error
+    times = [math.hypot(math.log(bound), _FP8_DOUBT if fp8 else 0.0) for bound in bounds]
     energies = [math.hypot(bound, _POWER_DOUBT) for bound in times]
 
     def around(value: float, logs: list[float]) -> Interval:

@@ -15,6 +15,7 @@ from joulecast.estimator.answer.estimate import answer
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.node import REST_SHARE
+from joulecast.estimator.cost.waiting import overhead
 from joulecast.estimator.trace.fp8 import as_fp8
 
 from ..cost.parallel.decoder import decoder
@@ -183,12 +184,15 @@ def test_what_a_split_leaves_open_is_chosen():
         ({"parallel": "tp=16,dp=1"}, "8 attention heads are not divisible by tp=16; use tp=8"),
         ({"device_hour": -1.0}, "`device_hour` -1.0 cannot be used"),
         ({"restart_hours": -1.0}, "`restart_hours` -1.0 cannot be used: give the hours that an interruption costs"),
+        ({"overhead": 10}, "`overhead` 10 cannot be used: give a share of the steps from 0 to 1; 0.1 is 10 %"),
+        ({"overhead": -0.1}, "`overhead` -0.1 cannot be used"),
         ({"storage_w": float("nan")}, "`storage_w` nan cannot be used: give the watts of storage"),
         ({"input_bound": 0}, "`input_bound` 0 cannot be used: give a number above 0"),
         ({"idle_hosts": 1.5}, "`idle_hosts` 1.5 cannot be used: give a whole number"),
         ({"cluster": None, "idle_hosts": 1}, "`idle_hosts` needs `cluster`"),
         ({"cluster": None, "storage_w": 5.0}, "`storage_w` needs `cluster`"),
         ({"cluster": None, "restart_hours": 1.0}, "`restart_hours` needs `cluster`"),
+        ({"cluster": None, "overhead": 0.1}, "`overhead` needs `cluster`"),
         ({"global_batch": 4, "accumulate": 2}, "`global_batch` and `accumulate` contradict"),
     ],
 )
@@ -231,6 +235,17 @@ def test_interruptions_are_in_time_energy_and_json() -> None:
     assert document["hours_each"] == 100
     assert document["seconds"] == pytest.approx(none.seconds.value * lost)
     assert any("interruptions are expected, 100 h each: 3.2% more time" in note for note in some.warnings)
+
+
+def test_a_stated_overhead_replaces_that_of_published_runs() -> None:
+    days = {"parallel": "dp=16", "restart_hours": 0, "steps": 200_000_000}
+    none, some, usual = ask(**days, overhead=0), ask(**days, overhead=0.5), ask(**days)
+    assert some.seconds.value == pytest.approx(1.5 * none.seconds.value)
+    assert some.energy_kwh.value == pytest.approx(1.5 * none.energy_kwh.value)
+    assert usual.seconds.value == pytest.approx(none.seconds.value * (1 + overhead(none.seconds.value)))
+    assert usual.seconds.value > none.seconds.value
+    said = [any("evaluation and checkpoints" in note for note in found.warnings) for found in (none, some, usual)]
+    assert said == [False, False, True]
 
 
 def test_idle_hosts_and_storage_are_multiplied_by_pue_and_shown_apart() -> None:

@@ -70,7 +70,7 @@ def test_the_command_line_hands_every_option_on() -> None:
     same = {name for name in FIELDS if getattr(request, name) == getattr(default, name)}
     left_out = {"loss", "steps", "tokens", "carbon_intensity", "devices"}
     cluster = {"cluster", "parallel", "zero", "activation_checkpointing", "global_batch", "parallel_config"}
-    machines = {"input_bound", "restart_hours", "idle_hosts", "storage_w"}
+    machines = {"input_bound", "overhead", "restart_hours", "idle_hosts", "storage_w"}
     assert same == left_out | cluster | machines | {"software", "device_hour", "embodied"}
 
 

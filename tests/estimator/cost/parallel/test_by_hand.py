@@ -262,6 +262,20 @@ def test_the_slowest_stage_has_the_heavier_end() -> None:
         recomputed = slowest_stage(five, Plan(pp=2, checkpointing=checkpointing)).passes
         assert sum(one.count for one in recomputed) == runs(stage) + again
         assert sum(one.count for one in recomputed if one.phase == "backward") == again
+    added, multiplied = (replace(op("elementwise"), name=name) for name in ("add", "mul"))
+    ends = (product(), added, added)  # no gradient needs their results
+    for end, software, again in (
+        (ends, "fused", 3 * 3),
+        (ends[:1], "eager", 3 * 3),
+        (ends[1:], "compiled", 3 * 3),
+        ((*ends, op("norm")), "fused", 3 * 7),
+        ((product(), multiplied, added), "fused", 3 * 5),
+        (ends, "megatron", 3 * 6),
+        (ends, "megatron-core", 3 * 6),
+    ):
+        longer = anatomy(*[(*block[:3], *end)] * 5, before=(light,), after=(heavy,))
+        recomputed = slowest_stage(longer, Plan(pp=2, checkpointing="full"), software).passes
+        assert sum(one.count for one in recomputed if one.phase == "backward") == again
     for zero, share in ((0, 1), (1, 4), (3, 4)):
         updates = slowest_stage(five, Plan(dp=4, zero=zero)).updates
         assert [(one.dims["elements"], one.count) for one in updates] == [(1000 // share, 1), (40 // share, 5)]
@@ -635,15 +649,19 @@ def test_a_step_with_every_kind_of_waiting() -> None:
 def test_stacks_for_language_models_have_the_bounds_of_published_trainings(known: bool) -> None:
     own = replace(device(), software="fused")
     estimate, _ = predict_split(own, decoder(), nodes(), steps=3, plan=Plan(dp=8), software_known=known)
-    low, high = load_stacks().time_error
-    doubt = 0.0 if known else math.log(1.12)  # assumed software, and watts: 12 % each
-    reach = math.hypot(math.log(high), doubt)
-    assert estimate.seconds.high / estimate.seconds.value == pytest.approx(math.exp(reach))
-    assert estimate.seconds.value / estimate.seconds.low == pytest.approx(math.exp(math.hypot(math.log(low), doubt)))
+    low, high = load_stacks().time_error if known else load_stacks().assumed_time_error
+    assert estimate.seconds.high / estimate.seconds.value == pytest.approx(high)
+    assert estimate.seconds.low / estimate.seconds.value == pytest.approx(low)
     energy = estimate.energy_kwh
-    assert energy.high / energy.value == pytest.approx(math.exp(math.hypot(reach, math.log(1.12))))
+    assert energy.high / energy.value == pytest.approx(math.exp(math.hypot(math.log(high), math.log(1.12))))  # watts
     measured = replace(own, provenance=replace(own.provenance, time="measured"))
     assert predict_split(measured, decoder(), nodes(), steps=3, plan=Plan(dp=8))[0].seconds != estimate.seconds
+
+
+def test_assumed_software_is_no_more_certain() -> None:
+    stacks = load_stacks()
+    assert stacks.assumed_time_error[0] <= stacks.time_error[0] < 1.0
+    assert stacks.assumed_time_error[1] >= stacks.time_error[1] > 1.0
 
 
 def test_the_slowest_of_many_nodes_holds_up_the_step() -> None:

@@ -106,7 +106,8 @@ def test_sharded_weights_are_gathered_twice_in_every_pass():
 
 def test_full_checkpointing_computes_the_blocks_again():
     again = cost(Plan(checkpointing="full")).compute_s - cost(Plan()).compute_s
-    assert again == pytest.approx(SECONDS_PER_MAC * BLOCKS * (ATTENTION + LINEAR))
+    last = TOKENS * 4 * HIDDEN * HIDDEN  # the result of `mlp.down` is not needed
+    assert again == pytest.approx(SECONDS_PER_MAC * BLOCKS * (ATTENTION + LINEAR - last))
     selective = cost(Plan(checkpointing="selective")).compute_s - cost(Plan()).compute_s
     assert selective == pytest.approx(SECONDS_PER_MAC * BLOCKS * ATTENTION)
 
