@@ -6,6 +6,7 @@ Networks (or sizes, or settings) of each source are sorted by name and dealt to 
 `--fit`, the factors of software and links are fitted on one half and judged on the other, in both directions; what is
 shipped is fitted on all and written to datasets/stacks.json. Its bounds come from sources that were left out as a
 whole: other clusters, software and people. Whole runs, which no fit uses, are sources too; every source counts as much.
+The bounds where the software is not stated come from the sources since 2023, all predicted as what is then assumed.
 Without `--fit`, the shipped values are judged. A network is traced once per size, sequence and batch, and cached.
 """
 
@@ -15,14 +16,14 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
-from distributed_others import kilowatts, runs_of_mlperf, scaling, whole_run_ratios, whole_runs
-from distributed_runs import Run, all_runs, anatomy_of
+from distributed_others import kilowatts, runs_of_mlperf, scaling, software_of, whole_run_ratios, whole_runs
+from distributed_runs import SPLIT_UNSURE, Run, all_runs, anatomy_of
 
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.kept import kept_per_block
@@ -39,6 +40,8 @@ VTRAIN_OWN = 0.0837
 """vTrain's own mean error on one node (Bang et al., MICRO 2024), from kernels profiled on the target."""
 _UTILISATION = 0.4
 _MOST_ROWS = 120  # of one source in a fit
+_SINCE_2023 = ("llm-foundry", "internevo", "jax-toolbox", "nvidia-llm", "fms-fsdp", "maxtext")  # in 16 bits
+_ASSUMED = "fused"  # software of a cluster where none is stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def simple_seconds(run: Run) -> float:
 def for_fit(runs: Sequence[Run]) -> list[Run]:
     """At most `_MOST_ROWS` rows of a source, evenly chosen; without the V100s of 2021 (18 % of peak).
 
-    FP8 is in the fit for Megatron-Core alone, which has no other rows.
+    FP8 is in the fit for Megatron-Core alone, which has no other rows; runs of unsure splits are not.
     """
     chosen = []
     for source in sorted({run.source for run in runs}):
@@ -101,6 +104,10 @@ def for_fit(runs: Sequence[Run]) -> list[Run]:
 
 
 def _of_fit(run: Run) -> bool:
+    return _of_bounds(run) and run.label != SPLIT_UNSURE
+
+
+def _of_bounds(run: Run) -> bool:
     return run.half != FP8 or run.software == OVERLAPPED_TENSORS
 
 
@@ -114,18 +121,22 @@ def left_out(runs: Sequence[Run], cache: Path) -> Array:
     return seconds
 
 
-def sources_left_out(runs: Sequence[Run], cache: Path) -> dict[str, Array]:
-    """Measured over predicted of each source, by a fit on the others; FP8 of software that is fitted in 16 bits apart.
+def sources_left_out(runs: Sequence[Run], cache: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Measured over predicted of each source, by a fit on the others; the same as if no software were stated.
 
-    A source's rows in FP8 are left out with its others.
+    FP8 of software that is fitted in 16 bits is left out with the source's other rows, and not judged.
     """
-    found = {}
+    stated, assumed = {}, {}
     sources = np.array([run.source.removesuffix(" fp8") if run.source != "nemo fp8" else run.source for run in runs])
     for source in dict.fromkeys(sources):
         values = fit(prepare(for_fit([run for run, own in zip(runs, sources, strict=True) if own != source]), cache))
-        own = [run for run, of in zip(runs, sources, strict=True) if of == source and _of_fit(run)]
-        found[str(source)] = np.array([run.seconds for run in own]) / predicted(prepare(own, cache), values)
-    return found
+        own = [run for run, of in zip(runs, sources, strict=True) if of == source and _of_bounds(run)]
+        measured = np.array([run.seconds for run in own])
+        stated[str(source)] = measured / predicted(prepare(own, cache), values)
+        if source in _SINCE_2023:
+            as_assumed = [replace(run, software=_ASSUMED) for run in own]
+            assumed[str(source)] = measured / predicted(prepare(as_assumed, cache), values)
+    return stated, assumed
 
 
 def bounds_of(sources: Mapping[str, Array]) -> tuple[float, float]:
@@ -138,7 +149,11 @@ def bounds_of(sources: Mapping[str, Array]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def coverage_line(sources: Mapping[str, Array]) -> str:
+def wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def coverage_line(what: str, sources: Mapping[str, Array]) -> str:
     """How many of a source's rows are inside bounds that were drawn without it, each source counting as much."""
     shares = []
     for name, own in sources.items():
@@ -146,12 +161,14 @@ def coverage_line(sources: Mapping[str, Array]) -> str:
         shares.append(float(np.mean((own >= low) & (own <= high))))
     low, high = bounds_of(sources)
     return (
-        f"interval: {low:.2f} to {high:.2f} of the prediction, {high / low:.2f} wide; "
+        f"interval, {what}: {low:.2f} to {high:.2f} of the prediction, {high / low:.2f} wide; "
         f"{np.mean(shares):.0%} inside bounds without the own source ({len(shares)} sources)"
     )
 
 
-def write_fit(runs: Sequence[Run], cache: Path, bounds: tuple[float, float]) -> None:
+def write_fit(
+    runs: Sequence[Run], cache: Path, bounds: tuple[float, float], assumed_bounds: tuple[float, float]
+) -> None:
     """Writes the fit on all runs and its bounds, and lets the package read them again."""
     fitted = for_fit(runs)
     values = fit(prepare(fitted, cache))
@@ -162,6 +179,7 @@ def write_fit(runs: Sequence[Run], cache: Path, bounds: tuple[float, float]) -> 
         "factors": {name: _rounded(value) for name, value in factors_of(values).items()},
         "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items()},
         "time_error": [_rounded(bound) for bound in bounds],
+        "assumed_time_error": [_rounded(bound) for bound in assumed_bounds],
     }
     (ROOT / "datasets" / "stacks.json").write_text(json.dumps(document, indent=1) + "\n")
     load_stacks.cache_clear()
@@ -179,7 +197,7 @@ def memory_line(runs: Sequence[Run], cache: Path) -> str:
         work, anatomy = anatomy_of(run, cache)
         assert run.plan is not None
         kept = kept_per_block(anatomy, run.software, run.plan.checkpointing)
-        memory = memory_of(work, anatomy, slowest_stage(anatomy, run.plan), run.plan, kept)
+        memory = memory_of(work, anatomy, slowest_stage(anatomy, run.plan, run.software), run.plan, kept)
         shares.append(memory.total / 1e9 / find_hardware(run.gpu).memory_gb)
     over = [share for share in shares if share > 1]
     return (
@@ -219,14 +237,17 @@ def main() -> int:
     if options.only != "others":
         if options.fit:
             seconds = left_out(runs, options.cache)
-            sources = sources_left_out(runs, options.cache)
-            write_fit(runs, options.cache, bounds_of(sources))
+            stated, assumed = sources_left_out(runs, options.cache)
+            write_fit(runs, options.cache, bounds_of(stated), bounds_of(assumed))
             for row, hours in whole_run_ratios(options.measured, reference, options.cache):
                 paper = row["source"].split(" (")[0]
-                sources[paper] = np.append(sources.get(paper, []), 1 / hours)
-            bounds, what = bounds_of(sources), "left out"
-            write_fit(runs, options.cache, bounds)
-            print(coverage_line(sources))
+                stated[paper] = np.append(stated.get(paper, []), 1 / hours)
+                if software_of(row) == _ASSUMED:
+                    assumed[paper] = np.append(assumed.get(paper, []), 1 / hours)
+            bounds, what = bounds_of(stated), "left out"
+            write_fit(runs, options.cache, bounds, wider(bounds, bounds_of(assumed)))
+            print(coverage_line("software stated", stated))
+            print(coverage_line("software assumed", assumed))
         else:
             shipped = load_stacks()
             seconds = predicted(prepare(runs, options.cache), values_of(shipped))

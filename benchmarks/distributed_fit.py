@@ -39,7 +39,7 @@ START: dict[str, tuple[float, float]] = {
     "fused:kernels": (1.0, 0.3),
     "megatron:attention": (1.0, 0.4),
     "megatron:traffic": (1.0, 0.4),
-    "megatron:host": (0.5, 0.5),
+    "megatron:host": (1.0, 0.5),  # eager PyTorch's
     "megatron:kernels": (1.0, 0.3),
     "megatron:unaligned": (8.0, 0.5),
     "megatron-core:traffic": (1.0, 0.4),
@@ -71,7 +71,7 @@ def prepare(runs: Sequence[Run], cache: Path) -> Prepared:
     for index, run in enumerate(runs):
         _, anatomy = anatomy_of(run, cache)
         assert run.plan is not None
-        stage = slowest_stage(anatomy, run.plan)
+        stage = slowest_stage(anatomy, run.plan, run.software)
         anatomies.append(anatomy)
         stages.append(stage)
         own = specs(find_hardware(run.gpu))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -62,12 +63,20 @@ def _cost(step: Step, devices: int, per_node: int, cache: Path) -> StepCost:
 # -- Scaling on one node --------------------------------------------------------------------------------------
 
 
+_COUNT = re.compile(r"(?:^|(?<=_))\d+x|NVlink|_trt2?$|(?<=^p3\.)\d*xlarge$")
+
+
+def _kind(step: Step) -> tuple[str, ...]:
+    """Equal for steps of a network on one kind of machine: "8xA100_SXM4" and "A100_SXM4", but not "A100_SXM4_v1"."""
+    return (_COUNT.sub("", step.machine), step.gpu, repr(step.key), step.label)
+
+
 def _lambda_pairs(measured: Path) -> Iterator[tuple[Step, int, float]]:
-    """A step on one GPU, the number of GPUs, and how many times as fast they were together."""
-    alone = {(step.gpu, step.key, step.label, step.year): step for step in lambda_steps(measured)}
+    """A step on one GPU, the number of GPUs, and how many times as fast they were together, in one kind of machine."""
+    alone = {_kind(step): step for step in lambda_steps(measured)}
     for devices in (2, 4, 8, 16):
         for step in lambda_steps(measured, devices):
-            one = alone.get((step.gpu, step.key, step.label, step.year))
+            one = alone.get(_kind(step))
             if one is not None:
                 yield one, devices, devices * one.seconds / step.seconds
 
@@ -201,6 +210,11 @@ def whole_run_ratios(measured: Path, reference: Path, cache: Path) -> Iterator[t
                 yield row, whole_run(row, gpu, cache) / 3600 / float(row["accelerator_hours"])
 
 
+def software_of(row: dict[str, str]) -> str:
+    """As its paper states it; the others have flash attention and fused kernels."""
+    return "megatron" if "BLOOM" in row["model"] else "fused"
+
+
 def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
     """Predicted device seconds of a row."""
     layers, hidden, heads, kv, inner = (int(row[name]) for name in ("layers", "hidden", "heads", "kv_heads", "ffn"))
@@ -208,7 +222,7 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
     net = Net("gpt" if gpt else "llama", layers, hidden, heads, int(row["vocab"]), inner, kv)
     sequence, large = int(row["sequence"]), float(row["params_b"]) > 3
     devices = int(row.get("n_accelerators") or 0) or (512 if large else 64)
-    software = "megatron" if "BLOOM" in row["model"] else "fused"
+    software = software_of(row)
     profile = load_profile(gpu).for_software(software).for_precision("bfloat16")
     tokens = float(row["tokens_b"]) * 1e9
     if row["model"] in _STATED:

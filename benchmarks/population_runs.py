@@ -72,6 +72,7 @@ class Step:
     fp8: bool = False
     label: str = ""
     reference_s: float | None = None  # another predictor's answer for the row
+    machine: str = ""  # as the source names it
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -152,6 +153,7 @@ def lambda_steps(measured: Path, devices: int = 1) -> Iterator[Step]:
             tf32=tf32,
             devices=devices,
             label=row["network"],
+            machine=row["system"],
         )
 
 

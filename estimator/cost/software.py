@@ -23,6 +23,9 @@ NVIDIA's containers and examples; MLPerf submissions; TensorFlow and Keras."""
 TRAINING_STACKS = ("fused", "megatron", "megatron-core")
 WRITTEN_SCORES = "megatron"
 """Software whose attention writes its scores to memory."""
+WHOLE_BLOCKS = frozenset({"megatron", "megatron-core"})
+"""Software that recomputes a checkpointed block to its end. PyTorch (without reentry) and XLA stop where the backward
+pass has all that it needs."""
 OVERLAPPED_TENSORS = "megatron-core"
 """Software that computes a product while devices exchange parts of its operands or results."""
 

@@ -97,7 +97,7 @@ def priced(
     work: Workload, anatomy: Anatomy, profile: Profile, cluster: Cluster, plan: Plan, kept: float | None
 ) -> Choice:
     """`plan` with its memory and cost; `kept` as `memory_of` takes it."""
-    stage = slowest_stage(anatomy, plan)
+    stage = slowest_stage(anatomy, plan, profile.software)
     return Choice(plan, memory_of(work, anatomy, stage, plan, kept), step_cost(profile, anatomy, plan, cluster, stage))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...trace.workload import Op
 from ..features import DENSE
+from ..software import WHOLE_BLOCKS
 from .anatomy import Anatomy
 from .plan import Plan
+
+_SELECTED = ("attention", "softmax", "dropout")  # that selective checkpointing computes again
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Stage:
     parameters: int
 
 
-def slowest_stage(anatomy: Anatomy, plan: Plan) -> Stage:
+def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stage:
     """The stage with the most work: as many blocks as any, with the heavier of both ends of the network.
 
     Where stages cannot all have as many blocks, the end is on a stage with fewer, if it takes no longer than those that
@@ -44,9 +47,8 @@ def slowest_stage(anatomy: Anatomy, plan: Plan) -> Stage:
     for block in {id(block): block for block in anatomy.blocks[:blocks]}.values():
         count = times[id(block)]
         ops += [replace(op, count=op.count * count) for op in block]
-        if plan.checkpointing != "none":
-            again = [op for op in block if _recomputed(op, plan.checkpointing)]
-            ops += [replace(op, phase="backward", count=op.count * count) for op in again]
+        again = _recomputed(block, plan.checkpointing, whole=software in WHOLE_BLOCKS)
+        ops += [replace(op, phase="backward", count=op.count * count) for op in again]
     divided = [divided_op(op, anatomy, plan) for op in ops]
     updates = tuple(op for op in divided if op.phase == "optimizer")
     parameters = sum(op.dims.get("elements", 0) * op.count for op in updates)
@@ -109,8 +111,21 @@ def _is_sharded(op: Op, anatomy: Anatomy) -> bool:
     return anatomy.child(op.layer) in anatomy.sharded if inside else op.dims.get("elements", 0) > anatomy.tokens
 
 
-def _recomputed(op: Op, checkpointing: str) -> bool:
-    return op.phase == "forward" and (checkpointing == "full" or op.kind in ("attention", "softmax", "dropout"))
+def _recomputed(block: Sequence[Op], checkpointing: str, *, whole: bool) -> Sequence[Op]:
+    """The forward ops of a block that are computed again for its backward pass.
+
+    With full checkpointing these are all that come before the last tensor that the backward pass needs, or the `whole`
+    block. It does not need the sum at the end, nor the result of a product that is only added to something.
+    """
+    forward = [op for op in block if op.phase == "forward"]
+    if checkpointing != "full":
+        return [op for op in forward if checkpointing == "selective" and op.kind in _SELECTED]
+    if not whole:
+        while forward and forward[-1].kind == "elementwise" and forward[-1].name.startswith("add"):
+            forward.pop()
+        if forward and forward[-1].kind == "matmul":
+            forward.pop()
+    return forward
 
 
 def _divided(op: Op, share: int) -> Op:

@@ -56,7 +56,7 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, 
 
     `stage` is the slowest of the plan, where the caller has it.
     """
-    stage = stage or slowest_stage(anatomy, plan)
+    stage = stage or slowest_stage(anatomy, plan, profile.software)
     cluster = replace(cluster, links=cluster.links.of(profile.software))
     passes, updates = _priced(profile, stage.passes), _priced(profile, stage.updates)
     return combined(anatomy, plan, cluster, stage, passes, updates, waiting_w(profile.power))
