@@ -103,6 +103,7 @@ _KINDS = {
     "has no forward pass of its own": "no forward",
     "an object and not a tensor": "session",
     "of its config is None": "config",
+    "does not fit together": "config",
 }
 
 

@@ -129,6 +129,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
     from ..sandbox.user_code import user_code
     from ..trace.trace import trace
     from ..trace.training_step import has_training_step
+    from .config_faults import config_fault
     from .inputs import describe_inputs, model_inputs
 
     assert loaded.model is not None
@@ -139,7 +140,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         preset=options.preset,
         sequence_length=options.sequence_length,
     )
-    fix = describe_inputs(inputs.args, inputs.kwargs)
+    fix = config_fault(getattr(loaded.model, "config", None)) or describe_inputs(inputs.args, inputs.kwargs)
     with (
         time_limit(options.time_limit_s, f"tracing {loaded.name}"),
         loaded.running(),

@@ -40,6 +40,7 @@ _REPOSITORY_FOLDERS = frozenset(
     ]
 )
 _NO_GPU = re.compile(r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU", re.I)
+_NO_MEMORY = re.compile(r"Not available for 'meta' device|data pointer|data is not allocated yet", re.I)
 
 _PACKAGE = Path(__file__).parents[2]
 _ROOMS = (
@@ -185,6 +186,11 @@ def _said(error: BaseException) -> tuple[str, str]:
         return (
             f"the model asks for a GPU ({text})",
             "guard it with torch.cuda.is_available(), or run on the machine that has the GPU",
+        )
+    if _NO_MEMORY.search(text):
+        return (
+            f"reads the memory of a tensor, which has none in a trace ({type(error).__name__}: {text})",
+            "read its values with .tolist(), .numpy() or .item() in place of untyped_storage() or data_ptr()",
         )
     return f"{type(error).__name__}: {text}" if text else type(error).__name__, ""
 

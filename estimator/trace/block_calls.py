@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import random
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .blocks import PLAIN, Block
+from .blocks import PLAIN, Block, HiddenNumber
 from .workload import Op
 
 
@@ -27,6 +30,16 @@ class Gradient:
     layout: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new tensor that a block returned: its layout, and whether autograd keeps it."""
+
+    layout: Any
+    requires_grad: bool
+    is_saved: bool
+    is_view: bool
+
+
 @dataclass(eq=False, slots=True)
 class Run:
     """A call of a block that ran: what it listed in forward, and the gradients at its boundaries."""
@@ -38,17 +51,17 @@ class Run:
     unsupported: dict[str, int]
     saved: list[tuple[int, int]]  # key and size of each storage that it was the first to save
     output: Any  # the structure of what it returned
+    made: tuple[Made, ...]  # its new tensors; the first goes to the next block
     input_saved: bool
-    output_saved: bool
-    output_is_view: bool
     followed: int
+    drawn: int  # values that it read and that were made up
     after: Gradient | None = None
     before: Gradient | None = None
     broken: bool = False
 
     @property
     def form(self) -> Any:
-        return self.output, self.input_saved, self.output_saved, self.output_is_view, self.followed
+        return self.output, self.made, self.input_saved
 
     @property
     def saved_bytes(self) -> int:
@@ -63,6 +76,7 @@ class Kind:
     """Calls with equal arguments: those that ran, and the blocks that were left out."""
 
     tries: int = 0
+    usable: bool = True
     runs: list[Run] = field(default_factory=list)
     equal: tuple[Run, Run] | None = None
     repeated: list[tuple[Block, Place]] = field(default_factory=list)
@@ -100,15 +114,93 @@ def random_state() -> Any:
 
 
 def cache_class() -> Any:
+    """transformers' key-value cache of decoders, if that is loaded."""
     return getattr(sys.modules.get("transformers.cache_utils"), "DynamicCache", None)
 
 
+def pair_class() -> Any:
+    """transformers' pair of caches of an encoder-decoder, for its own positions and for those of the encoder."""
+    return getattr(sys.modules.get("transformers.cache_utils"), "EncoderDecoderCache", None)
+
+
 def cache_entry(cache: Any, number: int) -> Any:
-    """The kind of a block's own entry in a key-value cache, before its call."""
-    if number >= len(cache.layers):
+    """The kind of a block's own entry in a key-value cache, before its call; None for other objects."""
+    if type(cache) is pair_class():
+        entries = [cache_entry(one, number) for one in (cache.self_attention_cache, cache.cross_attention_cache)]
+        return None if None in entries else (*entries, cache.is_updated.get(number))
+    if type(cache) is not cache_class():
         return None
+    if number >= len(cache.layers):
+        return ()
     entry = cache.layers[number]
-    return type(entry), tuple((name, repr(value)) for name, value in vars(entry).items() if type(value) in PLAIN)
+    return type(entry), tuple(
+        (name, tuple(value.shape) if isinstance(value, torch.Tensor) else repr(value))
+        for name, value in vars(entry).items()
+        if type(value) in PLAIN or isinstance(value, torch.Tensor)
+    )
+
+
+@contextmanager
+def numbers_into_caches() -> Iterator[None]:
+    """A block's hidden number may name its entry in a key-value cache of transformers."""
+    cache, pair = cache_class(), pair_class()
+    if cache is None:
+        yield
+        return
+    with ExitStack() as stack:
+        for name, method in inspect.getmembers(cache, inspect.isfunction):
+            if "layer_idx" in inspect.signature(method).parameters:
+                stack.enter_context(_replaced(cache, name, _with_numbers(method)))
+        if pair is not None:
+            stack.enter_context(_replaced(pair, "__init__", _with_flags(pair.__init__)))
+        yield
+
+
+@contextmanager
+def _replaced(cls: Any, name: str, method: Any) -> Iterator[None]:
+    own = vars(cls).get(name)
+    setattr(cls, name, method)
+    try:
+        yield
+    finally:
+        delattr(cls, name) if own is None else setattr(cls, name, own)
+
+
+def _with_numbers(method: Any) -> Any:
+    @functools.wraps(method)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return method(*map(_as_entry, args), **{name: _as_entry(value) for name, value in kwargs.items()})
+
+    return called
+
+
+def _with_flags(init: Any) -> Any:
+    @functools.wraps(init)
+    def called(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.is_updated = _Flags(self.is_updated)
+
+    return called
+
+
+class _Flags(dict[int, bool]):
+    """Which entries of a pair of caches are filled, by the numbers of the blocks."""
+
+    def get(self, number: Any, default: Any = None) -> Any:
+        return super().get(_as_entry(number), default)
+
+    def __getitem__(self, number: Any) -> Any:
+        return super().__getitem__(_as_entry(number))
+
+    def __setitem__(self, number: Any, value: Any) -> None:
+        super().__setitem__(_as_entry(number), value)
+
+
+def _as_entry(value: Any) -> Any:
+    if type(value) is not HiddenNumber:
+        return value
+    value.cached = True
+    return int.__int__(value)
 
 
 def flat_arguments(args: Any, kwargs: Mapping[str, Any]) -> list[Any]:
@@ -118,8 +210,8 @@ def flat_arguments(args: Any, kwargs: Mapping[str, Any]) -> list[Any]:
     return found
 
 
-def only_new(output: Any, data: Any, args: Any, kwargs: Any) -> tuple[torch.Tensor, Any] | None:
-    """The one new tensor in a block's output, and the structure around it; None where there is not exactly one."""
+def only_new(output: Any, data: Any, args: Any, kwargs: Any) -> tuple[list[torch.Tensor], Any] | None:
+    """The new tensors in a block's output, and the structure around them; None for an output that is not plain."""
     leaves = flat_arguments(args, kwargs)
     made: list[torch.Tensor] = []
 
@@ -132,20 +224,28 @@ def only_new(output: Any, data: Any, args: Any, kwargs: Any) -> tuple[torch.Tens
             if leaf is value and value is not data:
                 return "argument", index
         made.append(value)
-        return ("new",)
+        return "new", len(made) - 1
 
     template = part(output)
-    if len(made) != 1 or not is_plain(made[0]) or made[0] is data:
+    if not made or not all(is_plain(one) and one is not data for one in made) or len({*map(id, made)}) != len(made):
         return None
-    return made[0], template
+    return made, template
 
 
-def filled(template: Any, made: torch.Tensor, args: Any, kwargs: Any) -> Any:
+def filled(template: Any, made: Sequence[torch.Tensor], args: Any, kwargs: Any) -> Any:
     if template[0] == "tuple":
         return tuple(filled(one, made, args, kwargs) for one in template[1:])
     if template[0] == "plain":
         return template[1]
-    return made if template[0] == "new" else flat_arguments(args, kwargs)[template[1]]
+    return made[template[1]] if template[0] == "new" else flat_arguments(args, kwargs)[template[1]]
+
+
+def alike(one: Sequence[Op], two: Sequence[Op]) -> bool:
+    """Whether two lists have the same ops in the same layers, of any sizes."""
+    return len(one) == len(two) and all(
+        (a.name, a.kind, a.layer, a.phase, a.dtype) == (b.name, b.kind, b.layer, b.phase, b.dtype)
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 def renamed(ops: Sequence[Op], old: str, new: str) -> list[Op]:

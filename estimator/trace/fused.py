@@ -129,7 +129,8 @@ class FusedLayers(TorchFunctionMode):
         if torch.is_autocast_enabled("cpu") and query.device.type == "cpu":
             dtype = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-        result: torch.Tensor = _Attention.apply(self.recorder, is_causal, dropout_p > 0, query, key, value)
+        learnt = attn_mask if attn_mask is not None and attn_mask.requires_grad else None
+        result: torch.Tensor = _Attention.apply(self.recorder, is_causal, dropout_p > 0, query, key, value, learnt)
         return result
 
     def _grouped(
@@ -157,24 +158,30 @@ class FusedLayers(TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
+    """`bias` is a mask that is learnt, such as the relative positions of T5; other masks are not listed here."""
+
     @staticmethod
-    def forward(ctx: Any, recorder: Recorder, causal: bool, dropout: bool, q: Any, k: Any, v: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any, recorder: Recorder, causal: bool, dropout: bool, q: Any, k: Any, v: Any, bias: Any
+    ) -> torch.Tensor:
         ctx.recorder, ctx.causal, ctx.dropout, ctx.layer = recorder, causal, dropout, recorder.layer
         output = _heads_inside(q, v.shape[-1])
-        ctx.save_for_backward(q, k, v, output)
+        ctx.save_for_backward(q, k, v, output, bias)
         dims = attention_dims(q, k, v, causal, dropout)
         add_call(recorder, "attention", "attention", ctx.layer, attention_flops(dims), (q, k, v), (output,), dims)
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        q, k, v, output = ctx.saved_tensors
+        q, k, v, output, bias = ctx.saved_tensors
         results = [_heads_inside(tensor, tensor.shape[-1]) for tensor in (q, k, v)]
+        if bias is not None:
+            results.append(torch.empty_like(bias))
         dims = attention_dims(q, k, v, ctx.causal, ctx.dropout)
         flops = attention_backward_flops(dims)
         reads = (q, k, v, output, grad)
         add_call(ctx.recorder, "attention_backward", "attention", ctx.layer, flops, reads, results, dims)
-        return None, None, None, *results
+        return None, None, None, *results, *([None] * (bias is None))
 
 
 class _Grouped(torch.autograd.Function):

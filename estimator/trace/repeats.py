@@ -7,12 +7,15 @@ block always runs, because its backward pass comes first.
 
 A block is repeated only where nothing can make it differ, and the listing is the same as that of a full trace:
 
-- Its attributes, and the arguments of its call, equal those of the block before. Attributes with another value in every
-  block (`layer_idx`) are hidden while it runs; a block that reads one is not repeated. The key-value cache of
-  transformers may take them, because each block has its own entry in it.
+- Its attributes, and the arguments of its call, equal those of the blocks that ran. Attributes with another value in
+  every block (`layer_idx`) are hidden while it runs; a block that reads one is not repeated. The key-value caches of
+  transformers may take them, because each block has its own entry in them.
 - It changes nothing that the model reaches: attributes, containers, globals, random states. Nothing of it changes
   between two blocks either.
-- It reads no values of tensors and keeps no hook. Its modules and parameters are used nowhere else.
+- It reads no values that follow from parameters or buffers, and keeps no hook. Its modules and parameters are used
+  nowhere else. Where it reads activations (the choices of a router), which are random numbers in every trace, two
+  blocks are equal if they list the same ops, of any sizes; the others get the sizes of the second.
+- Its first new output is the next block's input; nothing uses the gradient of another one, such as attention weights.
 - In backward, its operations come one after the other, and each belongs to a node that its forward made.
 
 Where one of these turns out to be false after blocks were left out, the step is traced again in full.
@@ -21,7 +24,7 @@ Where one of these turns out to be false after blocks were left out, the step is
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,18 +36,21 @@ from torch.utils._python_dispatch import _disable_current_modes
 from .block_calls import (
     Gradient,
     Kind,
+    Made,
     Place,
     Run,
-    cache_class,
+    alike,
     cache_entry,
     difference,
     filled,
+    flat_arguments,
     grad_forms,
     gradient_layout,
     gradients,
     inserted,
     is_plain,
     layout,
+    numbers_into_caches,
     only_new,
     random_state,
     renamed,
@@ -69,13 +75,22 @@ class _Repeated(torch.autograd.Function):
     """Stands in the graph for a block that was left out."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: EqualBlocks, kind: Kind, block: Block, data: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, blocks: EqualBlocks, kind: Kind, block: Block, data: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        assert kind.equal is not None
         ctx.of = blocks, kind, block
-        return data.new_empty_strided(data.shape, data.stride())
+        ctx.set_materialize_grads(False)
+        made = kind.equal[1].made
+        outputs = tuple(data.new_empty_strided(one.layout[0], one.layout[1], dtype=one.layout[2]) for one in made)
+        ctx.mark_non_differentiable(*[out for out, one in zip(outputs, made, strict=True) if not one.requires_grad])
+        return outputs
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad: torch.Tensor | None, *others: torch.Tensor | None) -> Any:
         blocks, kind, block = ctx.of
+        if grad is None or any(other is not None for other in others):
+            raise NotEqualError("another output of a block than its first has a gradient")
         blocks.passed(kind, block, grad)
         return None, None, None, grad.new_empty_strided(grad.shape, grad.stride())
 
@@ -131,7 +146,7 @@ class EqualBlocks:
             nn.Module.__getattr__ = hidden_too  # type: ignore[method-assign]
             for cls, original in originals.items():
                 cls.__call__ = self._calling(original)  # type: ignore[method-assign]
-            with self._entering_caches():
+            with numbers_into_caches():
                 yield
         except (AttributeError, KeyError) as error:
             raise NotEqualError("a hidden attribute is missing") from error
@@ -155,14 +170,19 @@ class EqualBlocks:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self.forward_ends()
         for group in self._groups:
-            for kind in group.kinds.values():
-                kind.kept.clear()
             group.kinds.clear()
             group.state = group.last_kind = None
 
     def forward_starts(self) -> None:
         self._saving = torch._C._autograd._top_saved_tensors_default_hooks(False) if self._train else None
+
+    def forward_ends(self) -> None:
+        """No block is compared any more: arguments that nothing else uses are free."""
+        for group in self._groups:
+            for kind in group.kinds.values():
+                kind.kept.clear()
 
     def _read(self, value: Any) -> Any:
         """A hidden attribute is read: by the code around the blocks, which may, or by a block."""
@@ -176,27 +196,6 @@ class EqualBlocks:
         elif self.left_out:
             raise NotEqualError("a block reads its number in backward")
         return value
-
-    @contextmanager
-    def _entering_caches(self) -> Iterator[None]:
-        """A block's number may name its entry in the key-value cache of transformers."""
-        cache = cache_class()
-        if cache is None:
-            yield
-            return
-        update = cache.update
-
-        def updated(cache: Any, keys: Any, values: Any, layer_idx: Any, *args: Any, **kwargs: Any) -> Any:
-            if type(layer_idx) is HiddenNumber:
-                number, layer_idx = layer_idx, int.__int__(layer_idx)
-                number.cached = True
-            return update(cache, keys, values, layer_idx, *args, **kwargs)
-
-        cache.update = updated
-        try:
-            yield
-        finally:
-            cache.update = update
 
     # -- calls of blocks ---------------------------------------------------------------------------
 
@@ -251,8 +250,8 @@ class EqualBlocks:
         last = block is group.blocks[-1]
         kind.tries += 1
         if kind.tries > _MAX_TRIES and kind.equal is None:
-            self._refuse(group, "no two blocks are equal")
-        elif (kind.equal is None or last) and not self._is_unchanged(group):
+            kind.usable = False
+        if ((kind.usable and kind.equal is None) or last) and not self._is_unchanged(group):
             self._refuse(group, "what the model reaches changes between its blocks")
         return (kind, data) if group.usable else (None, None)
 
@@ -305,10 +304,11 @@ class EqualBlocks:
         if kind is BlockMask:
             kept.append(value)
             return kind, id(value)
-        if kind is cache_class() and len(block.numbers) == 1:
-            kept.append(value)
-            return "cache", id(value), cache_entry(value, next(iter(block.numbers)))
-        return None
+        entries = [cache_entry(value, number) for number in sorted(block.numbers)]
+        if not entries or None in entries:
+            return None
+        kept.append(value)
+        return "cache", id(value), tuple(entries)
 
     # -- a block that runs -------------------------------------------------------------------------
 
@@ -319,7 +319,7 @@ class EqualBlocks:
             dict(recorder.unsupported),
             frozenset(self._sizes.storages),
             torch._C._autograd._get_sequence_nr(),
-            (values.reads, values.followed) if values is not None else (0, 0),
+            (values.state_reads, values.drawn, values.followed) if values is not None else (0, 0, 0),
             random_state(),
         )
 
@@ -327,20 +327,30 @@ class EqualBlocks:
         self, kind: Kind | None, before: Any, block: Block, data: Any, output: Any, args: Any, kwargs: Any
     ) -> None:
         group = block.group
-        if kind is None or not group.usable or (kind.equal is not None):
+        if kind is None or not (group.usable and kind.usable) or kind.equal is not None:
             return
         recorder, values = self._recorder, self._recorder.values
-        start, unsupported, saved, node, (reads, followed), drawn = before
-        if (values is not None and values.reads != reads) or drawn != random_state() or not self._is_unchanged(group):
+        start, unsupported, saved, node, (state_reads, drawn, followed), random = before
+        read = values is not None and values.state_reads != state_reads
+        if read or random != random_state() or not self._is_unchanged(group):
             group.usable = False
             return
         new = only_new(output, data, args, kwargs)
-        if new is None or not self._repeats(data, new[0]):
+        if new is None or not self._repeats(data, new[0], args, kwargs):
             return
-        made, template = new
-        if values is not None and values.known(made) is not None:
+        tensors, template = new
+        if values is not None and any(values.known(one) is not None for one in tensors):
             return
         keys = [(key, size) for key, size in self._sizes.alive().items() if key not in saved]
+        made = tuple(
+            Made(
+                layout(one),
+                one.requires_grad,
+                any(key == one.untyped_storage()._cdata for key, _ in keys),
+                one._is_view(),
+            )
+            for one in tensors
+        )
         run = Run(
             block,
             start,
@@ -349,34 +359,46 @@ class EqualBlocks:
             difference(recorder.unsupported, unsupported),
             [(key, size) for key, size in keys if key not in self._own],
             template,
+            made,
             any(key == data.untyped_storage()._cdata for key, _ in keys),
-            any(key == made.untyped_storage()._cdata for key, _ in keys),
-            made._is_view(),
             values.followed - followed if values is not None else 0,
+            values.drawn - drawn if values is not None else 0,
         )
-        if made.requires_grad:
-            self._hooks.append(made.register_hook(lambda grad: self._mark(run, "after", grad)))
+        if tensors[0].requires_grad:
+            self._hooks.append(tensors[0].register_hook(lambda grad: self._mark(run, "after", grad)))
             self._hooks.append(data.register_hook(lambda grad: self._mark(run, "before", grad)))
         if kind.runs and self._same_forward(kind.runs[-1], run):
             kind.equal = kind.runs[-1], run
         kind.runs.append(run)
 
-    def _repeats(self, data: torch.Tensor, made: torch.Tensor) -> bool:
-        """Whether the output has the form of the input, so that the next block gets an equal call."""
+    def _repeats(self, data: torch.Tensor, made: Sequence[torch.Tensor], args: Any, kwargs: Any) -> bool:
+        """Whether the first output has the form of the input, so that the next block gets an equal call.
+
+        Others may be attention weights; each output has memory of its own.
+        """
+        first = made[0]
+        given = [one for one in flat_arguments(args, kwargs) if is_plain(one)]
+        storages = {one.untyped_storage()._cdata for one in (*given, *made)}
         return (
-            type(made) is type(data)
-            and layout(made) == layout(data)
-            and made.requires_grad == data.requires_grad
-            and made.untyped_storage()._cdata != data.untyped_storage()._cdata
+            type(first) is type(data)
+            and layout(first) == layout(data)
+            and first.requires_grad == data.requires_grad
+            and all(layout(one) is not None and one.requires_grad <= first.requires_grad for one in made)
+            and len(storages) == len({one.untyped_storage()._cdata for one in given}) + len(made)
         )
 
     def _same_forward(self, one: Run, two: Run) -> bool:
         ops = self._recorder.ops
+        same = renamed(ops[one.start : one.end], one.block.path, two.block.path), ops[two.start : two.end]
+        form = one.form == two.form and len(one.saved) == len(two.saved)
+        if one.drawn and two.drawn:
+            return form and alike(*same)
         return (
-            renamed(ops[one.start : one.end], one.block.path, two.block.path) == ops[two.start : two.end]
+            form
+            and same[0] == same[1]
+            and one.followed == two.followed
             and one.unsupported == two.unsupported
             and sorted(size for _, size in one.saved) == sorted(size for _, size in two.saved)
-            and one.form == two.form
             and self._shapes(one.block) == self._shapes(two.block)
         )
 
@@ -405,20 +427,22 @@ class EqualBlocks:
         run = kind.equal[1]
         self.left_out += 1
         kind.repeated.append((block, self._place()))
-        output: torch.Tensor = _Repeated.apply(self, kind, block, data)
-        if run.output_is_view:
-            output = output.view(output.shape)
+        outputs = [
+            output.view(output.shape) if made.is_view else output
+            for output, made in zip(_Repeated.apply(self, kind, block, data), run.made, strict=True)
+        ]
         extra = run.saved_bytes
-        for tensor, saved in ((data, run.input_saved), (output, run.output_saved)):
-            if saved:
+        kept = [run.input_saved, *(made.is_saved for made in run.made)]
+        for tensor, is_saved in zip((data, *outputs), kept, strict=True):
+            if is_saved:
                 storage = tensor.untyped_storage()
                 self._sizes.storages[storage._cdata] = storage.nbytes()
                 self._sizes.kept.append(tensor)
                 extra -= storage.nbytes()
         self._sizes.repeated += extra
         if self._recorder.values is not None:
-            self._recorder.values.count_followed(run.followed)
-        return filled(run.output, output, args, kwargs)
+            self._recorder.values.count_left_out(run.followed, run.drawn)
+        return filled(run.output, outputs, args, kwargs)
 
     def passed(self, kind: Kind, block: Block, grad: torch.Tensor) -> None:
         """The gradient arrives at a block that was left out."""
@@ -445,8 +469,8 @@ class EqualBlocks:
         for group in self._groups:
             for kind in group.kinds.values():
                 if kind.repeated:
-                    if not group.usable or group.called != len(group.blocks) - 1 or group.last_kind is not kind:
-                        raise NotEqualError("the last block differs from the others")
+                    if not group.usable or group.called != len(group.blocks) - 1 or group.last_kind is None:
+                        raise NotEqualError("the last block is not called as the others are")
                     places += self._repetitions(kind)
         recorder.ops = inserted(recorder.ops, places)
 
@@ -459,9 +483,10 @@ class EqualBlocks:
         backward, unsupported = self._backward(run)
         before, other = self._backward(one)
         grads = gradients(run.block.module)
+        before = renamed(before, one.block.path, run.block.path)
+        random = one.drawn and run.drawn
         same = (
-            renamed(before, one.block.path, run.block.path) == backward
-            and other == unsupported
+            (alike(before, backward) if random else before == backward and other == unsupported)
             and grad_forms(gradients(one.block.module)) == grad_forms(grads)
             and (run.after is None) == (one.after is None)
         )

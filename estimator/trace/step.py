@@ -32,11 +32,12 @@ from .batch import leads_with_batch
 from .formulas import dtype_name, numel
 from .fused import FusedLayers
 from .losses import differentiable, training_loss
+from .parts import NeedsValuesError
 from .recorder import Recorder
 from .repeats import EqualBlocks, NotEqualError
 from .training_step import TrainingStep, Update
 from .untouched import Reached
-from .values import NeedsValuesError, ReadsValues, Values
+from .values import ReadsValues, Values
 
 Loss = Callable[[Any], torch.Tensor]
 
@@ -250,6 +251,8 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stand_ins = StandIns(tracer, values)
         state = stand_ins.swapped_in(step.model, reached)
+        if values is not None:
+            values.note_state(state.values())
         args, kwargs = tree_map(stand_ins.of, (step.args, dict(step.kwargs)))
         stack.enter_context(torch.device("meta" if tracer == "meta" else "cpu"))
         stack.enter_context(recorder.watching_modules())
@@ -273,6 +276,8 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
             if blocks is not None:
                 blocks.forward_starts()
             output = step.model(*args, **kwargs)
+            if blocks is not None:
+                blocks.forward_ends()
             finished = recorder.ran_backward and isinstance(step.model, TrainingStep)
             needs_loss = step.train and not finished
             loss = training_loss(step.loss, output, (args, kwargs)) if needs_loss else None

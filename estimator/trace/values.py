@@ -4,12 +4,13 @@ A stand-in has a shape but no values. Masks, lengths, positions and random draws
 Their values are computed together with their stand-ins, for models that read them (`if torch.rand([]) < p`, `.item()`,
 `nonzero`, a boolean index). Values that depend on activations are computed only when they are read, with random
 numbers as the activations, so that a router spreads its tokens evenly. A large weight has its values once it is read,
-and random ones where it has none (on the meta device).
+and random ones where it has none (on the meta device). Where the code reads parts or sums of a tensor that is too large
+to be computed, such as the one-hot vectors of many experts, these are computed in parts (`parts.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,10 +23,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
+from .parts import NeedsValuesError, in_parts
+
 # The largest tensor whose values are computed, in elements. Above `_MAX_TOTAL` elements in all, only small tensors are.
 MAX_ELEMENTS = 2**23
 _MAX_TOTAL = 2**26
 _MAX_FOLLOWED_FLOATS, _SMALL = 2**21, 2**16
+_SMALL_PART = 2**12
 # Floating-point inputs and parameters have values up to this size: scales and thresholds.
 MAX_FLOATS = 2**12
 # Ops between a value and its sources. Each takes 7 of Python's 1,000 frames.
@@ -53,14 +57,13 @@ _READS = frozenset(
     )
 )
 _PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "convolution"))
+# What makes lengths of activations, and what looks for local maxima: their values follow from those of the activations.
+_WHOLE = frozenset(("ceil", "floor", "round", "trunc"))
+_PEAKS = frozenset(("max_pool2d_with_indices", "max_pool3d_with_indices"))
 _BY_MASK = frozenset(("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"))
 
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-class NeedsValuesError(RuntimeError):
-    """The step reads values that cannot be computed during the trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class _Later:
     kwargs: dict[str, Any] = field(default_factory=dict)
     index: int | None = None  # in a tuple of outputs
     of_weights: bool = False  # and of nothing else
+    is_peak: bool = False  # an activation that is followed no further than to the places of its local maxima
 
 
 class Values:
@@ -80,10 +84,12 @@ class Values:
     def __init__(self, device: str) -> None:
         self.device = device
         self.drawn = 0  # values read that depend on activations
-        self.reads = 0
+        self.reads = 0  # of values that are made up, or that follow from parameters or buffers
+        self.state_reads = 0  # of the latter alone
         self._known: dict[int, tuple[torch.Tensor, torch.Tensor | _Later]] = {}
         self._lifted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._spoilt: set[int] = set()
+        self._of_state: set[int] = set()  # storages of values that follow from parameters or buffers
         self._invented: set[int] = set()  # stand-ins whose values are made up, or computed from such when they are read
         self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._generator = torch.Generator().manual_seed(0)
@@ -108,20 +114,26 @@ class Values:
         with for_real():
             self._set(stand_in, original.detach().to("cpu", copy=True))
 
+    def note_state(self, stand_ins: Iterable[torch.Tensor]) -> None:
+        """Says which stand-ins are parameters and buffers: what is read of these may differ between equal blocks."""
+        for stand_in in stand_ins:
+            if (value := self.known(stand_in)) is not None:
+                self._of_state.add(value.untyped_storage()._cdata)
+
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The values of a tensor; random where they depend on activations. Raises NeedsValuesError for large ones."""
         if not self.stands_in(tensor):
             return tensor
-        self.reads += 1
-        entry = self._entry(tensor)
-        if isinstance(entry, torch.Tensor):
-            return entry
-        if tensor.numel() > MAX_ELEMENTS:
-            raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
-        with for_real():
-            value = self._found(tensor, entry, depth=0)
-            self._set(tensor, value)
-        self.drawn += self.is_invented(tensor)
+        value = self._entry(tensor)
+        if not isinstance(value, torch.Tensor):
+            if tensor.numel() > MAX_ELEMENTS:
+                raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
+            with for_real():
+                value = self._found(tensor, value, depth=0)
+            self.drawn += self.is_invented(tensor)
+        of_state = self._is_of_state(value)
+        self.state_reads += of_state
+        self.reads += of_state or self.is_invented(tensor)
         return value
 
     def known(self, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -133,19 +145,23 @@ class Values:
         """Whether the values of a tensor are made up: it lay on the meta device, or depends on activations."""
         return id(tensor) in self._invented
 
+    def _is_of_state(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.untyped_storage()._cdata in self._of_state
+
     def follows(self, tensor: torch.Tensor) -> bool:
         """Whether the values of a tensor are known or can be computed; False for what follows from weights alone."""
         entry = self._entry(tensor)
-        return entry is not None and not (isinstance(entry, _Later) and entry.of_weights)
+        return entry is not None and not (isinstance(entry, _Later) and (entry.of_weights or entry.is_peak))
 
     @property
     def followed(self) -> int:
         """Elements of all tensors whose values were computed."""
         return self._total
 
-    def count_followed(self, elements: int) -> None:
-        """Counts `elements` of tensors that a block would have had, had it not been left out."""
-        self._total += elements
+    def count_left_out(self, followed: int, drawn: int) -> None:
+        """Counts the elements that a block would have followed and the values that it would have drawn."""
+        self._total += followed
+        self.drawn += drawn
 
     def scalar(self, tensor: torch.Tensor) -> Any:
         """The value of a tensor with one element; a neutral one if it cannot be computed."""
@@ -315,14 +331,18 @@ class Values:
         # One-hot vectors of chosen experts, for one. What weights and other values give is an activation, and so is
         # what layers make of a learnt input.
         plain = len(set(weights)) < 2 and not (any(weights) and name in _PRODUCTS)
-        follows = plain and all(entry is not None for entry in entries)
+        has_peak = any(isinstance(entry, _Later) and entry.is_peak for entry in entries)
+        picks = name == "where" and isinstance(entries[0], _Later) and not any(weights)
+        peak = name in _PEAKS or picks or (has_peak and _is_view(func))
+        follows = plain and all(entry is not None for entry in entries) and not has_peak
+        follows = follows or peak or name in _WHOLE
         if writes:
             self._spoil(leaves[0])
         elif follows or not all(_is_float(one) for one in outputs if isinstance(one, torch.Tensor)):
             for index, one in enumerate(outputs):
                 if isinstance(one, torch.Tensor) and (follows or not _is_float(one)):
                     place = index if isinstance(output, (tuple, list)) else None
-                    self._set(one, _Later(func, args, kwargs, place, any(weights) and follows))
+                    self._set(one, _Later(func, args, kwargs, place, any(weights) and follows, peak and _is_float(one)))
 
     def _limit(self, tensor: torch.Tensor) -> int:
         if self._total > _MAX_TOTAL:
@@ -353,42 +373,64 @@ class Values:
         except (RuntimeError, IndexError):
             return  # unknown: the model's own errors are raised by the op on the stand-ins
         results = result if isinstance(result, (tuple, list)) else (result,)
+        of_state = any(self._is_of_state(self._entry(leaf)) for leaf in _tensors((*args, *kwargs.values())))
         for one, value in zip(outputs, results, strict=True):
             if isinstance(one, torch.Tensor):
                 self._set(one, value)
+                if of_state:
+                    self._of_state.add(value.untyped_storage()._cdata)
 
     def _found(self, tensor: torch.Tensor, entry: _Later | None, depth: int) -> torch.Tensor:
-        """The value of an entry; a number is drawn for a float without one, or whose source is too large."""
-        if entry is None:
-            return self._draw(tensor)
+        """The value of an entry, which is kept; a number is drawn for a float without one, or of too large a source."""
         try:
-            value = self._evaluate(entry, depth)
+            found = self._evaluate(entry, depth) if entry is not None else None
         except NeedsValuesError:
             if not _is_float(tensor):
                 raise
-            return self._draw(tensor)
-        if any(id(source) in self._invented for source in _tensors((*entry.args, *entry.kwargs.values()))):
+            found = None
+        if entry is None or found is None:
+            value = self._draw(tensor)
+            self._set(tensor, value)
+            return value
+        value, used, is_part = found
+        if any(id(source) in self._invented for source in used):
             self._invented.add(id(tensor))
+        if entry.of_weights or any(self._is_of_state(self._entry(source)) for source in used):
+            self._of_state.add(value.untyped_storage()._cdata)
+        if not is_part or value.numel() <= _SMALL_PART:  # parts of a large tensor are many, and each is read once
+            self._set(tensor, value)
         return value
 
-    def _evaluate(self, later: _Later, depth: int) -> torch.Tensor:
+    def _evaluate(self, later: _Later, depth: int) -> tuple[torch.Tensor, list[torch.Tensor], bool]:
+        """The value, the tensors that it was computed from, and whether it is a part of one that is too large."""
         if depth > _MAX_DEPTH:
             raise NeedsValuesError("a value depends on too many others")
+        used: list[torch.Tensor] = []
 
         def real(tensor: torch.Tensor) -> torch.Tensor:
+            used.append(tensor)
             entry = self._entry(tensor)
             if isinstance(entry, torch.Tensor):
                 return entry
             if tensor.numel() > MAX_ELEMENTS:
                 raise NeedsValuesError(f"the values of a tensor of {tensor.numel():,} elements are read")
-            value = self._found(tensor, entry, depth + 1)
-            self._set(tensor, value)
-            return value
+            return self._found(tensor, entry, depth + 1)
 
+        def made_by(tensor: torch.Tensor) -> Any:
+            entry = self._entry(tensor)
+            return (entry.func, entry.args, entry.kwargs) if isinstance(entry, _Later) and entry.index is None else None
+
+        large = next((one for one in _tensors(later.args) if self._is_too_large(one)), None)
+        if large is not None and later.index is None:
+            return in_parts(later.func, later.args, later.kwargs, large, made_by, real), used, True
         args, kwargs = tree_map_only(torch.Tensor, real, (later.args, later.kwargs))
         result = later.func(*args, **_on_cpu(kwargs))
         value: torch.Tensor = result if later.index is None else result[later.index]
-        return value
+        is_part = any(not isinstance(self._entry(tensor), torch.Tensor) for tensor in used)
+        return value, used, is_part
+
+    def _is_too_large(self, tensor: torch.Tensor) -> bool:
+        return tensor.numel() > MAX_ELEMENTS and not isinstance(self._entry(tensor), torch.Tensor)
 
     def _draw(self, tensor: torch.Tensor) -> torch.Tensor:
         """Numbers between 0 and 1 for an activation, which may be a probability, a score or a length; 0 for others."""

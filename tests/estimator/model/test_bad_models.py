@@ -12,6 +12,7 @@ from joulecast.estimator.base.errors import JoulecastError, ModelError
 from joulecast.estimator.model.inputs import describe_inputs
 from joulecast.estimator.model.load import load_model
 from joulecast.estimator.sandbox.user_code import model_error, user_code
+from joulecast.estimator.trace.trace import trace
 
 NET = """
 import torch
@@ -270,3 +271,19 @@ def test_own_errors_are_not_wrapped():
     with pytest.raises(JoulecastError) as caught, user_code("mynet"):
         raise error
     assert caught.value is error
+
+
+def test_memory_that_a_trace_does_not_have():
+    class Peeks(torch.nn.Linear):
+        def forward(self, data):
+            return super().forward(data) * (1 + self.weight.untyped_storage()[0])
+
+    with torch.device("meta"):
+        model = Peeks(64, 64)
+    with pytest.raises(ModelError) as caught:
+        trace(model, torch.zeros(2, 64))
+    said = str(caught.value)
+    assert "reads the memory of a tensor, which has none in a trace" in said
+    assert said.endswith(
+        "read its values with .tolist(), .numpy() or .item() in place of untyped_storage() or data_ptr()"
+    )

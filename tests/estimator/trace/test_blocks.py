@@ -230,7 +230,8 @@ def test_a_tensor_shared_by_all_blocks(monkeypatch, left_out):
 def _language_model(name, **options):
     transformers = pytest.importorskip("transformers")
     config = getattr(transformers, f"{name}Config")(**options)
-    kind = "LMHeadModel" if name == "GPT2" else "ForCausalLM"
+    kinds = {"GPT2": "LMHeadModel", "Bart": "ForConditionalGeneration", "T5": "ForConditionalGeneration"}
+    kind = kinds.get(name, "ForCausalLM")
     with torch.device("meta"):
         return getattr(transformers, f"{name}{kind}")(config)
 
@@ -246,11 +247,27 @@ _SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4
         ("Mixtral", {**_SIZES, "num_key_value_heads": 2}),
         ("Mamba", {"hidden_size": 256, "num_hidden_layers": COUNT}),
         ("GPT2", {"n_embd": 256, "n_head": 4, "n_layer": COUNT}),
+        ("Bloom", {"hidden_size": 256, "n_head": 4, "n_layer": COUNT}),
     ],
 )
 def test_language_models_whose_blocks_fill_a_cache(monkeypatch, left_out, name, options):
     same_as_in_full(monkeypatch, _language_model(name, **options), _TOKENS)
     assert left_out[0] in (COUNT - 4, COUNT - 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Bart", {"d_model": 128, "encoder_layers": COUNT, "decoder_layers": COUNT, "vocab_size": 100}),
+        ("T5", {"d_model": 128, "d_kv": 32, "num_heads": 4, "num_layers": COUNT + 1, "vocab_size": 100}),
+    ],
+)
+def test_encoder_decoders_whose_blocks_fill_two_caches(monkeypatch, left_out, name, options):
+    """Two rows of blocks; the first of T5's alone has the table of positions."""
+    model = _language_model(name, **options)
+    for inputs in (_TOKENS | {"decoder_input_ids": torch.ones(2, 48, dtype=torch.int64)},):
+        same_as_in_full(monkeypatch, model, inputs)
+        assert left_out.pop() in (2 * (COUNT - 4), 2 * COUNT - 7, 2 * (COUNT - 3))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -351,6 +368,127 @@ def test_blocks_whose_attention_has_a_mask_of_blocks(monkeypatch, left_out):
     assert len([op for op in work.ops if op.kind == "attention"]) == 2 * COUNT
 
 
+class Windowed(Block):
+    """Attends within windows, as vision towers do; their lengths are read from an argument."""
+
+    def forward(self, data, lengths):
+        parts = data.split(lengths.tolist(), dim=1)
+        attend = nn.functional.scaled_dot_product_attention
+        return super().forward(torch.cat([attend(part, part, part) for part in parts], 1))
+
+
+class Windows(Net):
+    """Every fourth block sees the whole."""
+
+    def forward(self, data):
+        windows, whole = (torch.full((80 // size,), size, device=data.device) for size in (10, 80))
+        data = self.embed(data) + 1
+        for number, block in enumerate(self.blocks):
+            data = block(data, whole if number % 4 == 3 else windows)
+        return self.head(data.mean(1))
+
+
+def test_blocks_that_are_called_in_two_ways_and_read_an_argument(monkeypatch, left_out):
+    work = same_as_in_full(monkeypatch, Windows(blocks(Windowed, count=16)))
+    assert left_out == [(12 - 2) + (4 - 3)]  # two of each way run, and the last
+    calls = [op for op in work.ops if op.name == "attention" and op.phase == "forward"]
+    assert len(calls) == 12 * 8 + 4
+
+
+def test_blocks_of_which_no_two_are_equal_beside_those_that_are(monkeypatch, left_out):
+    """A call of its own kind, five times, ends only the search for its like."""
+
+    class Sometimes(Block):
+        def forward(self, data, scale):
+            return super().forward(data * scale if scale > 1 else data)
+
+    class Scaled(Net):
+        def forward(self, data):
+            data = self.embed(data) + 1
+            for number, block in enumerate(self.blocks):
+                data = block(data, float(number) if number % 3 == 2 else 1.0)
+            return self.head(data.mean(1))
+
+    same_as_in_full(monkeypatch, Scaled(blocks(Sometimes, count=18)))
+    assert left_out == [12 - 2]
+
+
+class Weighing(Block):
+    """Returns the weights of its attention, as models with their own attention do."""
+
+    def forward(self, data):
+        weights = (data @ data.transpose(1, 2)).softmax(-1)
+        return super().forward(weights @ data), weights
+
+
+class Weighed(Net):
+    uses = staticmethod(lambda weights: 0.0)
+
+    def forward(self, data):
+        data, used = self.embed(data) + 1, 0.0
+        for block in self.blocks:
+            data, weights = block(data)
+            used = used + self.uses(weights)
+        return self.head(data.mean(1)) + used
+
+
+def test_attention_weights_that_nothing_uses(monkeypatch, left_out):
+    same_as_in_full(monkeypatch, Weighed(blocks(Weighing)))
+    same_as_in_full(monkeypatch, Weighed(blocks(Weighing)), train=False)
+    assert left_out == [COUNT - 3] * 2
+
+
+def test_attention_weights_that_are_shown(monkeypatch, left_out):
+    class Shown(Weighed):
+        uses = staticmethod(lambda weights: weights.detach().sigmoid().mean())
+
+    same_as_in_full(monkeypatch, Shown(blocks(Weighing)))
+    assert left_out == [COUNT - 3]
+
+
+def test_attention_weights_in_the_loss(monkeypatch, left_out):
+    class Learnt(Weighed):
+        uses = staticmethod(lambda weights: weights.square().mean())
+
+    same_as_in_full(monkeypatch, Learnt(blocks(Weighing)))
+    assert left_out == []  # the second run follows no blocks
+
+
+class Routed(Block):
+    """A loop over four experts: how many tokens each gets depends on the activations."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.router = nn.Linear(WIDTH, 4)
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, data):
+        tokens = data.flatten(0, 1)
+        choices = self.router(tokens).argmax(-1)
+        result = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            (rows,) = torch.where(choices == number)
+            result.index_add_(0, rows, expert(tokens[rows]))
+        return super().forward(result.view_as(data))
+
+
+def test_blocks_whose_routers_draw_their_choices(monkeypatch, left_out):
+    """The sizes of the ops are random in every trace; the last block has its own."""
+    model = Net(blocks(Routed))
+    fast = trace(model, DATA, layers=False)
+    assert left_out == [COUNT - 3]
+    monkeypatch.setattr(step, "_listed", step._run)
+    full = trace(model, DATA, layers=False)
+    assert fast.forward_flops == full.forward_flops  # each token goes to one expert
+    assert fast.warnings == full.warnings
+    assert [(op.name, op.layer, op.phase) for op in fast.ops] == [(op.name, op.layer, op.phase) for op in full.ops]
+    tokens = Counter()
+    for op in fast.ops:
+        if op.name == "addmm" and ".experts." in op.layer:
+            tokens[op.layer.partition(".experts.")[0]] += op.dims["m"]
+    assert dict(tokens) == {f"blocks.{number}": 4 * 80 for number in range(COUNT)}
+
+
 # -- blocks that differ ------------------------------------------------------------------------------
 
 
@@ -428,6 +566,23 @@ class Reading(Block):
         return super().forward(data) * 2 if self.gate > 5 else super().forward(data)
 
 
+class ReadingWhatFollows(Block):
+    """Reads what follows from its own weight and an argument."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.gate = nn.Parameter(torch.tensor(float(number)))
+
+    def forward(self, data):
+        steps = torch.arange(4, device=data.device)
+        return super().forward(data) * 2 if (steps + self.gate).sum() > 26 else super().forward(data)
+
+
+class ReadingALargeWeight(Block):
+    def forward(self, data):
+        return super().forward(data) * 2 if self.up.weight.norm() > 100 else super().forward(data)
+
+
 class Changing(Block):
     def forward(self, data):
         self.last = data.shape
@@ -436,7 +591,10 @@ class Changing(Block):
 
 @pytest.mark.parametrize(
     "kind",
-    [Numbered, Growing, InItsDict, InItsVars, Counting, Stateful, Drawing, DrawingTensors, Reading, Changing],
+    [
+        *(Numbered, Growing, InItsDict, InItsVars, Counting, Stateful, Drawing, DrawingTensors),
+        *(Reading, ReadingWhatFollows, ReadingALargeWeight, Changing),
+    ],
     ids=lambda k: k.__name__,
 )
 def test_blocks_that_may_differ_all_run(monkeypatch, left_out, kind):

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.trace import values as values_module
 from joulecast.estimator.trace.trace import trace
-from joulecast.estimator.trace.values import RealNumbers, made_on_meta
+from joulecast.estimator.trace.values import Following, ReadsValues, RealNumbers, Values, made_on_meta
 
 
 class Reads(nn.Module):
@@ -494,3 +494,56 @@ def test_a_weight_too_large_to_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
         model = Scaled(lambda weight: weight.detach().numpy()[0, 0])
     with pytest.raises(JoulecastError, match="the values of a tensor of 8,192 elements are read"):
         trace(model, torch.zeros(4, 64), layers=False)
+
+
+class Durations(nn.Module):
+    """Speaks each token for a number of frames that it predicts, as VITS does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.durations, self.speak = nn.Embedding(10, 64), nn.Linear(64, 1), nn.Linear(64, 80)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        states = self.embed(ids)
+        frames = torch.ceil(self.durations(states).exp()).squeeze(-1)
+        length = int(torch.clamp_min(frames.sum(1), 1).long().max())
+        return self.speak(states.mean(1, keepdim=True).expand(-1, length, -1))
+
+
+def test_predicted_lengths_are_at_least_a_frame_a_token() -> None:
+    work = trace(Durations(), torch.zeros(4, 50, dtype=torch.int64), train=False, layers=False)
+    assert work.tracer == "meta"
+    spoken = sum(op.flops for op in work.ops if op.layer == "speak") // (64 * 80)
+    assert spoken == 4 * 50
+
+
+class Keypoints(nn.Module):
+    """Local maxima in windows of 9 x 9, of which there is at most one in 5 x 5 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores, self.describe = nn.Conv2d(3, 1, 3, padding=1), nn.Linear(1, 256)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = self.scores(images).sigmoid().squeeze(1)
+        highest = scores == nn.functional.max_pool2d(scores, 9, stride=1, padding=4)
+        kept = torch.where(highest, scores, torch.zeros_like(scores))
+        return self.describe(kept[0][kept[0] > 0.005][:, None])
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_local_maxima_are_few(train: bool) -> None:
+    work = trace(Keypoints(), torch.zeros(2, 3, 90, 90), train=train, layers=False)
+    assert work.tracer == "meta"
+    points = next(op.flops for op in work.ops if op.layer == "describe" and op.name == "addmm") // 256
+    assert 90 * 90 / 81 <= points <= 90 * 90 / 25
+
+
+def test_pooled_activations_are_no_values() -> None:
+    values = Values("meta")
+    with Following(values), ReadsValues(values):
+        images = torch.empty(2, 3, 32, 32, device="meta")
+        pooled = nn.functional.max_pool2d(images, 2)
+        assert not values.follows(pooled)
+        assert not values.follows(pooled * 2)
+        assert values.follows(pooled > 0.5)

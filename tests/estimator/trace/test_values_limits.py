@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from joulecast.estimator.trace import values as values_module
-from joulecast.estimator.trace.values import MAX_ELEMENTS, MAX_FLOATS, NeedsValuesError, Values
+from joulecast.estimator.trace.parts import NeedsValuesError
+from joulecast.estimator.trace.values import MAX_ELEMENTS, MAX_FLOATS, Values
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -11,10 +11,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from joulecast.estimator.trace import values as module
+from joulecast.estimator.trace.parts import NeedsValuesError
 from joulecast.estimator.trace.values import (
     MAX_ELEMENTS,
     Following,
-    NeedsValuesError,
     ReadsValues,
     Values,
     made_on_meta,
