@@ -137,14 +137,8 @@ def sweep(
     """
     limits = [parse_limit(text) for text in ([budget] if isinstance(budget, str) else budget)]
     base = base or Request()
-    site = base.site
-    for limit in limits:
-        if limit.quantity == "cost" and limit.unit != site.currency:
-            raise JoulecastError(f"budget {limit.text!r} is in {limit.unit}, the price in {site.currency}: use one")
-    if base.model is not None and not isinstance(base.model, str | Path):
-        raise JoulecastError('`model` of a sweep is read in other processes: give a text, such as "net.py:Net"')
-    if base.regions:
-        raise RequestError("`regions` compares places of one run: vary `region` in the candidates")
+    currency = base.site.currency
+    _check(base, limits, currency)
     path = None if output is None else Path(output)
     if path is not None:
         check_format(path)
@@ -162,10 +156,21 @@ def sweep(
                 each(result)
         if path is not None and len(journal):
             write_table(path, journal)
-        report = _report(ranking, journal, top, site.currency, limits, budget_at, path)
+        report = _report(ranking, journal, top, currency, limits, budget_at, path)
     if path is not None:
         partial.unlink(missing_ok=True)
     return report
+
+
+def _check(base: Request, limits: Sequence[Limit], currency: str) -> None:
+    """Raises JoulecastError for what the candidates cannot have in common."""
+    for limit in limits:
+        if limit.quantity == "cost" and limit.unit != currency:
+            raise JoulecastError(f"budget {limit.text!r} is in {limit.unit}, the price in {currency}: use one")
+    if base.model is not None and not isinstance(base.model, str | Path):
+        raise JoulecastError('`model` of a sweep is read in other processes: give a text, such as "net.py:Net"')
+    if base.regions:
+        raise RequestError("`regions` compares places of one run: vary `region` in the candidates")
 
 
 def _partial(path: Path | None, stack: contextlib.ExitStack) -> Path:

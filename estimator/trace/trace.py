@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -89,21 +89,13 @@ def trace(
     """
     args, kwargs = call_arguments(inputs, model)
     asked, precision = _precision(precision)
-    if accumulate < 1:
-        raise JoulecastError(f"accumulate is {accumulate}; give 1 or more micro-batches per step")
-    if not expert_imbalance >= 1:
-        raise JoulecastError(f"expert_imbalance is {expert_imbalance}; give 1 (equal shares) or more")
+    _check_multiples(accumulate, expert_imbalance)
     optimizer = optimizer_name(optimizer)
     samples = samples_in((args, kwargs)) if batch_size is None else batch_size
     step = Step(model, args, kwargs, train, precision, loss, fix)
     _check_trainable(step)
-    with untouched(model, args, kwargs, loss) as reached:
-        listing = list_step(step, samples, reached)
-        forward_flops = sum(op.flops for op in listing.recorder.ops if op.phase == "forward")
-        counts: dict[str, float] | None = None
-        notes: list[str] = []
-        if layers and sum(listing.elements.values()) <= FVCORE_MAX_PARAMETERS:
-            counts, notes = fvcore_counts(step, samples, forward_flops, reached, batch_first=batch_size is None)
+    found = _passes(step, samples, layers=layers, batch_first=batch_size is None)
+    listing, notes = found.listing, list(found.notes)
     ops = with_imbalance(with_masks(_accumulated(listing, accumulate), model), expert_imbalance)
     if any(op.name == GROUPED for op in ops):
         notes.append(f"experts: the busiest is taken to get {expert_imbalance:g} times an equal share of the tokens")
@@ -111,8 +103,7 @@ def trace(
     if train:
         for trained in listing.trained:
             ops += _update(optimizer, trained, clip_gradients, ema)
-            kept += state_bytes(optimizer, trained.shape, trained.element_size)
-            kept += math.prod(trained.shape) * trained.element_size * ema
+            kept += _state_bytes(optimizer, trained, ema)
         notes += [OPTIMIZERS[optimizer].note] * bool(OPTIMIZERS[optimizer].note)
     parameters, elements = list(model.parameters()), listing.elements
     work = Workload(
@@ -126,17 +117,40 @@ def trace(
         trainable_parameters=sum(elements[id(one)] for one in parameters if one.requires_grad),
         parameter_bytes=sum(elements[id(one)] * one.dtype.itemsize for one in parameters),
         activation_bytes=listing.saved_bytes,
-        optimizer_state_bytes=kept if train else 0,
-        layers=layer_table(model, listing, counts, samples),
+        optimizer_state_bytes=kept,
+        layers=layer_table(model, listing, found.counts, samples),
         ops=tuple(ops),
         unsupported=dict(listing.recorder.unsupported),
         tokens_per_sample=tokens_per_sample((args, kwargs)),
         input_bytes=sum(t.numel() * t.element_size() for t in tensors_in([args, kwargs])) * accumulate,
-        warnings=tuple(_notes(step, listing) + notes + reached.notes),
+        warnings=tuple(_notes(step, listing) + notes + found.notes_on_state),
         tracer=listing.tracer,
         compiled=_is_compiled(model),
     )
     return as_fp8(work) if asked == FP8 else work
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the passes over a step found; the model is as it was again."""
+
+    listing: Listing
+    counts: dict[str, float] | None
+    """fvcore's FLOPs of one sample by layer, if they were counted."""
+    notes: list[str]
+    notes_on_state: list[str]
+
+
+def _passes(step: Step, samples: int, *, layers: bool, batch_first: bool) -> _Found:
+    """The step's ops, and fvcore's counts where they are asked for and the model is small enough."""
+    counts: dict[str, float] | None = None
+    notes: list[str] = []
+    with untouched(step.model, step.args, step.kwargs, step.loss) as reached:
+        listing = list_step(step, samples, reached)
+        if layers and sum(listing.elements.values()) <= FVCORE_MAX_PARAMETERS:
+            forward_flops = sum(op.flops for op in listing.recorder.ops if op.phase == "forward")
+            counts, notes = fvcore_counts(step, samples, forward_flops, reached, batch_first=batch_first)
+    return _Found(listing, counts, notes, reached.notes)
 
 
 def _is_compiled(model: nn.Module) -> bool:
@@ -157,6 +171,13 @@ def _precision(precision: str | None) -> tuple[str | None, str | None]:
     if read not in PRECISIONS:
         raise JoulecastError(f"precision {precision!r} is not known; choose float32, bfloat16, float16 or fp8")
     return asked, read
+
+
+def _check_multiples(accumulate: int, expert_imbalance: float) -> None:
+    if accumulate < 1:
+        raise JoulecastError(f"accumulate is {accumulate}; give 1 or more micro-batches per step")
+    if not expert_imbalance >= 1:
+        raise JoulecastError(f"expert_imbalance is {expert_imbalance}; give 1 (equal shares) or more")
 
 
 def _check_trainable(step: Step) -> None:
@@ -208,6 +229,12 @@ def _update(optimizer: str, trained: Trained, clip_gradients: bool, ema: bool) -
     after = [ema_op(layer, math.prod(trained.shape), size, dtype)] if ema else []
     ops = before + update_ops(optimizer, layer, trained.shape, size, dtype, trained.elements) + after
     return [replace(op, count=op.count * trained.updates) for op in ops]
+
+
+def _state_bytes(optimizer: str, trained: Trained, ema: bool) -> int:
+    """Of the optimizer and of the moving average, for one parameter."""
+    average = math.prod(trained.shape) * trained.element_size * ema
+    return state_bytes(optimizer, trained.shape, trained.element_size) + average
 
 
 def _arithmetic(ops: Sequence[Op]) -> str:
