@@ -558,14 +558,10 @@ class _Survivors:
     def release(self) -> None:
         """Removes them from their containers, and goes on."""
         gc.collect()
-        if found := _new_stand_ins():
-            if not self._frozen:
-                gc.unfreeze()
-            _release(found)
-            del found
-            gc.collect()
-            if not self._frozen:
-                gc.freeze()
+        if (found := _freed(_new_stand_ins())) and not self._frozen:
+            gc.unfreeze()  # the containers of those that are left are among the old objects
+            _freed(found)
+            gc.freeze()
 
     def released(self) -> list[str]:
         """Removes them from their containers; returns notes on those that remain."""
@@ -573,16 +569,10 @@ class _Survivors:
         if found:
             found.clear()  # a reference here would keep them alive
             gc.collect()
-            found = _new_stand_ins()
+            found = _freed(_new_stand_ins())
         if not self._frozen:
-            gc.unfreeze()  # their containers are among the old objects
-        if not found:
-            return []
-        known = [weakref.ref(tensor) for tensor in found]
-        _release(found)
-        del found
-        gc.collect()
-        left = [tensor for tensor in (reference() for reference in known) if tensor is not None]
+            gc.unfreeze()  # the containers of those that are left are among the old objects
+        left = _alive(list(map(weakref.ref, _freed(found))))
         if not left:
             return []
         holders = {type(one).__name__ for one in _holders(left) if one is not left}
@@ -596,6 +586,21 @@ def _new_stand_ins() -> list[torch.Tensor]:
         return [value for value in tensors if type(value) is FakeTensor or value.is_meta]
 
 
+def _freed(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Removes tensors from the containers that the collector lists; returns those that something else keeps."""
+    known = [weakref.ref(tensor) for tensor in tensors]
+    removed = _release(tensors) if tensors else False
+    tensors.clear()
+    return _alive(known, collect=removed)
+
+
+def _alive(known: list[weakref.ref[torch.Tensor]], collect: bool = True) -> list[torch.Tensor]:
+    """Those that are no garbage; without `collect`, garbage too. Collecting old objects takes tenths of a second."""
+    if collect and any(reference() is not None for reference in known):
+        gc.collect()
+    return [tensor for reference in known if (tensor := reference()) is not None]
+
+
 def _holders(values: list[Any]) -> list[Any]:
     """Objects that refer to one of these."""
     if len(values) <= _FEW:
@@ -604,7 +609,9 @@ def _holders(values: list[Any]) -> list[Any]:
     return [one for one in gc.get_objects() if not ids.isdisjoint(map(id, gc.get_referents(one)))]
 
 
-def _release(tensors: list[Any], depth: int = 3) -> None:
+def _release(tensors: list[Any], depth: int = 3) -> bool:
+    """Whether something was removed from a container."""
+    removed = False
     ids = {id(tensor) for tensor in tensors}
     above: list[Any] = []
     for holder in _holders(tensors):
@@ -612,20 +619,23 @@ def _release(tensors: list[Any], depth: int = 3) -> None:
             continue
         if hasattr(type(holder), "cache_clear"):
             holder.cache_clear()
+            removed = True
         elif isinstance(holder, dict):
-            _delete(holder, ids)
+            removed |= _delete(holder, ids)
         elif isinstance(holder, list):
             list.__setitem__(holder, slice(None), [value for value in list.__iter__(holder) if id(value) not in ids])
+            removed = True
         elif isinstance(holder, tuple) and depth:  # its own container may be a cache
             above.append(holder)
         elif (attributes := _own_dict(holder)) is not None:
-            _delete(attributes, ids)
-    if above:
-        _release(above, depth - 1)
+            removed |= _delete(attributes, ids)
+    return _release(above, depth - 1) | removed if above else removed
 
 
-def _delete(names: dict[Any, Any], ids: set[int]) -> None:
+def _delete(names: dict[Any, Any], ids: set[int]) -> bool:
     """Uses the methods of `dict`: some subclasses refuse `del` (outputs of transformers)."""
     methods: Any = OrderedDict if isinstance(names, OrderedDict) else dict
-    for key in [key for key, value in methods.items(names) if id(value) in ids]:
+    keys = [key for key, value in methods.items(names) if id(value) in ids]
+    for key in keys:
         methods.__delitem__(names, key)
+    return bool(keys)
