@@ -23,7 +23,6 @@ from joulecast.estimator.trace import untouched as parts
 @pytest.fixture
 def only_new_objects() -> Iterator[None]:
     """The garbage collector lists only objects of this test, which makes a search in them fast."""
-    gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
@@ -595,7 +594,7 @@ def test_dictionaries_keep_their_order_and_refuse_nothing() -> None:
             assert list(names.items()) == [("a", x), ("b", 1)]
 
 
-def test_failed_calls_keep_nothing_alive() -> None:
+def test_failed_calls_keep_nothing_alive(only_new_objects: None) -> None:
     class Kept:
         pass
 
