@@ -46,8 +46,9 @@ def estimated(run: Run, *arguments: str | Path) -> dict:
     return json.loads(result.stdout)
 
 
-def test_the_document_of_an_estimate(run: Run) -> None:
-    document = estimated(run, "--model", SIMPLENET, "--epochs", "100", "--dataset", "cifar10", "--hardware", "rtx-3090")
+def test_the_document_of_an_estimate(call: Run) -> None:
+    options = ("--epochs", "100", "--dataset", "cifar10", "--hardware", "rtx-3090")
+    document = estimated(call, "--model", SIMPLENET, *options)
     assert document["model"] == str(SIMPLENET)
     assert document["profile"] == document["profile"].strip() == "rtx-3090"
     assert document["steps"] == 100 * 1563
@@ -135,10 +136,13 @@ def test_the_table_is_plain_in_a_pipe_and_says_where_figures_come_from(call: Run
     assert "  sources\n  - NVIDIA" in verbose.stdout
 
 
-def test_no_color_on_a_terminal(run: Run, net: Path) -> None:
+def test_no_color_on_a_terminal(call: Run, net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = ("--model", net, "--input", "16", "--steps", "3", "--hardware", "t4")
-    coloured = run("estimate", *base, env={"FORCE_COLOR": "1", "TERM": "xterm-256color"})
-    plain = run("estimate", *base, env={"FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm-256color"})
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    coloured = call("estimate", *base)
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = call("estimate", *base)
     assert "\x1b[36m" in coloured.stdout or "\x1b[1;36m" in coloured.stdout
     assert "36m" not in plain.stdout
 
@@ -262,10 +266,10 @@ def test_models_that_are_not_there(call: Run, spec: str, words: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_an_endless_model_is_cut_at_the_time_limit(run: Run, tmp_path: Path) -> None:
+def test_an_endless_model_is_cut_at_the_time_limit(call: Run, tmp_path: Path) -> None:
     path = tmp_path / "endless.py"
     path.write_text("while True:\n    pass\n")
-    result = run("estimate", "--model", path, "--steps", "1", "--hardware", "t4", "--time-limit", "2")
+    result = call("estimate", "--model", path, "--steps", "1", "--hardware", "t4", "--time-limit", "0.5")
     assert result.returncode == 1
     assert "--time-limit" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -321,11 +325,11 @@ def test_the_three_commands_have_help(run: Run, program: str) -> None:
     assert "Usage:" in result.stdout
 
 
-def test_the_umbrella_has_the_same_subcommands(run: Run, net: Path) -> None:
+def test_the_umbrella_has_the_same_subcommands(call: Run, net: Path) -> None:
     arguments = ("--model", net, "--input", "16", "--steps", "5", "--hardware", "t4", "--json")
-    assert run("joulecast", "estimate", *arguments).stdout == run("estimate", *arguments).stdout
-    assert run("joulecast", "--version").stdout.startswith("joulecast ")
-    listed = run("joulecast", "profiles").stdout
+    assert call("joulecast", "estimate", *arguments).stdout == call("estimate", *arguments).stdout != ""
+    assert call("joulecast", "--version").stdout.startswith("joulecast ")
+    listed = call("joulecast", "profiles").stdout
     assert "h100-sxm" in listed
     assert "quadro-rtx-6000" in listed
 

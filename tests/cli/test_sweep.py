@@ -131,7 +131,7 @@ def test_mistakes_are_one_line(call: Run, net: str, options: tuple[str, ...], st
 def test_a_sweep_that_was_stopped_goes_on(call: Run, net: str, tmp_path: Path, number: int) -> None:
     command = [
         *(str(Path(sys.executable).parent / "joulecast"), "sweep", "--model", net, "--output", "o.csv"),
-        *("--set", "width=1,2,3,4,5,6", "--set", "slow=0.3", *RUN),
+        *("--set", "width=1,2,3,4,5,6", "--set", "slow=0.1", *RUN),
     ]
     journal = tmp_path / "o.csv.partial"
     first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ})

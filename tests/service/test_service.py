@@ -7,12 +7,12 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from joulecast.service.requests import EstimateRequest
 
 RUN = {"hardware": "rtx-4090", "epochs": 10, "samples": 1000, "region": "FR", "budget": ["1 J"]}
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_layer": 1, "n_head": 2}
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,59 @@ def client() -> TestClient:
     return TestClient(make_app(max_body_bytes=200_000), raise_server_exceptions=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The command in a process of its own, with a connection that was used at `asked_s` on the monotonic clock."""
+
+    process: subprocess.Popen[bytes]
+    connection: http.client.HTTPConnection
+    asked_s: float
+
+    def status(self) -> str:
+        self.connection.request("GET", "/health")
+        return str(json.load(self.connection.getresponse())["status"])
+
+    def own_address(self) -> Any:
+        """Another one belongs to another connection."""
+        return self.connection.sock.getsockname()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "joulecast"), "serve", "--port", str(port)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "JOULECAST_STORE": str(tmp_path_factory.mktemp("store"))},
+    )
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    served = Served(process, connection, time.monotonic())
+    try:
+        while True:
+            try:
+                assert served.status() == "ok"
+                break
+            except OSError:
+                connection.close()  # for the next request
+                assert time.monotonic() < served.asked_s + 60
+                time.sleep(0.1)
+        yield replace(served, asked_s=time.monotonic())
+    finally:
+        connection.close()
+        process.kill()
+        process.communicate()
+
+
 def post(client: TestClient, **asked: Any) -> tuple[int, dict[str, Any]]:
     response = client.post("/estimate", json=asked)
     return response.status_code, response.json()
+
+
+@POSIX
+def test_the_command_serves(served: Served) -> None:
+    assert served.status() == "ok"
 
 
 def test_the_answer_is_that_of_estimate(client: TestClient, work: dict[str, Any]) -> None:
@@ -260,52 +311,6 @@ def test_the_memory_of_a_service_is_bounded(work: dict[str, Any]) -> None:
     assert (answers._answers._most, answers._profiles._most) == (4096, 64)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_the_command_serves_and_stops(tmp_path: Path, unused_port: Callable[[], int]) -> None:
-    port = unused_port()
-    server = subprocess.Popen(
-        [str(Path(sys.executable).parent / "joulecast"), "serve", "--port", str(port)],
-        stderr=subprocess.PIPE,
-        env={**os.environ, "JOULECAST_STORE": str(tmp_path)},
-    )
-    try:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-                    assert json.load(answer)["status"] == "ok"
-                break
-            except OSError:
-                assert time.monotonic() < end
-                time.sleep(0.1)
-        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        first: Any = None
-        for pause_s in (0, 6):  # clients keep a connection for some seconds, and the server must not close it first
-            time.sleep(pause_s)
-            kept.request("GET", "/health")
-            answer = kept.getresponse()
-            assert json.load(answer)["status"] == "ok"
-            first = first or kept.sock.getsockname()
-            assert kept.sock.getsockname() == first
-        kept.close()
-    finally:
-        server.send_signal(signal.SIGINT)
-        _, said = server.communicate(timeout=30)
-    assert b"Traceback" not in said
-
-
-@pytest.fixture
-def unused_port() -> Callable[[], int]:
-    import socket
-
-    def find() -> int:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            return int(listener.getsockname()[1])
-
-    return find
-
-
 def test_the_size_of_a_configs_dataset_is_that_of_its_epochs(client: TestClient) -> None:
     pytest.importorskip("transformers")
     vit = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
@@ -345,3 +350,15 @@ def test_the_threads_of_a_server_share_one_heap(tmp_path: Path, heaps: str, one:
     report = tmp_path / "heaps.xml"
     subprocess.run([sys.executable, "-c", HEAPS, heaps, str(report)], check=True)
     assert (report.read_text().count("<heap nr=") == 1) is one
+
+
+@POSIX
+def test_the_command_keeps_a_connection_and_stops(served: Served) -> None:
+    """Clients keep a connection for some seconds, and the server must not close it first. The other tests ran since."""
+    first = served.own_address()
+    time.sleep(max(0.0, served.asked_s + 6 - time.monotonic()))
+    assert served.status() == "ok"
+    assert served.own_address() == first
+    served.process.send_signal(signal.SIGINT)
+    _, said = served.process.communicate(timeout=30)
+    assert b"Traceback" not in said

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,19 @@ from joulecast.sweeps import jobs
 from joulecast.sweeps.engine import make_engine
 
 WIDTHS = [{"width": width} for width in range(1, 9)]
+OTHER_WIDTHS = [{"width": width} for width in range(9, 17)]
 DEADLY = [*WIDTHS[:3], {"width": 1, "kills": True}, *WIDTHS[3:]]
 
 
 @pytest.fixture
 def expected(base: Request, tmp_path: Path) -> bytes:
+    return serial_table(WIDTHS, base, tmp_path)
+
+
+def serial_table(candidates: Any, base: Request, tmp_path: Path) -> bytes:
     """The table that a sweep in this process writes."""
     path = tmp_path / "serial.csv"
-    jc.sweep(WIDTHS, base, jobs=1, output=path)
+    jc.sweep(candidates, base, jobs=1, output=path)
     return path.read_bytes()
 
 
@@ -77,11 +81,38 @@ ANOTHER_VERSION = r"the worker on \S+, process \d+ has joulecast \S+, this sweep
 # -- Dask ----------------------------------------------------------------------------------------
 
 
-@dataclass
 class Cluster:
-    address: str
-    scheduler: subprocess.Popen[bytes]
-    workers: list[subprocess.Popen[bytes]]
+    """A scheduler and two workers, each a process of its own; `repaired` starts those that do not run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "scheduler.json"
+        self.scheduler: subprocess.Popen[bytes] | None = None
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def repaired(self) -> Cluster:
+        if self.scheduler is None or self.scheduler.poll() is not None:
+            self.close()
+            self.scheduler = start_scheduler(self._file)
+        self.workers = [worker for worker in self.workers if worker.poll() is None]
+        self.workers += [start_worker(self._file) for _ in range(2 - len(self.workers))]
+        self.address = _address(self._file)
+        return self
+
+    def close(self) -> None:
+        for process in (self.scheduler, *self.workers):
+            if process is not None:
+                kill(process)
+        self.scheduler, self.workers = None, []
+        self._file.unlink(missing_ok=True)
+
+
+def start_scheduler(file: Path) -> subprocess.Popen[bytes]:
+    return start("distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+
+
+def start_worker(file: Path) -> subprocess.Popen[bytes]:
+    options = ("--nthreads", "1", "--no-dashboard", "--no-nanny")
+    return start("distributed.cli.dask_worker", "--scheduler-file", str(file), *options)
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -89,25 +120,22 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-m", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # a nanny and its worker end together
+        start_new_session=True,  # a worker and what it started end together
     )
 
 
-@pytest.fixture
-def dask(tmp_path: Path) -> Iterator[Cluster]:
-    """A scheduler and two workers, each a process of its own."""
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     pytest.importorskip("distributed")
-    found = tmp_path / "scheduler.json"
-    started = [start("distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(found))]
-    started += [
-        start("distributed.cli.dask_worker", "--scheduler-file", str(found), "--nthreads", "1", "--no-dashboard")
-        for _ in range(2)
-    ]
-    try:
-        yield Cluster(_address(found), started[0], started[1:])
-    finally:
-        for process in started:
-            kill(process)
+    found = Cluster(tmp_path_factory.mktemp("dask"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def dask(cluster: Cluster) -> Cluster:
+    """A whole one: the last test may have killed a part of it."""
+    return cluster.repaired()
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -135,6 +163,10 @@ def _address(path: Path, workers: int = 2) -> str:
     raise TimeoutError("no scheduler")
 
 
+def test_a_dask_worker_with_another_version_is_refused_and_named(base: Request, dask: Cluster) -> None:
+    assert re.fullmatch(ANOTHER_VERSION, refused(base, "dask", address=dask.address))
+
+
 def test_a_dask_cluster_gives_the_same_bytes_though_a_worker_is_killed(
     base: Request, tmp_path: Path, dask: Cluster, expected: bytes
 ) -> None:
@@ -145,24 +177,22 @@ def test_a_dask_cluster_gives_the_same_bytes_though_a_worker_is_killed(
     assert table == expected
 
 
-def test_a_sweep_goes_on_after_its_scheduler_was_killed(
-    base: Request, tmp_path: Path, dask: Cluster, expected: bytes
-) -> None:
+def test_a_sweep_goes_on_after_its_scheduler_was_killed(base: Request, tmp_path: Path, dask: Cluster) -> None:
+    """With candidates that no worker has read yet, so that some are left when the first is done."""
+    expected = serial_table(OTHER_WIDTHS, base, tmp_path)
+
     def watch(done: int, total: int | None, failed: int) -> None:
+        assert dask.scheduler is not None
         kill(dask.scheduler)
 
     with pytest.raises(JoulecastError, match=r"the Dask scheduler at .+ is gone: start it again"):
-        swept(WIDTHS, base, tmp_path, engine="dask", address=dask.address, watch=watch)
+        swept(OTHER_WIDTHS, base, tmp_path, engine="dask", address=dask.address, watch=watch)
     kept = (tmp_path / "out.csv.partial").read_bytes().count(b"\n") - 1
-    assert 0 < kept < len(WIDTHS)
+    assert 0 < kept < len(OTHER_WIDTHS)
     done: list[int] = []
-    _, table = swept(WIDTHS, base, tmp_path, jobs=1, watch=lambda *counts: done.append(counts[0]))
+    _, table = swept(OTHER_WIDTHS, base, tmp_path, jobs=1, watch=lambda *counts: done.append(counts[0]))
     assert table == expected
-    assert len(done) == len(WIDTHS) - kept  # what was done is not done again
-
-
-def test_a_dask_worker_with_another_version_is_refused_and_named(base: Request, dask: Cluster) -> None:
-    assert re.fullmatch(ANOTHER_VERSION, refused(base, "dask", address=dask.address))
+    assert len(done) == len(OTHER_WIDTHS) - kept  # what was done is not done again
 
 
 def test_no_scheduler_and_no_address(base: Request, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +207,7 @@ def test_no_scheduler_and_no_address(base: Request, monkeypatch: pytest.MonkeyPa
 def test_a_scheduler_without_workers(base: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     found = tmp_path / "scheduler.json"
-    scheduler = start("distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(found))
+    scheduler = start_scheduler(found)
     try:
         address = _address(found, workers=0)
         monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 2)

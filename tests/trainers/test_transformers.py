@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from joulecast.trainers.run import Length
 from joulecast.trainers.terms import BudgetExceeded
 
 transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="needs accelerate"),
+]
 
 EPOCHS, BATCHES, BATCH = 2, 20, 4
 
@@ -35,21 +38,30 @@ def network() -> Any:
     return transformers.BertForSequenceClassification(config)
 
 
-class Slow(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+# The callbacks' classes are made in functions: their base takes seconds to import, also where tests are only collected.
+
+
+def slow() -> Any:
     """Makes steps of 5 ms and more."""
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        time.sleep(0.005)
+    class Slow(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            time.sleep(0.005)
+
+    return Slow()
 
 
-class Heard(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
-    """What a logger receives before the callbacks of the user."""
+def heard() -> Any:
+    """Has in `logs` what a logger receives before the callbacks of the user."""
 
-    def __init__(self) -> None:
-        self.logs: list[dict[str, float]] = []
+    class Heard(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.logs: list[dict[str, float]] = []
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self.logs.append({**logs, "step": state.global_step})
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            self.logs.append({**logs, "step": state.global_step})
+
+    return Heard()
 
 
 def make(folder: Path, *callbacks: Any, model: Any = None, **options: Any) -> Any:
@@ -104,12 +116,12 @@ def test_training_is_the_same_under_watch(
 
 
 def test_figures_go_to_every_logger(budget: Callable[..., Budget], tmp_path: Path) -> None:
-    heard = Heard()
-    trainer = make(tmp_path, heard, budget("2 kWh"))
+    logger = heard()
+    trainer = make(tmp_path, logger, budget("2 kWh"))
     metrics = trainer.train().metrics
     assert metrics["joulecast/energy_measured_j"] == pytest.approx(1000 * metrics["joulecast/seconds"], rel=0.2)
     assert trainer.state.log_history[-1].items() >= metrics.items()
-    rows = [row for row in heard.logs if "joulecast/energy_measured_j" in row]
+    rows = [row for row in logger.logs if "joulecast/energy_measured_j" in row]
     assert [row["step"] for row in rows] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert rows[-1]["joulecast/energy_measured_j"] == pytest.approx(1000 * rows[-1]["joulecast/seconds"], rel=0.2)
     assert [row for row in trainer.state.log_history if "joulecast/forecast_energy_kwh_high" in row]
@@ -155,7 +167,7 @@ def test_what_does_not_fit_is_not_begun(budget: Callable[..., Budget], tmp_path:
 
 
 def test_what_breaks_its_budget_is_saved_and_stopped(budget: Callable[..., Budget], tmp_path: Path) -> None:
-    trainer = make(tmp_path, Slow(), budget("80 J"))
+    trainer = make(tmp_path, slow(), budget("80 J"))
     with pytest.raises(BudgetExceeded, match=r"stopped after \d+ of 40 steps, energy measured, saved as") as caught:
         trainer.train()
     stopped_at = trainer.state.global_step
@@ -172,7 +184,7 @@ def test_what_breaks_its_budget_is_saved_and_stopped(budget: Callable[..., Budge
 def test_warn_stops_and_train_returns(
     budget: Callable[..., Budget], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = make(tmp_path, Slow(), budget("80 J", on_exceed="warn"))
+    trainer = make(tmp_path, slow(), budget("80 J", on_exceed="warn"))
     assert trainer.train().global_step < EPOCHS * BATCHES
     assert "stopped after" in caplog.text
 
@@ -183,11 +195,11 @@ def test_a_meter_that_fails_ends_no_training(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    heard = Heard()
-    trainer = make(tmp_path, Slow(), heard, budget("2 kWh", meter=constant_power(1000.0, 0.1)))
+    logger = heard()
+    trainer = make(tmp_path, slow(), logger, budget("2 kWh", meter=constant_power(1000.0, 0.1)))
     assert trainer.train().global_step == EPOCHS * BATCHES
     assert len([line for line in caplog.messages if "the energy meter failed" in line]) == 1
-    last = [row for row in heard.logs if "joulecast/seconds" in row][-1]
+    last = [row for row in logger.logs if "joulecast/seconds" in row][-1]
     assert "joulecast/energy_measured_j" not in last
 
 

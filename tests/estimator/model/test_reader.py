@@ -250,7 +250,7 @@ def test_where_forks_are_not_safe_each_model_has_a_new_process(tmp_path: Path, m
     reader = Reader()
     for source, words in ((MODEL, ""), ("import os\nos._exit(3)\n", "status 3"), ("while 1: pass\n", "net.py:1 in")):
         (tmp_path / "net.py").write_text(source)
-        limit_s = 2.0 if "while" in source else 60.0
+        limit_s = 0.5 if "while" in source else 60.0
         request = ReadRequest("net.py", TraceOptions(specs=OPTIONS.specs, time_limit_s=limit_s), tmp_path)
         if words:
             with pytest.raises(ModelError, match=words):
