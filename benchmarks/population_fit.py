@@ -133,6 +133,11 @@ NUISANCE = {
     "copy": (2.5e-10, 0.4),  # seconds a byte of inputs copied from the host in the step
     "floor_k": (2.0, 0.8),  # kernels measured alone: what starting one adds
     "copy_k": (1.5e-5, 0.4),
+    "issue_k": (3e-5, 0.3),  # kernels timed by events one at a time: at least what the host takes to issue one
+    "issue_linear": (2.0, 0.3),
+    "issue_batched": (1.3, 0.3),
+    "issue_norm": (1.5, 0.3),
+    "issue_amd": (0.6, 0.3),
     "fp8": (0.6, 0.2),  # seconds of BERT in FP8 over 16 bit
     "multi": (1.1, 0.1),  # several devices: communication
 }
@@ -162,9 +167,19 @@ def log_seconds(rows: Rows, values: Mapping[str, Any], own: Any, xp: Any = np) -
     device = compute + total(x.memory) * by[:, 1] + floor
     host = xp.where(alone, 1e-9, total(x.host) * by[:, 2])
     step = model.step_seconds(host, device, values["sharpness"], xp) + rows.copied * values["copy"]
-    issued = np.array([source.startswith("neusight kernel") for source in rows.source.tolist()])
     several = np.array([step.devices > 1 for step in rows.steps])
-    return xp.log((step + values["copy_k"] * issued) * xp.where(several, values["multi"], 1.0))
+    step = xp.where(several, values["multi"], 1.0) * step
+    kinds = np.array([source.removeprefix("neusight kernel ") for source in rows.source.tolist()])
+    timed = kinds != rows.source
+    amd = np.array([all_specs()[gpu][SPECS.index("amd")] > 0 for gpu in rows.gpu.tolist()])
+    issue = values["issue_k"] * by[:, 2] * xp.where(amd, values["issue_amd"], 1.0)
+    for kind, name in (("linear", "issue_linear"), ("bmm", "issue_batched"), ("ln", "issue_norm")):
+        issue = issue * xp.where(kinds == kind, values[name], 1.0)
+    return xp.log(xp.where(timed, model.step_seconds(issue, step + values["copy_k"], _AT_LEAST, xp), step))
+
+
+_AT_LEAST = 8.0
+"""Sharpness of a kernel alone: it starts when it is issued, so that the longer of the two counts."""
 
 
 def predict(rows: Rows, values: Mapping[str, float]) -> Array:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchvision_stub import import_pytorchcv, import_timm
 
 from joulecast.estimator.trace.trace import trace
-from joulecast.estimator.trace.workload import Workload
+from joulecast.estimator.trace.workload import Op, Workload
 
 Builder = Callable[[int], tuple[nn.Module, Any]]  # batch -> model and inputs, both on the meta device
 
@@ -61,7 +61,15 @@ def build_work(key: WorkKey) -> Workload:
         for op in work.ops
         if key.optimizer is not None or op.phase != "optimizer"
     )
+    if key.train and getattr(model, "keeps_gradients", False):
+        ops += tuple(_added(parameter) for parameter in model.parameters())
     return replace(work, ops=ops)
+
+
+def _added(parameter: Tensor) -> Op:
+    """A gradient added to the one of the step before."""
+    size = parameter.numel() * parameter.element_size()
+    return Op("add_", "pointwise", "backward", "", 0, 2 * size, size)
 
 
 def _repeats(model: nn.Module, layer: str) -> int:
@@ -196,7 +204,7 @@ class Pretraining(nn.Module):
         return F.cross_entropy(logits.float(), logits.new_zeros(logits.shape[0], dtype=torch.int64))
 
 
-def _causal(kind: str, length: int, **sizes: int) -> Builder:
+def _causal(kind: str, length: int, attention: str = "eager", **sizes: int) -> Builder:
     def build(batch: int) -> tuple[nn.Module, Any]:
         import transformers
 
@@ -210,7 +218,7 @@ def _causal(kind: str, length: int, **sizes: int) -> Builder:
                     word_embed_proj_dim=sizes["hidden"],
                     max_position_embeddings=length,
                     use_cache=False,
-                    attn_implementation="eager",
+                    attn_implementation=attention,
                 )
                 model: nn.Module = transformers.OPTForCausalLM(config)
             else:
@@ -220,12 +228,99 @@ def _causal(kind: str, length: int, **sizes: int) -> Builder:
                     n_head=sizes["heads"],
                     n_positions=length,
                     use_cache=False,
-                    attn_implementation="eager",
+                    attn_implementation=attention,
                 )
                 model = transformers.GPT2LMHeadModel(config)
         return model, {"input_ids": _ids(batch, length)}
 
     return build
+
+
+# -- NeuSight's networks, as its scripts run them: transformers 4.38 with eager attention ------------------------
+
+
+def _divided_scores(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, **options: Any) -> Any:
+    """BERT's attention of 4.38: it always adds a mask."""
+    scores = torch.matmul(q, k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+    scores = scores + scores.new_zeros(scores.shape[0], 1, 1, scores.shape[-1])
+    return _mixed(module, scores, v, options["dropout"])
+
+
+def _chosen_scores(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, **options: Any) -> Any:
+    """GPT-2's: scores of later tokens are replaced, which the backward pass does once more."""
+    scores = torch.matmul(q, k.transpose(-1, -2)) / q.shape[-1] ** 0.5
+    return _mixed(module, torch.where(module.causal, scores, _least(scores)), v, options["dropout"])
+
+
+def _limited_scores(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, **options: Any) -> Any:
+    """OPT's: the masked scores have a lower limit, whose backward pass compares, halves ties and fills."""
+    scores = torch.matmul(q, k.transpose(-1, -2)) + mask
+    return _mixed(module, torch.maximum(scores, _least(scores)), v, 0.0)
+
+
+def _least(scores: Tensor) -> Tensor:
+    return scores.new_full((), torch.finfo(scores.dtype).min)
+
+
+def _mixed(module: nn.Module, scores: Tensor, v: Tensor, dropout: float) -> tuple[Tensor, None]:
+    shares = F.dropout(F.softmax(scores, -1), dropout, module.training)
+    return torch.matmul(shares, v).transpose(1, 2).contiguous(), None
+
+
+def _of_2024(attention: Callable[..., Any]) -> str:
+    """The name under which transformers calls `attention`, with a float mask."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    name = f"eager-4.38-{attention.__name__.strip('_')}"
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, eager_mask)
+    return name
+
+
+def _every_token(output: Any) -> Tensor:
+    logits = output.prediction_logits if "prediction_logits" in output else output.logits
+    flat = logits.flatten(0, 1)
+    return F.cross_entropy(flat, torch.zeros(flat.shape[0], dtype=torch.int64, device=flat.device))
+
+
+def _neusight_bert(train: bool) -> Builder:
+    """Training: logits of every token. Inference: two classes from the first token."""
+
+    def build(batch: int) -> tuple[nn.Module, Any]:
+        import transformers
+
+        config = transformers.BertConfig(
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            attn_implementation=_of_2024(_divided_scores),
+        )
+        kind = transformers.BertForPreTraining if train else transformers.BertForSequenceClassification
+        with torch.device("meta"):
+            return _keeping_gradients(kind(config)), {"input_ids": _ids(batch, 512)}
+
+    return build
+
+
+def _neusight_causal(kind: str, length: int, **sizes: int) -> Builder:
+    def build(batch: int) -> tuple[nn.Module, Any]:
+        attention = _of_2024(_limited_scores if kind == "opt" else _chosen_scores)
+        model, inputs = _causal(kind, length, attention=attention, **sizes)(batch)
+        with torch.device("meta"):
+            for module in model.modules():
+                if hasattr(module, "attn_dropout"):
+                    module.causal = torch.ones(1, 1, length, length, dtype=torch.bool)
+        return _keeping_gradients(model), inputs
+
+    return build
+
+
+def _keeping_gradients(model: nn.Module) -> nn.Module:
+    """NeuSight's script clears no gradients: each backward pass adds to those of before."""
+    model.joulecast_loss, model.keeps_gradients = _every_token, True  # type: ignore[assignment]
+    return model
 
 
 class TransformerBig(nn.Module):
@@ -603,10 +698,12 @@ _BUILDERS: dict[str, Builder] = {
     "bert-large-128": _bert(24, 1024, 128, "pretraining"),
     "bert-large-512": _bert(24, 1024, 512, "pretraining"),
     "bert-large-512-fused": _bert(24, 1024, 512, "pretraining", "sdpa"),
-    "gpt2-large": _causal("gpt2", 1024, hidden=1280, layers=36, heads=20),
-    "gpt3-xl": _causal("gpt2", 2048, hidden=3072, layers=24, heads=24),
-    "gpt3-2.7b": _causal("gpt2", 2048, hidden=2560, layers=32, heads=32),
-    "opt-1.3b": _causal("opt", 2048, hidden=2048, layers=24, heads=32),
+    "neusight-bert-train": _neusight_bert(train=True),
+    "neusight-bert-infer": _neusight_bert(train=False),
+    "neusight-gpt2-large": _neusight_causal("gpt2", 1024, hidden=1280, layers=36, heads=20),
+    "neusight-gpt3-xl": _neusight_causal("gpt2", 2048, hidden=3072, layers=24, heads=24),
+    "neusight-gpt3-2.7b": _neusight_causal("gpt2", 2048, hidden=2560, layers=32, heads=32),
+    "neusight-opt-1.3b": _neusight_causal("opt", 2048, hidden=2048, layers=24, heads=32),
     "gpt-l12": _causal("gpt2", 1024, hidden=768, layers=12, heads=12),
     "gpt-l16": _causal("gpt2", 1024, hidden=1536, layers=16, heads=16),
     "transformer-big": _transformer_big,

@@ -159,20 +159,15 @@ def lambda_steps(measured: Path, devices: int = 1) -> Iterator[Step]:
 
 def neusight_steps(measured: Path) -> Iterator[Step]:
     """Forward, or forward and backward, in true float32, with what NeuSight predicts."""
-    networks = {
-        "bert_large": "bert-large-512",
-        "gpt2_large": "gpt2-large",
-        "gpt3_xl": "gpt3-xl",
-        "gpt3_27": "gpt3-2.7b",
-        "opt_13": "opt-1.3b",
-    }
+    names = {"gpt2_large": "gpt2-large", "gpt3_xl": "gpt3-xl", "gpt3_27": "gpt3-2.7b", "opt_13": "opt-1.3b"}
     for row in _rows(measured / "neusight" / "end_to_end.csv"):
-        if row["n_gpus"] != "1" or row["network"] not in networks:
+        name = f"bert-{row['mode']}" if row["network"] == "bert_large" else names.get(row["network"])
+        if row["n_gpus"] != "1" or name is None:
             continue
         yield Step(
             source="neusight",
             gpu=gpu_key(row),
-            key=WorkKey(networks[row["network"]], int(row["batch_per_gpu"]), "fp32", row["mode"] == "train", None),
+            key=WorkKey(f"neusight-{name}", int(row["batch_per_gpu"]), "fp32", row["mode"] == "train", None),
             software="compiled" if "compile" in row["notes"] else "eager",
             seconds=float(row["step_ms"]) / 1e3,
             year=_year(row),

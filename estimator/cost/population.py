@@ -303,6 +303,7 @@ _TINY = 1e-30  # seconds
 _CONVERTED_BYTES = 2.0  # of an input of an 8-bit product; each is read in 16 bits and written twice, for two products
 _FP8_SHARE = 0.9  # of the rate over that of 16 bits; fitted on seven steps of MPT 1B and 3B in FP8 on H100
 _USUAL_RATE = 1.5e13  # multiply-adds per second
+_LARGEST_UNITS = 17.0  # 16-bit multiply-adds on matrix units for each in FP32: 16 in an A100, 14.8 to 16.7 in Hopper
 _ALIGNED = 8  # 16-bit products whose sizes are multiples of it run on matrix units at their full rate
 _SPLIT_K = 256.0  # a reduction is split among multiprocessors down to this length
 
@@ -374,6 +375,7 @@ def _padded_macs(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], sus
     long, short, sms = xp.maximum(t.m, t.n), xp.minimum(t.m, t.n), s["sms"]
     # A multiprocessor loads a tile's edges at 64 bytes a clock.
     bytes_per_mac_time = sustained / (sms * s["clock"]) * xp.where(t.half > 0, 2.0, 4.0) / 64.0
+    bytes_per_mac_time = bytes_per_mac_time / xp.where(t.half > 0, _larger_units(s, xp), 1.0)
     edge = p["edge"] * bytes_per_mac_time ** p["edge_power"]
     best = xp.full(t.m.shape, xp.inf)
     longest = xp.maximum(t.k / _SPLIT_K, 1.0)
@@ -402,10 +404,11 @@ def _rate(
     half = xp.where(s["tensor"] > 0, clock * s["half"] * p["eff_half"], vector)
     on_tf32 = (tf32 > 0) & (matrix > single)
     rate = xp.where(t.half > 0, half, xp.where(on_tf32, matrix, single))
-    doublings = xp.log2(rate / _USUAL_RATE)
+    larger = xp.where(t.half > 0, _larger_units(s, xp), 1.0)
+    doublings = xp.log2(rate / larger / _USUAL_RATE)
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
     joules = joules * xp.where(
-        (t.half > 0) & (s["tensor"] > 0), p["energy_half"], xp.where(on_tf32, p["energy_tf32"], 1.0)
+        (t.half > 0) & (s["tensor"] > 0), p["energy_half"] / larger, xp.where(on_tf32, p["energy_tf32"], 1.0)
     )
     board = s["power"] * xp.where(s["mobile"] > 0, p["mobile_power"], 1.0)
     # Memory, its interface and the paths to it draw power that arithmetic cannot have.
@@ -437,6 +440,16 @@ def _rate(
     gain = gain * xp.where((s["unsupported"] > 0) & (t.half > 0), p["unsupported_half"], 1.0)
     gain = gain * xp.where((t.dilated > 0) & (half_conv | (on_tf32 > 0)), p["gain_dilated"], 1.0)
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
+
+
+def _larger_units(s: Mapping[str, Any], xp: Any = np) -> Any:
+    """How much larger NVIDIA's matrix units are than any that was fitted on: more than 1 from the B200 on.
+
+    It is assumed that they need as much less energy for each multiply-add, and have as much wider paths to their tiles
+    (pairs of multiprocessors share operands): that they reach the share of their peak that the H100's reach.
+    """
+    larger = xp.maximum(s["half"] / s["fp32"] / _LARGEST_UNITS, 1.0)
+    return xp.where((s["amd"] > 0) | (s["other"] > 0) | (s["tensor"] == 0), 1.0, larger)
 
 
 def _bytes(
@@ -672,7 +685,7 @@ def population_watts(time: PopulationTime, precision: str, idle_w: float | None)
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
     half = (precision in _HALF or precision == FP8) and s["tensor"] > 0
     rate = s["half"] if half else s["fp32"]
-    dynamic = min(joules * (p["energy_half"] if half else 1.0) * rate, 0.85 * board)
+    dynamic = min(joules * (p["energy_half"] / float(_larger_units(s)) if half else 1.0) * rate, 0.85 * board)
     busy = min(waiting + share["compute"] * dynamic, board)
     memory = min(waiting + share["memory"] * board, board)
     return {"idle": idle, LAUNCH: waiting, MEMORY: memory, COMPUTE: max(busy, waiting)}

@@ -311,7 +311,7 @@ HALF_DEVICE = {"half": 8e12}
         (conv(1), {}, {"gain_dilated": 0.5}, True, 4e12),
         # Fast units: 3.75 T are two doublings below the usual rate, 30 T one above.
         (matmul(128, 256, 128), {"fp32": 3.75e12}, {"doubling_matmul": 2.0}, False, 3.75e12 / 4),
-        (matmul(128, 256, 128, half=True), {"half": 30e12}, {"doubling_matmul": 0.5}, False, 15e12),
+        (matmul(128, 256, 128, half=True), {"half": 30e12, "fp32": 2e12}, {"doubling_matmul": 0.5}, False, 15e12),
         (matmul(128, 256, 128, b=2), {"fp32": 3.75e12}, {"doubling_matmul": 2.0}, False, 3.75e12),
         (matmul(128, 256, 128), {"fp32": 3.75e12}, {"doubling_grouped": 2.0}, False, 3.75e12),
         (conv(1), {"fp32": 3.75e12}, {"doubling_matmul": 2.0, "doubling_grouped": 2.0}, False, 3.75e12),
@@ -371,6 +371,21 @@ AT_LIMIT, OVER_LIMIT = 2**-0.125, 257**-0.125
             False,
             AT_LIMIT,
         ),
+        # 34 multiply-adds for each in FP32, twice as many as any unit that was fitted on: half the energy for each.
+        (
+            matmul(128, 256, 128, half=True),
+            {"half": 34e12},
+            {"energy_mac": 75.0, "energy_half": 2 / 34},
+            False,
+            AT_LIMIT,
+        ),
+        (
+            matmul(128, 256, 128, half=True),
+            {"half": 34e12, "amd": 1.0},
+            {"energy_mac": 75.0, "energy_half": 1 / 34},
+            False,
+            AT_LIMIT,
+        ),
         (matmul(128, 256, 128), {}, {"energy_mac": 75.0, "energy_half": 9.0, "energy_tf32": 0.25}, True, AT_LIMIT),
         (matmul(128, 256, 128), {}, {"energy_mac": 75.0, "energy_half": 9.0, "energy_tf32": 9.0}, False, AT_LIMIT),
     ],
@@ -380,6 +395,17 @@ def test_the_power_limit_slows_arithmetic(
 ) -> None:
     free, limited = parts(op, device=device, tf32=tf32), parts(op, device=device, p=p, tf32=tf32)
     assert free["compute"] / limited["compute"] == pytest.approx(share)
+
+
+def test_larger_matrix_units_are_fed_as_well_as_those_that_were_fitted_on() -> None:
+    """34 T multiply-adds per second on one multiprocessor of 1 GHz load 1,062.5 times 64 bytes a clock: half counts."""
+    op, device = matmul(128, 256, 128, half=True), {"half": 34e12}
+    plain, edges, gain = (
+        parts(op, device=device, p=p)["compute"]
+        for p in ({}, {"edge": 16 / 531.25, "edge_power": 1.0}, {"doubling_matmul": 0.5})
+    )
+    assert edges / plain == pytest.approx(1.25)
+    assert gain / plain == pytest.approx(17 / 15)  # of 17 T, from 15 T on
 
 
 @pytest.mark.parametrize(
@@ -783,6 +809,7 @@ def shares(monkeypatch: pytest.MonkeyPatch) -> None:
         ({}, {"energy_mac": 500.0}, "float32", None, {"compute": 30 + 0.5 * 85}),  # no more than the power limit
         ({}, {"energy_mac": 5.0, "energy_half": 0.5}, "float16", None, {"compute": 30 + 0.5 * 20}),
         ({}, {"energy_mac": 5.0, "energy_half": 0.5}, "bfloat16", None, {"compute": 30 + 0.5 * 20}),
+        ({"half": 34e12}, {"energy_mac": 1.0, "energy_half": 0.5}, "bfloat16", None, {"compute": 30 + 0.5 * 8.5}),
         ({}, {"energy_mac": 5.0, "energy_half": 0.5}, "float32", None, {"compute": 30 + 0.5 * 5}),
         ({"tensor": 0.0}, {"energy_mac": 5.0, "energy_half": 0.5}, "float16", None, {"compute": 30 + 0.5 * 5}),
         ({"nm": 24.0}, {"energy_mac": 40.0}, "float32", None, {"compute": 50}),
