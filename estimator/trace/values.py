@@ -25,9 +25,9 @@ from torch.utils._pytree import tree_map_only
 
 from .parts import NeedsValuesError, in_parts
 
-# The largest tensor whose values are computed, in elements. Above `_MAX_TOTAL` elements in all, only small tensors are.
+# The largest tensor whose values are computed, in elements. Above `_MAX_TOTAL` bytes in all, only small tensors are.
 MAX_ELEMENTS = 2**23
-_MAX_TOTAL = 2**26
+_MAX_TOTAL = 2**29
 _MAX_FOLLOWED_FLOATS, _SMALL = 2**21, 2**16
 _SMALL_PART = 2**12
 # Floating-point inputs and parameters have values up to this size: scales and thresholds.
@@ -155,11 +155,11 @@ class Values:
 
     @property
     def followed(self) -> int:
-        """Elements of all tensors whose values were computed."""
+        """Bytes of all tensors whose values were computed."""
         return self._total
 
     def count_left_out(self, followed: int, drawn: int) -> None:
-        """Counts the elements that a block would have followed and the values that it would have drawn."""
+        """Counts the bytes that a block would have followed and the values that it would have drawn."""
         self._total += followed
         self.drawn += drawn
 
@@ -174,7 +174,7 @@ class Values:
 
     def _set(self, stand_in: torch.Tensor, value: torch.Tensor | _Later) -> None:
         if isinstance(value, torch.Tensor):
-            self._total += min(value.numel(), value.untyped_storage().nbytes() // value.element_size())
+            self._total += min(value.nbytes, value.untyped_storage().nbytes())
         self._known[id(stand_in)] = stand_in, value
 
     def _entry(self, tensor: torch.Tensor) -> torch.Tensor | _Later | None:
@@ -324,6 +324,8 @@ class Values:
         given = name in _SHAPE_ONLY or all(isinstance(entry, torch.Tensor) for entry in needed)
         # A mask of floats is that of dropout, which nothing reads: drawing it takes time.
         limit = MAX_FLOATS if name == "bernoulli_" and _is_float(first) else self._limit(first)
+        if writes and not given and not _is_float(first) and first.numel() <= limit:
+            given = self._settled(leaves)
         if given and (first.numel() <= limit or _is_view(func)):
             self._compute(func, name, args, kwargs, outputs)
             return
@@ -343,6 +345,21 @@ class Values:
                 if isinstance(one, torch.Tensor) and (follows or not _is_float(one)):
                     place = index if isinstance(output, (tuple, list)) else None
                     self._set(one, _Later(func, args, kwargs, place, any(weights) and follows, peak and _is_float(one)))
+
+    def _settled(self, leaves: Sequence[torch.Tensor]) -> bool:
+        """Whether all of these have values now: masks of chosen items that are written into a padded one."""
+        try:
+            with for_real():
+                for leaf in leaves:
+                    entry = self._entry(leaf)
+                    if entry is None or (isinstance(entry, _Later) and leaf.numel() > MAX_ELEMENTS):
+                        return False
+                    if isinstance(entry, _Later):
+                        self._found(leaf, entry, depth=0)
+                        self.drawn += self.is_invented(leaf)
+        except NeedsValuesError:
+            return False
+        return all(isinstance(self._entry(leaf), torch.Tensor) for leaf in leaves)
 
     def _limit(self, tensor: torch.Tensor) -> int:
         if self._total > _MAX_TOTAL:

@@ -547,3 +547,28 @@ def test_pooled_activations_are_no_values() -> None:
         assert not values.follows(pooled)
         assert not values.follows(pooled * 2)
         assert values.follows(pooled > 0.5)
+
+
+class Pruned(nn.Module):
+    """Keeps the points of each sample that a layer trusts, in two rounds, padded to the longest sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trust, self.describe = nn.Linear(64, 1), nn.Linear(64, 64)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        kept = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
+        for _ in range(2):
+            trusted = (self.trust(points).sigmoid().squeeze(-1) > 0.1) & kept
+            points = nn.utils.rnn.pad_sequence(
+                [one[mask] for one, mask in zip(points, trusted, strict=True)], batch_first=True
+            )
+            kept = nn.utils.rnn.pad_sequence([one[one] for one in trusted], batch_first=True)
+        return self.describe(points)
+
+
+def test_masks_of_chosen_items_keep_their_values_when_they_are_padded() -> None:
+    work = trace(Pruned(), torch.zeros(4, 100, 64), train=False, layers=False)
+    assert work.tracer == "meta"
+    points = next(op.flops for op in work.ops if op.layer == "describe") // 64**2
+    assert 4 * 70 < points <= 4 * 100  # about 81 of 100

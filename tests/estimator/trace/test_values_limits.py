@@ -16,7 +16,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 def test_limits() -> None:
     """8 million whole numbers, 4,096 floating-point ones; 64 million elements in all."""
-    assert (MAX_ELEMENTS, MAX_FLOATS, values_module._MAX_TOTAL) == (8_388_608, 4_096, 67_108_864)
+    assert (MAX_ELEMENTS, MAX_FLOATS, values_module._MAX_TOTAL) == (8_388_608, 4_096, 536_870_912)
     assert (values_module._MAX_FOLLOWED_FLOATS, values_module._SMALL) == (2_097_152, 65_536)
     assert values_module._MAX_DEPTH * 7 < 1000 - 400  # frames: most stay for the model's own calls
 

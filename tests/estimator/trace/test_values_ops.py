@@ -191,7 +191,7 @@ def test_an_unknown_write_spoils_a_tensor_and_its_views() -> None:
     assert values.known(later) is not None
     number = run(values, lambda: meta(2).argmax())
     run(values, lambda: number.add_(meta(1, dtype=torch.int64)[0]))
-    assert values.of(number).item() == 0  # drawn: what it was is forgotten
+    assert values.of(number).item() in (0, 1)  # drawn, as is what is added
 
 
 def test_a_known_write_is_followed() -> None:
@@ -235,7 +235,7 @@ def test_float_results_are_followed_up_to_two_million_elements_and_whole_ones_fu
 
 
 def test_only_small_tensors_are_followed_once_many_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_TOTAL", 100)
+    monkeypatch.setattr(module, "_MAX_TOTAL", 800)
     values = Values("meta")
     known(values, [0] * 100)
     assert values._limit(meta(1, dtype=torch.int64)) == MAX_ELEMENTS
@@ -358,7 +358,7 @@ def test_a_ctc_loss_without_samples_has_one_state() -> None:
         assert tuple(alpha.shape) == (0, 20, 1)
 
 
-def test_a_whole_number_copied_from_an_unknown_one_is_unknown() -> None:
+def test_a_whole_number_copied_from_an_activation_is_drawn() -> None:
     values = Values("meta")
     target = known(values, [5])
 
@@ -366,7 +366,10 @@ def test_a_whole_number_copied_from_an_unknown_one_is_unknown() -> None:
         target.copy_(meta(1, 4).argmax(1))
 
     run(values, copy)
-    assert values.known(target) is None
+    written = values.known(target)
+    assert written is not None
+    assert 0 <= int(written) < 4
+    assert values.drawn == 1
 
 
 def test_an_op_that_fails_on_the_values_has_none() -> None:
