@@ -5,7 +5,7 @@ from __future__ import annotations
 from .bounds import ErrorModel
 from .features import COMPUTE, LAUNCH, MEMORY
 from .hardware import BOUNDARIES, Hardware
-from .population import PopulationTime, load_population, population_time, population_watts
+from .population import PopulationTime, larger_units, load_population, population_time, population_watts
 from .profile import PowerModel, Profile, Provenance
 from .roofline import Roofline
 
@@ -46,9 +46,22 @@ def _gpu_profile(hardware: Hardware) -> Profile:
             sources=(hardware.source, *population.sources),
             fitted_on=population.fitted_on,
             boundary=BOUNDARIES[hardware.kind],
-            notes=("specifications of the part, in a model fitted on public measurements of other GPUs",),
+            notes=(
+                "specifications of the part, in a model fitted on public measurements of other GPUs",
+                *_beyond(time),
+            ),
         ),
         memory_bytes=int(hardware.memory_gb * 1e9) if hardware.memory_gb else None,
+    )
+
+
+def _beyond(time: PopulationTime) -> tuple[str, ...]:
+    """What the measurements do not cover."""
+    if larger_units(time.specs) == 1:
+        return ()
+    return (
+        "no GPU with 16-bit matrix units as large as its was measured: they are assumed to reach the share of their "
+        "peak that an H100's reach",
     )
 
 

@@ -375,7 +375,7 @@ def _padded_macs(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], sus
     long, short, sms = xp.maximum(t.m, t.n), xp.minimum(t.m, t.n), s["sms"]
     # A multiprocessor loads a tile's edges at 64 bytes a clock.
     bytes_per_mac_time = sustained / (sms * s["clock"]) * xp.where(t.half > 0, 2.0, 4.0) / 64.0
-    bytes_per_mac_time = bytes_per_mac_time / xp.where(t.half > 0, _larger_units(s, xp), 1.0)
+    bytes_per_mac_time = bytes_per_mac_time / xp.where(t.half > 0, larger_units(s, xp), 1.0)
     edge = p["edge"] * bytes_per_mac_time ** p["edge_power"]
     best = xp.full(t.m.shape, xp.inf)
     longest = xp.maximum(t.k / _SPLIT_K, 1.0)
@@ -404,7 +404,7 @@ def _rate(
     half = xp.where(s["tensor"] > 0, clock * s["half"] * p["eff_half"], vector)
     on_tf32 = (tf32 > 0) & (matrix > single)
     rate = xp.where(t.half > 0, half, xp.where(on_tf32, matrix, single))
-    larger = xp.where(t.half > 0, _larger_units(s, xp), 1.0)
+    larger = xp.where(t.half > 0, larger_units(s, xp), 1.0)
     doublings = xp.log2(rate / larger / _USUAL_RATE)
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
     joules = joules * xp.where(
@@ -442,7 +442,7 @@ def _rate(
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
 
 
-def _larger_units(s: Mapping[str, Any], xp: Any = np) -> Any:
+def larger_units(s: Mapping[str, Any], xp: Any = np) -> Any:
     """How much larger NVIDIA's matrix units are than any that was fitted on: more than 1 from the B200 on.
 
     It is assumed that they need as much less energy for each multiply-add, and have as much wider paths to their tiles
@@ -685,7 +685,7 @@ def population_watts(time: PopulationTime, precision: str, idle_w: float | None)
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
     half = (precision in _HALF or precision == FP8) and s["tensor"] > 0
     rate = s["half"] if half else s["fp32"]
-    dynamic = min(joules * (p["energy_half"] / float(_larger_units(s)) if half else 1.0) * rate, 0.85 * board)
+    dynamic = min(joules * (p["energy_half"] / float(larger_units(s)) if half else 1.0) * rate, 0.85 * board)
     busy = min(waiting + share["compute"] * dynamic, board)
     memory = min(waiting + share["memory"] * board, board)
     return {"idle": idle, LAUNCH: waiting, MEMORY: memory, COMPUTE: max(busy, waiting)}

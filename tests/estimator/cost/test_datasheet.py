@@ -107,3 +107,10 @@ def test_a_slow_gpu_without_16_bit_rates_has_no_units_for_them() -> None:
     assert specs["fp32"] == specs["half"] == pytest.approx(0.1e12)
     assert specs["sms"] == 1.0  # less than one of usual size
     assert (specs["l2"], specs["clock"], specs["power"]) == (4e6, 1.6e9, 200.0)
+
+
+def test_units_larger_than_any_that_was_measured_are_named() -> None:
+    assert len(datasheet_profile(GPU).provenance.notes) == 1
+    larger = replace(GPU, fp16_tflops=340.0)  # 34 multiply-adds for each in FP32
+    assert any("16-bit matrix units" in note for note in datasheet_profile(larger).provenance.notes)
+    assert len(datasheet_profile(replace(larger, vendor="AMD")).provenance.notes) == 1
