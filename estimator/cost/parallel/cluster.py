@@ -18,7 +18,10 @@ from ..stacks import Links, load_stacks
 _PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction, where the table has no figure
 _BRIDGED = 2  # devices that an NVLink bridge joins
 _WITH_BRIDGE = re.compile("pcie|nvl|rtx|titan|quadro|^a30$|^a40$")  # NVIDIA's boards for PCIe, by their keys
-_THROUGH_HOST = 0.5  # of PCIe's rate: GeForce cards have no access to each other, the host copies in between
+# GeForce cards have no access to each other: the host copies in between, at a share of PCIe's rate for each card and no
+# more than this for all of a node. Halves of Lambda's GeForce cards, 2 to 8 in a machine, chose 24 and 32 GB/s.
+_THROUGH_HOST = 0.5
+_HOST_GB_PER_S = 32.0
 _NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
 _TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
@@ -149,7 +152,7 @@ def _link_gb_per_s(part: Hardware, devices: int) -> float:
     if part.link_gb_per_s and (devices <= _BRIDGED or not bridged):
         return part.link_gb_per_s / 2
     pcie = part.pcie_gb_per_s / 2 if part.pcie_gb_per_s else _PCIE_GB_PER_S
-    return pcie * (_THROUGH_HOST if "GeForce" in part.name else 1.0)
+    return min(pcie * _THROUGH_HOST, _HOST_GB_PER_S / devices) if "GeForce" in part.name else pcie
 
 
 def _figure(text: str) -> float | None:

@@ -190,8 +190,9 @@ def test_the_nearest_sizes(plan: Plan, message: str):
         ("4xa100-pcie-80gb", 32.0),  # PCIe 4.0
         ("4xrtx-a6000", 32.0),
         ("2xrtx-3090", 56.25),
-        ("4xrtx-3090", 16.0),  # through the host
-        ("4xrtx-2080-ti", 8.0),  # PCIe 3.0, through the host
+        ("4xrtx-3090", 8.0),  # a quarter of what passes through the host
+        ("3xrtx-2080-ti", 8.0),  # half of PCIe 3.0
+        ("8xrtx-2080-ti", 4.0),
         ("4xquadro-rtx-6000", 16.0),
         ("2xrtx-4090", 16.0),  # without a bridge
     ],
