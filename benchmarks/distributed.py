@@ -6,6 +6,7 @@ Networks (or sizes, or settings) of each source are sorted by name and dealt to 
 `--fit`, the factors of software and links are fitted on one half and judged on the other, in both directions; what is
 shipped is fitted on all and written to datasets/stacks.json. Its bounds come from sources that were left out as a
 whole: other clusters, software and people. Whole runs, which no fit uses, are sources too; every source counts as much.
+They are as wide as it takes for 90 % of a source to be inside bounds that were drawn without it.
 The bounds where the software is not stated come from the sources since 2023, all predicted as what is then assumed.
 Without `--fit`, the shipped values are judged. A network is traced once per size, sequence and batch, and cached.
 """
@@ -42,6 +43,8 @@ _UTILISATION = 0.4
 _MOST_ROWS = 120  # of one source in a fit
 _SINCE_2023 = ("llm-foundry", "internevo", "jax-toolbox", "nvidia-llm", "fms-fsdp", "maxtext")  # in 16 bits
 _ASSUMED = "fused"  # software of a cluster where none is stated
+_COVERAGE = 0.9
+_TAILS = (0.05, 0.045, 0.04, 0.035, 0.03, 0.025, 0.02, 0.015, 0.01)  # of few sources the quantiles are too narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +143,31 @@ def sources_left_out(runs: Sequence[Run], cache: Path) -> tuple[dict[str, Array]
 
 
 def bounds_of(sources: Mapping[str, Array]) -> tuple[float, float]:
-    """Measured over predicted at 5 and 95 %; every source counts as much."""
+    return quantiles(sources, tail_of(sources))
+
+
+def tail_of(sources: Mapping[str, Array]) -> float:
+    """The largest share on each side at which 90 % of a source is inside bounds that are drawn without it."""
+    return next((tail for tail in _TAILS if coverage(sources, tail) >= _COVERAGE), _TAILS[-1])
+
+
+def quantiles(sources: Mapping[str, Array], tail: float) -> tuple[float, float]:
+    """Measured over predicted at `tail` and `1 - tail`; every source counts as much."""
     ratios = np.concatenate(list(sources.values()))
     weight = np.concatenate([np.full(len(own), 1 / len(own)) for own in sources.values()])
     order = np.argsort(ratios)
     position = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
-    low, high = np.exp(np.interp((0.05, 0.95), position, np.log(ratios[order])))
+    low, high = np.exp(np.interp((tail, 1 - tail), position, np.log(ratios[order])))
     return float(low), float(high)
+
+
+def coverage(sources: Mapping[str, Array], tail: float) -> float:
+    """How much of a source is inside bounds that were drawn without it, each source counting as much."""
+    shares = []
+    for name, own in sources.items():
+        low, high = quantiles({other: rows for other, rows in sources.items() if other != name}, tail)
+        shares.append(float(np.mean((own >= low) & (own <= high))))
+    return float(np.mean(shares))
 
 
 def wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
@@ -154,15 +175,11 @@ def wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, 
 
 
 def coverage_line(what: str, sources: Mapping[str, Array]) -> str:
-    """How many of a source's rows are inside bounds that were drawn without it, each source counting as much."""
-    shares = []
-    for name, own in sources.items():
-        low, high = bounds_of({other: rows for other, rows in sources.items() if other != name})
-        shares.append(float(np.mean((own >= low) & (own <= high))))
     low, high = bounds_of(sources)
+    tail = tail_of(sources)
     return (
-        f"interval, {what}: {low:.2f} to {high:.2f} of the prediction, {high / low:.2f} wide; "
-        f"{np.mean(shares):.0%} inside bounds without the own source ({len(shares)} sources)"
+        f"interval, {what}: {low:.2f} to {high:.2f} of the prediction, {high / low:.2f} wide ({tail:.1%} a side); "
+        f"{coverage(sources, tail):.0%} inside bounds without the own source ({len(sources)} sources)"
     )
 
 
