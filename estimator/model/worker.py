@@ -30,6 +30,8 @@ _ALWAYS = (
 _IF_USED = (
     *("torch._dynamo", "fvcore.nn", "timm", "torchvision"),
     *("transformers", "transformers.modeling_utils", "transformers.generation"),
+    # What Keras imports. Keras itself is left out: it takes its backend from the environment of the model.
+    *("matplotlib.pyplot", "pandas", "scipy.stats", "sklearn"),
 )
 
 

@@ -79,6 +79,17 @@ def test_module_arguments_and_inputs_reach_the_model() -> None:
     assert {op.phase for op in work.ops} == {"forward"}
 
 
+@needs_keras
+def test_libraries_of_keras_are_imported_once_and_keras_by_each_model(tmp_path: Path) -> None:
+    """Keras takes its backend from the environment, which may be another one for the next model."""
+    path = write(tmp_path, "import keras\nmodel = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])\n")
+    with free_reader() as reader:
+        for _ in range(2):
+            assert reader.read(ReadRequest(path, TraceOptions(batch_size=2))).work.parameters == 36
+        assert {"pandas", "sklearn"} <= set(reader._libraries)
+        assert "keras" not in reader._libraries
+
+
 @needs_tensorflow
 def test_tf_keras_file_that_prints(tmp_path: Path) -> None:
     path = write(
