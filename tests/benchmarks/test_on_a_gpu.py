@@ -71,8 +71,9 @@ def _broken() -> tuple[torch.nn.Module, object]:
     raise RuntimeError("out of memory")
 
 
+@pytest.mark.usefixtures("only_new_objects")  # garbage is collected after each case
 def test_a_run_leaves_records_profile_and_summary(on_a_gpu: ModuleType, tmp_path: Path, monkeypatch) -> None:
-    one_round = CasePlan(window_s=0.1, case_s=0.0, rounds=1)  # other tests disturb rounds, which then repeat
+    one_round = CasePlan(window_s=0.2, case_s=0.0, rounds=1)  # other tests disturb rounds, which then repeat
     monkeypatch.setattr(on_a_gpu.rounds, "metered", lambda pace, meter: one_round)
     monkeypatch.setattr(suite, "IDLE_S", 0.2)
     cases = [_case(f"case {width}", width) for width in (64, 128, 256, 512, 1024)]

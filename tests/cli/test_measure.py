@@ -17,6 +17,7 @@ from joulecast.measure.suite.rounds import CasePlan
 
 from .conftest import Run
 
+pytestmark = pytest.mark.usefixtures("only_new_objects")  # garbage is collected after each case
 QUICK = ("measure", "--quick", "--quiet", "--meter", "none")
 NETS = (
     "import torch\nfrom torch import nn\n\ndef example_inputs(batch_size=4):\n    return torch.zeros(batch_size, 6)\n"

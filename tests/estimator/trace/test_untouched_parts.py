@@ -9,7 +9,6 @@ import random
 import typing
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -18,14 +17,6 @@ import torch
 from torch import nn
 
 from joulecast.estimator.trace import untouched as parts
-
-
-@pytest.fixture
-def only_new_objects() -> Iterator[None]:
-    """The garbage collector lists only objects of this test, which makes a search in them fast."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Slotted:

@@ -40,45 +40,62 @@ class Layout:
     mirrored: bool
 
 
-@st.composite
-def zone_of(draw: st.DrawFn, name: str, headrooms: st.SearchStrategy[int]) -> FakeZone:
+# Strategies that are made once: making one takes as long as a draw.
+SCALES = st.sampled_from(RANGES)
+PARTS = st.lists(st.sampled_from(("core", "uncore", "dram")), unique=True)
+HEADROOMS_J = st.one_of(st.integers(1, 3_000), st.integers(1, 29_999))
+SOCKETS, DIES = st.sampled_from((1, 1, 1, 2, 2, 4, 11)), st.sampled_from((1, 1, 2, 4))
+YES_NO = st.booleans()
+
+
+class Headrooms:
+    """Drawn amounts after which counters wrap, in uJ.
+
+    They differ by a joule, since two real counters could otherwise show the same all along.
+    """
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw, self._used = draw, set[int]()
+
+    def next_uj(self) -> int:
+        joules = self._draw(HEADROOMS_J)
+        while joules in self._used:
+            joules += 1
+        self._used.add(joules)
+        return joules * 1_000_000
+
+
+def zone_of(draw: st.DrawFn, name: str, headrooms: Headrooms) -> FakeZone:
     """A zone with some of its parts in some order; each counter wraps after a drawn amount."""
 
     def counter() -> dict[str, int]:
-        scale = draw(st.sampled_from(RANGES))
-        return {**scale, "start_uj": FakeZone("", **scale).max_energy_range_uj - draw(headrooms)}
+        scale = draw(SCALES)
+        return {**scale, "start_uj": FakeZone("", **scale).max_energy_range_uj - headrooms.next_uj()}
 
-    children = draw(st.lists(st.sampled_from(("core", "uncore", "dram")), unique=True))
-    return FakeZone(name, tuple(FakeZone(child, **counter()) for child in children), **counter())
+    return FakeZone(name, tuple(FakeZone(child, **counter()) for child in draw(PARTS)), **counter())
 
 
 @st.composite
 def layouts(draw: st.DrawFn) -> Layout:
-    used: set[int] = set()
-    # Headrooms differ by a joule, else two real counters could show the same all along.
-    headrooms = (
-        st.one_of(st.integers(1, 3_000), st.integers(1, 29_999))
-        .filter(lambda joules: joules not in used and not used.add(joules))
-        .map(lambda joules: joules * 1_000_000)
-    )
+    headrooms = Headrooms(draw)
     zones: list[FakeZone] = []
     counted: list[str] = []
-    mirrored = draw(st.booleans())
-    for socket in range(draw(st.sampled_from((1, 1, 1, 2, 2, 4, 11)))):
-        dies = draw(st.sampled_from((1, 1, 2, 4))) if socket < 2 else 1
+    mirrored = draw(YES_NO)
+    for socket in range(draw(SOCKETS)):
+        dies = draw(DIES) if socket < 2 else 1
         names = [f"package-{socket}-die-{die}" if dies > 1 else f"package-{socket}" for die in range(dies)]
-        first = draw(zone_of(names[0], headrooms))
+        first = zone_of(draw, names[0], headrooms)
         for position, name in enumerate(names):
             if position and mirrored:
                 zones.append(replace(first, name=name, children=(), shows=names[0]))
                 continue
-            zone = first if position == 0 else draw(zone_of(name, headrooms))
+            zone = first if position == 0 else zone_of(draw, name, headrooms)
             zones.append(zone)
             counted += [name, *(f"{name}/dram" for child in zone.children if child.name == "dram")]
-    if draw(st.booleans()):
-        zones.append(FakeZone("psys", start_uj=262_143_000_000 - draw(headrooms)))
-    if draw(st.booleans()) and not any("die" in zone.name for zone in zones):
-        zones.append(FakeZone("package-0", control="intel-rapl-mmio", start_uj=draw(headrooms)))
+    if draw(YES_NO):
+        zones.append(FakeZone("psys", start_uj=262_143_000_000 - headrooms.next_uj()))
+    if draw(YES_NO) and not any("die" in zone.name for zone in zones):
+        zones.append(FakeZone("package-0", control="intel-rapl-mmio", start_uj=headrooms.next_uj()))
     return Layout(tuple(draw(st.permutations(zones))), tuple(counted), mirrored)
 
 

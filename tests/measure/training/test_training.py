@@ -419,7 +419,7 @@ from joulecast.measure.meters.selection import select_meter
 from joulecast.measure.records.store import Store
 from joulecast.measure.training.training import TrainingPlan, train
 assert "torch" not in sys.modules
-store, images = Store(Path(sys.argv[1])), synthetic_images(90, 30)
+store, images = Store(Path(sys.argv[1])), synthetic_images(100, 30)  # whole batches: TensorFlow compiles each size
 for optimizer in ("adam", "sgd"):
     recipe = Recipe(optimizer, 1e-3, batch_size=20)
     plan = TrainingPlan("alexnet", "tensorflow", recipe, epochs=3, width=0.05, seed=2)
