@@ -197,7 +197,7 @@ def test_a_sweep_goes_on_after_its_scheduler_was_killed(base: Request, tmp_path:
 
 def test_no_scheduler_and_no_address(base: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 2)
+    monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 1)
     with pytest.raises(JoulecastError, match="needs `address`"):
         jc.sweep(WIDTHS, base, engine="dask")
     with pytest.raises(JoulecastError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
@@ -210,7 +210,7 @@ def test_a_scheduler_without_workers(base: Request, tmp_path: Path, monkeypatch:
     scheduler = start_scheduler(found)
     try:
         address = _address(found, workers=0)
-        monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 2)
+        monkeypatch.setattr("joulecast.sweeps.engine._PATIENCE_S", 1)
         with pytest.raises(JoulecastError, match=r"the Dask cluster at tcp://.+ has no workers: start some"):
             jc.sweep(WIDTHS, base, engine="dask", address=address)
     finally:

@@ -131,7 +131,7 @@ def test_a_real_neighbour_is_seen():
         time.sleep(0.3)
         counters = SystemCounters()
         before = counters.read()
-        time.sleep(1.0)
+        time.sleep(0.5)
         assert any("other processes" in flag for flag in disturbances(before, counters.read()))
     finally:
         neighbour.kill()
