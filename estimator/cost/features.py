@@ -48,6 +48,7 @@ class _Piece:
     planes: float = 0.0
     dropped: float = 0.0
     wide: float = 0.0
+    copied: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Pieces:
     op: np.ndarray[Any, np.dtype[np.int64]]
     kind: tuple[str, ...]
     role: tuple[str, ...]
-    columns: Array  # shape (pieces, 12): `_FIGURES` of each piece, then its count
+    columns: Array  # shape (pieces, 13): `_FIGURES` of each piece, then its count
 
     def mask(self, kind: str, role: str) -> Mask:
         """The pieces that a term for `kind` and `role` prices (see `covers`)."""
@@ -88,8 +89,13 @@ class Pieces:
         return FEATURES[feature].value(self.columns) * self.columns[:, _COUNT]
 
 
-_FIGURES = ("macs", "bytes_moved", "launches", "m", "k", "n", "fresh", "rereads", "planes", "dropped", "wide")
-_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _FRESH, _REREADS, _PLANES, _DROPPED, _WIDE, _COUNT = range(len(_FIGURES) + 1)
+_FIGURES = (
+    *("macs", "bytes_moved", "launches", "m", "k", "n"),
+    *("fresh", "rereads", "planes", "dropped", "wide", "copied"),
+)
+_MACS, _BYTES, _LAUNCHES, _M, _K, _N, _FRESH, _REREADS, _PLANES, _DROPPED, _WIDE, _COPIED, _COUNT = range(
+    len(_FIGURES) + 1
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,7 @@ FEATURES: dict[str, Feature] = {
     "planes": Feature(LAUNCH, lambda columns: columns[:, _PLANES], "groups of a convolution, once for every image"),
     "dropped": Feature(MEMORY, lambda columns: columns[:, _DROPPED], "attention scores that a dropout draws for"),
     "bytes": Feature(MEMORY, lambda columns: columns[:, _BYTES], "bytes read and written"),
+    "copied": Feature(MEMORY, lambda columns: columns[:, _COPIED], "bytes of a convolution's large operands"),
     "fresh": Feature(MEMORY, lambda columns: columns[:, _FRESH], "bytes of results of 32 MiB or more"),
 }
 
@@ -178,6 +185,9 @@ def pieces(ops: Sequence[Op]) -> Pieces:
 _FRESH_BYTES = 2**25
 """From this size on the C library requests new memory for every result (glibc's largest mmap threshold),
 page by page, and gives it back at once."""
+_COPIED_BYTES = 2**24
+"""With the channels first, a convolution copies its operands to a layout of its own, in memory that is new at every
+step where the copy is large. Chosen among 2, 8, 16 and 32 MiB (docs/method-regression.md)."""
 _SMALL_WINDOW = 9
 """Up to 3 x 3, and with the channels last at any size, a depthwise convolution's gradients wait for memory; beyond,
 they cost several times as much for every multiply-add (docs/method-regression.md)."""
@@ -231,11 +241,13 @@ def _conv(op: Op) -> Iterator[_Piece]:
     kind = dense_kind if groups == 1 else "conv_depthwise" if c_in == 1 else "conv_grouped"
     window, item = float(dims["k"]), _ITEM_BYTES.get(op.dtype, 4)
     weights = dims["c_in"] * c_out * window
+    before, after = item * inputs * dims["c_in"], item * outputs * dims["c_out"]
     roles = {
-        "forward": (positions, c_in * window, float(c_out), outputs * dims["c_out"]),
-        "grad_input": (positions, c_out * window, float(c_in), inputs * dims["c_in"]),
-        "grad_weight": (c_in * window, positions, float(c_out), weights),
+        "forward": (positions, c_in * window, float(c_out), after),
+        "grad_input": (positions, c_out * window, float(c_in), before),
+        "grad_weight": (c_in * window, positions, float(c_out), item * weights),
     }
+    copied = 0.0 if dims.get("channels_last") else float(sum(one for one in (before, after) if one >= _COPIED_BYTES))
     wanted = (
         ["forward"] if op.phase == "forward" else [role for role in ("grad_input", "grad_weight") if dims.get(role, 1)]
     )
@@ -251,8 +263,9 @@ def _conv(op: Op) -> Iterator[_Piece]:
             m,
             k,
             n,
-            fresh=_fresh(item * size),
+            fresh=_fresh(size),
             rereads=float(dims["n"] * weights),
             planes=float(dims["n"] * groups),
+            copied=copied,
             wide=0.0 if window <= _SMALL_WINDOW or dims.get("channels_last") else op.flops * share,
         )

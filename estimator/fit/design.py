@@ -71,6 +71,7 @@ def timed_form(most_bytes: Mapping[tuple[str, str], float]) -> Form:
     """
     keys: list[Key] = [
         (ANY, ANY, "fresh"),
+        (ANY, ANY, "copied"),
         *((kind, ANY, "fresh") for kind in sorted({kind for kind, _ in most_bytes})),
     ]
     for (kind, role), moved in sorted(most_bytes.items()):

@@ -76,7 +76,7 @@ def test_a_convolution_is_a_product_of_positions_and_windows() -> None:
     weights = 6 * 5 * 9
     assert (found["launch"], found["macs"], found["bytes"]) == (1, 90, 40)
     assert (found["rereads"], found["planes"]) == (2 * weights, 2 * 2)
-    assert not {"wide", "fresh", "dropped", "spilled"} & found.keys()
+    assert not {"wide", "fresh", "dropped", "spilled", "copied"} & found.keys()
     assert columns(pieces([op("conv", **{**SIZES, "transposed": 1})])) == [[2 * 12, 3 * 9, 5]]
 
 

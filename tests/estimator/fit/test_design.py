@@ -101,6 +101,7 @@ def test_ops_that_moved_less_than_half_a_mebibyte_show_the_price_of_their_start_
     assert form.name == "timed"
     assert form.keys == (
         ("*", "*", "fresh"),
+        ("*", "*", "copied"),
         ("copy", "*", "fresh"),
         ("norm", "*", "fresh"),
         ("copy", "c", "launch"),

@@ -55,6 +55,17 @@ def test_the_results_of_a_convolutions_gradients_count_one_by_one() -> None:
     assert prices(conv("forward", 63, 128, 128, 32))["fresh"] == 0
 
 
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_a_convolution_copies_its_large_operands_unless_the_channels_come_last(phase: str) -> None:
+    # 32 images of 128 channels and 32 x 32 positions are 16 MiB, on either side of the convolution.
+    assert prices(conv(phase, 31, 128, 128, 32))["copied"] == 0
+    both = conv(phase, 32, 128, 128, 32)
+    pieces_of_it = 1 if phase == "forward" else 2  # each gradient copies what it reads and what it makes
+    assert prices(both)["copied"] == pieces_of_it * 2 * 16 * MIB
+    assert prices(conv(phase, 32, 128, 64, 32))["copied"] == pieces_of_it * 16 * MIB
+    assert prices(replace(both, dims={**both.dims, "channels_last": 1}))["copied"] == 0
+
+
 def test_a_convolution_reads_its_weights_once_an_image_and_starts_once_a_group_and_image() -> None:
     op = conv("forward", 5, 16, 32, 8)
     assert prices(op)["rereads"] == 5 * 16 * 32 * 9
