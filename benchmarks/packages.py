@@ -1,4 +1,4 @@
-"""Do models of other packages trace? timm, diffusers, torch_geometric, PEFT and Lightning.
+"""Do models of other packages trace? timm, diffusers, torch_geometric, PEFT, Lightning, segmentation_models_pytorch.
 
     python benchmarks/packages.py [NAME ...] [--every 10] [--jsonl FILE]
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from breadth import Row, described, run, show, summary
-from torchvision_stub import import_timm
+from torchvision_stub import import_segmentation, import_timm
 
 Made = tuple[Any, Any]  # a model and the inputs of a batch of 4
 
@@ -37,6 +37,25 @@ def trace_timm(name: str) -> dict[str, Any]:
     from joulecast.estimator.model.read_model import TraceOptions, read_model
 
     return caught(lambda: read_model("timm:create_model", TraceOptions(args={"model_name": name}, batch_size=4)))
+
+
+# Architecture -> its encoders, which need no kernel of torchvision.
+SEGMENTATION: dict[str, tuple[str, ...]] = {
+    "unet": ("tu-resnet34", "efficientnet-b0", "mit_b0", "tu-convnext_tiny"),
+    **dict.fromkeys(("unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan"), ("tu-resnet34",)),
+    **dict.fromkeys(("deeplabv3", "deeplabv3plus", "upernet", "segformer"), ("tu-resnet34",)),
+    "dpt": ("tu-vit_base_patch16_224.augreg_in21k",),
+}
+
+
+def trace_segmentation(architecture: str, encoder: str) -> dict[str, Any]:
+    from joulecast.estimator.model.input_spec import InputSpec
+    from joulecast.estimator.model.read_model import TraceOptions, read_model
+
+    args = {"arch": architecture, "encoder_name": encoder, "encoder_weights": "None", "classes": "5"}
+    specs = [InputSpec((3, 224, 224), "float32")]
+    options = TraceOptions(args=args, specs=specs, batch_size=4)
+    return caught(lambda: read_model("segmentation_models_pytorch:create_model", options))
 
 
 def caught(work: Callable[[], Any]) -> dict[str, Any]:
@@ -236,9 +255,12 @@ def lightning_module() -> Made:
     return Net(), torch.zeros(4, 1, 28, 28)
 
 
+PACKAGES = ("timm", "diffusers", "torch_geometric", "peft", "lightning", "segmentation_models_pytorch")
+
+
 def models(every: int) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
     """Package, model and what traces it."""
-    there = {name for name in ("timm", "diffusers", "torch_geometric", "peft", "lightning") if _has(name)}
+    there = set(filter(_has, PACKAGES))
     made: list[tuple[str, str, Callable[[], Made]]] = [
         *(("diffusers", name, functools.partial(diffuser, name, a, **b)) for name, (a, b) in DIFFUSERS.items()),
         *(("torch_geometric", name, functools.partial(graph_net, name)) for name in GRAPHS),
@@ -248,6 +270,12 @@ def models(every: int) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]
     for package, name, make in made:
         if package in there:
             yield package, name, functools.partial(trace_made, make)
+    if "segmentation_models_pytorch" in there:
+        import_segmentation()
+        for architecture, encoders in SEGMENTATION.items():
+            for encoder in encoders:
+                traced = functools.partial(trace_segmentation, architecture, encoder)
+                yield "segmentation_models_pytorch", f"{architecture} {encoder}", traced
     if "timm" in there:
         for name, traced in timm_models(every):
             yield "timm", name, traced

@@ -1,8 +1,8 @@
-"""A stand-in for torchvision, used while timm and pytorchcv are imported where torchvision has no build.
+"""A stand-in for torchvision, used while packages that build on it are imported where torchvision has no build.
 
 Their networks (except pytorchcv's ProPainter) need none of torchvision's kernels. timm's data pipeline,
-which the benchmarks do not use, names some of its classes at import. Checked with timm 1.0.31 and
-pytorchcv 0.0.74. Where torchvision is installed, it is used.
+which the benchmarks do not use, names some of its classes at import. Checked with timm 1.0.31, pytorchcv 0.0.74 and
+segmentation_models_pytorch 0.6.0. Where torchvision is installed, it is used.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def import_timm() -> ModuleType:
 def import_pytorchcv() -> ModuleType:
     """pytorchcv's `model_provider`, with or without torchvision; raises ImportError where it is missing."""
     return _import("pytorchcv.model_provider")
+
+
+def import_segmentation() -> ModuleType:
+    """segmentation_models_pytorch; without torchvision, its encoders of timm and its own can be used."""
+    return _import("segmentation_models_pytorch")
 
 
 def _import(name: str) -> ModuleType:
@@ -98,7 +103,10 @@ class _StubModule(ModuleType):
 
 
 def _modules() -> dict[str, ModuleType]:
-    names = ("datasets", "ops", "ops.misc", "transforms", "transforms.functional")
+    names = [
+        *("datasets", "ops", "ops.misc", "transforms", "transforms.functional"),
+        *("models", "models.densenet", "models.mobilenetv2", "models.resnet", "models.vgg"),
+    ]
     modules: dict[str, ModuleType] = {"torchvision": _StubModule("torchvision")}
     modules |= {f"torchvision.{name}": _StubModule(f"torchvision.{name}") for name in names}
     for name, module in modules.items():
