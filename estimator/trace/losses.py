@@ -22,8 +22,10 @@ def training_loss(loss: Callable[..., Any] | None, output: Any, inputs: Any) -> 
     """A scalar to start backward from.
 
     The caller's loss, if there is one. Else the sum of the scalars in the output (its own `loss`, a dictionary of
-    losses). Else the sum over every output that depends on the parameters: cross-entropy for class scores
-    (batch x classes, or a row of scores for each position of an integer sequence), mean square for others.
+    losses). A scalar behind a result may be an auxiliary loss, such as that of a codebook or a router: results with
+    parameters that no scalar reaches are added. Else the sum over every output that depends on the parameters. Outputs
+    count by cross-entropy where they are class scores (batch x classes, or a row of scores for each position of an
+    integer sequence), others by their mean square.
     """
     if loss is not None:
         return _own_loss(loss, output, inputs)
@@ -34,10 +36,25 @@ def training_loss(loss: Callable[..., Any] | None, output: Any, inputs: Any) -> 
     if not outputs:
         raise JoulecastError("no output of the model depends on its parameters; give a loss, or ask for inference")
     scalars = [tensor for tensor in outputs if not tensor.dim()]
-    if scalars:
+    results = [tensor for tensor in outputs if tensor.dim()]
+    if not outputs[0].dim():  # a loss, and what it was computed on
         return _sum(scalars)
+    if scalars:
+        reached = _parameters_of(scalars)
+        results = [tensor for tensor in results if not _parameters_of([tensor]) <= reached]
     sequences = _has_integer_sequence(inputs)
-    return _sum([_default(tensor, sequences) for tensor in outputs])
+    return _sum([*scalars, *(_default(tensor, sequences) for tensor in results)])
+
+
+def _parameters_of(tensors: list[torch.Tensor]) -> set[Any]:
+    """The nodes of the graph at which gradients of these tensors end in parameters."""
+    waiting: list[Any] = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        below = {node for node, _ in waiting.pop().next_functions if node is not None} - seen
+        seen |= below
+        waiting += below
+    return {node for node in seen if not node.next_functions}
 
 
 def _sum(values: list[torch.Tensor]) -> torch.Tensor:

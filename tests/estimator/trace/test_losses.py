@@ -198,3 +198,30 @@ class TakesImages(nn.Module):
 def test_a_list_of_images_is_a_batch() -> None:
     work = trace(TakesImages(), ([torch.zeros(3, 2, 5), torch.zeros(3, 4, 5)],))
     assert (work.batch_size, work.forward_flops) == (2, (10 + 20) * 3 * 4)
+
+
+class Codebook(nn.Module):
+    """A result and an auxiliary loss, which does not see the decoder."""
+
+    def __init__(self, from_result: bool) -> None:
+        super().__init__()
+        self.encode, self.decode = nn.Linear(8, 4, bias=False), nn.Linear(4, 16, bias=False)
+        self.from_result = from_result
+
+    def forward(self, data: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        code = self.encode(data)
+        result = self.decode(code)
+        return result, (result if self.from_result else code).square().mean()
+
+
+@pytest.mark.parametrize("from_result", [False, True])
+def test_a_result_beside_an_auxiliary_loss_gets_a_gradient(from_result: bool) -> None:
+    work = trace(Codebook(from_result), torch.zeros(2, 8), layers=False)
+    backward = dict.fromkeys(("encode", "decode"), 0)
+    for op in work.ops:
+        if op.phase == "backward" and op.layer in backward:
+            backward[op.layer] += op.flops
+    # The input needs no gradient: one product in the encoder, two in the decoder.
+    assert backward == {"encode": 2 * 8 * 4, "decode": 2 * 2 * 4 * 16}
+    # A loss that is computed from the result is the only one.
+    assert any(op.name == "_log_softmax" for op in work.ops) == (not from_result)
