@@ -27,9 +27,9 @@ from joulecast.estimator.cost.profile import NINETY_PERCENT
 from joulecast.estimator.fit.few import Evidence, Prior, learnt, mixed, posterior, predicted
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-NOISES = (0.05, 0.08, 0.12, 0.18, 0.27, 0.40)
+NOISES = (0.045, 0.08, 0.13, 0.2, 0.3, 0.5)
 _GUESS, _GUESS_WORTH = 0.12, 2.0  # a spread before any device, and how many devices it counts as
-_ROUNDS = 40
+_ROUNDS, _MOST = 15, 60
 _AMD = 2.0
 COPY_S = 2.5e-10
 """Seconds a byte of inputs copied from the host, as population_fit.py finds them."""
@@ -75,46 +75,54 @@ def is_amd(gpu: str) -> bool:
     return gpu.startswith(("rx-", "radeon", "mi"))
 
 
+def _one_each(device: Device) -> list[Evidence]:
+    """One row of each network, of `_MOST` networks at most, drawn by chance: what a user's table holds."""
+    random, names = np.random.default_rng(0), np.array(device.networks)
+    used = random.permutation(sorted(set(device.networks)))[:_MOST].tolist()
+    return [device.evidence[random.choice(np.flatnonzero(names == name))] for name in used]
+
+
 def spreads(known: Sequence[Device], sharpness: float) -> Prior:
     """The likeliest spreads of the traits and shares of the noises, each device linear around no deviation."""
     lines = []
     for device in known:
         if len(set(device.networks)) < 2:
             continue
-        steps = [log_step(one.seconds, one.traits, np.zeros(len(TRAITS)), sharpness) for one in device.evidence]
-        target = np.array([one.log_s - base for one, (base, _) in zip(device.evidence, steps, strict=True)])
-        weights = np.array([one.weight for one in device.evidence])
-        lines.append((np.array([slope for _, slope in steps]), target, weights))
+        evidence = _one_each(device)
+        steps = [log_step(one.seconds, one.traits, np.zeros(len(TRAITS)), sharpness) for one in evidence]
+        target = np.array([one.log_s - base for one, (base, _) in zip(evidence, steps, strict=True)])
+        lines.append((np.array([slope for _, slope in steps]), target, np.ones(len(target))))
     spread, shares = np.full(len(TRAITS), _GUESS), np.full(len(NOISES), 1.0 / len(NOISES))
     for _ in range(_ROUNDS):
         squares, counts = np.full(len(TRAITS), _GUESS_WORTH * _GUESS**2), np.full(len(NOISES), 0.5)
         for slopes, target, weights in lines:
-            prior = Prior(spread, tuple(zip(NOISES, shares.tolist(), strict=True)))
+            prior = Prior(spread, tuple(zip(NOISES, shares.tolist(), strict=True)), ALIKE_SHARE)
             mean, covariance, _ = posterior(slopes, target, weights, prior)
             squares += mean**2 + np.diag(covariance)
             counts += mixed(slopes, target, weights, prior)[0]
         spread, shares = np.sqrt(squares / (len(lines) + _GUESS_WORTH)), counts / counts.sum()
-    return Prior(spread, tuple(zip(NOISES, shares.tolist(), strict=True)))
+    return Prior(spread, tuple(zip(NOISES, shares.tolist(), strict=True)), ALIKE_SHARE)
 
 
 def after_runs(
     known: Sequence[Device], prior: Mapping[bool, Prior], sharpness: float, counts: Sequence[int], repeats: int = 12
 ) -> dict[int, tuple[float, float, float]]:
     """Median error, share inside and width (high / low) of the interval, after runs of other networks: means over
-    devices and draws."""
+    devices and draws. A draw's first run, its first three and so on are judged on the same networks."""
     random = np.random.default_rng(0)
     errors, inside, widths = defaultdict(list), defaultdict(list), defaultdict(list)
     for device in known:
         names, amd = np.array(device.networks), is_amd(device.gpu)
         distinct = sorted(set(device.networks))
-        for count in counts:
-            if count and count >= len(distinct):
-                continue
-            for _ in range(repeats if count else 1):
-                used = random.permutation(distinct)[:count].tolist()
-                runs = [device.evidence[random.choice(np.flatnonzero(names == name))] for name in used]
-                found = learnt([Evidence(run.seconds, run.traits, run.log_s) for run in runs], prior[amd], sharpness)
-                for one in [one for one, name in zip(device.evidence, names.tolist(), strict=True) if name not in used]:
+        reached = [count for count in counts if count < len(distinct)]
+        for _ in range(repeats):
+            used = random.permutation(distinct)[: reached[-1]].tolist()
+            chosen = [device.evidence[random.choice(np.flatnonzero(names == name))] for name in used]
+            runs = [Evidence(run.seconds, run.traits, run.log_s) for run in chosen]
+            judged = [one for one, name in zip(device.evidence, device.networks, strict=True) if name not in used]
+            for count in reached:
+                found = learnt(runs[:count], prior[amd], sharpness)
+                for one in judged:
                     base, slopes = predicted(one, found, sharpness)
                     reach = NINETY_PERCENT * log_spread(found, slopes)
                     errors[count, device.name].append(abs(np.expm1(base - one.log_s)))
@@ -147,7 +155,7 @@ def main() -> None:
         return
     for own in (0, 1):
         taught = [d for d in known if half_of(d.gpu) == own and not is_amd(d.gpu)]
-        prior = replace(spreads(taught, sharpness), alike=ALIKE_SHARE)
+        prior = spreads(taught, sharpness)
         both = {False: prior, True: replace(prior, spread=_AMD * prior.spread)}
         print(
             f"spreads from half {own}: {', '.join(f'{n} {s:.2f}' for n, s in zip(TRAITS, prior.spread, strict=True))}"

@@ -30,6 +30,9 @@ _OF_PIECES = TRAITS[len(COMPONENTS) :]
 ALIKE_SHARE, _ALIKE_REACH = 0.8, 0.3
 """Of the variance among networks, the share that networks with equal slopes have in common; and how much slopes may
 differ until little of it is left."""
+TAIL = 4.0
+"""Degrees of freedom of Student's t, which the rest follows: single networks are far off more often than a normal
+distribution has it."""
 _FARTHEST = 1.5
 """A shape counts as no more than this many units from the middle: beyond, nothing was measured."""
 
@@ -91,8 +94,8 @@ def values_of(deviation: Deviation) -> Array:
 
 def alike(one: Array, other: Array) -> Array:
     """Shape (rows of `one`, rows of `other`): how alike networks are, 0 to 1, by the slopes of their steps."""
-    apart = ((one[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
-    result: Array = np.exp(-0.5 * apart / _ALIKE_REACH**2)
+    apart = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2.0 * one @ other.T
+    result: Array = np.exp(-0.5 * np.maximum(apart, 0.0) / _ALIKE_REACH**2)
     return result
 
 
@@ -113,9 +116,15 @@ def log_spread(deviation: Deviation, slopes: Array) -> float:
         runs = np.asarray(deviation.runs)
         common = ALIKE_SHARE * alike(slopes[None, :], runs)[0]
         told = np.linalg.solve(ALIKE_SHARE * alike(runs, runs) + (1.0 - ALIKE_SHARE) * np.eye(len(runs)), common)
-        left, noise = slopes - told @ runs, 1.0 - float(common @ told)
+        left, noise = slopes - told @ runs, 1.0 - float(common @ told) / noise_variance(ALIKE_SHARE)
     covariance = np.asarray(deviation.covariance)
     return float(np.sqrt(left @ covariance @ left + noise * deviation.noise**2))
+
+
+def noise_variance(share: float) -> float:
+    """Variance among networks of which `share` is common to networks alike and the rest follows Student's t, over the
+    square of its scale."""
+    return share + (1.0 - share) * TAIL / (TAIL - 2.0)
 
 
 def prior_spread(population: Population, amd: bool) -> Array:

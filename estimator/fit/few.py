@@ -21,12 +21,14 @@ from ..cost.bounds import ErrorModel
 from ..cost.datasheet import datasheet_profile
 from ..cost.deviation import (
     ALIKE_SHARE,
+    TAIL,
     TRAITS,
     alike,
     deviated,
     log_of_alike,
     log_spread,
     log_step,
+    noise_variance,
     prior_spread,
     traits,
     values_of,
@@ -42,11 +44,9 @@ from .observation import Observation
 from .regression import folds
 from .watts import with_watts
 
-_ROUNDS, _REWEIGHTINGS = 12, 3
+_ROUNDS, _REWEIGHTINGS, _SETTLED = 12, 8, 0.01
 _MOST_ALIKE = 200
 """Runs up to which networks alike are compared; the work grows with their cube, and many runs need it less."""
-_FAR = 2.5
-"""Networks further off than this many standard deviations count less and less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +176,8 @@ def _rounded(table: Array) -> tuple[tuple[float, ...], ...]:
 def _pull(slopes: Array, target: Array, weights: Array, prior: Prior) -> Array:
     """What each row adds to the logarithm of the seconds of a network like it."""
     shares, found = mixed(slopes, target, weights, prior)
-    pulls = []
-    for (noise, _), (mean, _, _) in zip(prior.networks, found, strict=True):
-        left, used = target - slopes @ mean, weights
-        for _ in range(_REWEIGHTINGS):
-            told = _inverse_noise(slopes, used, prior.alike) @ left
-            used = _near(weights, (1.0 - prior.alike) / used * told, noise)
-        pulls.append(prior.alike * told)
-    return np.asarray(shares @ np.array(pulls), dtype=float)
+    pulls = [_inverse_noise(slopes, one.weights, prior.alike) @ (target - slopes @ one.mean) for one in found]
+    return np.asarray(prior.alike * (shares @ np.array(pulls)), dtype=float)
 
 
 def _inverse_noise(slopes: Array, weights: Array, share: float) -> Array:
@@ -192,46 +186,61 @@ def _inverse_noise(slopes: Array, weights: Array, share: float) -> Array:
     return np.asarray(np.linalg.inv(share * alike(slopes, slopes) + np.diag(own)), dtype=float)
 
 
-def _near(weights: Array, left: Array, noise: float) -> Array:
-    """Weights that are smaller the further off a row is."""
-    return weights / np.sqrt(1.0 + (left / (_FAR * noise)) ** 2)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The values at one noise, what each row counts for, and the logarithm of how probable the noise makes the rows."""
+
+    mean: Array
+    covariance: Array
+    weights: Array
+    log: float
 
 
 def posterior(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[Array, Array, float]:
     """Mean, covariance and noise of target = slopes @ values + noise, shape (rows,), mixed over the prior's noises."""
     shares, found = mixed(slopes, target, weights, prior)
-    mean = np.sum([share * one[0] for share, one in zip(shares, found, strict=True)], axis=0)
+    mean = np.sum([share * one.mean for share, one in zip(shares, found, strict=True)], axis=0)
     covariance = np.sum(
-        [share * (one[1] + np.outer(one[0] - mean, one[0] - mean)) for share, one in zip(shares, found, strict=True)],
+        [
+            share * (one.covariance + np.outer(one.mean - mean, one.mean - mean))
+            for share, one in zip(shares, found, strict=True)
+        ],
         axis=0,
     )
     squares = [share * noise**2 for share, (noise, _) in zip(shares, prior.networks, strict=True)]
-    return mean, covariance, math.sqrt(sum(squares))
+    return mean, covariance, math.sqrt(noise_variance(prior.alike) * sum(squares))
 
 
-def mixed(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[Array, list[tuple[Array, Array, float]]]:
+def mixed(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[Array, list[_Found]]:
     """How probable each of the prior's noises is after the rows, and what `_with_noise` finds with it."""
     found = [_with_noise(slopes, target, weights, prior, noise) for noise, _ in prior.networks]
-    logs = np.array([math.log(max(share, 1e-9)) for _, share in prior.networks]) + np.array([one[2] for one in found])
+    logs = np.array([math.log(max(share, 1e-9)) for _, share in prior.networks]) + np.array([one.log for one in found])
     shares = np.exp(logs - logs.max())
     return shares / shares.sum(), found
 
 
-def _with_noise(slopes: Array, target: Array, weights: Array, prior: Prior, noise: float) -> tuple[Array, Array, float]:
-    """Mean and covariance of the values at one noise, and the logarithm of how probable it makes the rows."""
-    precision, used = np.diag(prior.spread**-2.0), weights
-    for _ in range(_REWEIGHTINGS):
-        inverse = _inverse_noise(slopes, used, prior.alike)
+def _with_noise(slopes: Array, target: Array, weights: Array, prior: Prior, noise: float) -> _Found:
+    """The values at one noise. What a row has for itself follows Student's t, so that a row far off counts less."""
+    precision, own, far = np.diag(prior.spread**-2.0), 1.0 - prior.alike, np.ones(len(target))
+    change = 1.0
+    for left_over in range(_REWEIGHTINGS, -1, -1):
+        inverse = _inverse_noise(slopes, weights * far, prior.alike)
         mean, covariance = _gaussian(slopes, target, inverse / noise**2, precision)
-        used = _near(weights, (1.0 - prior.alike) / used * (inverse @ (target - slopes @ mean)), noise)
-    inverse = _inverse_noise(slopes, weights, prior.alike)
+        if change < _SETTLED or not left_over:
+            break
+        variance, told = own / (weights * far), inverse @ slopes
+        error = variance * (inverse @ (target - slopes @ mean))
+        left = np.diag(inverse) - ((told @ covariance) * told).sum(axis=1) / noise**2
+        unknown = variance - variance**2 * left  # of the error, over noise**2
+        before, far = far, (TAIL + 1.0) / (TAIL + ((error / noise) ** 2 + unknown) / own)
+        change = float(np.abs(far - before).max(initial=0.0))
     plain = inverse / noise**2
-    all_mean, all_covariance = _gaussian(slopes, target, plain, precision)
-    square = float(target @ (plain @ target) - (slopes.T @ (plain @ target)) @ all_mean)
+    square = float(target @ (plain @ target) - (slopes.T @ (plain @ target)) @ mean)
     volume = 2 * (float(weights.sum()) * math.log(noise) + float(np.log(prior.spread).sum()))
-    volume -= float(np.linalg.slogdet(all_covariance)[1])
-    volume -= float(np.linalg.slogdet(inverse)[1]) - float(np.log(weights).sum())
-    return mean, covariance, -0.5 * (square + volume)
+    volume -= float(np.linalg.slogdet(covariance)[1]) + float(np.linalg.slogdet(inverse)[1])
+    volume += float(np.log(weights).sum() + (1.0 - weights) @ np.log(far))  # a repeated row is not more evidence
+    tails = 0.5 * TAIL * float(weights @ (np.log(far) - far + 1.0))
+    return _Found(mean, covariance, weights * far, tails - 0.5 * (square + volume))
 
 
 def _gaussian(slopes: Array, target: Array, weights: Array, precision: Array) -> tuple[Array, Array]:

@@ -134,20 +134,21 @@ def test_networks_that_scatter_move_the_deviation_less_and_widen_the_interval() 
 
 
 def test_the_posterior_of_one_trait_is_that_of_the_textbook() -> None:
-    # one value with spread 0.3, two rows of slope 1 with noise 0.1: variance 1 / (1/0.09 + 2/0.01), mean its share
+    # one value with spread 0.3, two rows of slope 1 with noise 0.1. A row at the middle counts 5 / (4 + v) times, where
+    # v is the value's variance over 0.01: v = 1 / (0.01 / 0.09 + 2 x 5 / (4 + v)), v = 0.421
     prior = Prior(np.array([0.3]), ((0.1, 1.0),))
     mean, covariance, noise = posterior(np.ones((2, 1)), np.array([0.011, 0.009]), np.ones(2), prior)
-    assert covariance[0, 0] == pytest.approx(1 / (1 / 0.09 + 2 / 0.01), rel=0.01)
-    assert mean[0] == pytest.approx(0.01 * 200 / (200 + 1 / 0.09), rel=0.01)
-    assert noise == pytest.approx(0.1)
+    assert covariance[0, 0] == pytest.approx(0.00421, rel=0.01)
+    assert mean[0] == pytest.approx(0.01 * (1 - 0.00421 / 0.09), rel=0.01)
+    assert noise == pytest.approx(0.1 * math.sqrt(2))  # Student's t of 4 degrees has twice the variance
 
 
 def test_rows_decide_between_noises() -> None:
     prior = Prior(np.array([0.1]), ((0.05, 0.5), (0.4, 0.5)))
     slopes, weights = np.ones((8, 1)), np.ones(8)
     scatter = np.array([0.4, -0.4] * 4)
-    assert posterior(slopes, scatter, weights, prior)[2] == pytest.approx(0.4, abs=0.01)
-    assert posterior(slopes, scatter / 10, weights, prior)[2] == pytest.approx(0.05, abs=0.01)
+    assert posterior(slopes, scatter, weights, prior)[2] == pytest.approx(0.4 * math.sqrt(2), abs=0.01)
+    assert posterior(slopes, scatter / 10, weights, prior)[2] == pytest.approx(0.05 * math.sqrt(2), abs=0.01)
 
 
 def test_slopes_are_those_of_the_logarithm_of_a_step() -> None:
