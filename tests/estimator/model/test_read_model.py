@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ def test_a_training_step_without_a_loss_is_replaced_by_the_forward_pass(read: Ca
 KERAS = "import keras\nmodel = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])\n"
 
 
+@pytest.mark.skipif(find_spec("keras") is None, reason="needs joulecast[keras]")  # without importing it
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -94,7 +96,6 @@ KERAS = "import keras\nmodel = keras.Sequential([keras.Input((8,)), keras.layers
     ],
 )
 def test_options_that_keras_models_do_not_have(read: Callable[..., Workload], option: str, value: object) -> None:
-    pytest.importorskip("keras")
     name = {"checkpointing": "activation_checkpointing"}.get(option, option)
     with pytest.raises(JoulecastError, match=rf"^`{name}` is not available for Keras models; leave it out$"):
         read(KERAS, **{option: value})
