@@ -11,8 +11,12 @@ def config_fault(config: Any) -> str:
     if not hasattr(config, "to_dict"):
         return ""
     for part, one in _parts(config, ""):
-        width, heads = _count(one, "hidden_size"), _count(one, "num_attention_heads")
-        if width and heads and getattr(one, "head_dim", None) is None and width % heads:
+        try:
+            width, heads = _count(one, "hidden_size"), _count(one, "num_attention_heads")
+            own = getattr(one, "head_dim", None)
+        except Exception:  # numbers that differ from layer to layer raise an error of transformers' own
+            continue
+        if width and heads and own is None and width % heads:
             where = f"the {part} of the config" if part else "the config"
             return (
                 f"{where} does not fit together: hidden_size {width} is not a multiple of num_attention_heads "

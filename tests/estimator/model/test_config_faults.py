@@ -46,6 +46,20 @@ def test_what_fits_or_is_no_config_has_no_fault(fitting: Any) -> None:
     assert config_fault(fitting) == ""
 
 
+def test_numbers_that_differ_from_layer_to_layer_are_no_fault() -> None:
+    class PerLayer:
+        model_type, hidden_size = "any", 64
+
+        def to_dict(self) -> dict[str, Any]:
+            return {}
+
+        @property
+        def num_attention_heads(self) -> int:
+            raise RuntimeError("a per-layer attribute")  # as transformers' own, which is no AttributeError
+
+    assert config_fault(PerLayer()) == ""
+
+
 def test_the_error_of_a_forward_pass_names_the_config(tmp_path: Any) -> None:
     """Rotary positions of an odd number of values a head: the model's own error speaks of a broadcast."""
     pytest.importorskip("transformers")
