@@ -262,3 +262,22 @@ def test_autocast_acts_on_fused_calls_of_tensors_on_the_cpu(device: str, autocas
         finally:
             torch.set_autocast_enabled("cpu", False)
     assert {op.name: op.dtype for op in recorder.ops} == {"lstm": dtype, "attention": dtype}
+
+
+class Positions(nn.Module):
+    """Attention with a learnt bias for each pair of positions, as T5 has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(2, 6, 6))
+
+    def forward(self, data: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(data, data, data, attn_mask=self.bias)
+
+
+def test_a_learnt_bias_gets_a_gradient() -> None:
+    work = trace(Positions(), torch.zeros(3, 2, 6, 4), layers=False)
+    assert not any("no gradient" in note for note in work.warnings)
+    backward = next(op for op in work.ops if op.name == "attention_backward")
+    # gradients of queries, keys and values, and of the bias
+    assert backward.bytes_written == 4 * (3 * 3 * 2 * 6 * 4 + 2 * 6 * 6)
