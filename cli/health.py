@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..estimator.answer import figures
+from ..estimator.base.digits import counted
 from ..estimator.base.errors import JoulecastError
 from ..estimator.base.folders import cache_folder, profiles_folder, store_folder
 from ..estimator.cost.hardware import user_file
@@ -165,7 +166,7 @@ def _folders() -> Iterator[Finding]:
     store, cache = store_folder(), cache_folder()
     records = len(list((store / "records").glob("*.json")))
     fitted = len(list(profiles_folder().glob("*.json")))
-    yield _folder("store", store, f"{records} records, {fitted} profiles", "JOULECAST_STORE")
+    yield _folder("store", store, f"{counted(records, 'record')}, {counted(fitted, 'profile')}", "JOULECAST_STORE")
     yield _folder("cache", cache, f"{figures.size(_bytes_in(cache))}, can be deleted", "JOULECAST_CACHE")
     own = user_file()
     if own is not None:

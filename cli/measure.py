@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..estimator.base.digits import counted
 from .fields import with_options
 from .finite import FiniteRange
 
@@ -217,7 +218,7 @@ def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
     from ..measure.training.progress import duration
 
     lines = [
-        f"measuring {hardware_name(bench.host)}: up to {cases} cases in {duration(budget_s)}",
+        f"measuring {hardware_name(bench.host)}: up to {counted(cases, 'case')} in {duration(budget_s)}",
         f"records and profile go to {store.folder}",
         f"meter: {bench.meter.name}" + "".join(f"\n  {note}" for note in bench.meter.notes),
     ]
@@ -227,7 +228,7 @@ def _opening(store: Store, bench: Any, cases: int, budget_s: float) -> str:
 
 
 def _report(summary: Summary) -> None:
-    parts = [f"{len(summary.measured)} cases measured"]
+    parts = [f"{counted(len(summary.measured), 'case')} measured"]
     if summary.kept:
         parts.append(f"{len(summary.kept)} kept from before")
     if summary.skipped:
@@ -239,7 +240,7 @@ def _report(summary: Summary) -> None:
     if disturbed:
         flags = ", ".join(disturbed[0].flags)
         _warn(
-            f"{len(disturbed)} cases were disturbed ({disturbed[0].name}: {flags}); "
+            f"{counted(len(disturbed), 'disturbed case')} ({disturbed[0].name}: {flags}); "
             "run `measure` again on a quiet machine"
         )
 

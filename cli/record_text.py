@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..estimator.answer import figures
+from ..estimator.base.digits import counted
 from ..estimator.base.interval import Interval
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def _windows(record: Record) -> Iterator[str]:
             energy = f"{figures.number(reading.energy_j)} J {reading.label}"
         per_step = f", {_time(window.seconds / window.steps)} per step" if window.steps else ""
         flags = f"  [{'; '.join(window.flags)}]" if window.flags else ""
-        yield f"window  {window.name}: {window.steps} steps in {_time(window.seconds)}{per_step}, {energy}{flags}"
+        steps = f"{counted(window.steps, 'step')} in {_time(window.seconds)}{per_step}"
+        yield f"window  {window.name}: {steps}, {energy}{flags}"
 
 
 def _time(seconds: float) -> str:

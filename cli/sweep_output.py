@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..estimator.answer import figures
+from ..estimator.base.digits import counted
 from ..estimator.base.interval import Interval
 from .layout import Column, make_console, show, table_lines, wrapped
 
@@ -93,7 +94,7 @@ def print_report(report: SweepReport, *, as_json: bool) -> None:
 
 
 def _head(report: SweepReport) -> str:
-    parts = [f"{report.candidates:,} candidate{'' if report.candidates == 1 else 's'}"]
+    parts = [counted(report.candidates, "candidate")]
     parts += [f"{report.failed:,} failed"] if report.failed else []
     parts += [f"{report.over_budget:,} over their budget"] if report.over_budget else []
     return f"{', '.join(parts)}; all of them one after another:"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..estimator.answer import figures
+from ..estimator.base.digits import counted
 from ..estimator.base.interval import Interval
 from ..estimator.base.units import JOULES_PER_KWH
 from ..estimator.cost.estimate import Estimate
@@ -28,7 +29,8 @@ def prediction_line(answer: Answer, energy: Energy) -> str:
     """The prediction, its verdicts, and how the run is metered."""
     work = answer.workload
     parts = [
-        f"{answer.schedule.steps:,} steps of {work.name} (batch {work.batch_size}, {work.optimizer}, {work.precision}) "
+        f"{counted(answer.schedule.steps, 'step')} of {work.name} "
+        f"(batch {work.batch_size}, {work.optimizer}, {work.precision}) "
         f"on {answer.profile.name} will take {_spread(figures.energy(answer.energy_kwh))}, "
         f"{_spread(figures.seconds(answer.seconds))}, {_spread(figures.carbon(answer.co2e_kg))}",
         *map(str, answer.verdicts),
@@ -42,13 +44,12 @@ def result_line(forecast: Forecast, estimate: Estimate | None, terms: Terms) -> 
     whole = estimate if forecast.steps == forecast.total_steps else None
     time = _beside(figures.seconds, Interval.exact(forecast.so_far_s), whole.seconds if whole else None)
     if forecast.energy_so_far_j is None:
-        return f"{forecast.steps:,} steps took {time}; their energy is unknown"
+        return f"{counted(forecast.steps, 'step')} took {time}; energy unknown"
     energy_kwh = Interval.exact(forecast.energy_so_far_j / JOULES_PER_KWH)
     carbon = co2e_kg(facility_energy_kwh(energy_kwh, terms.site), terms.site)
     energy = _beside(figures.energy, energy_kwh, whole.energy_kwh if whole else None)
-    return (
-        f"{forecast.steps:,} steps took {time}; {energy}, {forecast.energy_label}; {figures.carbon(carbon)[0]} with PUE"
-    )
+    used = f"{energy}, {forecast.energy_label}; {figures.carbon(carbon)[0]} with PUE"
+    return f"{counted(forecast.steps, 'step')} took {time}; {used}"
 
 
 def _spread(texts: tuple[str, str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..base.digits import counted
 from ..base.interval import Interval
 from ..base.units import JOULES_PER_KWH
 from ..place.site import Site, co2e_kg, cost, facility_energy_kwh
@@ -122,10 +123,10 @@ class Answer:
     def length(self) -> str:
         """How long the run is, in words."""
         schedule = self.schedule
-        parts = [f"{_counted(schedule.steps, 'step')} of {_counted(schedule.samples_per_step, 'sample')}"]
+        parts = [f"{counted(schedule.steps, 'step')} of {counted(schedule.samples_per_step, 'sample')}"]
         if schedule.epochs is not None and schedule.samples is not None:
             epochs = f"{schedule.epochs:,.4g} epoch{'' if schedule.epochs == 1 else 's'}"
-            parts.insert(0, f"{epochs} of {_counted(schedule.samples, 'sample')}")
+            parts.insert(0, f"{epochs} of {counted(schedule.samples, 'sample')}")
         if schedule.validation_steps:
             parts.append(
                 f"{schedule.validation_steps:,} validation pass{'' if schedule.validation_steps == 1 else 'es'}"
@@ -343,7 +344,3 @@ def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
     import pandas
 
     return pandas.DataFrame(rows)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..base.digits import counted
 from ..base.errors import FitError
 from ..cost.features import ANY, EVERY_DENSE, Array, pieces
 from .observation import Observation
@@ -98,7 +99,7 @@ def _check_networks(rows: Sequence[Observation]) -> None:
     if networks < LEAST_NETWORKS:
         only = "one network only" if networks == 1 else f"{networks} networks only"
         raise FitError(
-            f"{len(rows)} observations are of {only}; a fit needs at least {LEAST_NETWORKS} different networks"
+            f"{counted(len(rows), 'observation')} of {only}; a fit needs at least {LEAST_NETWORKS} different networks"
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..base.digits import short
+from ..base.digits import counted, short
 from ..base.errors import FitError, HardwareError
 from ..cost.bounds import ErrorModel
 from ..cost.datasheet import datasheet_profile
@@ -114,8 +114,9 @@ def fit_few(
         provenance=Provenance(
             time="measured",
             power="measured" if metered else "datasheet",
-            sources=(f"{len(rows)} runs on {hardware.name}", *start.provenance.sources),
-            fitted_on=f"{len(rows)} runs of {int(networks)} networks, deviation from the population of GPUs",
+            sources=(f"{counted(len(rows), 'run')} on {hardware.name}", *start.provenance.sources),
+            fitted_on=f"{counted(len(rows), 'run')} of {counted(int(networks), 'network')}, "
+            "deviation from the population of GPUs",
             created=created,
             boundary=start.provenance.boundary,
             notes=(_what_was_learnt(evidence, deviation), *_limits(evidence)),

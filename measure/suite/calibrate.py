@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...estimator.base.digits import counted
 from ...estimator.base.errors import FitError, HardwareError, JoulecastError
 from ...estimator.cost.bounds import ErrorModel
 from ...estimator.cost.hardware import BOUNDARIES
@@ -249,7 +250,7 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
         return ()
     example = disturbed[0].windows[0].flags[0]
     return (
-        f"{len(disturbed)} of {len(records)} cases were disturbed while they were measured ({example}, ...): "
+        f"disturbed while they were measured: {len(disturbed)} of {counted(len(records), 'case')} ({example}, ...): "
         "run `measure` again on a quiet machine",
     )
 

@@ -57,7 +57,7 @@ def test_one_run_moves_the_answer_towards_it_and_three_further(call: Run, tmp_pa
     (tmp_path / "one.csv").write_text(table(f"net.py:Net,64,3x64x64,{step}"))
     done = call("joulecast", "fit", "one.csv", "--name", "mine", "--hardware", "a100-sxm4-40gb")
     assert done.returncode == 0, done.stderr
-    assert "1 runs of 1 networks" in done.stdout
+    assert "1 run of 1 network," in done.stdout
     assert "use it with: estimate --hardware mine" in done.stdout
     after = predicted_s(call, "mine")
     assert 1.1 * before["value"] < after["value"] < 1.4 * before["value"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joulecast.estimator.base.digits import short
+from joulecast.estimator.base.digits import counted, short
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ from joulecast.estimator.base.digits import short
 )
 def test_three_digits_without_an_exponent_where_people_read_none(value: float, text: str) -> None:
     assert short(value) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (1590, "1,590 steps")])
+def test_one_has_no_plural(number: int, text: str) -> None:
+    assert counted(number, "step") == text

@@ -40,8 +40,8 @@ def test_one_row_is_enough_where_one_is_asked_for_and_mixes_do_not_matter_then()
 def test_four_networks_of_two_mixes_are_enough_and_three_are_not() -> None:
     four = [row(parameters=1000 + index, macs=100 + 50 * index) for index in range(4)]
     assert checked(four) == tuple(four)
-    assert problem([*four[:3], four[0]]).startswith("4 observations are of 3 networks only; a fit needs at least 4")
-    assert problem([four[0]] * 4).startswith("4 observations are of one network only; a fit needs at least 4")
+    assert problem([*four[:3], four[0]]).startswith("4 observations of 3 networks only; a fit needs at least 4")
+    assert problem([four[0]] * 4).startswith("4 observations of one network only; a fit needs at least 4")
     assert problem(four[:3]).startswith("3 observation(s); a fit needs at least 4 different networks")
 
 

@@ -80,7 +80,7 @@ def test_one_run_brings_the_profile_near_and_three_nearer() -> None:
     ratios = [one.high / one.low for one in widths]
     assert ratios[0] * (1 + 1e-9) >= ratios[1] > ratios[2]  # one run tells little about how networks scatter
     assert one.provenance.time == "measured"
-    assert "1 runs of 1 networks" in one.provenance.fitted_on
+    assert "1 run of 1 network," in one.provenance.fitted_on
 
 
 def test_runs_as_the_population_predicts_them_change_nothing() -> None:
@@ -200,7 +200,7 @@ def test_a_run_that_waits_for_the_host_says_what_it_cannot_teach() -> None:
 def test_a_gpu_in_figures_learns_from_one_run_and_wrong_figures_are_refused() -> None:
     rows = [replace(row, hardware=None) for row in runs(Deviation(), NETWORKS[:1])]
     card = "tflops=19.5,bandwidth=2039,watts=400"
-    assert "1 runs of 1 networks" in fit(rows, name="mine", hardware=card).provenance.fitted_on
+    assert "1 run of 1 network," in fit(rows, name="mine", hardware=card).provenance.fitted_on
     with pytest.raises(HardwareError):
         fit(rows, name="mine", hardware="tflops=100,bandwidth=5,watts=400")
 
