@@ -33,6 +33,7 @@ AS_NOBODY = (
     "os.environ['HOME'] = '/'; importlib.import_module('joulecast.estimator.cost.hardware').load_hardware();"
     "tables = importlib.import_module('joulecast.estimator.base.tables');"
     "[tables.read_table(name + '.csv') for name in ('cpus', 'instances', 'region_names', 'carbon_intensity')];"
+    "importlib.import_module('joulecast.estimator.cost.names').near_names('a part of no table');"
     "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534));"
 )
 NOBODY = os.getuid() or 65534
