@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -510,11 +511,15 @@ class Durations(nn.Module):
         return self.speak(states.mean(1, keepdim=True).expand(-1, length, -1))
 
 
-def test_predicted_lengths_are_at_least_a_frame_a_token() -> None:
-    work = trace(Durations(), torch.zeros(4, 50, dtype=torch.int64), train=False, layers=False)
+@pytest.mark.parametrize("frames", [1, 2])
+def test_predicted_lengths_are_whole_frames_a_token(frames: int) -> None:
+    model = Durations()
+    nn.init.zeros_(model.durations.weight)
+    nn.init.constant_(model.durations.bias, math.log(frames - 0.5))  # rounded up
+    work = trace(model, torch.zeros(4, 50, dtype=torch.int64), train=False, layers=False)
     assert work.tracer == "meta"
     spoken = sum(op.flops for op in work.ops if op.layer == "speak") // (64 * 80)
-    assert spoken == 4 * 50
+    assert spoken == 4 * 50 * frames
 
 
 class Keypoints(nn.Module):
