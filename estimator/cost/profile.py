@@ -328,12 +328,14 @@ class Profile:
             notes.append(Note(text, Topic.MODEL, Weight.ROUGH))
         if devices > 1:
             text = f"communication between the {devices} devices is not modelled: the time is a lower bound"
+            text += "; give them as `cluster`" if self.device == "gpu" else ""
             notes.append(Note(text, Topic.SCHEDULE, Weight.ROUGH))
         if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes:
             text = (
                 f"needs about {short(needed / 1e9)} GB per device (modelled: weights, gradients, optimizer state and "
                 f"activations), more than the device's {short(self.memory_bytes / 1e9)} GB: reduce the batch size, "
-                "split the model or recompute activations"
+                "recompute activations (`activation_checkpointing` full) or give the devices as `cluster`, which finds "
+                "a split that fits"
             )
             notes.append(Note(text, Topic.MODEL, Weight.STOP))
         return notes

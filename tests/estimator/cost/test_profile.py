@@ -389,7 +389,10 @@ def test_the_feature_that_is_furthest_outside_comes_first() -> None:
 def test_several_devices_and_their_note() -> None:
     assert notes_of(profile(), workload(op())) == []
     ((text, topic, weight),) = notes_of(profile(), workload(op()), devices=2)
-    assert text == "communication between the 2 devices is not modelled: the time is a lower bound"
+    alone = "communication between the 2 devices is not modelled: the time is a lower bound"
+    assert text == f"{alone}; give them as `cluster`"
+    ((text, _, _),) = notes_of(profile(device="cpu"), workload(op()), devices=2)
+    assert text == alone
     assert (topic, weight) == (Topic.SCHEDULE, Weight.ROUGH)
     with pytest.raises(JoulecastError, match="steps 1, devices 0; give 0 or more steps, 1 or more devices"):
         profile().predict(workload(op()), devices=0)
