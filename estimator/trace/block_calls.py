@@ -6,7 +6,7 @@ import functools
 import inspect
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +18,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .blocks import PLAIN, Block, HiddenNumber
 from .workload import Op
+
+
+class NotEqualError(RuntimeError):
+    """Blocks that were taken as equal are not: the step must be traced in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +144,22 @@ def cache_entry(cache: Any, number: int) -> Any:
     )
 
 
+def caches_in(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """The key-value caches of transformers among the arguments of a call."""
+    for value in flat_arguments(args, kwargs):
+        if type(value) is pair_class():
+            yield from (value.self_attention_cache, value.cross_attention_cache)
+        elif type(value) is cache_class():
+            yield value
+
+
 @contextmanager
-def numbers_into_caches() -> Iterator[None]:
-    """A block's hidden number may name its entry in a key-value cache of transformers."""
+def numbers_into_caches(unfilled: Container[tuple[int, int]]) -> Iterator[None]:
+    """A block's hidden number may name its entry in a key-value cache of transformers.
+
+    `unfilled` are the entries of blocks that were left out, by the cache's id and the block's number. A call for one of
+    them raises NotEqualError: something else reads what the block would have written.
+    """
     cache, pair = cache_class(), pair_class()
     if cache is None:
         yield
@@ -150,7 +167,7 @@ def numbers_into_caches() -> Iterator[None]:
     with ExitStack() as stack:
         for name, method in inspect.getmembers(cache, inspect.isfunction):
             if "layer_idx" in inspect.signature(method).parameters:
-                stack.enter_context(_replaced(cache, name, _with_numbers(method)))
+                stack.enter_context(_replaced(cache, name, _with_numbers(method, unfilled)))
         if pair is not None:
             stack.enter_context(_replaced(pair, "__init__", _with_flags(pair.__init__)))
         yield
@@ -166,10 +183,15 @@ def _replaced(cls: Any, name: str, method: Any) -> Iterator[None]:
         delattr(cls, name) if own is None else setattr(cls, name, own)
 
 
-def _with_numbers(method: Any) -> Any:
+def _with_numbers(method: Any, unfilled: Container[tuple[int, int]]) -> Any:
+    signature = inspect.signature(method)
+
     @functools.wraps(method)
     def called(*args: Any, **kwargs: Any) -> Any:
-        return method(*map(_as_entry, args), **{name: _as_entry(value) for name, value in kwargs.items()})
+        call = signature.bind(*map(_as_entry, args), **{name: _as_entry(value) for name, value in kwargs.items()})
+        if (id(args[0]), call.arguments.get("layer_idx")) in unfilled:
+            raise NotEqualError("the cache of a block that was left out is read")
+        return method(*call.args, **call.kwargs)
 
     return called
 

@@ -9,7 +9,8 @@ A block is repeated only where nothing can make it differ, and the listing is th
 
 - Its attributes, and the arguments of its call, equal those of the blocks that ran. Attributes with another value in
   every block (`layer_idx`) are hidden while it runs; a block that reads one is not repeated. The key-value caches of
-  transformers may take them, because each block has its own entry in them.
+  transformers may take them, because each block has its own entry in them; nothing else may read that of a block
+  that was left out.
 - It changes nothing that the model reaches: attributes, containers, globals, random states. Nothing of it changes
   between two blocks either.
 - It reads no values that follow from parameters or buffers, and keeps no hook. Its modules and parameters are used
@@ -37,10 +38,12 @@ from .block_calls import (
     Gradient,
     Kind,
     Made,
+    NotEqualError,
     Place,
     Run,
     alike,
     cache_entry,
+    caches_in,
     difference,
     filled,
     flat_arguments,
@@ -65,10 +68,6 @@ if TYPE_CHECKING:
 
 # Blocks of one kind of call that run before the search for two equal ones ends.
 _MAX_TRIES = 4
-
-
-class NotEqualError(RuntimeError):
-    """Blocks that were taken as equal are not: the step must be traced in full."""
 
 
 class _Repeated(torch.autograd.Function):
@@ -115,6 +114,7 @@ class EqualBlocks:
         self._running: Block | None = None
         self._numbers: list[HiddenNumber] = []
         self._nodes: set[int] = set()  # of blocks that were left out
+        self._unfilled: set[tuple[int, int]] = set()  # entries of blocks that were left out, in key-value caches
         self._hooks: list[Any] = []
         self._places = 0
         self._thread = threading.get_ident()
@@ -146,7 +146,7 @@ class EqualBlocks:
             nn.Module.__getattr__ = hidden_too  # type: ignore[method-assign]
             for cls, original in originals.items():
                 cls.__call__ = self._calling(original)  # type: ignore[method-assign]
-            with numbers_into_caches():
+            with numbers_into_caches(self._unfilled):
                 yield
         except (AttributeError, KeyError) as error:
             raise NotEqualError("a hidden attribute is missing") from error
@@ -427,6 +427,7 @@ class EqualBlocks:
         run = kind.equal[1]
         self.left_out += 1
         kind.repeated.append((block, self._place()))
+        self._unfilled |= {(id(cache), number) for cache in caches_in(args, kwargs) for number in block.numbers}
         outputs = [
             output.view(output.shape) if made.is_view else output
             for output, made in zip(_Repeated.apply(self, kind, block, data), run.made, strict=True)

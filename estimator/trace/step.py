@@ -29,12 +29,13 @@ from torch.utils._pytree import tree_map
 
 from ..base.errors import JoulecastError, ModelError
 from .batch import leads_with_batch
+from .block_calls import NotEqualError
 from .formulas import dtype_name, numel
 from .fused import FusedLayers
 from .losses import differentiable, training_loss
 from .parts import NeedsValuesError
 from .recorder import Recorder
-from .repeats import EqualBlocks, NotEqualError
+from .repeats import EqualBlocks
 from .training_step import TrainingStep, Update
 from .untouched import Reached
 from .values import ReadsValues, Values

@@ -270,6 +270,25 @@ def test_encoder_decoders_whose_blocks_fill_two_caches(monkeypatch, left_out, na
         assert left_out.pop() in (2 * (COUNT - 4), 2 * COUNT - 7, 2 * (COUNT - 3))
 
 
+class TwoStacks(nn.Module):
+    """The second stack attends to the keys and values of the first, as the action expert of pi0 does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (_language_model("Llama", **_SIZES, vocab_size=100).model for _ in range(2))
+
+    def forward(self, input_ids):
+        cache = self.first(input_ids, use_cache=True).past_key_values
+        return self.second(input_ids[:, :8], past_key_values=cache).last_hidden_state
+
+
+def test_a_second_stack_that_reads_the_cache_of_the_first(monkeypatch, left_out):
+    work = same_as_in_full(monkeypatch, TwoStacks(), _TOKENS)
+    assert not any(left_out)
+    read = [op.dims["s"] for op in work.ops if op.kind == "attention" and op.layer.startswith("second.")]
+    assert set(read) == {64 + 8}
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_language_model_with_checkpoints(monkeypatch, left_out, reentrant):
