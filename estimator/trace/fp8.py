@@ -27,7 +27,10 @@ def as_fp8(work: Workload) -> Workload:
 
 
 def _of_a_layer(op: Op) -> bool:
-    """A product of two matrices in 16 bits with sizes that FP8 kernels take; attention's products are batched."""
-    sizes = [op.dims.get(name, 1) for name in ("m", "k", "n")]
-    whole = all(size % _MULTIPLE == 0 for size in sizes)
-    return op.kind == "matmul" and op.dtype in _HALF and op.dims.get("b", 1) == 1 and whole
+    """A product in 16 bits with sizes that FP8 kernels take, of a layer or of experts; attention's are batched."""
+    whole = [op.dims.get(name, 1) % _MULTIPLE == 0 for name in ("m", "k", "n")]
+    if op.kind != "matmul" or op.dtype not in _HALF:
+        return False
+    if "grouped_mm" in op.name:  # its kernels fill up the tokens of each expert
+        return sum(whole) >= 2
+    return op.dims.get("b", 1) == 1 and all(whole)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ...trace.workload import Op, Workload
 from ..features import DENSE
+from .experts import Experts, experts_of
 
 _BLOCK = re.compile(r"^(?P<stack>(?:.*\.)?)(?P<index>\d+)(?:\.|$)")
 # A training in FP8 keeps weights, gradients and activations in 16 bits, and exchanges them so.
@@ -24,7 +25,8 @@ class Anatomy:
     `blocks` holds the ops of each repeated block, in order; `before` and `after` the ops of the layers that run before
     and after them. `boundary_elements` is the size of the tensor that one block passes to the next. `heads` is the
     number of attention heads (0 without attention), `sharded` the paths whose weights tensor parallelism divides,
-    `rows` those of them whose inputs it divides (the others' outputs), and `widths` the inputs and outputs of layers.
+    `rows` those of them whose inputs it divides (the others' outputs), `widths` the inputs and outputs of layers, and
+    `experts` the layers of experts.
     Equal blocks are one object, with the layers of the first.
     """
 
@@ -39,6 +41,7 @@ class Anatomy:
     sharded: frozenset[str]
     rows: frozenset[str] = frozenset()
     widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    experts: Mapping[str, Experts] = field(default_factory=dict)
 
     def child(self, layer: str) -> str:
         """The first module below a block that `layer` belongs to; "" for the block itself."""
@@ -47,6 +50,23 @@ class Anatomy:
     @property
     def boundary_bytes(self) -> int:
         return self.boundary_elements * self.element_bytes
+
+    @property
+    def expert_count(self) -> int:
+        """Experts of a layer; 1 in a network without any."""
+        return next((one.count for one in self.experts.values()), 1)
+
+    @property
+    def expert_share(self) -> float:
+        """The share of the blocks that have experts."""
+        having = [any(op.layer in self.experts for op in block) for block in self.blocks]
+        return sum(having) / len(having)
+
+    @property
+    def experts_a_token(self) -> float:
+        """The experts that each token is sent to."""
+        sent = next((one.sent_elements for one in self.experts.values()), self.boundary_elements)
+        return sent / self.boundary_elements
 
     @property
     def ops(self) -> tuple[Op, ...]:
@@ -84,6 +104,7 @@ def dissect(work: Workload, accumulation: int = 1) -> Anatomy:
         sharded=_sharded(blocks, stack),
         rows=_rows(blocks, stack),
         widths={op.layer: (op.dims["k"], op.dims["n"]) for op in (*blocks_once(blocks), *after) if _is_product(op)},
+        experts=experts_of(blocks_once(blocks)),
     )
 
 

@@ -40,6 +40,10 @@ def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan, kept: 
     fused kernels keep of a block (`kept_per_block`), None where they keep what the traced step does.
     """
     size = anatomy.element_bytes
+    # Devices that share experts hold different ones, so that fewer replicas remain to shard an expert among.
+    experts, replicas = stage.expert_parameters, plan.dp // plan.ep
+    sharded = (stage.parameters - experts) / plan.dp + experts / replicas
+    share = sharded / max(stage.parameters, 1)
     weights = stage.parameters * size
     state = optimizer_named(work.optimizer).state if work.optimizer else 0
     master = 1 if size < 4 and work.optimizer else 0
@@ -56,9 +60,9 @@ def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan, kept: 
     if plan.zero == 3:  # one block's weights are gathered while the next one is fetched
         gathered = 2 * weights / max(stage.blocks, 1)
     return Memory(
-        weights=weights / plan.dp if plan.zero == 3 else weights,
-        gradients=weights / plan.dp if plan.zero >= 2 else weights,
-        optimizer=optimizer / plan.dp if plan.zero >= 1 else optimizer,
+        weights=weights * share if plan.zero == 3 else weights,
+        gradients=weights * share if plan.zero >= 2 else weights,
+        optimizer=optimizer * share if plan.zero >= 1 else optimizer,
         activations=activations,
         logits=logits,
         buffers=RESERVED_BYTES + gathered,

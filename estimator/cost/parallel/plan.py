@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,6 +105,11 @@ def check_plan(plan: Plan, anatomy: Anatomy, devices: int) -> None:
         )
     if plan.dp % plan.ep:
         raise RequestError(f"dp={plan.dp} is not divisible by ep={plan.ep}; use ep={nearest_divisor(plan.dp, plan.ep)}")
+    if anatomy.experts and anatomy.expert_count % plan.ep:
+        both = math.gcd(anatomy.expert_count, plan.dp)
+        raise RequestError(
+            f"{anatomy.expert_count} experts are not divisible by ep={plan.ep}; use ep={nearest_divisor(both, plan.ep)}"
+        )
 
 
 def with_devices(plan: Plan, devices: int) -> Plan:

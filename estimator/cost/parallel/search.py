@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -115,13 +116,13 @@ def splits(anatomy: Anatomy, cluster: Cluster, passes: int, base: Plan) -> Itera
             dp = cluster.devices // (tp * pp)
             if passes % dp:
                 continue
+            sizes = replace(base, dp=dp, tp=tp, pp=pp, accumulate=passes // dp)
             for zero in stages if dp > 1 else (0,):
                 if zero == 3 and pp > 1:
                     continue
-                for checkpointing in checkpointings:
-                    yield replace(
-                        base, dp=dp, tp=tp, pp=pp, zero=zero, checkpointing=checkpointing, accumulate=passes // dp
-                    )
+                for ep in _divisors(math.gcd(anatomy.expert_count, dp)):
+                    for checkpointing in checkpointings:
+                        yield replace(sizes, ep=ep, zero=zero, checkpointing=checkpointing)
 
 
 def _divisors(number: int) -> list[int]:

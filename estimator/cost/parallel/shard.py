@@ -11,6 +11,7 @@ from ...trace.workload import Op
 from ..features import DENSE
 from ..software import WHOLE_BLOCKS
 from .anatomy import Anatomy
+from .experts import on_one_device
 from .plan import Plan
 
 _SELECTED = ("attention", "softmax", "dropout")  # that selective checkpointing computes again
@@ -21,13 +22,15 @@ class Stage:
     """One device of the slowest pipeline stage.
 
     `passes` are the forward and backward ops of one micro-batch, `updates` the optimizer's ops of one step, `blocks`
-    the number of blocks. `parameters` are the weights of the device, before ZeRO divides them.
+    the number of blocks. `parameters` are the weights of the device, before ZeRO divides them, and `expert_parameters`
+    those of them that expert parallelism has divided.
     """
 
     passes: tuple[Op, ...]
     updates: tuple[Op, ...]
     blocks: int
     parameters: int
+    expert_parameters: int = 0
 
 
 def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stage:
@@ -51,22 +54,29 @@ def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stag
         ops += [replace(op, phase="backward", count=op.count * count) for op in again]
     divided = [divided_op(op, anatomy, plan) for op in ops]
     updates = tuple(op for op in divided if op.phase == "optimizer")
-    parameters = sum(op.dims.get("elements", 0) * op.count for op in updates)
-    share = plan.dp if plan.zero else 1
+    shared = [op for op in updates if plan.ep > 1 and op.layer in anatomy.experts]
+    replicas = {True: plan.dp // plan.ep, False: plan.dp} if plan.zero else {True: 1, False: 1}
     return Stage(
         passes=tuple(op for op in divided if op.phase != "optimizer"),
-        updates=tuple(_divided(op, share) for op in updates),
+        updates=tuple(_divided(op, replicas[plan.ep > 1 and op.layer in anatomy.experts]) for op in updates),
         blocks=blocks,
-        parameters=parameters,
+        parameters=_parameters(updates),
+        expert_parameters=_parameters(shared),
     )
 
 
+def _parameters(updates: Iterable[Op]) -> int:
+    return sum(op.dims.get("elements", 0) * op.count for op in updates)
+
+
 def divided_op(op: Op, anatomy: Anatomy, plan: Plan) -> Op:
-    """`op` on one device of its tensor and context parallel groups.
+    """`op` on one device of its expert, tensor and context parallel groups.
 
     With sequence parallelism each device of the group computes its part of the sequence in norms, dropouts and
     additions (Korthikanti et al. 2022); without it, each computes all of it.
     """
+    if plan.ep > 1 and op.layer in anatomy.experts:
+        op = on_one_device(op, anatomy.experts[op.layer], plan.ep)
     if op.phase == "optimizer":
         return _divided(op, plan.tp if _is_sharded(op, anatomy) else 1)
     if plan.tp == 1 and plan.cp == 1:

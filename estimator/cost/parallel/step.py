@@ -126,28 +126,38 @@ def pipeline_exchanges(anatomy: Anatomy, plan: Plan) -> list[Exchange]:
 
 
 def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
-    """Per micro-batch: tokens to their experts and back, forward and backward (all-to-all)."""
+    """Per micro-batch: tokens to their experts and back, forward and backward (all-to-all).
+
+    A token is sent once to each device that has some of its experts, which are any with equal chances.
+    """
     if plan.ep == 1:
         return []
-    return [
-        Exchange(ALL_TO_ALL, anatomy.boundary_bytes / (plan.tp * plan.cp), plan.ep, plan.tp * plan.cp, 4 * stage.blocks)
-    ]
+    devices = plan.ep * (1.0 - (1.0 - 1.0 / plan.ep) ** anatomy.experts_a_token) if anatomy.experts else 1.0
+    blocks = max(1, round(stage.blocks * anatomy.expert_share)) if anatomy.experts else stage.blocks
+    stride = plan.tp * plan.cp
+    return [Exchange(ALL_TO_ALL, devices * anatomy.boundary_bytes / stride, plan.ep, stride, 4 * blocks)]
 
 
 def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
-    """Per step: the gradients of all replicas; sharded weights are gathered too (Rajbhandari et al. 2020)."""
-    size, stride = plan.dp * plan.cp, plan.tp
-    bytes_ = stage.parameters * anatomy.element_bytes
-    pieces = max(stage.blocks, 1)
-    if size == 1:
-        return []
-    if plan.zero < 2:
-        return [Exchange(ALL_REDUCE, bytes_ / pieces, size, stride, pieces)]
-    scatter = Exchange(
-        REDUCE_SCATTER, bytes_ / pieces, size, stride, pieces * (plan.accumulate if plan.zero == 3 else 1)
-    )
-    gathers = 2 * plan.accumulate if plan.zero == 3 else 1
-    return [scatter, Exchange(ALL_GATHER, bytes_ / pieces, size, stride, pieces * gathers)]
+    """Per step: the gradients of all replicas; sharded weights are gathered too (Rajbhandari et al. 2020).
+
+    Experts that devices share have fewer replicas.
+    """
+    size, pieces = plan.dp * plan.cp, max(stage.blocks, 1)
+    own = (stage.parameters - stage.expert_parameters, size, plan.tp)
+    shared = (stage.expert_parameters, size // plan.ep, plan.tp * plan.ep)
+    found: list[Exchange] = []
+    for parameters, replicas, stride in (own, shared):
+        message = parameters * anatomy.element_bytes / pieces
+        if not parameters or replicas == 1:
+            continue
+        if plan.zero < 2:
+            found.append(Exchange(ALL_REDUCE, message, replicas, stride, pieces))
+            continue
+        scatters, gathers = (plan.accumulate, 2 * plan.accumulate) if plan.zero == 3 else (1, 1)
+        found.append(Exchange(REDUCE_SCATTER, message, replicas, stride, pieces * scatters))
+        found.append(Exchange(ALL_GATHER, message, replicas, stride, pieces * gathers))
+    return found
 
 
 def _exposed(plan: Plan, data_s: float, pass_s: float, overlap: float) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 import joulecast as jc
 from joulecast.estimator.trace.fp8 import FP8_DTYPE, as_fp8
+from joulecast.estimator.trace.workload import Op
 
 
 class Net(nn.Module):
@@ -42,6 +45,24 @@ def test_all_else_is_that_of_bfloat16() -> None:
         plain.activation_bytes,
     )
     assert as_fp8(plain) == eight
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "eight"),
+    [
+        ("_grouped_mm", {"b": 8, "m": 37, "k": 32, "n": 64}, True),  # tokens of an expert
+        ("_grouped_mm", {"b": 8, "m": 32, "k": 37, "n": 64}, True),  # in the gradient of its weight
+        ("_grouped_mm", {"b": 8, "m": 37, "k": 24, "n": 64}, False),
+        ("bmm", {"b": 8, "m": 32, "k": 32, "n": 64}, False),  # attention
+    ],
+)
+def test_products_of_experts_are_in_8_bits_and_those_of_attention_are_not(
+    name: str, sizes: dict[str, int], eight: bool
+) -> None:
+    plain = jc.trace(Net(), torch.zeros(16, 32), precision="bf16")
+    op = Op(name, "matmul", "forward", "mlp.experts", 100, 100, 100, dims=sizes, dtype="bfloat16")
+    found = as_fp8(replace(plain, ops=(op, *plain.ops))).ops[0]
+    assert found.dtype == (FP8_DTYPE if eight else "bfloat16")
 
 
 def test_a_batch_that_is_no_multiple_of_16_stays_in_16_bits() -> None:

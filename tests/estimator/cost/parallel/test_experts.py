@@ -1,0 +1,119 @@
+"""Expert parallelism by hand: what one device computes, holds and sends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from joulecast.estimator.base.errors import RequestError
+from joulecast.estimator.cost.parallel.anatomy import Anatomy
+from joulecast.estimator.cost.parallel.collectives import Exchange
+from joulecast.estimator.cost.parallel.experts import Experts, experts_of, on_one_device
+from joulecast.estimator.cost.parallel.memory import memory_of
+from joulecast.estimator.cost.parallel.plan import Plan, check_plan
+from joulecast.estimator.cost.parallel.shard import Stage, slowest_stage
+from joulecast.estimator.cost.parallel.step import data_exchanges, expert_exchanges
+from joulecast.estimator.trace.workload import Op, Workload
+
+LAYER = "model.layers.0.mlp.experts"
+
+
+def product(phase: str, m: int, k: int, n: int, layer: str = LAYER) -> Op:
+    """Eight products in 16 bits."""
+    dims = {"b": 8, "m": m, "k": k, "n": n}
+    return Op("_grouped_mm", "matmul", phase, layer, 8 * m * k * n, 16 * (m * k + k * n), 16 * m * n, dims=dims)
+
+
+def moved(name: str, elements: int, phase: str = "forward") -> Op:
+    dims = {"elements_in": elements, "elements_out": elements}
+    return Op(name, "copy", phase, LAYER, 0, 2 * elements, 2 * elements, dims=dims)
+
+
+WEIGHT = 8 * 16 * 32
+UPDATE = Op("adam", "optimizer", "optimizer", LAYER, 0, 40 * WEIGHT, 20 * WEIGHT, dims={"elements": WEIGHT})
+FORWARD = product("forward", 4, 16, 32)  # eight experts, four tokens each, from 16 to 32 numbers
+SCORES = product("forward", 4, 16, 32, "model.layers.0.attn")
+EXPERTS = Experts(count=8, tokens=4, sent_elements=8 * 4 * 16, weights=frozenset({WEIGHT}))
+
+
+def anatomy() -> Anatomy:
+    """Three blocks, two of them with experts. 16 tokens of 16 numbers; each goes to two experts."""
+    block = (FORWARD, UPDATE)
+    return Anatomy(((), block, block), (), (), 256, 2, 16, 0, "model.layers.", frozenset(), experts={LAYER: EXPERTS})
+
+
+def test_experts_are_batched_products_with_a_weight_for_each() -> None:
+    assert experts_of([FORWARD, SCORES, UPDATE]) == {LAYER: EXPERTS}
+    assert experts_of([FORWARD, SCORES]) == {}
+
+
+def test_a_device_computes_fewer_experts_for_more_tokens_each() -> None:
+    one = on_one_device(FORWARD, EXPERTS, 4)
+    assert one.dims == {"b": 2, "m": 16, "k": 16, "n": 32}
+    assert one.flops == FORWARD.flops
+    # Tokens are read whole, weights by a quarter.
+    assert (one.bytes_read, one.bytes_written) == (16 * (4 * 16 + 16 * 32 // 4), 16 * 4 * 32)
+
+
+def test_gradients_of_inputs_and_of_weights() -> None:
+    inputs = on_one_device(product("backward", 4, 32, 16), EXPERTS, 4)
+    assert inputs.dims == {"b": 2, "m": 16, "k": 32, "n": 16}
+    assert (inputs.bytes_read, inputs.bytes_written) == (16 * (4 * 32 + 32 * 16 // 4), 16 * 4 * 16)
+    weights = on_one_device(product("backward", 16, 4, 32), EXPERTS, 4)
+    assert weights.dims == {"b": 2, "m": 16, "k": 16, "n": 32}
+    assert (weights.bytes_read, weights.bytes_written) == (16 * (16 * 4 + 4 * 32), 16 * 16 * 32 // 4)
+
+
+def test_updates_and_copies_of_weights_are_shared_and_those_of_tokens_are_not() -> None:
+    update = on_one_device(UPDATE, EXPERTS, 4)
+    assert (update.dims["elements"], update.bytes_moved) == (WEIGHT // 4, 15 * WEIGHT)
+    copy = on_one_device(moved("clone", WEIGHT), EXPERTS, 4)
+    assert (copy.dims["elements_in"], copy.bytes_moved) == (WEIGHT // 4, WEIGHT)
+    assert on_one_device(moved("index", 512), EXPERTS, 4) == moved("index", 512)
+
+
+def test_a_stage_has_its_share_of_the_experts() -> None:
+    stage = slowest_stage(anatomy(), Plan(dp=8, ep=4, zero=1))
+    assert (stage.parameters, stage.expert_parameters) == (2 * WEIGHT // 4, 2 * WEIGHT // 4)
+    # Of eight replicas two have the same experts, and share their optimizer's state.
+    assert [op.dims["elements"] for op in stage.updates] == [WEIGHT // 8]
+    whole = slowest_stage(anatomy(), Plan(dp=8))
+    assert (whole.parameters, whole.expert_parameters) == (2 * WEIGHT, 0)
+
+
+def test_a_token_is_sent_once_to_each_device_with_one_of_its_experts() -> None:
+    stage = Stage((), (), 3, 600)
+    # Two of four devices with equal chances: 4 (1 - (3/4)^2) = 1.75; two of the three blocks, four times.
+    assert expert_exchanges(anatomy(), Plan(dp=8, ep=4), stage) == [Exchange("all_to_all", 1.75 * 512, 4, 1, 8)]
+    assert expert_exchanges(anatomy(), Plan(dp=8), stage) == []
+
+
+def test_gradients_of_experts_are_summed_over_the_devices_that_have_them() -> None:
+    stage = Stage((), (), 2, 600, 400)
+    assert data_exchanges(anatomy(), Plan(dp=8, tp=2, ep=4), stage) == [
+        Exchange("all_reduce", 200, 8, 2, 2),
+        Exchange("all_reduce", 400, 2, 8, 2),
+    ]
+    assert data_exchanges(anatomy(), Plan(dp=8, ep=8), stage) == [Exchange("all_reduce", 200, 8, 1, 2)]
+    assert data_exchanges(anatomy(), Plan(dp=8, ep=4, zero=3, accumulate=3), stage)[2:] == [
+        Exchange("reduce_scatter", 400, 2, 4, 6),
+        Exchange("all_gather", 400, 2, 4, 12),
+    ]
+
+
+def test_memory_of_sharded_experts() -> None:
+    work = Workload("moe", "pytorch", 1, True, "adam", "bfloat16", 600, 600, 1200, 0, (), (FORWARD, UPDATE))
+    stage = Stage((), (), 2, 600, 400)
+    sharded = 200 / 8 + 400 / 2
+    found = memory_of(work, anatomy(), stage, Plan(dp=8, ep=4, zero=3))
+    assert (found.weights, found.gradients) == (pytest.approx(2 * sharded), pytest.approx(2 * sharded))
+    assert found.optimizer == pytest.approx(12 * sharded)
+    assert memory_of(work, anatomy(), stage, Plan(dp=8, ep=4)).weights == 1200
+
+
+def test_experts_are_divided_evenly() -> None:
+    check_plan(Plan(dp=16, ep=8), anatomy(), 16)
+    with pytest.raises(RequestError, match=r"^8 experts are not divisible by ep=16; use ep=8$"):
+        check_plan(Plan(dp=16, ep=16), anatomy(), 16)
+    check_plan(Plan(dp=16, ep=16), replace(anatomy(), experts={}), 16)
