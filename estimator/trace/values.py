@@ -552,7 +552,10 @@ class ReadsValues(TorchFunctionMode):
 
 
 class RealNumbers(TorchFunctionMode):
-    """Single numbers are made on the CPU: strides and sizes that a model keeps as tensors have their values."""
+    """Single numbers are made on the CPU: strides and sizes that a model keeps as tensors have their values.
+
+    A tensor on meta that is moved to where such a number is (`to(number.device)`) stays where it is.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -560,7 +563,19 @@ class RealNumbers(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.tensor and args and isinstance(args[0], (bool, int, float)) and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "cpu"}
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except NotImplementedError:
+            if func not in (torch.Tensor.to, torch.Tensor.cpu) or not args[0].is_meta:
+                raise
+        if any(isinstance(other, torch.Tensor) for other in args[1:]):
+            return args[0].to(dtype=args[1].dtype)
+        place = {"device": "meta"} if "device" in kwargs else {}
+        return args[0].to(*("meta" if _is_place(one) else one for one in args[1:]), **{**kwargs, **place})
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, (str, torch.device))
 
 
 class Following(TorchDispatchMode):

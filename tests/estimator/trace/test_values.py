@@ -497,6 +497,27 @@ def test_a_weight_too_large_to_be_read_is_named(monkeypatch: pytest.MonkeyPatch)
         trace(model, torch.zeros(4, 64), layers=False)
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda table, number: table.to(device=number.device, dtype=torch.float64),
+        lambda table, number: table.to(number.device, torch.float64),
+        lambda table, number: table.to(number.double()),
+        lambda table, number: table.to("cpu", dtype=torch.float64),
+        lambda table, number: table.double().cpu(),
+    ],
+)
+def test_a_table_that_goes_where_a_number_is_stays_on_meta(moved: Callable[..., torch.Tensor]) -> None:
+    """As the positions of SeamlessM4T, which are made for a number."""
+    with torch.device("meta"), RealNumbers():
+        number = torch.tensor(0.5)
+        table = moved(torch.ones(3, 4), number)
+    assert number.device.type == "cpu"
+    assert (table.is_meta, table.dtype, tuple(table.shape)) == (True, torch.float64, (3, 4))
+    with torch.device("meta"), RealNumbers(), pytest.raises(NotImplementedError):
+        torch.ones(3).nonzero()
+
+
 class Durations(nn.Module):
     """Speaks each token for a number of frames that it predicts, as VITS does."""
 
