@@ -21,11 +21,11 @@ _TARGETS = ("target", "targets", "label", "labels", "y", "y_true", "ground_truth
 def training_loss(loss: Callable[..., Any] | None, output: Any, inputs: Any) -> torch.Tensor:
     """A scalar to start backward from.
 
-    The caller's loss, if there is one. Else the sum of the scalars in the output (its own `loss`, a dictionary of
+    The caller's loss, if there is one; otherwise the sum of the scalars in the output (its own `loss`, a dictionary of
     losses). A scalar behind a result may be an auxiliary loss, such as that of a codebook or a router: results with
-    parameters that no scalar reaches are added. Else the sum over every output that depends on the parameters. Outputs
-    count by cross-entropy where they are class scores (batch x classes, or a row of scores for each position of an
-    integer sequence), others by their mean square.
+    parameters that no scalar reaches are added. Without scalars, it is the sum over every output that depends on the
+    parameters. Outputs count by cross-entropy where they are class scores (batch x classes, or a row of scores for each
+    position of an integer sequence), others by their mean square.
     """
     if loss is not None:
         return _own_loss(loss, output, inputs)

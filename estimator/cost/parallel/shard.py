@@ -54,15 +54,26 @@ def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stag
         ops += [replace(op, phase="backward", count=op.count * count) for op in again]
     divided = [divided_op(op, anatomy, plan) for op in ops]
     updates = tuple(op for op in divided if op.phase == "optimizer")
-    shared = [op for op in updates if plan.ep > 1 and op.layer in anatomy.experts]
-    replicas = {True: plan.dp // plan.ep, False: plan.dp} if plan.zero else {True: 1, False: 1}
+    shared = [op for op in updates if _is_shared(op, anatomy, plan)]
     return Stage(
         passes=tuple(op for op in divided if op.phase != "optimizer"),
-        updates=tuple(_divided(op, replicas[plan.ep > 1 and op.layer in anatomy.experts]) for op in updates),
+        updates=tuple(_divided(op, _owners(op, anatomy, plan)) for op in updates),
         blocks=blocks,
         parameters=_parameters(updates),
         expert_parameters=_parameters(shared),
     )
+
+
+def _is_shared(op: Op, anatomy: Anatomy, plan: Plan) -> bool:
+    """Whether expert parallelism divides the layer of `op`."""
+    return plan.ep > 1 and op.layer in anatomy.experts
+
+
+def _owners(op: Op, anatomy: Anatomy, plan: Plan) -> int:
+    """The devices that ZeRO divides an update among: the replicas of its weight."""
+    if not plan.zero:
+        return 1
+    return plan.dp // plan.ep if _is_shared(op, anatomy, plan) else plan.dp
 
 
 def _parameters(updates: Iterable[Op]) -> int:
@@ -75,7 +86,7 @@ def divided_op(op: Op, anatomy: Anatomy, plan: Plan) -> Op:
     With sequence parallelism each device of the group computes its part of the sequence in norms, dropouts and
     additions (Korthikanti et al. 2022); without it, each computes all of it.
     """
-    if plan.ep > 1 and op.layer in anatomy.experts:
+    if _is_shared(op, anatomy, plan):
         op = on_one_device(op, anatomy.experts[op.layer], plan.ep)
     if op.phase == "optimizer":
         return _divided(op, plan.tp if _is_sharded(op, anatomy) else 1)
