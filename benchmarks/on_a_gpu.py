@@ -1,6 +1,6 @@
 """Everything that needs a real GPU, in one command of at most 20 minutes.
 
-    python benchmarks/on_a_gpu.py --out FOLDER [--suite-s 300] [--case-s 15]
+    python benchmarks/on_a_gpu.py --out FOLDER [--suite-s 300] [--case-s 15] [--no-tests]
 
 Runs the tests marked `gpu`, calibrates the GPU with the quick suite under NVML, times a dozen networks that are not in
 the suite, and compares predictions before and after calibration with the measurements. FOLDER then contains the records
@@ -36,7 +36,7 @@ from joulecast.measure.records.records import Record, describe_host, hardware_na
 from joulecast.measure.records.store import Store
 from joulecast.measure.suite import rounds
 from joulecast.measure.suite.calibrate import fit_profile, modelled_power
-from joulecast.measure.suite.cases import Case, suite_cases
+from joulecast.measure.suite.cases import Case, machine_cases
 from joulecast.measure.suite.op_timing import stopwatch_overhead_s
 from joulecast.measure.suite.suite import run_suite
 
@@ -151,7 +151,9 @@ def run(
     passed = tests(folder / "tests.txt") if tests else None
     store = Store(folder / "store")
     pace = rounds.metered(rounds.QUICK, meter.name)
-    bench = rounds.Bench(meter, SystemCounters(), host, pace, stopwatch_overhead_s(), Store.new_id("suite"))
+    bench = rounds.Bench(
+        meter, SystemCounters(), host, pace, stopwatch_overhead_s(str(host["device"])), Store.new_id("suite")
+    )
     print(f"calibrating {hardware_name(host)} for {suite_s:.0f} s, meter {meter.name}", flush=True)
     summary = run_suite(cases, store, bench, budget_s=suite_s, progress=_Quiet())
     profile = fit_profile(summary.records, power=lambda: modelled_power(host))
@@ -258,21 +260,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for records, profile and summary")
     parser.add_argument("--suite-s", type=float, default=300.0, help="seconds for the calibration suite")
     parser.add_argument("--case-s", type=float, default=15.0, help="seconds for each network of the comparison")
+    parser.add_argument("--no-tests", action="store_true", help="do not run the GPU tests")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA GPU is visible to torch; run this on a machine with an NVIDIA GPU", file=sys.stderr)
         return 2
     held = [case_of(network, batch) for network, batch in held_networks()]
+    host = describe_host(torch.get_num_threads(), "gpu")
     with select_meter("nvml") as meter:
         results = run(
             options.out,
             meter,
-            describe_host(torch.get_num_threads(), "gpu"),
+            host,
             held,
-            suite_cases(),
+            machine_cases(host),
             suite_s=options.suite_s,
             case_s=options.case_s,
-            tests=_gpu_tests,
+            tests=None if options.no_tests else _gpu_tests,
         )
     print(report(results))
     print(json.dumps(asdict(results.profile.provenance), indent=1))

@@ -355,7 +355,7 @@ def _judge_all(
     with select_meter("none") as meter:
         host = describe_host(torch.get_num_threads(), "gpu" if torch.cuda.is_available() else "cpu")
         plan = CasePlan(window_s=0.5, case_s=case_s, rounds=3)
-        bench = Bench(meter, SystemCounters(), host, plan, stopwatch_overhead_s(), "this-machine")
+        bench = Bench(meter, SystemCounters(), host, plan, stopwatch_overhead_s(str(host["device"])), "this-machine")
         for index, (network, batch) in enumerate(wanted):
             record = judge(network, batch, optimizers[index % 4], bench)
             records.append(record)

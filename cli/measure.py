@@ -128,7 +128,7 @@ def _hand_on(ctx: click.Context, name: str) -> None:
 def _profile_this_machine(options: dict[str, Any]) -> int:
     from ..measure.meters.selection import select_meter
     from ..measure.suite.calibrate import modelled_power
-    from ..measure.suite.cases import suite_cases, user_case
+    from ..measure.suite.cases import machine_cases, user_case
     from ..measure.suite.suite import run_suite, usable
     from .suite_progress import SuiteProgress
 
@@ -136,7 +136,7 @@ def _profile_this_machine(options: dict[str, Any]) -> int:
     if options["power_w"] is not None or options["hardware"] is not None:  # find mistakes before the suite runs
         modelled_power(host, power_w=options["power_w"], hardware=options["hardware"])
     must = [user_case(spec, options["batch_size"], options["optimizer"]) for spec in options["models"]]
-    cases = suite_cases(options["only"])
+    cases = machine_cases(host, options["only"])
     with (
         store.measuring(lambda holder: click.echo(f"waiting: process {holder} is measuring here", err=True)),
         select_meter(options["preference"], sysfs=options["sysfs"], hardware=options["hardware"]) as meter,
@@ -206,7 +206,7 @@ def _bench(meter: Any, host: dict[str, Any], *, quick: bool) -> Any:
         SystemCounters(),
         host,
         metered(QUICK if quick else FULL, meter.name),
-        stopwatch_overhead_s(),
+        stopwatch_overhead_s(str(host["device"])),
         Store.new_id("suite"),
         oversubscription(host["threads"], processors),
         Reference(str(host["device"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -12,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
-from ...estimator.base.errors import JoulecastError
+from ...estimator.base.errors import HardwareError, JoulecastError
+from ...estimator.cost.names import find_hardware
 from . import random_networks, random_sequences
 from .random_networks import ModelAndInputs
 
@@ -27,6 +30,7 @@ class Case:
     """One network with a batch and an optimizer; `build` makes the same network every time.
 
     Similar networks share a `family`. `rounds_factor`: how many times as long as other cases it is measured.
+    `precision`: of autocast, "bfloat16" or "float16"; None is the parameters' own.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Case:
     build: Callable[[], tuple[nn.Module, Arguments]]
     optimizer: str = "sgd"
     rounds_factor: int = 1
+    precision: str | None = None
 
 
 # Kinds of random networks; those with the most variation come first and more often.
@@ -62,6 +67,8 @@ _LANDMARKS = ("alexnet width 1 batch 128 sgd", "simplenet width 1 batch 32 sgd",
 _VISITS = (17, 30, 43, 56, 100, 150)
 _LANDMARK_ROUNDS = 3
 
+_USUAL_TFLOPS = 16.0  # FP32 peak of a GPU that is not in the hardware table
+
 
 def suite_cases(only: str | None = None) -> list[Case]:
     """All cases, the most useful first. `only`: a pattern (`alexnet*`) or a part of a name or family.
@@ -76,6 +83,44 @@ def suite_cases(only: str | None = None) -> list[Case]:
         families = sorted({case.family.partition(" ")[0] for case in cases})
         raise JoulecastError(f"`only` {only!r} matches no case; families are {', '.join(families)}")
     return found
+
+
+def machine_cases(host: Mapping[str, Any], only: str | None = None) -> list[Case]:
+    """`suite_cases` as the machine that `host` describes (`describe_host`) trains them."""
+    cases = suite_cases(only)
+    if host["device"] != "gpu":
+        return cases
+    try:
+        tflops = find_hardware(str(host["gpus"][0])).fp32_tflops or _USUAL_TFLOPS
+    except HardwareError:
+        tflops = _USUAL_TFLOPS
+    half = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return gpu_cases(cases, 2 ** round(math.log2(max(tflops, 1.0))), half)
+
+
+def gpu_cases(cases: Sequence[Case], batch_factor: int, half: str) -> list[Case]:
+    """The cases as a GPU trains them: larger batches, every other one under autocast to `half`.
+
+    `batch_factor` makes a step as long as on a CPU's core. One case in four has an eighth of it, so that some steps
+    wait for the host.
+    """
+    result = []
+    for index, case in enumerate(cases):
+        factor = max(batch_factor // 8, 1) if index % 4 == 2 else batch_factor
+        result.append(_enlarged(case, factor, half if index % 2 else None))
+    return result
+
+
+def _enlarged(case: Case, factor: int, precision: str | None) -> Case:
+    def build() -> tuple[nn.Module, Arguments]:
+        model, (args, kwargs) = case.build()
+        return model, tree_map(repeated, (args, kwargs))
+
+    def repeated(leaf: Any) -> Any:
+        return leaf.repeat(factor, *(1 for _ in leaf.shape[1:])) if isinstance(leaf, torch.Tensor) else leaf
+
+    name = f"{case.name}, batch times {factor}" + (f", {precision}" if precision else "")
+    return replace(case, name=name, build=build, precision=precision)
 
 
 def _with_visits(cases: Sequence[Case]) -> list[Case]:

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 from ...estimator.trace.formulas import GATES, op_name
 from ...estimator.trace.losses import training_loss
 from ...estimator.trace.recorder import Recorder
+from ...estimator.trace.step import PRECISIONS
 from ...estimator.trace.workload import Op, Workload
 
 Key = tuple[str, str, str]  # phase, name, layer
@@ -209,27 +210,35 @@ _OPTIMIZERS: dict[str, Callable[[list[torch.Tensor]], torch.optim.Optimizer]] = 
 class TrainingStep:
     """Real training steps of one network on one batch, as `trace` describes them.
 
-    Trains `model` in place, on its device, with the arguments of one call.
+    Trains `model` in place, on its device, with the arguments of one call; with a `precision`, under autocast.
     """
 
     def __init__(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], optimizer: str = "sgd"
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        optimizer: str = "sgd",
+        precision: str | None = None,
     ) -> None:
         self.model = model.train()
         self.args, self.kwargs = args, kwargs
         self.optimizer_name = optimizer
+        self._autocast = None if precision is None else PRECISIONS[precision]
         named = [(path, tensor) for path, tensor in model.named_parameters() if tensor.requires_grad]
         self._optimizer = _OPTIMIZERS[optimizer]([tensor for _, tensor in named])
         self._named = named
-        self.clock: OpClock = CudaClock() if named and named[0][1].is_cuda else CpuClock()
+        self._device = named[0][1].device.type if named else "cpu"
+        self.clock: OpClock = CudaClock() if self._device == "cuda" else CpuClock()
 
-    def run(self) -> float:
-        """Seconds of one step."""
+    def run(self, steps: int = 1) -> float:
+        """Seconds of so many steps. As in a training, nothing waits for the device between them."""
         self.clock.wait()
         began = time.perf_counter()
-        self._loss().backward()
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        for _ in range(steps):
+            self._loss().backward()
+            self._optimizer.step()
+            self._optimizer.zero_grad()
         self.clock.wait()
         return time.perf_counter() - began
 
@@ -254,8 +263,9 @@ class TrainingStep:
         return events
 
     def _loss(self) -> torch.Tensor:
-        output = self.model(*self.args, **self.kwargs)
-        return training_loss(None, output, (self.args, self.kwargs))
+        with torch.autocast(self._device, dtype=self._autocast, enabled=self._autocast is not None):
+            output = self.model(*self.args, **self.kwargs)
+            return training_loss(None, output, (self.args, self.kwargs))
 
 
 # -- matching --------------------------------------------------------------------------------------
@@ -317,17 +327,24 @@ def op_times(work: Workload, runs: Sequence[Sequence[TimedOp]], step_s: float, o
     return OpTimes(tuple(seconds), covered, sum(index is None for index in found))
 
 
-def stopwatch_overhead_s(calls: int = 2000) -> float:
-    """The time that the stopwatch adds to an op: a tiny op timed with it, minus the same op without it."""
-    tiny = torch.ones(1)
+def stopwatch_overhead_s(device: str = "cpu", calls: int = 2000) -> float:
+    """The time that the stopwatch adds to an op on `device` ("cpu" or "gpu").
+
+    A tiny op timed with it, minus the same op without it.
+    """
+    on_gpu = device == "gpu"
+    tiny = torch.ones(1, device="cuda" if on_gpu else "cpu")
     model = nn.Identity()
-    clock = CpuClock()
+    clock: OpClock = CudaClock() if on_gpu else CpuClock()
 
     def plain() -> float:
+        clock.wait()
         began = clock.stamp()
         for _ in range(calls):
             torch.neg(tiny)
-        return clock.seconds(began, clock.stamp()) / calls
+        ended = clock.stamp()
+        clock.wait()
+        return clock.seconds(began, ended) / calls
 
     def timed() -> float:
         watch = Stopwatch(model, clock)

@@ -46,6 +46,9 @@ class CasePlan:
 # A longer first step has warmed the caches; on a GPU the first step also loads libraries.
 _FIRST_STEP_S = {"cpu": 1.0, "gpu": 30.0}
 
+# The host waits for a GPU this often.
+_UNWATCHED_S = 0.1
+
 # The shortest window in which a counter with this update rate is accurate to about a percent.
 _COUNTER_WINDOW_S = {"nvml": 2.0, "rapl": 0.6, "perf_event": 0.6}
 
@@ -101,8 +104,10 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> BuiltCase:
     if device == "gpu":
         model = model.cuda()
         args, kwargs = tree_map(lambda leaf: leaf.cuda() if isinstance(leaf, torch.Tensor) else leaf, (args, kwargs))
-    work = trace(model, (args, kwargs), optimizer=case.optimizer, name=case.name, layers=False)
-    return BuiltCase(case, work, TrainingStep(model, args, kwargs, case.optimizer))
+    work = trace(
+        model, (args, kwargs), optimizer=case.optimizer, precision=case.precision, name=case.name, layers=False
+    )
+    return BuiltCase(case, work, TrainingStep(model, args, kwargs, case.optimizer, case.precision))
 
 
 def warm(built: BuiltCase, device: str = "cpu") -> BuiltCase:
@@ -181,19 +186,29 @@ def _round(built: BuiltCase, bench: Bench, watch: Stopwatch, number: int) -> _Ro
     window = bench.meter.open()
     try:
         while not steps or spent_s < bench.plan.window_s:
-            spent_s += built.step.run()
-            steps += 1
+            left_s = bench.plan.window_s - spent_s
+            count = _unwatched_steps(spent_s / steps, left_s) if steps else 1
+            spent_s += built.step.run(count)
+            steps += count
     finally:
         reading = window.close()
     between = bench.counters.read()
     if bench.reference is not None:
         reference_s.append(bench.reference.seconds())
-    fuse = built.work.tracer != "real"
-    timed = [built.step.run_timed(watch, fuse) for _ in range(_timed_steps(steps, number))]
+    fuse, began, timed = built.work.tracer != "real", time.monotonic(), []
+    for _ in range(_timed_steps(steps, number)):
+        timed.append(built.step.run_timed(watch, fuse))
+        if time.monotonic() - began > bench.plan.window_s:  # a stopwatch slows a GPU's short ops several times
+            break
     flags = disturbances(before, between)
     figures = {REFERENCE_S: mean(reference_s)} if reference_s else {}
     measured = MeasuredWindow("training steps", steps, reading.seconds, reading, flags, figures)
     return _Round(measured, timed, disturbances(between, bench.counters.read()))
+
+
+def _unwatched_steps(step_s: float, left_s: float) -> int:
+    """How many steps run before the host waits for the device: a training does not wait after every step."""
+    return max(1, int(min(_UNWATCHED_S, left_s) / max(step_s, 1e-9)))
 
 
 def _timed_steps(steps: int, number: int) -> int:
