@@ -31,6 +31,13 @@ from ...estimator.trace.workload import Op, Workload
 
 Key = tuple[str, str, str]  # phase, name, layer
 
+# Names of a GPU's own kernels, and what the trace calls them.
+_TRACED_AS = {
+    f"{library}_batch_norm{direction}": f"native_batch_norm{direction}"
+    for library in ("cudnn", "miopen")
+    for direction in ("", "_backward")
+}
+
 # At most this much of the time between ops belongs to an op: Python's modules, autograd's nodes, freed memory.
 _BETWEEN_OPS_S = 30e-6
 
@@ -135,7 +142,8 @@ class Stopwatch(Recorder):
         elif (event := self._fused_event()) is not None:
             event.spans.append(span)
         elif not self.costs_nothing(func):
-            self.events.append(TimedOp((self.phase, op_name(func), layer), [span]))
+            name = op_name(func)
+            self.events.append(TimedOp((self.phase, _TRACED_AS.get(name, name), layer), [span]))
         return output
 
     def _fused_event(self) -> TimedOp | None:
