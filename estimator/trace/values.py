@@ -59,7 +59,13 @@ _READS = frozenset(
 _PRODUCTS = frozenset(("mm", "addmm", "bmm", "baddbmm", "convolution"))
 # What makes lengths of activations, and what looks for local maxima: their values follow from those of the activations.
 _WHOLE = frozenset(("ceil", "floor", "round", "trunc"))
-_PEAKS = frozenset(("max_pool2d_with_indices", "max_pool3d_with_indices"))
+_PEAKS = frozenset(
+    ("max_pool2d_with_indices", "max_pool3d_with_indices", "topk", "sort", "kthvalue", "max", "amax")  # thresholds too
+)
+# What writes activations to chosen places, and what leaves the zeros of the other places as they are.
+_PICKS = frozenset(("where", "scatter", "masked_fill", "index_put", "mul", "bmm"))
+_PICKS_IN_PLACE = frozenset(("scatter_", "masked_fill_", "index_put_"))
+_KEEPS_ZEROS = frozenset(("_softmax", "div", "mul", "sum", "_to_copy", "clone"))
 _BY_MASK = frozenset(("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_"))
 
 
@@ -75,7 +81,7 @@ class _Later:
     kwargs: dict[str, Any] = field(default_factory=dict)
     index: int | None = None  # in a tuple of outputs
     of_weights: bool = False  # and of nothing else
-    is_peak: bool = False  # an activation that is followed no further than to the places of its local maxima
+    is_peak: bool = False  # an activation of which only the places matter: of local maxima, or of what is not zero
 
 
 class Values:
@@ -334,12 +340,16 @@ class Values:
         # what layers make of a learnt input.
         plain = len(set(weights)) < 2 and not (any(weights) and name in _PRODUCTS)
         has_peak = any(isinstance(entry, _Later) and entry.is_peak for entry in entries)
-        picks = name == "where" and isinstance(entries[0], _Later) and not any(weights)
-        peak = name in _PEAKS or picks or (has_peak and _is_view(func))
+        chosen = any(isinstance(entry, _Later) and not entry.is_peak for entry in entries) and not any(weights)
+        picks = chosen and name in _PICKS
+        peak = name in _PEAKS or picks or (has_peak and (_is_view(func) or name in _KEEPS_ZEROS))
         follows = plain and all(entry is not None for entry in entries) and not has_peak
         follows = follows or peak or name in _WHOLE
         if writes:
+            before = entries[0]
             self._spoil(leaves[0])
+            if chosen and name in _PICKS_IN_PLACE and isinstance(before, torch.Tensor):
+                self._pick(name, args, kwargs, before)
         elif follows or not all(_is_float(one) for one in outputs if isinstance(one, torch.Tensor)):
             for index, one in enumerate(outputs):
                 if isinstance(one, torch.Tensor) and (follows or not _is_float(one)):
@@ -373,6 +383,13 @@ class Values:
             self._spoilt.add(value.untyped_storage()._cdata)
         elif value is not None:
             del self._known[id(written)]
+
+    def _pick(self, name: str, args: Any, kwargs: Any, before: torch.Tensor) -> None:
+        """After a write of activations to chosen places of `before`: a router's gates, which are zero elsewhere."""
+        with for_real():
+            earlier = self.stand_in_for(before.clone())
+        func = getattr(torch.ops.aten, name.removesuffix("_"))
+        self._set(args[0], _Later(func, (earlier, *args[1:]), kwargs, is_peak=True))
 
     def _compute(self, func: Any, name: str, args: Any, kwargs: Any, outputs: Sequence[Any]) -> None:
         def real(tensor: torch.Tensor) -> torch.Tensor:
