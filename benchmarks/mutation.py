@@ -6,8 +6,8 @@
 cosmic-ray changes one operator, number, comparison, keyword or exception at a time in a copy of the checkout, and
 pytest runs the room's tests until the first failure. Every place that can be changed has the same chance to be drawn.
 The tests run once without a change, to see which of them call which function. A mutant then runs only those that call
-the changed one, the fastest first, or all if the line runs at import, in a fork of a process that has already imported
-PyTorch.
+the changed one (in a file with cached functions, those that call any of them), the fastest first, or all if the line
+runs at import, in a fork of a process that has already imported PyTorch.
 Left out: what is not valid Python, decorators, `TYPE_CHECKING`, `|` (mostly annotations, which never run), `is` for
 `==`, numbers from 10,000 up (they change by 1), `strict=True` of zips, the `*` of keyword-only parameters, and the
 fakes in `testing.py`. `mutation_equivalent.toml` lists the mutants that change no behaviour, each with the reason.
@@ -28,6 +28,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -54,6 +55,7 @@ PYTEST_OPTIONS = (
     *("-W", "ignore::pytest.PytestAssertRewriteWarning"),  # hypothesis, imported before
 )
 AT_IMPORT = "import"
+_CACHED = re.compile(r"@(functools\.)?(lru_)?cache")  # only the first of the tests calls what is cached
 MEMORY_BYTES = 12 * 2**30  # a mutant that allocates without end fails its test instead of stopping the machine
 
 
@@ -90,8 +92,12 @@ class Tests:
         if not around:
             return None
         innermost = min(around, key=lambda code: _last_line(code) - code.co_firstlineno)
-        callers = set(self.reached.get(mutant.path, {}).get(_key(innermost), ()))
-        return None if AT_IMPORT in callers else callers
+        reached = self.reached.get(mutant.path, {})
+        callers = set(reached.get(_key(innermost), ()))
+        if AT_IMPORT in callers:
+            return None
+        cached = callers and _CACHED.search(mutant.source)
+        return set().union(*reached.values()) - {AT_IMPORT} if cached else callers
 
 
 def _functions(source: str) -> Iterator[types.CodeType]:
@@ -190,7 +196,8 @@ def places(folder: Path, room: str) -> list[list[Any]]:
     """All mutations of the room; those of one place and one kind are a group, of which one is drawn."""
     from cosmic_ray.commands.init import _all_work_items
 
-    files = [path for path in sorted((folder / "src/joulecast" / room).rglob("*.py")) if path.name != "testing.py"]
+    top = folder / "src/joulecast" / room
+    files = [top] if top.is_file() else [path for path in sorted(top.rglob("*.py")) if path.name != "testing.py"]
     lines = {path: path.read_text().splitlines() for path in files}
     groups: dict[Any, list[Any]] = {}
     for item in _all_work_items(files, {}):
@@ -345,8 +352,8 @@ def equivalents() -> dict[tuple[str, str], str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("room", help="a folder with code, such as estimator/fit")
-    parser.add_argument("--tests", nargs="*", help="what to run; default: tests/ROOM")
+    parser.add_argument("room", help="a folder with code, such as estimator/fit, or one file of it")
+    parser.add_argument("--tests", nargs="*", help="what to run; default: tests/ROOM, or the tests of a file's folder")
     parser.add_argument("--sample", type=int, default=60, help="how many mutants; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
@@ -361,7 +368,8 @@ def main() -> int:
     for name in PRELOADED:
         importlib.import_module(name)
 
-    tests = Tests(options.tests or [f"tests/{options.room}"])
+    room = str(Path(options.room).parent) if options.room.endswith(".py") else options.room
+    tests = Tests(options.tests or [f"tests/{room}"])
     before: dict[str, str] = json.loads(options.state.read_text()) if options.state and options.state.exists() else {}
     known = equivalents()
     counts: dict[str, int] = defaultdict(int)

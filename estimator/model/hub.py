@@ -64,7 +64,8 @@ def _in_own_dtype(model_class: Any, config: Any) -> nn.Module:
     """The model with its parameters in the config's `dtype` (`torch_dtype` before transformers 5), if it has one."""
     import torch
 
-    own = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    # transformers 5 warns where the old name is read.
+    own = config.dtype if hasattr(config, "dtype") else getattr(config, "torch_dtype", None)
     own = getattr(torch, own.removeprefix("torch."), None) if isinstance(own, str) else own
     before = torch.get_default_dtype()
     try:

@@ -32,8 +32,8 @@ def experts_of(ops: Iterable[Op]) -> dict[str, Experts]:
     ops = tuple(ops)
     weights: Mapping[str, set[int]] = defaultdict(set)
     for op in ops:
-        if op.phase == "optimizer":
-            weights[op.layer].add(op.dims.get("elements", 0))
+        if op.phase == "optimizer" and "elements" in op.dims:
+            weights[op.layer].add(op.dims["elements"])
     found: dict[str, Experts] = {}
     for op in ops:
         if op.kind != "matmul" or op.phase != "forward" or op.dims.get("b", 1) == 1 or op.layer in found:

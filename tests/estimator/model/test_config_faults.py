@@ -57,7 +57,15 @@ def test_numbers_that_differ_from_layer_to_layer_are_no_fault() -> None:
         def num_attention_heads(self) -> int:
             raise RuntimeError("a per-layer attribute")  # as transformers' own, which is no AttributeError
 
-    assert config_fault(PerLayer()) == ""
+    whole = PerLayer()
+    assert config_fault(whole) == ""
+    vars(whole)["text_config"] = config(hidden_size=65, num_attention_heads=4)
+    assert "hidden_size 65" in config_fault(whole)
+
+
+def test_what_is_no_config_inside_a_config_is_not_searched() -> None:
+    quantization = SimpleNamespace(to_dict=dict, hidden_size=65, num_attention_heads=4)
+    assert config_fault(config(quantization_config=quantization)) == ""
 
 
 def test_the_error_of_a_forward_pass_names_the_config(tmp_path: Any) -> None:

@@ -43,9 +43,12 @@ READS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sums": lambda hot: hot.permute(2, 1, 0).sum(dim=(-1, -2)),
     "sums that keep their dimensions": lambda hot: hot.sum(dim=(0, 1), keepdim=True),
     "a sum over one dimension": lambda hot: hot.sum(dim=2),
+    "any over one dimension": lambda hot: hot.bool().any(dim=2),
     "any": lambda hot: hot.transpose(0, 2).bool().any(dim=(1, 2)),
     "after arithmetic": lambda hot: (hot * 2 + hot.amax(2, keepdim=True)).bool().to(torch.int32)[:, 4],
     "of a new dimension": lambda hot: hot.unsqueeze(1)[:, :, 5],
+    "expanded by a new dimension": lambda hot: hot.expand(3, 2, 20, 10)[:, :, 4],
+    "expanded before the first": lambda hot: hot.permute(2, 1, 0).expand(2, 10, 20, 2)[:, 3],
     "expanded": lambda hot: hot[None].expand(2, -1, -1, -1)[:, :, 5],
     "of the positions": lambda hot: hot.permute(2, 1, 0)[3].nonzero(),
 }
@@ -62,6 +65,19 @@ def test_what_is_read_equals_the_whole(small: None, read: Callable[[torch.Tensor
         truth = read_on_cpu(read, real)
     assert value.tolist() == truth.tolist()
     assert value.shape == result.shape
+
+
+@pytest.mark.parametrize("turn", [torch.t, lambda hot: hot.transpose(0, 1), lambda hot: hot.transpose(-2, -1)])
+def test_a_column_of_a_matrix_that_was_turned(small: None, turn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    made = Values("meta")
+    with Following(made), ReadsValues(made):
+        choices = chosen(made)[0]
+        read = turn(one_hot(choices))[4]
+        value, real = made.of(read), made.of(choices)
+        of_copies = made.of(one_hot(choices).expand(2, 1, 20, 10)[..., 4])
+    column = [int(one == 4) for one in real.tolist()]
+    assert value.tolist() == column
+    assert of_copies.tolist() == [[column], [column]]
 
 
 def read_on_cpu(read: Callable[[torch.Tensor], torch.Tensor], choices: torch.Tensor) -> torch.Tensor:
@@ -81,8 +97,17 @@ def read_on_cpu(read: Callable[[torch.Tensor], torch.Tensor], choices: torch.Ten
         lambda hot: hot.flatten()[3],
         lambda hot: hot.permute(2, 1, 0)[torch.tensor([3]), torch.tensor([3])],
         lambda hot: torch.stack([hot, hot]).sum(dim=(0, 1)),
+        lambda hot: hot[1],
+        lambda hot: hot.sum(dim=(1, 2)),
+        lambda hot: hot.sum(dim=()),
+        lambda hot: hot.sum(dim=(0, 1, 2)),
+        lambda hot: hot.expand(10, 2, 20, 10)[1],
+        lambda hot: hot[None].expand(3, 2, 20, 10)[1],
     ],
-    ids=["all", "cumulated", "another shape", "two indices", "two tensors"],
+    ids=[
+        *("all", "cumulated", "another shape", "two indices", "two tensors", "a row that is too large"),
+        *("sums of such rows", "no dimensions", "every dimension", "a dimension of copies", "a repeated dimension"),
+    ],
 )
 def test_what_needs_the_whole_is_refused(small: None, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
     made = Values("meta")

@@ -48,6 +48,19 @@ def test_experts_are_batched_products_with_a_weight_for_each() -> None:
     assert experts_of([FORWARD, SCORES]) == {}
 
 
+def test_what_is_no_expert() -> None:
+    """Shared weights, scores of attention, copies and the optimizer's own products are left out."""
+    shared = Op("mm", "matmul", "forward", LAYER, 512, 0, 0, dims={"m": 4, "k": 8, "n": 16})
+    update = replace(UPDATE, layer="model.layers.0.mlp", dims={"elements": 8 * 16})
+    one = replace(shared, layer="model.layers.0.mlp", dims={"b": 1, "m": 4, "k": 8, "n": 16})
+    muon = product("optimizer", 16, 16, 32)
+    backward = product("backward", 9, 16, 32)
+    copied = replace(moved("clone", WEIGHT), dims={"b": 8, "m": 3, "k": 16, "n": 32})
+    second = product("forward", 5, 32, 16)
+    ops = [shared, one, update, copied, backward, muon, FORWARD, second, UPDATE]
+    assert experts_of(ops) == {LAYER: EXPERTS}
+
+
 def test_a_device_computes_fewer_experts_for_more_tokens_each() -> None:
     one = on_one_device(FORWARD, EXPERTS, 4)
     assert one.dims == {"b": 2, "m": 16, "k": 16, "n": 32}
@@ -65,12 +78,31 @@ def test_gradients_of_inputs_and_of_weights() -> None:
     assert (weights.bytes_read, weights.bytes_written) == (16 * (16 * 4 + 4 * 32), 16 * 16 * 32 // 4)
 
 
+def test_products_of_odd_sizes() -> None:
+    """6 tokens and 34 outputs: of 40 numbers of the operands, 6 + 34 / 4 are read."""
+    experts = replace(EXPERTS, tokens=6)
+    one = on_one_device(product("forward", 6, 16, 34), experts, 4)
+    assert one.bytes_read == 16 * (6 * 16 + 16 * 34 // 4)
+    # Weights of 2 inputs: fewer than the tokens that are summed over.
+    weights = on_one_device(product("backward", 2, 6, 34), experts, 4)
+    assert weights.dims == {"b": 2, "m": 2, "k": 24, "n": 34}
+    # A forward product multiplies tokens, however many it has.
+    assert on_one_device(product("forward", 5, 16, 34), experts, 4).dims == {"b": 2, "m": 20, "k": 16, "n": 34}
+
+
+def test_other_products_of_the_layer_stay_whole() -> None:
+    other = replace(FORWARD, dims={**FORWARD.dims, "b": 3})
+    assert on_one_device(other, EXPERTS, 4) == other
+
+
 def test_updates_and_copies_of_weights_are_shared_and_those_of_tokens_are_not() -> None:
     update = on_one_device(UPDATE, EXPERTS, 4)
     assert (update.dims["elements"], update.bytes_moved) == (WEIGHT // 4, 15 * WEIGHT)
     copy = on_one_device(moved("clone", WEIGHT), EXPERTS, 4)
     assert (copy.dims["elements_in"], copy.bytes_moved) == (WEIGHT // 4, WEIGHT)
     assert on_one_device(moved("index", 512), EXPERTS, 4) == moved("index", 512)
+    odd = on_one_device(replace(moved("clone", WEIGHT), bytes_read=7, bytes_written=6), EXPERTS, 4)
+    assert (repr(odd.bytes_read), repr(odd.bytes_written)) == ("1", "1")
 
 
 def test_a_stage_has_its_share_of_the_experts() -> None:
