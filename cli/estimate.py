@@ -239,7 +239,7 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
         hardware=_hardware(options["hardware"], options["cores"]),
         cluster=options["cluster"],
         parallel=options["parallel"],
-        zero=_zero(options["zero"], options["fsdp"]),
+        zero=_zero(options["zero"], options["fsdp"], on_a_cluster=options["cluster"] is not None),
         activation_checkpointing=options["activation_checkpointing"],
         global_batch=options["global_batch"],
         parallel_config=options["parallel_config"],
@@ -271,7 +271,11 @@ def _not_given() -> dict[str, None]:
     return {name: None for name in names if context.get_parameter_source(name) is default}
 
 
-def _zero(stage: int | None, fsdp: bool) -> int | None:
+def _zero(stage: int | None, fsdp: bool, *, on_a_cluster: bool) -> int | None:
+    if fsdp and not on_a_cluster:
+        from ..estimator.cost.parallel.cluster import EXAMPLES
+
+        raise click.UsageError(f"--fsdp needs --cluster: give the devices, as in {EXAMPLES}")
     if fsdp and stage not in (None, 3):
         raise click.UsageError(f"--fsdp and --zero {stage} contradict: give one of them")
     return 3 if fsdp else stage

@@ -77,7 +77,7 @@ def run(command: click.Command, program: str) -> None:
     except KeyboardInterrupt:
         _fail(program, "interrupted", 130)
     except click.ClickException as error:
-        _fail(program, " ".join(error.format_message().split()), 2)
+        _fail(program, _in_plain_words(" ".join(error.format_message().split())), 2)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except JoulecastError as error:
@@ -89,6 +89,13 @@ def run(command: click.Command, program: str) -> None:
         sys.exit(141)
     else:
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _in_plain_words(message: str) -> str:
+    """click's message without the names of Python's types."""
+    return message.replace("is not a valid float", "is not a number").replace(
+        "is not a valid integer", "is not a whole number"
+    )
 
 
 _LONG_WORD = re.compile(r"\S{300,}")

@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import RequestError
+from ..base.errors import HardwareError, RequestError
 from ..base.notes import Note, Topic, Weight
 from ..cost.estimate import Estimate
 from ..cost.library import load_profile
+from ..cost.names import find_hardware
+from ..cost.parallel.cluster import Cluster
+from ..cost.parallel.experts import experts_of
 from ..cost.parallel.plan import CHECKPOINTING
 from ..cost.parallel.predict import Split, predict_split
 from ..cost.parallel.search import ZERO_STAGES
@@ -32,7 +35,7 @@ from .where import Where, read_where
 if TYPE_CHECKING:
     from torch import nn
 
-_CLUSTER_SOFTWARE, _COMPILED = "fused", "compiled"
+_FUSED, _EAGER, _COMPILED = "fused", "eager", "compiled"
 
 
 def estimate(
@@ -275,6 +278,8 @@ def _embodied(answer: Answer) -> Embodied:
 
 def _predicted(request: Request, work: Workload, profile: Profile, schedule: Schedule) -> tuple[Estimate, Split | None]:
     cluster, data_s = request.split_devices, 0.0
+    if cluster is not None:
+        _check_same_part(request, profile, cluster)
     if request.input_per_s is not None:
         data_s = schedule.samples_per_step / (request.input_per_s * (cluster.nodes if cluster else 1))
     if cluster is None:
@@ -282,7 +287,7 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
     if schedule.validation_steps:
         raise RequestError("`val_samples` is not modelled on a `cluster` yet: leave it out")
     estimate, split = predict_split(
-        _as_clusters_run(profile, request),
+        _as_clusters_run(profile, request, work),
         work,
         cluster,
         steps=schedule.steps,
@@ -298,18 +303,50 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
         restart_hours=LOST_HOURS if request.restart_hours is None else request.restart_hours,
     )
     split = replace(split, idle_hosts=request.spare_nodes, storage_w=request.storage_w or 0.0)
+    notes = []
     if request.software is None and profile.provenance.time == "datasheet":
-        text = f"the software is not given: fused kernels are assumed on a cluster (`software` {_CLUSTER_SOFTWARE})"
-        estimate = replace(estimate, warnings=(*estimate.warnings, Note(text, Topic.SCHEDULE, Weight.ACT)))
-    return estimate, split
+        notes.append(_software_note(work))
+    if split.plan.ep > 1 and not experts_of(work.ops):
+        notes.append("no layer has its experts in one tensor: `parallel` ep adds their exchange and divides nothing")
+    warnings = (*estimate.warnings, *(Note(note, Topic.SCHEDULE, Weight.ACT) for note in notes))
+    return replace(estimate, warnings=warnings), split
 
 
-def _as_clusters_run(profile: Profile, request: Request) -> Profile:
-    """The profile with fused kernels, as in published trainings on clusters, with the bounds of unknown software."""
+def _check_same_part(request: Request, profile: Profile, cluster: Cluster) -> None:
+    """Raises RequestError where the profile is that of another part than the cluster's, as far as both are known."""
+    try:
+        own, wanted = find_hardware(profile.hardware), find_hardware(cluster.hardware)
+    except HardwareError:
+        return
+    if own.key != wanted.key:
+        given = profile.name if isinstance(request.hardware, Profile) else request.hardware
+        raise RequestError(
+            f"`hardware` {given} ({own.name}) and `cluster` {request.cluster} of {wanted.name} contradict: leave out "
+            "`hardware`"
+        )
+
+
+def _as_clusters_run(profile: Profile, request: Request, work: Workload) -> Profile:
+    """The profile with the software that is assumed on a cluster, with the bounds of unknown software."""
     if request.software is not None or profile.provenance.time != "datasheet":
         return profile
-    fused = profile.for_software(_CLUSTER_SOFTWARE)
-    return replace(fused, time_error=profile.time_error, energy_error=profile.energy_error)
+    assumed = profile.for_software(_assumed_software(work))
+    return replace(assumed, time_error=profile.time_error, energy_error=profile.energy_error)
+
+
+def _assumed_software(work: Workload) -> str:
+    """Fused kernels for models that read sequences, as in published trainings on clusters; for others PyTorch."""
+    if work.tokens_per_sample > 1 or any(op.kind == "attention" for op in work.ops):
+        return _FUSED
+    return _COMPILED if work.compiled else _EAGER
+
+
+def _software_note(work: Workload) -> str:
+    assumed = _assumed_software(work)
+    if assumed == _FUSED:
+        return f"the software is not given: fused kernels are assumed on a cluster (`software` {_FUSED})"
+    name = "torch.compile" if assumed == _COMPILED else "eager PyTorch"
+    return f"the software is not given: {name} is assumed for a model that reads no sequences (`software` {assumed})"
 
 
 def _assumptions(request: Request) -> list[str]:

@@ -200,6 +200,8 @@ class Request:
         """Nodes of the cluster that are kept ready for failures and train nothing."""
         if self.idle_hosts is None or float(self.idle_hosts) == 0:
             return 0
+        if float(self.idle_hosts) < 0:
+            raise JoulecastError(f"`idle_hosts` {self.idle_hosts} cannot be used: give the number of nodes, 0 or more")
         return whole_number("idle_hosts", self.idle_hosts)
 
     @property

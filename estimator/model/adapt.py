@@ -6,6 +6,7 @@ The model is the one that `load_model` built, so it may be changed.
 from __future__ import annotations
 
 import fnmatch
+import warnings
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def _add_lora(model: nn.Module, lora: Lora) -> str:
         raise JoulecastError(f"`lora` needs PEFT ({error}); {INSTALL_PEFT}") from None
     targets: Any = list(lora.targets) or "all-linear"
     try:
-        inject_adapter_in_model(LoraConfig(r=lora.rank, target_modules=targets), model)
+        with warnings.catch_warnings(action="ignore"):  # PEFT's settings that it corrects itself
+            inject_adapter_in_model(LoraConfig(r=lora.rank, target_modules=targets), model)
     except ValueError as error:
         names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _has_weights(module)})
         known = ", ".join(name for name in names if not name.isdigit())

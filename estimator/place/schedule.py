@@ -11,6 +11,7 @@ from ..base.errors import JoulecastError
 from ..base.interval import Interval
 
 Number = float | int | str
+_MOST_STEPS = 10**15  # a step a microsecond for 30 years
 Quantity = TypeVar("Quantity", float, Interval)
 
 
@@ -82,6 +83,8 @@ def make_schedule(
     training = whole_number("samples", samples) if samples is not None else dataset_samples
     per_epoch = None if training is None else _ceil_divide(training, per_step)
     total = _total_steps(epochs, steps, tokens, samples, tokens_per_sample, per_step, per_epoch)
+    if total > _MOST_STEPS:
+        raise JoulecastError(f"the run has more than {_MOST_STEPS:,} steps: give a shorter one")
     if epochs is not None:
         run_epochs: float | None = positive_number("epochs", epochs)
     else:

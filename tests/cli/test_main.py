@@ -25,3 +25,11 @@ def test_shell_completion_is_there() -> None:
             )
             assert done.returncode == 0, done.stderr
             assert f"_{program.upper()}_COMPLETE={shell}_complete" in done.stdout
+
+
+def test_a_value_of_the_wrong_type_is_named_in_plain_words() -> None:
+    code = "from joulecast.cli.main import estimate as run; run()"
+    for option, message in (("--overhead", "is not a number"), ("--idle-hosts", "is not a whole number")):
+        arguments = [sys.executable, "-c", code, "--model", "net.py", option, "ten"]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (2, f"estimate: Invalid value for '{option}': 'ten' {message}.\n")

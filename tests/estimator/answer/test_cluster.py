@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import joulecast as jc
@@ -17,6 +18,8 @@ from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.node import REST_SHARE
 from joulecast.estimator.cost.waiting import overhead
 from joulecast.estimator.trace.fp8 import as_fp8
+from joulecast.estimator.trace.trace import trace
+from joulecast.estimator.trace.workload import Workload
 
 from ..cost.parallel.decoder import decoder
 
@@ -62,6 +65,7 @@ def test_without_a_split_the_fastest_is_chosen():
     [
         ({"cluster": None, "parallel": "tp=2"}, "`parallel` needs `cluster`"),
         ({"cluster": None, "zero": 3}, "`zero` needs `cluster`"),
+        ({"idle_hosts": -1}, "`idle_hosts` -1 cannot be used: give the number of nodes, 0 or more"),
         ({"devices": 8}, "`devices` 8 and `cluster` .* of 16 devices contradict"),
         ({"zero": 5}, "`zero` is 5; choose one of 0, 1, 2, 3"),
         ({"activation_checkpointing": "some"}, "`activation_checkpointing` 'some' is not one of none, selective, full"),
@@ -87,6 +91,8 @@ def test_the_command_line_names_its_options(tmp_path: Path):
     contradicting = CliRunner().invoke(command, [*arguments, *cluster, "--fsdp"])
     assert contradicting.exit_code == 2
     assert "--fsdp and --zero 1 contradict" in contradicting.output
+    alone = CliRunner().invoke(command, [*arguments, "--fsdp"])
+    assert "--fsdp needs --cluster: give the devices" in alone.output
 
 
 def test_fused_kernels_are_assumed_on_a_cluster_and_the_interval_stays_wide():
@@ -96,6 +102,45 @@ def test_fused_kernels_are_assumed_on_a_cluster_and_the_interval_stays_wide():
     note = "the software is not given: fused kernels are assumed on a cluster (`software` fused)"
     assert note in assumed.warnings
     assert note not in stated.warnings
+
+
+def convolutions() -> Workload:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(10))
+    net(torch.zeros(1, 3, 32, 32))
+    return trace(net, torch.zeros(32, 3, 32, 32), layers=False)
+
+
+def test_eager_pytorch_is_assumed_for_models_that_read_no_sequences():
+    """A cluster of one device takes as long as that device alone."""
+    fields = {"model": convolutions(), "steps": 10}
+    alone = answer(jc.Request(**fields, hardware="a100-sxm4-80gb"))
+    found = answer(jc.Request(**fields, cluster="1xa100-sxm4-80gb"))
+    assert found.seconds.value == pytest.approx(alone.seconds.value, rel=0.01)
+    assert found.seconds.high == pytest.approx(alone.seconds.high, rel=0.01)
+    note = "the software is not given: eager PyTorch is assumed for a model that reads no sequences (`software` eager)"
+    assert note in found.warnings
+    compiled = answer(jc.Request(**{**fields, "model": replace(convolutions(), compiled=True)}, cluster="dgx-a100"))
+    assert [note for note in compiled.warnings if "torch.compile is assumed" in note]
+
+
+def test_hardware_of_another_part_than_the_cluster_s_is_refused():
+    with pytest.raises(jc.RequestError) as caught:
+        ask(hardware="t4")
+    assert str(caught.value) == (
+        "`hardware` t4 (Tesla T4) and `cluster` 2x8xa100-sxm4-80gb:200gb of A100 SXM4 80GB contradict: leave out "
+        "`hardware`"
+    )
+    own = jc.load_profile("a100-sxm4-80gb")
+    assert ask(hardware=own).seconds == ask(hardware="a100-sxm4-80gb").seconds == ask().seconds
+    with pytest.raises(jc.RequestError, match=r"`hardware` my-t4 \(Tesla T4\) and `cluster`"):
+        ask(hardware=replace(jc.load_profile("t4"), name="my-t4"))
+    assert ask(hardware="tflops=19,fp16_tflops=312,bandwidth=2000,watts=400").seconds.value > 0
+
+
+def test_expert_parallelism_of_a_model_without_experts_has_a_note():
+    note = "no layer has its experts in one tensor: `parallel` ep adds their exchange and divides nothing"
+    assert note in ask(parallel="dp=16,ep=8").warnings
+    assert note not in ask(parallel="dp=16").warnings
 
 
 def test_energy_has_a_boundary_and_pue_multiplies_whole_nodes():

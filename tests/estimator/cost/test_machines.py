@@ -47,4 +47,5 @@ def test_a_family_has_the_machines_of_its_name(name: str, parts: set[tuple[str, 
 
 def test_near_machines_are_spelt_almost_alike() -> None:
     assert near_machines("p5.46xlarge")[:2] == ["p5.4xlarge", "p5.48xlarge"]
+    assert len(near_machines("p5.46xlarge")) == 3
     assert near_machines("nonsense") == []

@@ -282,6 +282,28 @@ def test_parameters_have_the_config_s_dtype(written, dtype):
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_config_without_a_dtype_is_not_asked_by_the_old_name():
+    """transformers 5 warns on standard error where `torch_dtype` is read."""
+    from joulecast.estimator.model.hub import _in_own_dtype
+
+    class Config:
+        dtype = None
+
+        @property
+        def torch_dtype(self):
+            raise AssertionError("`torch_dtype` was read")
+
+    class Net(torch.nn.Linear):
+        def __init__(self, config):
+            super().__init__(2, 2)
+
+    class OldConfig:
+        torch_dtype = "float16"  # before transformers 5
+
+    assert _in_own_dtype(Net, Config()).weight.dtype == torch.float32
+    assert _in_own_dtype(Net, OldConfig()).weight.dtype == torch.float16
+
+
 # -- timm's configs ----------------------------------------------------------------------------------
 
 TIMM = {

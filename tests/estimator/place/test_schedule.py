@@ -119,6 +119,8 @@ LENGTH: dict[str, Any] = {"epochs": 1, "samples": 100}
         ({**LENGTH, "val_samples": 0}, r"`val_samples` 0 cannot"),
         ({**LENGTH, "accumulation": 0}, r"`accumulate` 0 cannot"),
         ({**LENGTH, "devices": "1e999"}, r"`devices` 1e999 cannot"),
+        ({"steps": 10**15 + 1}, r"the run has more than 1,000,000,000,000,000 steps: give a shorter one"),
+        ({"epochs": 1e308, "samples": 1e300}, r"the run has more than"),
     ],
 )
 def test_options_that_cannot_be_used(options: dict[str, Any], message: str) -> None:
