@@ -15,7 +15,15 @@ from ..base.suggest import near
 from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
 from ..cost.parallel.cluster import Cluster, parse_cluster
 from ..cost.parallel.configs import read_config
-from ..cost.parallel.plan import CHECKPOINTING, Plan, nearest_divisor, parse_plan, stated_sizes, with_devices
+from ..cost.parallel.plan import (
+    CHECKPOINTING,
+    SETTINGS,
+    Plan,
+    nearest_divisor,
+    parse_plan,
+    stated_sizes,
+    with_devices,
+)
 from ..cost.software import SOFTWARE
 from ..model.adapt import parse_lora
 from ..model.inputs import parse_input
@@ -160,13 +168,19 @@ class Request:
 
     @property
     def base_plan(self) -> Plan:
-        """What every split has: the ZeRO stage and the checkpointing."""
-        return Plan(zero=self.zero or 0, checkpointing=self.activation_checkpointing or "none")
+        """What every split has: the ZeRO stage, the checkpointing, and what `parallel` states in addition to sizes."""
+        plan = Plan(zero=self.zero or 0, checkpointing=self.activation_checkpointing or "none")
+        return parse_plan(self.parallel, plan) if self.parallel is not None and self._sizes_open else plan
+
+    @property
+    def _sizes_open(self) -> bool:
+        """Whether `parallel` leaves all sizes to the search, as "eo=1" does."""
+        return stated_sizes(self.parallel) <= SETTINGS
 
     @property
     def plan(self) -> Plan | None:
         """The split that was asked for, its data parallel size filled in; None: joulecast chooses one."""
-        if self.parallel is None:
+        if self.parallel is None or self._sizes_open:
             return None
         plan, cluster = parse_plan(self.parallel, self.base_plan), self.split_devices
         return with_devices(plan, cluster.devices) if cluster and "dp" not in stated_sizes(self.parallel) else plan

@@ -56,17 +56,10 @@ class Anatomy:
         """Experts of a layer; 1 in a network without any."""
         return next((one.count for one in self.experts.values()), 1)
 
-    @property
-    def expert_share(self) -> float:
-        """The share of the blocks that have experts."""
-        having = [any(op.layer in self.experts for op in block) for block in self.blocks]
-        return sum(having) / len(having)
-
-    @property
-    def experts_a_token(self) -> float:
-        """The experts that each token is sent to."""
-        sent = next((one.sent_elements for one in self.experts.values()), self.boundary_elements)
-        return sent / self.boundary_elements
+    def reached(self, places: int) -> float:
+        """How many of `places` devices or nodes, which share the experts evenly, have one of a token's experts."""
+        experts = next(iter(self.experts.values()), None)
+        return experts.reached(places, experts.sent_elements / self.boundary_elements) if experts else 1.0
 
     @property
     def ops(self) -> tuple[Op, ...]:

@@ -252,6 +252,7 @@ def _megatron(text: str) -> StatedRun:
             ep=_count(found.get("expert-model-parallel-size")),
             vp=layers // (pp * chunk) if layers and chunk else None,
             sp=None if tp == 1 else int("sequence-parallel" in found),
+            eo=1 if "overlap-moe-expert-parallel-comm" in found else None,
         ),
         zero=1 if "use-distributed-optimizer" in found else 0,
         activation_checkpointing=granularity if granularity in ("full", "selective") else "none",
@@ -289,7 +290,8 @@ def _level(value: Any) -> int | None:
 
 def _sizes(**sizes: int | None) -> str:
     """The text of `parallel`; "tp=1,pp=1" states that the model is not divided."""
-    kept = {name: size for name, size in sizes.items() if size is not None and (size > 1 or name in ("tp", "pp", "sp"))}
+    always = ("tp", "pp", "sp", "eo")
+    kept = {name: size for name, size in sizes.items() if size is not None and (size > 1 or name in always)}
     return ",".join(f"{name}={size}" for name, size in kept.items())
 
 

@@ -6,6 +6,7 @@ tokens in total, but more for each expert (Lepikhin et al. 2020, "GShard", secti
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,13 +19,21 @@ class Experts:
     """The experts of one layer, computed by grouped products.
 
     `count` experts receive `tokens` tokens each, `sent_elements` numbers in all. `weights` are the sizes of the layer's
-    parameters, each of all experts together.
+    parameters, each of all experts together. A router that limits a token to some groups of experts (node-limited
+    routing) chooses `kept_groups` of `groups`.
     """
 
     count: int
     tokens: int
     sent_elements: int
     weights: frozenset[int]
+    groups: int = 1
+    kept_groups: int = 1
+
+    def reached(self, places: int, per_token: float) -> float:
+        """How many of `places` devices or nodes, which share the experts evenly, have one of a token's experts."""
+        among = places * self.kept_groups / self.groups if places % self.groups == 0 else float(places)
+        return among * (1.0 - math.pow(1.0 - 1.0 / among, per_token)) if among > 1 else 1.0
 
 
 def experts_of(ops: Iterable[Op]) -> dict[str, Experts]:
@@ -40,8 +49,21 @@ def experts_of(ops: Iterable[Op]) -> dict[str, Experts]:
             continue
         b, m, k, n = (op.dims[name] for name in ("b", "m", "k", "n"))
         if b * k * n in weights[op.layer]:
-            found[op.layer] = Experts(b, m, b * m * k, frozenset(weights[op.layer]))
+            kept_groups, groups = _groups(ops, op.layer, b)
+            found[op.layer] = Experts(b, m, b * m * k, frozenset(weights[op.layer]), groups, kept_groups)
     return found
+
+
+def _groups(ops: Iterable[Op], layer: str, count: int) -> tuple[int, int]:
+    """The groups of experts that the router of `layer` keeps for a token, and those that it has: it takes the best."""
+    around = layer.rpartition(".")[0] + "."
+    chosen = [op.dims for op in ops if op.name == "topk" and op.phase == "forward" and op.layer.startswith(around)]
+    tokens = max((dims["elements_in"] for dims in chosen), default=0) // count
+    for dims in chosen:
+        groups = dims["elements_in"] // tokens if tokens else 1
+        if 1 < groups < count and count % groups == 0:
+            return dims["elements_out"] // tokens, groups
+    return 1, 1
 
 
 def on_one_device(op: Op, experts: Experts, ep: int) -> Op:

@@ -11,7 +11,10 @@ from .anatomy import Anatomy
 
 CHECKPOINTING = ("none", "selective", "full")
 _SIZES = ("dp", "tp", "pp", "cp", "ep")
-_OTHERS = {"vp": "interleave", "sp": "sequence_parallel"}
+_OTHERS = {"vp": "interleave", "sp": "sequence_parallel", "eo": "expert_overlap"}
+_SWITCHES = ("sequence_parallel", "expert_overlap")
+SETTINGS = frozenset(_OTHERS)
+"""Names in the text of a plan that are no sizes of groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,9 @@ class Plan:
     parallel sizes; `ep` divides `dp`. `zero` is the ZeRO stage (Rajbhandari et al. 2020): 0 replicates everything, 1
     shards the optimizer state, 2 the gradients too, 3 the weights too (FSDP). `accumulate` is the number of
     micro-batches of one step, `interleave` the number of model chunks per pipeline stage (Narayanan et al. 2021).
-    With `sequence_parallel`, a tensor parallel group divides norms and additions too (Korthikanti et al. 2022).
+    With `sequence_parallel`, a tensor parallel group divides norms and additions too (Korthikanti et al. 2022). With
+    `expert_overlap`, tokens travel to experts while another micro-batch is computed (DeepSeek-AI 2024, "DeepSeek-V3",
+    section 3.2.1). Where `pp` does not divide the blocks, stages differ by one block.
     """
 
     dp: int = 1
@@ -35,6 +40,7 @@ class Plan:
     accumulate: int = 1
     interleave: int = 1
     sequence_parallel: bool = True
+    expert_overlap: bool = False
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "accumulate", "interleave"):
@@ -63,7 +69,8 @@ class Plan:
 def parse_plan(text: str, base: Plan | None = None) -> Plan:
     """The plan in `text`, as in "dp=8,tp=4"; sizes that it does not name are those of `base`.
 
-    "vp" is the number of model chunks of a pipeline stage, "sp" 0 or 1 for sequence parallelism.
+    "vp" is the number of model chunks of a pipeline stage, "sp" 0 or 1 for sequence parallelism, "eo" 0 or 1 for
+    exchanges of experts that are hidden.
     """
     sizes: dict[str, Any] = {}
     for part in text.split(","):
@@ -74,8 +81,7 @@ def parse_plan(text: str, base: Plan | None = None) -> Plan:
             raise RequestError(f"`parallel` names {name} twice; give it once")
         sizes[name] = int(size)
     values = {_OTHERS.get(name, name): size for name, size in sizes.items()}
-    if "sequence_parallel" in values:
-        values["sequence_parallel"] = bool(values["sequence_parallel"])
+    values |= {name: bool(values[name]) for name in _SWITCHES if name in values}
     return replace(base or Plan(), **values)
 
 
@@ -97,11 +103,11 @@ def check_plan(plan: Plan, anatomy: Anatomy, devices: int) -> None:
             f"use tp={nearest_divisor(anatomy.heads, plan.tp)}"
         )
     layers = len(anatomy.blocks)
-    if plan.pp > 1 and layers % (plan.pp * plan.interleave):
+    if plan.pp > 1 and layers < plan.pp * plan.interleave:
         raise RequestError(
-            f"{layers} blocks are not divisible by pp={plan.pp}"
+            f"{layers} blocks are fewer than pp={plan.pp}"
             + (f" x {plan.interleave} chunks" if plan.interleave > 1 else "")
-            + f"; use pp={nearest_divisor(layers, plan.pp)}"
+            + f"; use pp={max(1, layers // plan.interleave)}"
         )
     if plan.dp % plan.ep:
         raise RequestError(f"dp={plan.dp} is not divisible by ep={plan.ep}; use ep={nearest_divisor(plan.dp, plan.ep)}")

@@ -19,7 +19,7 @@ from ..profile import PowerModel, Profile
 from ..software import TRAINING_STACKS
 from ..stacks import load_stacks
 from ..waiting import Interruptions, with_interruptions, with_overhead, with_slow_data
-from .anatomy import dissect
+from .anatomy import Anatomy, dissect
 from .cluster import Cluster
 from .memory import Memory
 from .node import rest_w
@@ -34,6 +34,7 @@ COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "straggl
 _WAITING_DOUBT = math.log(2.0)
 _POWER_DOUBT = math.log(1.12)
 _FP8_DOUBT = math.log(1.25)
+_WORTH_A_NOTE = 0.1  # share of the step
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,7 @@ def predict_split(
         estimate = _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0)
     else:
         estimate = _estimate(profile, alone, choice, cluster, steps, split)
+    estimate = replace(estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice)))
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
     estimate, interruptions = with_interruptions(with_overhead(estimate, overhead), restart_hours)
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
@@ -263,6 +265,23 @@ def _scaled(parts: tuple[Share, ...], kwh: float, seconds: float) -> tuple[Share
 def _other_notes(notes: tuple[str, ...]) -> list[str]:
     """The notes of one device's run without the one on its memory, which the split changes."""
     return [note for note in notes if not note.startswith("needs about ")]
+
+
+def _layout_notes(anatomy: Anatomy, choice: Choice) -> list[Note]:
+    plan, cost, blocks = choice.plan, choice.cost, len(anatomy.blocks)
+    notes = []
+    if blocks % plan.pp:
+        text = (
+            f"{blocks} blocks on {plan.pp} pipeline stages: the largest has {-(-blocks // plan.pp)} and sets the pace"
+        )
+        notes.append(Note(text, Topic.SCHEDULE, Weight.ROUGH))
+    if cost.expert_s > _WORTH_A_NOTE * cost.seconds and not plan.expert_overlap:
+        text = (
+            f"exchanging tokens between experts takes {cost.expert_s / cost.seconds:.0%} of the time; `parallel` eo=1 "
+            "hides it behind another micro-batch, for software that does so"
+        )
+        notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
+    return notes
 
 
 def _notes(split: Split, profile: Profile) -> list[Note]:

@@ -20,6 +20,8 @@ from .step import StepCost, step_cost
 
 ZERO_STAGES = (0, 1, 3)
 """Those that are tried: stage 2 is no faster than 1 and saves less than 3."""
+_MOST_MISSING = 0.125
+"""Of uneven pipelines, those are tried whose stages would hold at most this share more blocks if all were full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,17 @@ def choose_plan(
     interleaving) stays. Raises RequestError when no split fits.
     """
     best: Choice | None = None
-    least: Choice | None = None
+    least: tuple[Plan, float] | None = None
     kept = {name: kept_per_block(anatomy, profile.software, name) for name in CHECKPOINTING}
     for plan in splits(anatomy, cluster, passes, base or Plan()):
-        choice = priced(work, anatomy, profile, cluster, plan, kept[plan.checkpointing])
-        if least is None or choice.memory.total < least.memory.total:
-            least = choice
-        fits = profile.memory_bytes is None or choice.memory.total <= profile.memory_bytes
-        if fits and (best is None or choice.cost.seconds < best.cost.seconds):
+        stage = slowest_stage(anatomy, plan, profile.software)
+        memory = memory_of(work, anatomy, stage, plan, kept[plan.checkpointing])
+        if least is None or memory.total < least[1]:
+            least = plan, memory.total
+        if profile.memory_bytes is not None and memory.total > profile.memory_bytes:
+            continue
+        choice = Choice(plan, memory, step_cost(profile, anatomy, plan, cluster, stage))
+        if best is None or choice.cost.seconds < best.cost.seconds:
             best = choice
     if best is not None:
         return best
@@ -57,8 +62,8 @@ def choose_plan(
             "a step; change `accumulate` or `batch_size`"
         )
     raise RequestError(
-        f"no split fits in {short((profile.memory_bytes or 0) / 1e9)} GB per device; the smallest ({least.plan}) needs "
-        f"{short(least.memory.total / 1e9)} GB: use more devices or a smaller `batch_size`"
+        f"no split fits in {short((profile.memory_bytes or 0) / 1e9)} GB per device; the smallest ({least[0]}) needs "
+        f"{short(least[1] / 1e9)} GB: use more devices or a smaller `batch_size`"
     )
 
 
@@ -103,15 +108,17 @@ def priced(
 
 
 def splits(anatomy: Anatomy, cluster: Cluster, passes: int, base: Plan) -> Iterator[Plan]:
-    """All splits that divide the network and the devices evenly; tensor parallelism stays inside a node."""
+    """All splits that divide the devices evenly and the blocks nearly so; tensor parallelism stays inside a node."""
     layers, heads = len(anatomy.blocks), anatomy.heads
     checkpointings = CHECKPOINTING if base.checkpointing == "none" else (base.checkpointing,)
     stages = ZERO_STAGES if base.zero == 0 else (base.zero,)
     for tp in _divisors(cluster.devices_per_node):
         if tp > 1 and (not heads or heads % tp):
             continue
-        for pp in _divisors(layers):
-            if cluster.devices % (tp * pp):
+        if cluster.devices % tp:
+            continue
+        for pp in _divisors(cluster.devices // tp):
+            if layers < pp * base.interleave or -layers % pp > _MOST_MISSING * layers:
                 continue
             dp = cluster.devices // (tp * pp)
             if passes % dp:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from ...trace.workload import Op
 from ..features import DENSE
@@ -22,8 +23,9 @@ class Stage:
     """One device of the slowest pipeline stage.
 
     `passes` are the forward and backward ops of one micro-batch, `updates` the optimizer's ops of one step, `blocks`
-    the number of blocks. `parameters` are the weights of the device, before ZeRO divides them, and `expert_parameters`
-    those of them that expert parallelism has divided.
+    the number of blocks, `expert_blocks` of those with experts. `parameters` are the weights of the device, before ZeRO
+    divides them, and `expert_parameters` those of them that expert parallelism has divided. `mean_work` is the work of
+    the mean stage, in multiply-adds, relative to this one's.
     """
 
     passes: tuple[Op, ...]
@@ -31,37 +33,83 @@ class Stage:
     blocks: int
     parameters: int
     expert_parameters: int = 0
+    expert_blocks: int = 0
+    mean_work: float = 1.0
 
 
 def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stage:
-    """The stage with the most work: as many blocks as any, with the heavier of both ends of the network.
+    """The stage with the most work: as many blocks as any, the heaviest that follow each other, and an end.
 
-    Where stages cannot all have as many blocks, the end is on a stage with fewer, if it takes no longer than those that
-    are missing there.
+    The ends of the network are on stages with fewer blocks where they take no longer than the blocks that are missing
+    there. Otherwise the heavier of those that remain is on this stage.
     """
-    blocks = math.ceil(len(anatomy.blocks) / plan.pp)
-    ends = (anatomy.before, anatomy.after)
-    chosen = [op for end in ends for op in end] if plan.pp == 1 else list(max(ends, key=_work))
-    missing = plan.pp * blocks - len(anatomy.blocks)
-    if plan.pp > 1 and _work(chosen) <= missing * _work(anatomy.blocks[-1]):
-        chosen = []
-    times = Counter(id(block) for block in anatomy.blocks[:blocks])
-    ops = chosen
-    for block in {id(block): block for block in anatomy.blocks[:blocks]}.values():
-        count = times[id(block)]
-        ops += [replace(op, count=op.count * count) for op in block]
+    blocks = _heaviest(anatomy.blocks, math.ceil(len(anatomy.blocks) / plan.pp))
+    chosen = _end_of_slowest(anatomy, plan.pp)
+    ops = list(chosen)
+    for block, times in _counted(blocks):
+        ops += [replace(op, count=op.count * times) for op in block]
         again = _recomputed(block, plan.checkpointing, whole=software in WHOLE_BLOCKS)
-        ops += [replace(op, phase="backward", count=op.count * count) for op in again]
+        ops += [replace(op, phase="backward", count=op.count * times) for op in again]
     divided = [divided_op(op, anatomy, plan) for op in ops]
     updates = tuple(op for op in divided if op.phase == "optimizer")
     shared = [op for op in updates if _is_shared(op, anatomy, plan)]
     return Stage(
         passes=tuple(op for op in divided if op.phase != "optimizer"),
         updates=tuple(_divided(op, _owners(op, anatomy, plan)) for op in updates),
-        blocks=blocks,
+        blocks=len(blocks),
         parameters=_parameters(updates),
         expert_parameters=_parameters(shared),
+        expert_blocks=sum(times for block, times in _counted(blocks) if _has_experts(block, anatomy)),
+        mean_work=_mean_work(anatomy, plan.pp, _work(chosen) + _blocks_work(blocks)),
     )
+
+
+def _end_of_slowest(anatomy: Anatomy, stages: int) -> tuple[Op, ...]:
+    """The ops before and after the blocks that the slowest stage has."""
+    if stages == 1:
+        return (*anatomy.before, *anatomy.after)
+    missing = -len(anatomy.blocks) % stages  # blocks that some stages have fewer than others, in all
+    each = _work(anatomy.blocks[-1])
+    for end in sorted((anatomy.before, anatomy.after), key=_work, reverse=True):
+        if not missing or _work(end) > missing * each:
+            return end
+        missing -= max(1, math.ceil(_work(end) / each)) if each else 1
+    return ()
+
+
+def _heaviest(blocks: Sequence[tuple[Op, ...]], count: int) -> Sequence[tuple[Op, ...]]:
+    """The `count` blocks, one after another, with the most work; of equal ones those with the most weights."""
+    once = {id(block): (_work(block), _parameters(_updates(block))) for block in blocks}
+    if len(once) == 1 or count == len(blocks):
+        return blocks[:count]
+    sums = [(0, 0), *accumulate((once[id(block)] for block in blocks), lambda a, b: (a[0] + b[0], a[1] + b[1]))]
+    gains = [(end[0] - start[0], end[1] - start[1]) for start, end in zip(sums, sums[count:], strict=False)]
+    first = max(range(len(gains)), key=lambda index: gains[index])
+    return blocks[first : first + count]
+
+
+def _counted(blocks: Sequence[tuple[Op, ...]]) -> Iterable[tuple[tuple[Op, ...], int]]:
+    """Different blocks, and how often each is there."""
+    times = Counter(id(block) for block in blocks)
+    return [(block, times[key]) for key, block in {id(block): block for block in blocks}.items()]
+
+
+def _blocks_work(blocks: Sequence[tuple[Op, ...]]) -> int:
+    return sum(times * _work(block) for block, times in _counted(blocks))
+
+
+def _mean_work(anatomy: Anatomy, stages: int, slowest: int) -> float:
+    if stages == 1 or not slowest:
+        return 1.0
+    return (_work(anatomy.before) + _work(anatomy.after) + _blocks_work(anatomy.blocks)) / stages / slowest
+
+
+def _has_experts(block: Sequence[Op], anatomy: Anatomy) -> bool:
+    return any(op.layer in anatomy.experts for op in block)
+
+
+def _updates(block: Sequence[Op]) -> Iterable[Op]:
+    return (op for op in block if op.phase == "optimizer")
 
 
 def _is_shared(op: Op, anatomy: Anatomy, plan: Plan) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,11 +21,11 @@ _WAITING = "launch"  # the component of eq. 2.2.1 in which a device waits
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Seconds of one optimizer step on one device of the slowest stage, and its joules.
+    """Seconds of one optimizer step, and the joules of a device: both of the mean pipeline stage.
 
     `compute_s` are the passes of all micro-batches, `tensor_s`, `pipeline_s`, `expert_s` and `data_s` the communication
-    that computing does not hide, `bubble_s` the time without a micro-batch, `update_s` the optimizer, `straggling_s`
-    the wait for the slowest node, `input_s` the wait for data.
+    that computing does not hide, `bubble_s` the time without a micro-batch (also of a stage with less work than the
+    slowest), `update_s` the optimizer, `straggling_s` the wait for the slowest node, `input_s` the wait for data.
     """
 
     compute_s: float
@@ -71,30 +72,37 @@ def combined(
     updates: tuple[float, float],
     idle_w: float,
 ) -> StepCost:
-    """The step of `stage`, whose micro-batch and whose optimizer take these seconds and joules."""
+    """The step of `stage`, whose micro-batch and whose optimizer take these seconds and joules.
+
+    A micro-batch passes all stages, and the others follow it at the pace of the slowest stage.
+    """
     (pass_s, pass_j), (update_s, update_j) = passes, updates
     tensor_s = sum(seconds(one, cluster) for one in tensor_exchanges(anatomy, plan, stage))
     tensor_s *= 1.0 - cluster.links.tensor_overlap
     pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
-    expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage))
+    expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage, cluster.devices_per_node))
+    if plan.expert_overlap:
+        expert_s = max(expert_s - cluster.links.overlap * pass_s, (1 - cluster.links.overlap) * expert_s)
     micro_s = pass_s + tensor_s + pipeline_s + expert_s
     data_s = _exposed(
         plan, sum(seconds(one, cluster) for one in data_exchanges(anatomy, plan, stage)), pass_s, cluster.links.overlap
     )
-    bubble_s = (plan.pp - 1) / plan.interleave * micro_s
-    exchanged_s = plan.accumulate * (tensor_s + pipeline_s + expert_s) + data_s
-    straggling_s = (cluster.slowdown - 1.0) * (plan.accumulate * pass_s + update_s + exchanged_s + bubble_s)
+    mean = stage.mean_work
+    own = plan.accumulate * mean
+    bubble_s = ((plan.pp * mean - 1) / plan.interleave + plan.accumulate * (1 - mean)) * micro_s
+    exchanged_s = own * (tensor_s + pipeline_s + expert_s) + data_s
+    straggling_s = (cluster.slowdown - 1.0) * (own * pass_s + update_s + exchanged_s + bubble_s)
     waiting_s = exchanged_s + bubble_s + straggling_s
     return StepCost(
-        compute_s=plan.accumulate * pass_s,
-        tensor_s=plan.accumulate * tensor_s,
-        pipeline_s=plan.accumulate * pipeline_s,
-        expert_s=plan.accumulate * expert_s,
+        compute_s=own * pass_s,
+        tensor_s=own * tensor_s,
+        pipeline_s=own * pipeline_s,
+        expert_s=own * expert_s,
         data_s=data_s,
         bubble_s=bubble_s,
         update_s=update_s,
         straggling_s=straggling_s,
-        joules=plan.accumulate * pass_j + update_j + waiting_s * idle_w,
+        joules=own * pass_j + update_j + waiting_s * idle_w,
     )
 
 
@@ -125,17 +133,22 @@ def pipeline_exchanges(anatomy: Anatomy, plan: Plan) -> list[Exchange]:
     return [Exchange(SEND, message, 2, stride, 2 * plan.interleave)]
 
 
-def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
+def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, per_node: int) -> list[Exchange]:
     """Per micro-batch: tokens to their experts and back, forward and backward (all-to-all).
 
-    A token is sent once to each device that has some of its experts, which are any with equal chances.
+    A token is sent once to each node that has some of its experts, and there once to each such device (DeepSeek-AI
+    2024, "DeepSeek-V3", section 3.2.2). Its experts are any with equal chances.
     """
     if plan.ep == 1:
         return []
-    devices = plan.ep * (1.0 - (1.0 - 1.0 / plan.ep) ** anatomy.experts_a_token) if anatomy.experts else 1.0
-    blocks = max(1, round(stage.blocks * anatomy.expert_share)) if anatomy.experts else stage.blocks
     stride = plan.tp * plan.cp
-    return [Exchange(ALL_TO_ALL, devices * anatomy.boundary_bytes / stride, plan.ep, stride, 4 * blocks)]
+    message = anatomy.boundary_bytes / stride
+    times = 4 * (stage.expert_blocks if anatomy.experts else stage.blocks)
+    members = min(plan.ep, max(1, per_node // stride))  # of a group, in one node
+    nodes = math.ceil(plan.ep / members)
+    inside = Exchange(ALL_TO_ALL, anatomy.reached(plan.ep) * message, members, stride, times)
+    between = Exchange(ALL_TO_ALL, anatomy.reached(nodes) * message, nodes, stride * members, times)
+    return [one for one in (inside, between) if one.size > 1]
 
 
 def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:

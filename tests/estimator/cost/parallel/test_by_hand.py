@@ -75,10 +75,18 @@ def test_pipeline_messages(plan: Plan, expected: list[Exchange]) -> None:
         (Plan(dp=8), []),
         (Plan(dp=8, ep=4), [Exchange("all_to_all", 2000, 4, 1, 12)]),
         (Plan(dp=8, ep=4, tp=4, cp=5), [Exchange("all_to_all", 100, 4, 20, 12)]),
+        (  # two nodes of eight: between the nodes, and inside of each
+            Plan(dp=16, ep=16),
+            [Exchange("all_to_all", 2000, 8, 1, 12), Exchange("all_to_all", 2000, 2, 8, 12)],
+        ),
+        (
+            Plan(dp=8, ep=8, tp=4),
+            [Exchange("all_to_all", 500, 2, 4, 12), Exchange("all_to_all", 500, 4, 8, 12)],
+        ),
     ],
 )
 def test_tokens_to_experts_and_back(plan: Plan, expected: list[Exchange]) -> None:
-    assert expert_exchanges(ANATOMY, plan, STAGE) == expected
+    assert expert_exchanges(ANATOMY, plan, STAGE, 8) == expected
 
 
 @pytest.mark.parametrize(
@@ -291,6 +299,37 @@ def test_an_end_is_on_the_stage_with_fewer_blocks_if_it_takes_no_longer_than_tho
     assert runs(slowest_stage(two_missing, Plan(pp=3))) == 3
 
 
+def test_both_ends_are_on_stages_with_fewer_blocks_where_there_is_room() -> None:
+    stem, head, block = product("stem"), product("head"), (product(),)
+    seven = anatomy(*[block] * 7, before=(stem,), after=(head,))  # 3, 2 and 2 blocks
+    assert runs(slowest_stage(seven, Plan(pp=3))) == 3
+    five = anatomy(*[block] * 5, before=(replace(stem, flops=0),), after=(head,))  # 3 and 2: room for one
+    passes = slowest_stage(five, Plan(pp=2)).passes
+    assert {one.layer for one in passes} == {"stem", "model.0.mlp.up"}
+
+
+def test_uneven_stages_take_their_blocks_from_where_these_are_heaviest() -> None:
+    light, heavy = (product(n=10),), (product(), op("adam", "model.0.mlp.up", "optimizer", elements=40))
+    network = anatomy(light, light, light, heavy, heavy)
+    assert slowest_stage(network, Plan(pp=2)).parameters == 2 * 40
+    assert runs(slowest_stage(network, Plan(pp=2))) == 3
+    assert slowest_stage(network, Plan(pp=2)).mean_work == pytest.approx(((3 * 10 + 2 * 40) / 2) / (10 + 2 * 40))
+    as_heavy = (product(),)  # without weights
+    assert slowest_stage(anatomy(as_heavy, as_heavy, heavy, heavy), Plan(pp=2)).parameters == 2 * 40
+    even = anatomy(*[heavy] * 4)
+    assert [slowest_stage(even, Plan(pp=stages)).mean_work for stages in (1, 2, 4)] == [1.0, 1.0, 1.0]
+    assert slowest_stage(anatomy(*[heavy] * 5), Plan(pp=2)).mean_work == pytest.approx(5 / 6)
+
+
+def test_uneven_pipelines_that_are_tried() -> None:
+    """Of 15 blocks 2, 4 and 8 stages lack one; of 9 two lack one and four lack three, a third."""
+    for blocks, stages in ((15, {1, 2, 4, 8}), (9, {1, 2}), (61, {1, 2, 4, 8, 16})):
+        network = replace(anatomy(*[()] * blocks), heads=0)
+        assert {one.pp for one in splits(network, nodes(devices=16), 16, Plan())} == stages
+    chunks = splits(replace(anatomy(*[()] * 15), heads=0), nodes(devices=16), 16, Plan(interleave=4))
+    assert {one.pp for one in chunks} == {1, 2}
+
+
 @pytest.mark.parametrize(
     ("phase", "sizes", "row", "sides"),
     [
@@ -472,7 +511,9 @@ def test_plans_that_cannot_be() -> None:
         (Plan(tp=3), 3, 8, 4, "use tp=4"),  # 2 and 4 are as near: the larger
         (Plan(tp=3), 3, 0, 4, ""),  # no attention: anything goes
         (Plan(tp=4), 4, 8, 4, ""),
-        (Plan(pp=2, interleave=3), 2, 8, 4, "4 blocks are not divisible by pp=2 x 3 chunks; use pp=2"),
+        (Plan(pp=2, interleave=3), 2, 8, 4, "4 blocks are fewer than pp=2 x 3 chunks; use pp=1"),
+        (Plan(pp=3), 3, 8, 4, ""),
+        (Plan(pp=2, interleave=2), 2, 8, 5, ""),
         (Plan(pp=2, interleave=2), 2, 8, 4, ""),
         (Plan(pp=4), 4, 8, 4, ""),
         (Plan(dp=6, ep=4), 6, 8, 4, "dp=6 is not divisible by ep=4; use ep=3"),
@@ -635,12 +676,16 @@ def test_a_step_with_every_kind_of_waiting() -> None:
         for exchanges in (
             tensor_exchanges(found, plan, stage),
             pipeline_exchanges(found, plan),
-            expert_exchanges(found, plan, stage),
+            expert_exchanges(found, plan, stage, cluster.devices_per_node),
         )
     ]
-    assert [cost.tensor_s, cost.pipeline_s, cost.expert_s] == pytest.approx([3 * one for one in each])
-    assert cost.bubble_s == pytest.approx(cost.compute_s / 3 + sum(each))
-    assert cost.waiting_s == pytest.approx(3 * sum(each) + cost.data_s + cost.bubble_s)
+    own = 3 * stage.mean_work  # micro-batches of the slowest stage that take as long as three of the mean stage
+    assert 1.5 < own < 3
+    assert [cost.tensor_s, cost.pipeline_s, cost.expert_s] == pytest.approx([own * one for one in each])
+    micro_s = cost.compute_s / own + sum(each)
+    # Two micro-batches at the slowest stage's pace, and one that passes both stages.
+    assert cost.seconds - cost.data_s - cost.update_s == pytest.approx((2 + 2 * stage.mean_work) * micro_s)
+    assert cost.waiting_s == pytest.approx(own * sum(each) + cost.data_s + cost.bubble_s)
     assert cost.seconds == pytest.approx(cost.compute_s + cost.update_s + cost.waiting_s)
     assert cost.joules == pytest.approx(100 * (cost.compute_s + cost.update_s) + 40 * cost.waiting_s)
 

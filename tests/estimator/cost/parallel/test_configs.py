@@ -393,3 +393,9 @@ def test_values_of_megatron(tmp_path: Path, options: str, field: str, stated: ob
 @pytest.mark.parametrize("option", ["tensor-model-parallel-size", "micro-batch-size", "pipeline-model-parallel-size"])
 def test_one_option_tells_megatron(tmp_path: Path, option: str):
     assert read(tmp_path, "run.sh", f"pretrain_gpt.py --{option} 2").kind == "Megatron-LM"
+
+
+def test_megatron_states_exchanges_of_experts_that_are_hidden(tmp_path: Path):
+    path = tmp_path / "train.sh"
+    path.write_text("--micro-batch-size 1 --expert-model-parallel-size 8 --overlap-moe-expert-parallel-comm\n")
+    assert read_config(path).parallel == "tp=1,pp=1,ep=8,eo=1"

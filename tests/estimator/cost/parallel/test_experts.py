@@ -13,8 +13,10 @@ from joulecast.estimator.cost.parallel.experts import Experts, experts_of, on_on
 from joulecast.estimator.cost.parallel.memory import memory_of
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan
 from joulecast.estimator.cost.parallel.shard import Stage, slowest_stage
-from joulecast.estimator.cost.parallel.step import data_exchanges, expert_exchanges
+from joulecast.estimator.cost.parallel.step import combined, data_exchanges, expert_exchanges
 from joulecast.estimator.trace.workload import Op, Workload
+
+from .decoder import nodes
 
 LAYER = "model.layers.0.mlp.experts"
 
@@ -108,6 +110,7 @@ def test_updates_and_copies_of_weights_are_shared_and_those_of_tokens_are_not() 
 def test_a_stage_has_its_share_of_the_experts() -> None:
     stage = slowest_stage(anatomy(), Plan(dp=8, ep=4, zero=1))
     assert (stage.parameters, stage.expert_parameters) == (2 * WEIGHT // 4, 2 * WEIGHT // 4)
+    assert (stage.blocks, stage.expert_blocks) == (3, 2)
     # Of eight replicas two have the same experts, and share their optimizer's state.
     assert [op.dims["elements"] for op in stage.updates] == [WEIGHT // 8]
     whole = slowest_stage(anatomy(), Plan(dp=8))
@@ -115,10 +118,48 @@ def test_a_stage_has_its_share_of_the_experts() -> None:
 
 
 def test_a_token_is_sent_once_to_each_device_with_one_of_its_experts() -> None:
-    stage = Stage((), (), 3, 600)
+    stage = Stage((), (), 3, 600, expert_blocks=2)
     # Two of four devices with equal chances: 4 (1 - (3/4)^2) = 1.75; two of the three blocks, four times.
-    assert expert_exchanges(anatomy(), Plan(dp=8, ep=4), stage) == [Exchange("all_to_all", 1.75 * 512, 4, 1, 8)]
-    assert expert_exchanges(anatomy(), Plan(dp=8), stage) == []
+    assert expert_exchanges(anatomy(), Plan(dp=8, ep=4), stage, 8) == [Exchange("all_to_all", 1.75 * 512, 4, 1, 8)]
+    assert expert_exchanges(anatomy(), Plan(dp=8), stage, 8) == []
+    # Nodes of two devices: once to each of 2 (1 - (1/2)^2) = 1.5 nodes, and on to 1.75 devices in all.
+    assert expert_exchanges(anatomy(), Plan(dp=8, ep=4), stage, 2) == [
+        Exchange("all_to_all", 1.75 * 512, 2, 1, 8),
+        Exchange("all_to_all", 1.5 * 512, 2, 2, 8),
+    ]
+
+
+def test_a_router_that_keeps_some_groups_reaches_fewer_nodes() -> None:
+    def best(elements: int, kept: int) -> Op:
+        dims = {"elements_in": elements, "elements_out": kept}
+        return Op("topk", "sort", "forward", "model.layers.0.mlp.gate", 0, 0, 0, dims=dims)
+
+    # Of 16 tokens: the two best scores of each of four groups, the best two groups, the best two experts.
+    router = (best(16 * 8, 16 * 8), best(16 * 4, 16 * 2), best(16 * 8, 16 * 2))
+    found = experts_of([*router, FORWARD, UPDATE])[LAYER]
+    assert (found.groups, found.kept_groups) == (4, 2)
+    assert found.reached(4, 2) == pytest.approx(2 * (1 - (1 / 2) ** 2))  # two of four nodes
+    assert found.reached(8, 2) == pytest.approx(4 * (1 - (3 / 4) ** 2))
+    assert found.reached(2, 2) == pytest.approx(2 * (1 - (1 / 2) ** 2))  # a node has several groups
+    assert experts_of([best(16 * 8, 16 * 2), FORWARD, UPDATE])[LAYER] == EXPERTS
+    elsewhere = replace(router[1], layer="model.layers.0.attn.gate")
+    assert experts_of([best(16 * 8, 16 * 2), elsewhere, FORWARD, UPDATE])[LAYER] == EXPERTS
+    one = replace(EXPERTS, groups=4, kept_groups=1)
+    assert one.reached(4, 2) == 1.0
+
+
+def test_a_hidden_exchange_shows_what_computing_does_not_cover() -> None:
+    cluster, stage = nodes(devices=4), Stage((), (), 3, 600, expert_blocks=2)
+    plan = Plan(dp=4, ep=4)
+    whole_s = combined(anatomy(), plan, cluster, stage, (0.0, 0.0), (0.0, 0.0), 0.0).expert_s
+    assert whole_s > 0
+
+    def shown(pass_s: float) -> float:
+        hidden = replace(plan, expert_overlap=True)
+        return combined(anatomy(), hidden, cluster, stage, (pass_s, 0.0), (0.0, 0.0), 0.0).expert_s
+
+    assert shown(0.5 * whole_s) == pytest.approx((1 - 0.9 * 0.5) * whole_s)  # links hide 0.9 of what computing takes
+    assert shown(100 * whole_s) == pytest.approx((1 - 0.9) * whole_s)
 
 
 def test_gradients_of_experts_are_summed_over_the_devices_that_have_them() -> None:

@@ -40,7 +40,7 @@ def test_plans_that_cannot_be_read(text: str, message: str):
         (Plan(tp=8, pp=4), 16, "tp x pp x cp must divide 16: use tp=8, pp=2 and dp=1"),
         (Plan(tp=3), 16, "tp x pp x cp must divide 16: use tp=4 and dp=4"),
         (Plan(tp=16), 16, "8 attention heads are not divisible by tp=16; use tp=8"),
-        (Plan(pp=3), 3, "4 blocks are not divisible by pp=3; use pp=4"),
+        (Plan(pp=5), 5, "4 blocks are fewer than pp=5; use pp=4"),
         (Plan(dp=8, ep=3), 8, "dp=8 is not divisible by ep=3; use ep=4"),
     ],
 )
@@ -153,6 +153,7 @@ def test_sizes_that_are_not_of_devices():
     assert (plan.interleave, plan.sequence_parallel, plan.devices) == (3, False, 8)
     assert parse_plan("sp=1", Plan(sequence_parallel=False)).sequence_parallel is True
     assert parse_plan("tp=2").sequence_parallel is True
+    assert [parse_plan(text).expert_overlap for text in ("ep=2", "ep=2,eo=0", "ep=2,eo=1")] == [False, False, True]
 
 
 def test_sizes_that_a_text_states():

@@ -228,3 +228,17 @@ def test_a_chosen_split_says_so() -> None:
     estimate, split = predict_split(device(), decoder(), nodes(gb_per_s=1000.0), steps=1)
     (note,) = [one for one in estimate.warnings if isinstance(one, Note) and one.weight == Weight.ROUGH]
     assert (split.chosen, note.startswith("split chosen by joulecast")) == (True, True)
+
+
+def test_notes_on_uneven_stages_and_on_exchanges_of_experts() -> None:
+    def notes(plan: Plan, gb_per_s: float = 1.0) -> str:
+        cluster = nodes(devices=plan.devices, gb_per_s=gb_per_s)
+        found, _ = predict_split(device(), decoder(), cluster, steps=1, plan=plan)
+        return "\n".join(found.warnings)
+
+    assert "4 blocks on 3 pipeline stages: the largest has 2 and sets the pace" in notes(Plan(pp=3))
+    assert "pipeline stages:" not in notes(Plan(pp=2))
+    slow = notes(Plan(dp=4, ep=4), 0.0001)
+    assert "exchanging tokens between experts takes" in slow
+    assert "exchanging tokens" not in notes(Plan(dp=4, ep=4, expert_overlap=True), 0.0001)
+    assert "exchanging tokens" not in notes(Plan(dp=4, ep=4), 1000.0)
