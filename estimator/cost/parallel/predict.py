@@ -29,10 +29,14 @@ from .step import StepCost, waiting_w
 
 COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "stragglers"
 # 90 % bounds on logarithms of measured over predicted: of communication and waiting time (links, algorithms and
-# stragglers differ between clusters), of the mean power, and of FP8, whose 16 published trainings are of three sources;
-# they take 0.8 to 1.15 times the prediction.
+# stragglers differ between clusters), and of FP8, whose 16 published trainings are of three sources; they take 0.8 to
+# 1.15 times the prediction.
 _WAITING_DOUBT = math.log(2.0)
-_POWER_DOUBT = math.log(1.12)
+POWER_DOUBT = math.log(1.12)
+"""The same of the mean power where the time is as predicted."""
+POWER_SLOPE = -0.15
+"""Steps that take longer than predicted draw less: the logarithm of measured over predicted power changes by this share
+of that of the time. Mean of EC-NAS, Zeus and the node power of MLPerf Training 4.0 (benchmarks/energy_errors.py)."""
 _FP8_DOUBT = math.log(1.25)
 _WORTH_A_NOTE = 0.1  # share of the step
 
@@ -208,11 +212,14 @@ def _estimate(
 
 
 def _with_known_errors(alone: Estimate, software_known: bool, *, fp8: bool = False) -> Estimate:
-    """`alone` with the bounds of whole steps on clusters, communication included."""
+    """`alone` with the bounds of whole steps on clusters, communication included.
+
+    The error of energy is that of time and that of power, which has a part that follows from the time's.
+    """
     stacks = load_stacks()
     bounds = stacks.time_error if software_known else stacks.assumed_time_error
     times = [math.hypot(math.log(bound), _FP8_DOUBT if fp8 else 0.0) for bound in bounds]
-    energies = [math.hypot(bound, _POWER_DOUBT) for bound in times]
+    energies = [math.hypot((1 + POWER_SLOPE) * bound, POWER_DOUBT) for bound in times]
 
     def around(value: float, logs: list[float]) -> Interval:
         return Interval(value, value * math.exp(-logs[0]), value * math.exp(logs[1]))

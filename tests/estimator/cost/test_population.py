@@ -94,6 +94,11 @@ def test_batched_products_keep_their_batch() -> None:
     assert parts.b.tolist() == [1, 7]
 
 
+def test_grouped_products_of_experts_work_through_the_tiles_of_all_as_of_one() -> None:
+    grouped = columns([replace(matmul(10, 20, 30, b=7), name="_grouped_mm")])
+    assert (grouped.cls.tolist(), grouped.b.tolist()) == ([MATMUL], [7])
+
+
 def test_a_recurrent_layer_is_one_product_of_inputs_and_one_product_a_position() -> None:
     steps, batch, width, hidden = 50, 16, 256, 512
     flops = steps * batch * 4 * hidden * (width + hidden)

@@ -683,8 +683,7 @@ def test_a_step_with_every_kind_of_waiting() -> None:
     assert 1.5 < own < 3
     assert [cost.tensor_s, cost.pipeline_s, cost.expert_s] == pytest.approx([own * one for one in each])
     micro_s = cost.compute_s / own + sum(each)
-    # Two micro-batches at the slowest stage's pace, and one that passes both stages.
-    assert cost.seconds - cost.data_s - cost.update_s == pytest.approx((2 + 2 * stage.mean_work) * micro_s)
+    assert cost.seconds - cost.data_s - cost.update_s == pytest.approx((3 + 1) * micro_s)  # one for the other stage
     assert cost.waiting_s == pytest.approx(own * sum(each) + cost.data_s + cost.bubble_s)
     assert cost.seconds == pytest.approx(cost.compute_s + cost.update_s + cost.waiting_s)
     assert cost.joules == pytest.approx(100 * (cost.compute_s + cost.update_s) + 40 * cost.waiting_s)
@@ -698,7 +697,10 @@ def test_stacks_for_language_models_have_the_bounds_of_published_trainings(known
     assert estimate.seconds.high / estimate.seconds.value == pytest.approx(high)
     assert estimate.seconds.low / estimate.seconds.value == pytest.approx(low)
     energy = estimate.energy_kwh
-    assert energy.high / energy.value == pytest.approx(math.exp(math.hypot(math.log(high), math.log(1.12))))  # watts
+    # Longer steps draw less, by 15 % of the time's logarithm; 12 % of power in addition.
+    reach = [math.exp(math.hypot(0.85 * math.log(bound), math.log(1.12))) for bound in (high, low)]
+    assert energy.high / energy.value == pytest.approx(reach[0])
+    assert energy.value / energy.low == pytest.approx(reach[1])
     measured = replace(own, provenance=replace(own.provenance, time="measured"))
     assert predict_split(measured, decoder(), nodes(), steps=3, plan=Plan(dp=8))[0].seconds != estimate.seconds
 
