@@ -6,8 +6,8 @@ The model is the one that `load_model` built, so it may be changed.
 from __future__ import annotations
 
 import fnmatch
-import warnings
 import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
