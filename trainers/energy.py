@@ -15,6 +15,7 @@ Complain = Callable[[str, Exception], None]
 """Reports once what failed in joulecast, and why."""
 
 _WHAT = "the energy meter"
+_FIRST_UPDATE_S = 0.5  # drivers update the counters of GPUs every 20 to 100 ms
 
 
 class Energy:
@@ -54,6 +55,8 @@ class Energy:
             return None
         try:
             reading = self._window.so_far()
+            if reading.label == "ambiguous" and reading.seconds < _FIRST_UPDATE_S:
+                return None  # the counter has not been updated since `start`
             if reading.energy_j is None:
                 raise MeterError("; ".join(reading.reasons) or f"{self.name} gave no total")
             return reading.energy_j

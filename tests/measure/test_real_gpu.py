@@ -25,6 +25,7 @@ from joulecast.measure.suite.rounds import build
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU")]
 
 BUSY_S = 2.0
+STEPS = 1000
 
 
 def _keep_busy(seconds: float) -> None:
@@ -105,13 +106,13 @@ def test_a_trace_allocates_nothing_on_the_gpu_and_moves_nothing() -> None:
 
 
 def _trained(watched: bool) -> tuple[list[torch.Tensor], Any]:
-    """The parameters after 20 steps under autocast, and the run of the budget."""
+    """The parameters after some seconds of training under autocast, and the run of the budget."""
     torch.manual_seed(0)
     model = _network().cuda()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    loop: Any = jc.Budget("2 kWh").watch(model, steps=20, optimizer=optimizer) if watched else nullcontext()
+    loop: Any = jc.Budget("2 kWh").watch(model, steps=STEPS, optimizer=optimizer) if watched else nullcontext()
     with loop as run:
-        for _ in range(20):
+        for _ in range(STEPS):
             images, labels = torch.randn(64, 3, 32, 32, device="cuda"), torch.randint(10, (64,), device="cuda")
             with torch.autocast("cuda", dtype=torch.bfloat16):
                 loss = nn.functional.cross_entropy(model(images), labels)

@@ -60,6 +60,22 @@ def seeded() -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
+def test_autocasts_cache_is_no_tensor_left_behind(
+    budget: Callable[..., Budget], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, optimizer = seeded()
+    with budget("2 kWh").watch(model, steps=2, optimizer=optimizer) as run:
+        for _ in range(2):
+            inputs, labels = batch()
+            with torch.autocast("cpu", dtype=torch.bfloat16):  # it keeps casts of the trace's weights until it ends
+                loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            run.step()
+    assert run.estimate is not None
+    assert not [line for line in caplog.messages if "still kept" in line]
+
+
 @pytest.mark.parametrize("given", [True, False], ids=["example inputs", "first call"])
 def test_training_is_the_same_under_watch(budget: Callable[..., Budget], given: bool) -> None:
     model, optimizer = seeded()

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from joulecast.estimator.trace.workload import Workload
+from joulecast.measure.meters.meter import SampledMeter
+from joulecast.measure.meters.nvml import NvmlSource
 from joulecast.measure.meters.selection import select_meter
-from joulecast.measure.meters.testing import FakeNvml, FakePowercap, FakeZone
+from joulecast.measure.meters.testing import FakeGpu, FakeNvml, FakePowercap, FakeZone
 from joulecast.trainers.budget import Budget
+from joulecast.trainers.energy import Energy
 from joulecast.trainers.run import Length, Run
 
 from .bench import Bench, step_of
@@ -49,6 +52,26 @@ def test_a_meter_that_fails_is_told_once_and_its_joules_are_missing(
     assert after["joulecast/forecast_energy_kwh"] == pytest.approx(2000 / 3.6e6, rel=0.1)  # at the watts it had seen
     assert made.run.forecast is not None
     assert (made.run.forecast.energy_label, made.run.forecast.energy_so_far_j) == ("missing", None)
+
+
+def test_a_counter_that_is_not_updated_yet_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml, told = FakeNvml([FakeGpu(watts=200.0)]), []
+    with SampledMeter(NvmlSource(nvml, environ={})) as meter:
+        energy = Energy(meter, lambda what, error: told.append(str(error)))
+        energy.start()
+        assert energy.so_far_j() is None  # the counter stands still until the driver updates it
+        assert told == []
+        nvml.advance(1.0)
+        assert energy.so_far_j() == pytest.approx(200.0)
+        energy.close()
+    monkeypatch.setattr("joulecast.trainers.energy._FIRST_UPDATE_S", 0.0)
+    with SampledMeter(NvmlSource(nvml, environ={})) as meter:
+        energy = Energy(meter, lambda what, error: told.append(str(error)))
+        energy.start()
+        assert energy.so_far_j() is None
+        energy.close()
+    assert len(told) == 1
+    assert "did not move" in told[0]
 
 
 class BrokenMeter:

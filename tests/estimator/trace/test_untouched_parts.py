@@ -267,7 +267,7 @@ def test_tensors_of_a_trace_that_something_keeps_are_released_or_named() -> None
     deep: list[Any] = []
     survivors = parts._Survivors()
     deep.append(nested(torch.empty(3, device="meta"), 5))
-    assert survivors.released() == ["1 tensors of the trace are still kept by a tuple"]
+    assert survivors.released() == ["tensors of the trace that are still kept by a tuple: 1"]
     assert old.is_meta
 
 
