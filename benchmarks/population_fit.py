@@ -419,6 +419,7 @@ def document(made: Fit, rows: Rows, error: Array, power: Mapping[str, float], po
         "sources": [SOURCES],
         "parameters": {name: float(f"{value:.5g}") for name, value in made.values.items() if name in START},
         "spread": {**shipped.spread, "power": float(f"{power_error.std():.3g}")},
+        "correlations": {name: list(row) for name, row in shipped.correlations.items()},
         "networks": [list(pair) for pair in shipped.networks],
         "power": {name: float(f"{value:.4g}") for name, value in power.items()},
         "errors": {name: [float(f"{value:.4g}") for value in pair] for name, pair in errors.items()},

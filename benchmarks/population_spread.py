@@ -29,6 +29,7 @@ from joulecast.estimator.fit.few import Evidence, Prior, learnt, mixed, posterio
 Array = np.ndarray[Any, np.dtype[np.float64]]
 NOISES = (0.045, 0.08, 0.13, 0.2, 0.3, 0.5)
 _GUESS, _GUESS_WORTH = 0.12, 2.0  # a spread before any device, and how many devices it counts as
+_APART_WORTH = 10.0  # how many devices it counts as that traits are not correlated
 _ROUNDS, _MOST = 15, 60
 _AMD = 2.0
 COPY_S = 2.5e-10
@@ -83,7 +84,8 @@ def _one_each(device: Device) -> list[Evidence]:
 
 
 def spreads(known: Sequence[Device], sharpness: float) -> Prior:
-    """The likeliest spreads of the traits and shares of the noises, each device linear around no deviation."""
+    """The likeliest spreads and correlations of the traits and shares of the noises, each device linear around no
+    deviation."""
     lines = []
     for device in known:
         if len(set(device.networks)) < 2:
@@ -92,16 +94,22 @@ def spreads(known: Sequence[Device], sharpness: float) -> Prior:
         steps = [log_step(one.seconds, one.traits, np.zeros(len(TRAITS)), sharpness) for one in evidence]
         target = np.array([one.log_s - base for one, (base, _) in zip(evidence, steps, strict=True)])
         lines.append((np.array([slope for _, slope in steps]), target, np.ones(len(target))))
-    spread, shares = np.full(len(TRAITS), _GUESS), np.full(len(NOISES), 1.0 / len(NOISES))
+    found, shares = _GUESS**2 * np.eye(len(TRAITS)), np.full(len(NOISES), 1.0 / len(NOISES))
     for _ in range(_ROUNDS):
-        squares, counts = np.full(len(TRAITS), _GUESS_WORTH * _GUESS**2), np.full(len(NOISES), 0.5)
+        squares, counts, prior = np.zeros_like(found), np.full(len(NOISES), 0.5), _prior(found, shares)
         for slopes, target, weights in lines:
-            prior = Prior(spread, tuple(zip(NOISES, shares.tolist(), strict=True)), ALIKE_SHARE)
             mean, covariance, _ = posterior(slopes, target, weights, prior)
-            squares += mean**2 + np.diag(covariance)
+            squares += np.outer(mean, mean) + covariance
             counts += mixed(slopes, target, weights, prior)[0]
-        spread, shares = np.sqrt(squares / (len(lines) + _GUESS_WORTH)), counts / counts.sum()
-    return Prior(spread, tuple(zip(NOISES, shares.tolist(), strict=True)), ALIKE_SHARE)
+        alone = np.diag((np.diag(squares) + _GUESS_WORTH * _GUESS**2) / (len(lines) + _GUESS_WORTH))
+        found, shares = (squares + _APART_WORTH * alone) / (len(lines) + _APART_WORTH), counts / counts.sum()
+    return _prior(found, shares)
+
+
+def _prior(covariance: Array, shares: Array) -> Prior:
+    spread = np.sqrt(np.diag(covariance))
+    noises = tuple(zip(NOISES, shares.tolist(), strict=True))
+    return Prior(spread, noises, ALIKE_SHARE, covariance / np.outer(spread, spread))
 
 
 def after_runs(
@@ -173,6 +181,10 @@ def write(path: Path, prior: Prior) -> None:
     power = document["spread"]["power"]
     document["spread"] = {name: float(f"{value:.3g}") for name, value in zip(TRAITS, prior.spread, strict=True)}
     document["spread"] |= {"amd": _AMD, "power": power}
+    assert prior.correlations is not None
+    document["correlations"] = {
+        name: [round(float(value), 3) for value in prior.correlations[row, :row]] for row, name in enumerate(TRAITS)
+    }
     document["networks"] = [[noise, float(f"{share:.3g}")] for noise, share in prior.networks]
     path.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -27,7 +27,7 @@ _SHAPES = ("dense_size", "dense_depth", "dense_narrow", "moving_size", "depthwis
 TRAITS = (*COMPONENTS, "device", *CLASSES[:-1], *TRAFFIC[1:], "backward", "weight_grad", *_SHAPES)
 """Names of what is learnt. The first three belong to a component of the time, the others to pieces of work."""
 _OF_PIECES = TRAITS[len(COMPONENTS) :]
-ALIKE_SHARE, _ALIKE_REACH = 0.8, 0.3
+ALIKE_SHARE, _ALIKE_REACH = 0.8, 0.4
 """Of the variance among networks, the share that networks with equal slopes have in common; and how much slopes may
 differ until little of it is left."""
 TAIL = 4.0
@@ -131,6 +131,14 @@ def prior_spread(population: Population, amd: bool) -> Array:
     """Standard deviations among devices in the order of `TRAITS`."""
     wider = population.spread["amd"] if amd else 1.0
     return wider * np.array([population.spread[name] for name in TRAITS])
+
+
+def prior_correlations(population: Population) -> Array:
+    """Shape (traits, traits): how traits go together among devices."""
+    table = np.eye(len(TRAITS))
+    for row, name in enumerate(TRAITS):
+        table[row, :row] = table[:row, row] = population.correlations[name]
+    return table
 
 
 def learnt_shares(deviation: Deviation, population: Population, amd: bool) -> dict[str, float]:

@@ -527,13 +527,15 @@ class Population:
     """The fitted values, as `datasets/population.json` holds them.
 
     `spread` is the standard deviation of each trait of a `Deviation` among devices, and "amd" how many times wider
-    they are there; `networks` holds standard deviations among networks of one device, each with its share of devices.
+    they are there; `correlations` holds each trait's correlations with those before it in `deviation.TRAITS`.
+    `networks` holds standard deviations among networks of one device, each with its share of devices.
     `errors` are bounds of measured over predicted on devices left out, by what was predicted and what was known;
     `power` says what the parts draw.
     """
 
     parameters: Mapping[str, float]
     spread: Mapping[str, float]
+    correlations: Mapping[str, tuple[float, ...]]
     networks: tuple[tuple[float, float], ...]
     errors: Mapping[str, tuple[float, float]]
     power: Mapping[str, float]
@@ -559,6 +561,7 @@ def load_population() -> Population:
     return Population(
         parameters={**document["parameters"], **load_stacks().factors},
         spread=document["spread"],
+        correlations={name: tuple(map(float, row)) for name, row in document["correlations"].items()},
         networks=tuple((float(noise), float(share)) for noise, share in document["networks"]),
         errors={name: (float(low), float(high)) for name, (low, high) in document["errors"].items()},
         power=document["power"],

@@ -29,6 +29,7 @@ from ..cost.deviation import (
     log_spread,
     log_step,
     noise_variance,
+    prior_correlations,
     prior_spread,
     traits,
     values_of,
@@ -53,16 +54,23 @@ _MOST_ALIKE = 200
 class Prior:
     """What is known before any run: `spread` in the order of `TRAITS`, `networks` as `Population` has them.
 
-    `alike` is the share of the variance among networks that networks alike have in common.
+    `alike` is the share of the variance among networks that networks alike have in common. `correlations`, shape
+    (traits, traits), say how traits go together among devices; without them no trait tells about another.
     """
 
     spread: Array
     networks: tuple[tuple[float, float], ...]
     alike: float = 0.0
+    correlations: Array | None = None
 
     @classmethod
     def of(cls, population: Population, amd: bool) -> Prior:
-        return cls(prior_spread(population, amd), population.networks, ALIKE_SHARE)
+        return cls(prior_spread(population, amd), population.networks, ALIKE_SHARE, prior_correlations(population))
+
+    @property
+    def covariance(self) -> Array:
+        together = np.eye(len(self.spread)) if self.correlations is None else self.correlations
+        return np.asarray(self.spread[:, None] * together * self.spread, dtype=float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,7 @@ def learnt(evidence: Sequence[Evidence], prior: Prior, sharpness: float) -> Devi
     weights = np.array([one.weight for one in evidence])
     if len(evidence) > _MOST_ALIKE:
         prior = replace(prior, alike=0.0)
-    covariance, noise = np.diag(prior.spread**2), 0.0
+    covariance, noise = prior.covariance, 0.0
     slopes, target = np.zeros((0, len(TRAITS))), measured
     for _ in range(_ROUNDS):
         steps = [log_step(one.seconds, one.traits, values, sharpness) for one in evidence]
@@ -222,7 +230,9 @@ def mixed(slopes: Array, target: Array, weights: Array, prior: Prior) -> tuple[A
 
 def _with_noise(slopes: Array, target: Array, weights: Array, prior: Prior, noise: float) -> _Found:
     """The values at one noise. What a row has for itself follows Student's t, so that a row far off counts less."""
-    precision, own, far = np.diag(prior.spread**-2.0), 1.0 - prior.alike, np.ones(len(target))
+    known = prior.covariance
+    precision = np.asarray(np.linalg.inv(known), dtype=float)
+    own, far = 1.0 - prior.alike, np.ones(len(target))
     change = 1.0
     for left_over in range(_REWEIGHTINGS, -1, -1):
         inverse = _inverse_noise(slopes, weights * far, prior.alike)
@@ -237,7 +247,7 @@ def _with_noise(slopes: Array, target: Array, weights: Array, prior: Prior, nois
         change = float(np.abs(far - before).max(initial=0.0))
     plain = inverse / noise**2
     square = float(target @ (plain @ target) - (slopes.T @ (plain @ target)) @ mean)
-    volume = 2 * (float(weights.sum()) * math.log(noise) + float(np.log(prior.spread).sum()))
+    volume = 2 * float(weights.sum()) * math.log(noise) + float(np.linalg.slogdet(known)[1])
     volume -= float(np.linalg.slogdet(covariance)[1]) + float(np.linalg.slogdet(inverse)[1])
     volume += float(np.log(weights).sum() + (1.0 - weights) @ np.log(far))  # a repeated row is not more evidence
     tails = 0.5 * TAIL * float(weights @ (np.log(far) - far + 1.0))

@@ -793,7 +793,7 @@ def test_gaps_of_a_datasheet_are_filled(changes: dict[str, Any], expected: dict[
 def shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle at a tenth of the board's power, waiting a fifth more, memory half."""
     power = {"idle": 0.1, "waiting": 0.2, "compute": 0.5, "memory": 0.5}
-    known = Population(NEUTRAL, {}, (), {}, power, "made up", ("made up",))
+    known = Population(NEUTRAL, {}, {}, (), {}, power, "made up", ("made up",))
     monkeypatch.setattr(population, "load_population", lambda: known)
 
 
@@ -835,7 +835,7 @@ def test_bounds_are_those_of_the_vendor_and_of_what_is_known() -> None:
             for known in ("known", "unknown")
         )
     }
-    fitted = Population(NEUTRAL, {}, (), errors, {}, "made up", ("made up",))
+    fitted = Population(NEUTRAL, {}, {}, (), errors, {}, "made up", ("made up",))
     for flags, known, place in (
         ({}, True, 0),
         ({}, False, 1),

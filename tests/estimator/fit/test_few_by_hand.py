@@ -84,6 +84,22 @@ def test_a_noise_is_as_probable_as_it_makes_the_rows(noise: float) -> None:
     assert found.log == pytest.approx(density.logpdf(TARGET) + 1.5 * math.log(2 * math.pi) + paid)
 
 
+def test_a_trait_tells_about_those_that_go_with_it() -> None:
+    """Two traits of spreads 0.3 and 0.2 with correlation 0.5; one run of slope 1 along the first, 0.1 off, noise 0.1.
+
+    A row counts w = 5 / (4 + (e^2 + v) / 0.01) times, with its error e and the variance v of the first value.
+    """
+    prior = Prior(SPREAD, (), correlations=np.array([[1.0, 0.5], [0.5, 1.0]]))
+    assert prior.covariance == pytest.approx(np.array([[0.09, 0.03], [0.03, 0.04]]))
+    found = _with_noise(np.array([[1.0, 0.0]]), np.array([0.1]), np.ones(1), prior, 0.1)
+    share = 0.09 / (0.09 + 0.01 / found.weights[0])
+    assert found.mean.tolist() == pytest.approx([0.1 * share, 0.1 * share * 0.03 / 0.09])
+    assert found.covariance[1, 1] == pytest.approx(0.04 - 0.03**2 * share / 0.09)
+    density = multivariate_normal(cov=0.09 + 0.01 / found.weights[0])
+    paid = 0.5 * 4 * (math.log(found.weights[0]) - found.weights[0] + 1)
+    assert found.log == pytest.approx(density.logpdf(0.1) + 0.5 * math.log(2 * math.pi) + paid)
+
+
 def test_a_network_counts_less_the_further_off_it_is() -> None:
     """One value of spread 0.3, rows at 0.1, 0.1 and 0.9 with noise 0.1; rounds of Student's t with 4 degrees."""
     target, weights, used = [0.1, 0.1, 0.9], [1.0, 1.0, 0.5], [1.0, 1.0, 0.5]
@@ -153,6 +169,11 @@ def test_an_amd_gpus_prior_is_wider() -> None:
     assert amd.spread == pytest.approx(population.spread["amd"] * plain.spread)
     assert plain.spread[0] == population.spread["compute"]
     assert plain.networks == population.networks
+    for prior in (plain, amd):
+        assert prior.correlations is not None
+        assert np.linalg.eigvalsh(prior.covariance).min() > 0
+        assert prior.correlations[0].tolist() == [1.0, *(population.correlations[name][0] for name in TRAITS[1:])]
+        assert prior.correlations == pytest.approx(prior.correlations.T)
     assert _prior(TIME).spread == pytest.approx(plain.spread)
     assert _prior(population_time("mi250x")).spread == pytest.approx(amd.spread)
 
@@ -366,8 +387,8 @@ def test_a_network_takes_its_share_of_what_networks_like_it_were_off(runs: int, 
     deviation, share = learnt([compute_only(0.01)] * runs, certain(0.1, 0.8), 1.5), share_believed(runs)
     assert share == pytest.approx(about, abs=5e-4)
     assert predicted(compute_only(0.0), deviation, 1.5)[0] == pytest.approx(share * 0.01, rel=1e-3)
-    # a network that waits for memory instead is 2^0.5 away along the slopes, of which 0.3 counts as near
-    near = math.exp(-2 / 2 / 0.3**2)
+    # a network that waits for memory instead is 2^0.5 away along the slopes, of which 0.4 counts as near
+    near = math.exp(-2 / 2 / 0.4**2)
     assert predicted(traffic_only(0.0), deviation, 1.5)[0] == pytest.approx(near * share * 0.01, rel=1e-3)
 
 
