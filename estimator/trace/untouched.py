@@ -516,7 +516,12 @@ def _slots(kind: type) -> list[str]:
             if name not in ("__dict__", "__weakref__"):
                 private = name.startswith("__") and not name.endswith("__")
                 names.append(f"_{one.__name__.lstrip('_')}{name}" if private else name)
-    return names
+    # A class may put a property in place of its base's slot, which then cannot be written.
+    return [name for name in names if isinstance(_of_class(kind, name), types.MemberDescriptorType)]
+
+
+def _of_class(kind: type, name: str) -> Any:
+    return next((vars(one)[name] for one in kind.__mro__ if name in vars(one)), None)
 
 
 def _cell_contents(cell: types.CellType) -> tuple[Any, ...]:

@@ -343,7 +343,7 @@ _MOVES: dict[str, Entry] = {
         "diagonal_scatter _copy_from tril_indices triu_indices logspace block_diag "
         "_pack_padded_sequence _pack_padded_sequence_backward _assert_async "
         "_reshape_copy _fw_primal _local_scalar_dense item equal is_same_size meshgrid bucketize "
-        "histc searchsorted bincount view_copy unfold_copy lift_fresh_copy _lazy_clone narrow_copy "
+        "histc searchsorted isin bincount view_copy unfold_copy lift_fresh_copy _lazy_clone narrow_copy "
         "_nested_tensor_from_mask _nested_tensor_from_tensor_list _nested_from_padded _nested_from_padded_tensor "
         "to_padded_tensor _jagged_to_padded_dense_forward _padded_dense_to_jagged_forward "
         "_to_dense _to_sparse _to_sparse_csr _to_sparse_csc _to_sparse_bsr _to_sparse_bsc to_mkldnn "
@@ -366,7 +366,7 @@ _FREE_NAMES = (
     "_sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_unsafe _sparse_coo_tensor_with_dims "
     "sparse_compressed_tensor _sparse_compressed_tensor_unsafe _indices _values indices values "
     "crow_indices col_indices ccol_indices row_indices _nnz is_coalesced _coalesced sparse_resize "
-    "sparse_resize_and_clear matmul"
+    "sparse_resize_and_clear matmul promote_types result_type can_cast"
 )
 FREE = frozenset(_FREE_NAMES.split())
 """Ops that allocate or only look, and those that always run as other ops: no arithmetic, no traffic."""

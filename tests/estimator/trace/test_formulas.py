@@ -464,3 +464,18 @@ def test_formulas_registered_with_torch_count_two_operations_a_multiply_add() ->
     finally:
         del flop_registry[packet]
     assert (op.kind, op.flops, op.bytes_read) == ("matmul", 3 * 2 * 5, 40)
+
+
+def test_questions_about_number_formats_are_free_and_membership_moves_data() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            known = torch.isin(torch.arange(4, device=x.device), torch.arange(2, device=x.device))
+            return self.layer(x).to(torch.promote_types(x.dtype, torch.float32)) * known
+
+    work = jc.trace(Asks(), torch.zeros(2, 4), layers=False)
+    assert not work.unsupported
+    assert [op.kind for op in work.ops if op.name == "isin"] == ["copy"]

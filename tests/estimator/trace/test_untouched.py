@@ -442,6 +442,27 @@ def test_slots_that_are_filled_when_they_are_read_stay_empty() -> None:
         object.__getattribute__(net.lazy, "value")
 
 
+class Number:
+    __slots__ = ("value",)
+
+
+class Constant(Number):
+    """Computes in each call what its base keeps in a slot, as mpmath's constants do."""
+
+    __slots__ = ()
+    value = property(lambda self: object())  # type: ignore[assignment]
+
+
+def test_properties_in_place_of_slots_are_not_written() -> None:
+    class Keeps(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pi = Constant()
+
+    net = Keeps()
+    assert trace(net, torch.zeros(2, 8)).tracer == "meta"
+
+
 class Refuses(dict[str, Any]):
     """An output that entries cannot be deleted from, as those of transformers."""
 

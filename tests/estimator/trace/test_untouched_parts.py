@@ -41,6 +41,12 @@ def test_names_of_slots() -> None:
 
     assert parts._slots(_Private) == ["_Private__own"]
 
+    class Hidden(Slotted):  # as mpmath's constants hide the slot of its numbers
+        __slots__ = ()
+        plain = property(lambda self: [7])
+
+    assert parts._slots(Hidden) == ["__kept__", "_Slotted__own"]
+
 
 def test_lists_get_their_elements_back() -> None:
     for values in ([1.5, "a"], deque([1.5, "a"])):
