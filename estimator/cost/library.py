@@ -19,7 +19,7 @@ from .hardware import Hardware
 from .host import Host, cpu_facts, detect_host
 from .names import Match, look_up, normalise
 from .probe import probe_cpu
-from .profile import Profile, read_profile
+from .profile import PowerModel, Profile, read_profile
 from .stated import Stated, parse_stated, stated_part
 from .unlisted import cpu_row, gpu_row, of_cores
 
@@ -90,10 +90,29 @@ def _stated(stated: Stated) -> Profile:
     """The profile of figures that the user gives, alone or in place of a part's own."""
     if stated.base:
         match = look_up(stated.base)
-        return _of(Match(stated_part(stated, match.part), match.note))
+        part = stated_part(stated, match.part)
+        profile = _of(Match(part, match.note))
+        return _limited(profile, part, match.part.power_w) if part.kind == "gpu" else profile
     if stated.kind is None and not stated.figures.keys() & {"fp32_tflops", "bandwidth_gb_per_s"}:
         return _of(Match(stated_part(stated, _own_part(detect_host()).part)))
     return _of(Match(stated_part(stated, None)))
+
+
+def _limited(profile: Profile, part: Hardware, board_w: float) -> Profile:
+    """The profile of `part` whose limit is below its `board_w`: the board's watts, cut at the limit.
+
+    Idle power and light loads do not fall with the limit.
+    """
+    if part.power_w >= board_w:
+        return profile
+    own = datasheet_profile(replace(part, power_w=board_w))
+    half = None if own.half_power is None else _cut(own.half_power, part.power_w)
+    return replace(profile, power=_cut(own.power, part.power_w), half_power=half)
+
+
+def _cut(power: PowerModel, limit_w: float) -> PowerModel:
+    static_w = min(power.static_w, limit_w)
+    return PowerModel({name: min(watts, limit_w - static_w) for name, watts in power.weights_w.items()}, static_w)
 
 
 def _of(match: Match) -> Profile:

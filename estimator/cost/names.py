@@ -45,8 +45,10 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
         return found
     if cpu := _cpu_models().get(normalise(name)):
         return Match(cpu)
+    close = near_names(name)
+    hint = f"near names are {', '.join(close)}; " if close else ""
     raise UnknownHardwareError(
-        f"unknown hardware {clipped(name)!r}: near names are {', '.join(near_names(name)) or 'none'}; "
+        f"unknown hardware {clipped(name)!r}: {hint}"
         f"give its figures ({FIGURES_EXAMPLE}), add its row to {user_file() or default_user_file()} "
         "(columns as in datasets/hardware.csv), or calibrate this machine with `measure`"
     )

@@ -291,3 +291,28 @@ def test_what_the_text_of_a_part_with_figures_says() -> None:
         None,
     )
     assert parse_stated("tflops=1").base == ""
+
+
+@pytest.mark.parametrize("form", ["power", "half_power"])
+def test_a_lower_power_limit_cuts_the_watts_of_busy_components_alone(form: str) -> None:
+    """Zeus's V100s, A40s, P100s and RTX 6000s draw the smaller of their own watts and the limit."""
+    own, limited = (getattr(load_profile(text), form) for text in ("a100-sxm4-80gb", "a100-sxm4-80gb,watts=200"))
+    assert limited.static_w == own.static_w
+    assert limited.weights_w["launch"] == own.weights_w["launch"] < 200 - own.static_w
+    assert limited.weights_w["memory"] == pytest.approx(200 - own.static_w)
+    assert limited.weights_w["memory"] < own.weights_w["memory"]
+
+
+def test_a_stated_idle_power_stays_under_a_limit() -> None:
+    assert load_profile("a100-sxm4-80gb,watts=200,idle_watts=50").power.static_w > 50
+    assert load_profile("a100-sxm4-80gb,watts=200,idle_watts=20").power.static_w < 50
+
+
+def test_a_limit_below_the_idle_power_is_drawn_all_the_time() -> None:
+    power = load_profile("a100-sxm4-80gb,watts=30").power
+    assert (power.static_w, set(power.weights_w.values())) == (30, {0.0})
+
+
+def test_a_higher_power_limit_is_another_part() -> None:
+    higher = load_profile("a100-sxm4-80gb,watts=500").power
+    assert higher.static_w > load_profile("a100-sxm4-80gb").power.static_w
