@@ -36,7 +36,8 @@ def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan, kept: 
     """The memory of one device of the largest stage.
 
     A mixed-precision training keeps an FP32 copy of its weights with the optimizer's state. With pipeline parallelism
-    the first stage holds the activations of as many micro-batches as there are stages (1F1B). `kept` is what
+    the first stage holds the activations of as many micro-batches as there are stages (1F1B), and of more where the
+    schedule is interleaved (Korthikanti et al. 2022, section 4.2.3). `kept` is what
     fused kernels keep of a block (`kept_per_block`), None where they keep what the traced step does.
     """
     size = anatomy.element_bytes
@@ -51,7 +52,7 @@ def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan, kept: 
     logits = _logit_elements(anatomy) * _LOGIT_COPIES * size / (plan.tp * plan.cp)
     traced = max(work.activation_bytes - _logit_elements(anatomy) * size, 0) / len(anatomy.blocks)
     per_block = (traced if kept is None else kept) / (plan.tp * plan.cp)
-    held = min(plan.pp, plan.accumulate) if plan.pp > 1 else 1
+    held = min(plan.pp + (plan.pp - 1) / plan.interleave if plan.interleave > 1 else plan.pp, plan.accumulate)
     if plan.checkpointing == "full":
         activations = held * stage.blocks * anatomy.boundary_bytes / (plan.tp * plan.cp) + per_block
     else:

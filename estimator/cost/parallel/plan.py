@@ -57,6 +57,8 @@ class Plan:
 
     def __str__(self) -> str:
         sizes = [f"{name}={size}" for name in _SIZES if (size := getattr(self, name)) > 1] or ["dp=1"]
+        if self.interleave > 1:
+            sizes.append(f"vp={self.interleave}")
         if self.zero:
             sizes.append(f"zero={self.zero}")
         if self.checkpointing != "none":

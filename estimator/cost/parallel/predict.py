@@ -78,6 +78,7 @@ class Split:
             "devices_per_node": self.cluster.devices_per_node,
             "chosen": self.chosen,
             **{name: getattr(plan, name) for name in ("dp", "tp", "pp", "cp", "ep", "zero", "checkpointing")},
+            "vp": plan.interleave,
             "micro_batches": plan.accumulate,
             "node_rest_w": self.rest_w,
             "idle_hosts": self.idle_hosts,

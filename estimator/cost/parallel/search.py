@@ -16,10 +16,12 @@ from .kept import kept_per_block
 from .memory import Memory, memory_of
 from .plan import CHECKPOINTING, Plan
 from .shard import slowest_stage
-from .step import StepCost, step_cost
+from .step import Prices, StepCost, cost_at, prices_of, step_cost
 
 ZERO_STAGES = (0, 1, 3)
 """Those that are tried: stage 2 is no faster than 1 and saves less than 3."""
+_CHUNKS = (2, 4, 8)
+"""Model chunks of a stage that are tried."""
 _MOST_MISSING = 0.125
 """Of uneven pipelines, those are tried whose stages would hold at most this share more blocks if all were full."""
 
@@ -46,14 +48,17 @@ def choose_plan(
     kept = {name: kept_per_block(anatomy, profile.software, name) for name in CHECKPOINTING}
     for plan in splits(anatomy, cluster, passes, base or Plan()):
         stage = slowest_stage(anatomy, plan, profile.software)
-        memory = memory_of(work, anatomy, stage, plan, kept[plan.checkpointing])
-        if least is None or memory.total < least[1]:
-            least = plan, memory.total
-        if profile.memory_bytes is not None and memory.total > profile.memory_bytes:
-            continue
-        choice = Choice(plan, memory, step_cost(profile, anatomy, plan, cluster, stage))
-        if best is None or choice.cost.seconds < best.cost.seconds:
-            best = choice
+        prices: Prices | None = None
+        for one in schedules(plan, len(anatomy.blocks)):
+            memory = memory_of(work, anatomy, stage, one, kept[one.checkpointing])
+            if least is None or memory.total < least[1]:
+                least = one, memory.total
+            if profile.memory_bytes is not None and memory.total > profile.memory_bytes:
+                continue
+            prices = prices or prices_of(profile, stage)
+            choice = Choice(one, memory, cost_at(prices, profile, anatomy, one, cluster, stage))
+            if best is None or choice.cost.seconds < best.cost.seconds:
+                best = choice
     if best is not None:
         return best
     if least is None:
@@ -130,6 +135,17 @@ def splits(anatomy: Anatomy, cluster: Cluster, passes: int, base: Plan) -> Itera
                 for ep in _divisors(math.gcd(anatomy.expert_count, dp)):
                     for checkpointing in checkpointings:
                         yield replace(sizes, ep=ep, zero=zero, checkpointing=checkpointing)
+
+
+def schedules(plan: Plan, layers: int) -> Iterator[Plan]:
+    """`plan`, and with interleaved stages where these take whole rounds of micro-batches and nearly even chunks."""
+    yield plan
+    if plan.pp == 1 or plan.interleave > 1 or plan.accumulate % plan.pp:
+        return
+    for chunks in _CHUNKS:
+        pieces = plan.pp * chunks
+        if pieces <= layers and -layers % pieces <= _MOST_MISSING * layers:
+            yield replace(plan, interleave=chunks)
 
 
 def _divisors(number: int) -> list[int]:

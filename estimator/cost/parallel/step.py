@@ -16,6 +16,8 @@ from .collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEN
 from .plan import Plan
 from .shard import Stage, slowest_stage
 
+Prices = tuple[tuple[float, float], tuple[float, float]]
+"""Seconds and joules of a micro-batch, and of the optimizer."""
 _WAITING = "launch"  # the component of eq. 2.2.1 in which a device waits
 
 
@@ -58,9 +60,17 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, 
     `stage` is the slowest of the plan, where the caller has it.
     """
     stage = stage or slowest_stage(anatomy, plan, profile.software)
+    return cost_at(prices_of(profile, stage), profile, anatomy, plan, cluster, stage)
+
+
+def prices_of(profile: Profile, stage: Stage) -> Prices:
+    return _priced(profile, stage.passes), _priced(profile, stage.updates)
+
+
+def cost_at(prices: Prices, profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, stage: Stage) -> StepCost:
+    """`step_cost` where the prices of the stage's ops are known: `plan` may differ in its schedule."""
     cluster = replace(cluster, links=cluster.links.of(profile.software))
-    passes, updates = _priced(profile, stage.passes), _priced(profile, stage.updates)
-    return combined(anatomy, plan, cluster, stage, passes, updates, waiting_w(profile.power))
+    return combined(anatomy, plan, cluster, stage, *prices, waiting_w(profile.power))
 
 
 def combined(

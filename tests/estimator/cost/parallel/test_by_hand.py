@@ -17,12 +17,14 @@ from joulecast.estimator.cost.parallel.memory import RESERVED_BYTES, memory_of
 from joulecast.estimator.cost.parallel.node import rest_w
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan, with_devices
 from joulecast.estimator.cost.parallel.predict import predict_split
-from joulecast.estimator.cost.parallel.search import choose_settings, splits
+from joulecast.estimator.cost.parallel.search import choose_plan, choose_settings, schedules, splits
 from joulecast.estimator.cost.parallel.shard import Stage, divided_op, slowest_stage
 from joulecast.estimator.cost.parallel.step import (
+    cost_at,
     data_exchanges,
     expert_exchanges,
     pipeline_exchanges,
+    prices_of,
     step_cost,
     tensor_exchanges,
     waiting_w,
@@ -454,6 +456,9 @@ def test_memory_of_splits() -> None:
     half = whole.activations / 2
     assert memory(Plan(pp=2, accumulate=8)).activations == 2 * half
     assert memory(Plan(pp=2, accumulate=1)).activations == half
+    # Two chunks a stage: 2 + 1 / 2 micro-batches, where there are as many.
+    assert memory(Plan(pp=2, accumulate=8, interleave=2)).activations == 2.5 * half
+    assert memory(Plan(pp=2, accumulate=2, interleave=2)).activations == 2 * half
     full = memory(Plan(pp=2, accumulate=8, checkpointing="full"))
     assert full.activations == 2 * 2 * BOUNDARY_BYTES + 10 * BOUNDARY_BYTES
 
@@ -501,6 +506,7 @@ def test_plans_that_cannot_be() -> None:
     assert parse_plan("tp=2", Plan(dp=3, zero=3)) == Plan(dp=3, tp=2, zero=3)
     assert str(Plan()) == "dp=1"
     assert str(Plan(cp=2, ep=3, accumulate=1, zero=1)) == "cp=2, ep=3, zero=1"
+    assert str(Plan(pp=2, interleave=4, zero=1)) == "pp=2, vp=4, zero=1"
 
 
 @pytest.mark.parametrize(
@@ -551,6 +557,33 @@ def test_all_splits_of_a_small_network() -> None:
     }  # no attention, no tensor parallelism
     with_three = splits(four, nodes(devices=4), 8, Plan(zero=3))
     assert {one.pp for one in with_three if one.dp > 1} == {1}  # weights sharded over replicas: one stage
+
+
+def test_interleaved_schedules_that_are_tried() -> None:
+    def chunks(plan: Plan, layers: int) -> list[int]:
+        return [one.interleave for one in schedules(plan, layers)]
+
+    two = Plan(pp=2, accumulate=4)
+    assert chunks(two, 16) == [1, 2, 4, 8]
+    assert chunks(two, 15) == [1, 2, 4]  # one of 16 chunks would be empty
+    assert chunks(two, 9) == [1]  # three of four chunks lack a block
+    assert chunks(replace(two, accumulate=3), 16) == [1]  # rounds of two micro-batches
+    assert chunks(replace(two, pp=1), 16) == [1]
+    assert chunks(replace(two, interleave=3), 16) == [3]  # as stated
+
+
+def test_the_chosen_pipeline_is_interleaved_where_that_shortens_its_bubble() -> None:
+    decoder_ = decoder()
+    one = replace(nodes(devices=2), links=replace(nodes().links, node_latency_s=0.0))
+    found = choose_plan(decoder_, replace(dissect(decoder_), heads=0), device(), one, passes=2, base=Plan())
+    assert found.plan.pp == 1  # data parallel, without a bubble
+    plan = Plan(pp=2, accumulate=2)
+    anatomy_ = dissect(decoder_)
+    plain, woven = (step_cost(device(), anatomy_, replace(plan, interleave=v), one) for v in (1, 2))
+    stage = slowest_stage(anatomy_, plan)
+    again = cost_at(prices_of(device(), stage), device(), anatomy_, replace(plan, interleave=2), one, stage)
+    assert again == woven
+    assert woven.seconds < plain.seconds
 
 
 def test_sizes_after_one_that_does_not_fit() -> None:
