@@ -88,6 +88,7 @@ class Listing:
     tracer: str
     has_output: bool
     values_drawn: int = 0  # that the model read, and that depend on its activations
+    has_transforms: bool = False  # of torch.func, which keep tensors that are not counted
 
 
 def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
@@ -274,6 +275,7 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
                 forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
             if step.train:
                 forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, _Saved.unpacked))
+                forward.enter_context(_paused_in_transforms(sizes))
             if blocks is not None:
                 blocks.forward_starts()
             output = step.model(*args, **kwargs)
@@ -298,7 +300,36 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
     recorder.values = None  # and with it every tensor of this run
     elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
     drawn = values.drawn if values else 0
-    return Listing(recorder, trained, elements, activations, tracer, has_output, drawn)
+    return Listing(recorder, trained, elements, activations, tracer, has_output, drawn, sizes.was_paused)
+
+
+@contextmanager
+def _paused_in_transforms(sizes: _SavedBytes) -> Iterator[None]:
+    """Gradients of torch.func (`grad`, `vjp`, `jacrev`) refuse hooks on saved tensors: these pause inside them."""
+    graph: Any = torch.autograd.graph
+    own: Any = torch._C._autograd
+    refuse = graph.disable_saved_tensors_hooks
+
+    @contextmanager
+    def paused(message: str) -> Iterator[None]:
+        hooks = own._top_saved_tensors_default_hooks(True)
+        if hooks is None or hooks[0] != sizes.add:  # none, or those of the model, with which torch cannot go on
+            with refuse(message):
+                yield
+            return
+        sizes.was_paused = True
+        own._pop_saved_tensors_default_hooks()
+        try:
+            with refuse(message):
+                yield
+        finally:
+            own._push_saved_tensors_default_hooks(*hooks)
+
+    graph.disable_saved_tensors_hooks = paused
+    try:
+        yield
+    finally:
+        graph.disable_saved_tensors_hooks = refuse
 
 
 @contextmanager
@@ -453,6 +484,7 @@ class _SavedBytes:
         self.storages: dict[int, int] = {}
         self.kept: list[torch.Tensor] = []  # whose storages are listed, and which autograd does not keep
         self.repeated = 0  # bytes of blocks that were left out
+        self.was_paused = False
         self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
     def add(self, tensor: torch.Tensor) -> _Saved:

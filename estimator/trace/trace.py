@@ -252,6 +252,8 @@ def _notes(step: Step, listing: Listing) -> list[str]:
             f"{listing.values_drawn} values that the model reads depend on its activations, "
             "or on weights without values: random numbers were used in their place"
         )
+    if listing.has_transforms:
+        notes.append("what torch.func keeps for its gradients is not counted in the memory of the activations")
     if listing.tracer == "real":
         notes.append("the model needs real values, so one step was run on the CPU to list its ops")
     if step.train:
