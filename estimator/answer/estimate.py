@@ -307,7 +307,7 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
     if request.software is None and profile.provenance.time == "datasheet":
         notes.append(_software_note(work))
     if split.plan.ep > 1 and not experts_of(work.ops):
-        notes.append("no layer has its experts in one tensor: `parallel` ep adds their exchange and divides nothing")
+        notes.append("no experts were found: `parallel` ep adds their exchange and divides nothing")
     warnings = (*estimate.warnings, *(Note(note, Topic.SCHEDULE, Weight.ACT) for note in notes))
     return replace(estimate, warnings=warnings), split
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...trace.workload import Op
 
+_FEWEST = 2  # experts of a list
+
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """The experts of one layer, computed by grouped products.
+    """The experts of one layer, computed by grouped products, or one expert of a list of modules.
 
-    `count` experts receive `tokens` tokens each, `sent_elements` numbers in all. `weights` are the sizes of the layer's
-    parameters, each of all experts together. A router that limits a token to some groups of experts (node-limited
+    `count` experts receive `sent_elements` numbers in all, and `tokens` tokens each; the expert at `place` in a list
+    receives `tokens`, and the mean one `mean_tokens`. `weights` are the sizes of the layer's parameters, those of
+    grouped products for all experts together. A router that limits a token to some groups of experts (node-limited
     routing) chooses `kept_groups` of `groups`.
     """
 
@@ -29,6 +32,12 @@ class Experts:
     weights: frozenset[int]
     groups: int = 1
     kept_groups: int = 1
+    place: int | None = None
+    mean_tokens: float = 0.0
+
+    def elsewhere(self, ep: int) -> bool:
+        """Whether this expert of a list is on another of `ep` devices: a device has the first of the list."""
+        return self.place is not None and self.place >= self.count // ep
 
     def reached(self, places: int, per_token: float) -> float:
         """How many of `places` devices or nodes, which share the experts evenly, have one of a token's experts."""
@@ -37,7 +46,7 @@ class Experts:
 
 
 def experts_of(ops: Iterable[Op]) -> dict[str, Experts]:
-    """The layers whose batched products have a weight for each member of the batch."""
+    """The layers whose batched products have a weight for each member of the batch, and those of listed experts."""
     ops = tuple(ops)
     weights: Mapping[str, set[int]] = defaultdict(set)
     for op in ops:
@@ -51,7 +60,42 @@ def experts_of(ops: Iterable[Op]) -> dict[str, Experts]:
         if b * k * n in weights[op.layer]:
             kept_groups, groups = _groups(ops, op.layer, b)
             found[op.layer] = Experts(b, m, b * m * k, frozenset(weights[op.layer]), groups, kept_groups)
+    return {**_listed(ops), **found}
+
+
+def _listed(ops: Sequence[Op]) -> dict[str, Experts]:
+    """Layers of experts in a list of modules: a product around the list scores each member, which gets some tokens."""
+    products = [op for op in ops if op.kind == "matmul" and op.phase == "forward" and op.dims.get("b", 1) == 1]
+    products = [op for op in products if "n" in op.dims]
+    tokens = max((op.dims["m"] for op in products), default=0)
+    found: dict[str, Experts] = {}
+    for container, members in _lists(ops).items():
+        parent = container.rpartition(".")[0]
+        around = parent + "." if parent else ""
+        firsts = [next((op for op in products if op.layer in own), None) for own in members]
+        sent = [(op.dims["m"], op.dims["k"]) for op in firsts if op is not None]
+        scored = any(op.dims["n"] == len(members) and op.layer.startswith(around) for op in products)
+        if len(members) < _FEWEST or not scored or not sent or max(sent)[0] >= tokens:
+            continue
+        mean_tokens, elements = sum(m for m, _ in sent) / len(members), sum(m * k for m, k in sent)
+        kept_groups, groups = _groups(ops, container, len(members))
+        for place, (layers, first) in enumerate(zip(members, firsts, strict=True)):
+            weights = frozenset(op.dims["elements"] for op in ops if op.phase == "optimizer" and op.layer in layers)
+            one = Experts(len(members), first.dims["m"] if first else 0, elements, weights, groups, kept_groups)
+            found |= dict.fromkeys(layers, replace(one, place=place, mean_tokens=mean_tokens))
     return found
+
+
+def _lists(ops: Iterable[Op]) -> dict[str, list[set[str]]]:
+    """The layers of each member of every list of modules, by the list's path."""
+    members: dict[str, dict[int, set[str]]] = {}
+    for layer in {op.layer for op in ops}:
+        parts = layer.split(".")
+        for position, part in enumerate(parts):
+            if part.isdigit():
+                own = members.setdefault(".".join(parts[:position]), {})
+                own.setdefault(int(part), set()).add(layer)
+    return {container: [own[index] for index in sorted(own)] for container, own in members.items()}
 
 
 def _groups(ops: Iterable[Op], layer: str, count: int) -> tuple[int, int]:
@@ -67,7 +111,9 @@ def _groups(ops: Iterable[Op], layer: str, count: int) -> tuple[int, int]:
 
 
 def on_one_device(op: Op, experts: Experts, ep: int) -> Op:
-    """`op` of a layer with experts, on one of `ep` devices that share them."""
+    """`op` of a layer with experts, on one of `ep` devices that share them, and has this one."""
+    if experts.place is not None:
+        return _of_more_tokens(op, experts, ep * experts.mean_tokens / max(experts.tokens, 1))
     if op.phase == "optimizer":
         return _share(op, ep, ("elements",)) if op.dims.get("elements") in experts.weights else op
     if op.kind == "matmul" and op.dims.get("b") == experts.count:
@@ -85,6 +131,33 @@ def _grouped_product(op: Op, experts: Experts, ep: int) -> Op:
     return replace(
         op, bytes_read=round(op.bytes_read * read), bytes_written=round(op.bytes_written * written), dims=dims
     )
+
+
+def _of_more_tokens(op: Op, experts: Experts, times: float) -> Op:
+    """`op` of an expert that gets so many times its tokens; its updates and copies of its weights stay."""
+    dims = op.dims
+    if op.phase == "optimizer" or {dims.get("elements_in"), dims.get("elements_out")} & experts.weights:
+        return op
+    if op.kind == "matmul" and "n" in dims:
+        of_weights = op.phase == "backward" and dims["m"] * dims["n"] in experts.weights
+        sizes: tuple[str, ...] = ("k",) if of_weights else ("m",)
+    else:
+        sizes = ("elements", "elements_in", "elements_out", "tokens")
+    scaled = {**dims, **{name: round(dims[name] * times) for name in sizes if name in dims}}
+    moved = _elements(scaled) / _elements(dims) if "n" in dims and _elements(dims) else times
+    return replace(
+        op,
+        flops=round(op.flops * times),
+        bytes_read=round(op.bytes_read * moved),
+        bytes_written=round(op.bytes_written * moved),
+        dims=scaled,
+    )
+
+
+def _elements(dims: Mapping[str, int]) -> int:
+    """Of both factors of a product and its result."""
+    m, k, n = dims["m"], dims["k"], dims["n"]
+    return m * k + k * n + m * n
 
 
 def _share(op: Op, ep: int, names: Iterable[str]) -> Op:

@@ -50,7 +50,7 @@ def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stag
         ops += [replace(op, count=op.count * times) for op in block]
         again = _recomputed(block, plan.checkpointing, whole=software in WHOLE_BLOCKS)
         ops += [replace(op, phase="backward", count=op.count * times) for op in again]
-    divided = [divided_op(op, anatomy, plan) for op in ops]
+    divided = [divided_op(op, anatomy, plan) for op in ops if not _is_elsewhere(op, anatomy, plan)]
     updates = tuple(op for op in divided if op.phase == "optimizer")
     shared = [op for op in updates if _is_shared(op, anatomy, plan)]
     return Stage(
@@ -115,6 +115,10 @@ def _updates(block: Sequence[Op]) -> Iterable[Op]:
 def _is_shared(op: Op, anatomy: Anatomy, plan: Plan) -> bool:
     """Whether expert parallelism divides the layer of `op`."""
     return plan.ep > 1 and op.layer in anatomy.experts
+
+
+def _is_elsewhere(op: Op, anatomy: Anatomy, plan: Plan) -> bool:
+    return _is_shared(op, anatomy, plan) and anatomy.experts[op.layer].elsewhere(plan.ep)
 
 
 def _owners(op: Op, anatomy: Anatomy, plan: Plan) -> int:

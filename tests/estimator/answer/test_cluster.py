@@ -138,7 +138,7 @@ def test_hardware_of_another_part_than_the_cluster_s_is_refused():
 
 
 def test_expert_parallelism_of_a_model_without_experts_has_a_note():
-    note = "no layer has its experts in one tensor: `parallel` ep adds their exchange and divides nothing"
+    note = "no experts were found: `parallel` ep adds their exchange and divides nothing"
     assert note in ask(parallel="dp=16,ep=8").warnings
     assert note not in ask(parallel="dp=16").warnings
 

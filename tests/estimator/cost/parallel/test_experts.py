@@ -148,6 +148,64 @@ def test_a_router_that_keeps_some_groups_reaches_fewer_nodes() -> None:
     assert one.reached(4, 2) == 1.0
 
 
+def listed(expert: int, tokens: int) -> list[Op]:
+    """An expert of two linear layers without the second's ops: 16 inputs, 32 outputs."""
+    layer, weight = f"{AROUND}.experts.{expert}.0", 16 * 32
+
+    def one(phase: str, m: int, k: int, n: int) -> Op:
+        dims = {"b": 1, "m": m, "k": k, "n": n}
+        return Op("mm", "matmul", phase, layer, m * k * n, 2 * (m * k + k * n), 2 * m * n, dims=dims)
+
+    act = {"elements_in": 32 * tokens, "elements_out": 32 * tokens}
+    update = {"elements": weight}
+    return [
+        one("forward", tokens, 16, 32),
+        Op("silu", "activation", "forward", f"{AROUND}.experts.{expert}.1", 0, 64 * tokens, 64 * tokens, dims=act),
+        one("backward", tokens, 32, 16),
+        one("backward", 32, tokens, 16),
+        Op("adam", "optimizer", "optimizer", layer, 0, 40 * weight, 20 * weight, dims=update),
+    ]
+
+
+AROUND = "model.layers.0.mlp"
+ROUTER = Op("mm", "matmul", "forward", f"{AROUND}.gate", 8 * 16 * 4, 0, 0, dims={"b": 1, "m": 8, "k": 16, "n": 4})
+LISTED = (ROUTER, *listed(0, 2), *listed(1, 6), *listed(2, 7), *listed(3, 1))  # of 8 tokens, two experts each
+
+
+def test_experts_in_a_list_are_those_that_a_layer_scores_and_that_get_a_part_of_the_tokens() -> None:
+    found = experts_of(LISTED)
+    assert {layer: one.place for layer, one in found.items()} == {
+        f"{AROUND}.experts.{expert}.{part}": expert for expert in range(4) for part in (0, 1)
+    }
+    second = found[f"{AROUND}.experts.1.0"]
+    assert (second.count, second.tokens, second.mean_tokens, second.sent_elements) == (4, 6, 4.0, 16 * 16)
+    assert experts_of(LISTED[1:]) == {}  # not scored
+    assert experts_of((replace(ROUTER, layer="model.layers.0.attn.gate"), *LISTED[1:])) == {}
+    assert experts_of((*LISTED, *listed(0, 8))) == found
+    assert experts_of((ROUTER, *listed(0, 8), *listed(1, 8), *listed(2, 8), *listed(3, 8))) == {}  # all of the tokens
+
+
+def test_a_device_has_the_first_experts_of_a_list_and_computes_them_for_all_devices() -> None:
+    network = Anatomy(
+        (LISTED, LISTED), (), (), 8 * 16, 2, 8, 0, "model.layers.", frozenset(), experts=experts_of(LISTED)
+    )
+    assert network.expert_count == 4
+    assert network.reached(4) == pytest.approx(4 * (1 - (3 / 4) ** 2))  # two experts a token
+    stage = slowest_stage(network, Plan(dp=2, ep=2))
+    assert (stage.parameters, stage.expert_parameters) == (2 * 2 * 512, 2 * 2 * 512)
+    own = [op for op in stage.passes if ".experts." in op.layer]
+    assert {op.layer.split(".")[5] for op in own} == {"0", "1"}
+    # Two of four experts, and twice the tokens of the mean one: 8 each, as many as all four had.
+    assert [op.dims["m"] for op in own if op.phase == "forward" and op.kind == "matmul"] == [8, 8]
+    assert [(op.dims["m"], op.dims["k"]) for op in own if op.phase == "backward"] == [(8, 32), (32, 8)] * 2
+    assert [op.dims["elements_in"] for op in own if op.kind == "activation"] == [8 * 32, 8 * 32]
+    whole = slowest_stage(network, Plan(dp=2))
+    assert sum(op.flops * op.count for op in stage.passes) == sum(op.flops * op.count for op in whole.passes)
+    first = next(op for op in own if op.kind == "matmul")
+    assert first.bytes_moved == 2 * (8 * 16 + 16 * 32 + 8 * 32)
+    assert [op for op in stage.passes if op.layer == ROUTER.layer] == [replace(ROUTER, count=2)]
+
+
 def test_a_hidden_exchange_shows_what_computing_does_not_cover() -> None:
     cluster, stage = nodes(devices=4), Stage((), (), 3, 600, expert_blocks=2)
     plan = Plan(dp=4, ep=4)
