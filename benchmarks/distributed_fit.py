@@ -103,7 +103,7 @@ def predicted(data: Prepared, values: Mapping[str, float]) -> Array:
         t,
         {name: data.specs[:, position] for position, name in enumerate(SPECS)},
         p,
-        tf32=(t.cls <= model.DEPTHWISE).astype(float),
+        tf32=model.by_cudnn(t.cls).astype(float),
         software=software,
         train=np.ones(size),
     )

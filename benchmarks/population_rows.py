@@ -207,7 +207,7 @@ def rows_of(steps: Sequence[Step], traces: Traces, kernels: Sequence[population_
     table = np.concatenate(tables)
     known = np.stack([all_specs()[step.gpu] for step in kept])
     tf32 = np.array([("off", "conv", "all").index(step.tf32) for step in kept])[row]
-    on = (tf32 == 2) | ((tf32 == 1) & (table[:, FIELDS.index("cls")] <= model.DEPTHWISE))
+    on = (tf32 == 2) | ((tf32 == 1) & model.by_cudnn(table[:, FIELDS.index("cls")]))
     return Rows(
         steps=kept,
         table=table,

@@ -21,7 +21,7 @@ from ..base.errors import ProfileError
 from ..trace.fp8 import FP8
 from ..trace.workload import Op
 from .bounds import ErrorModel
-from .features import COMPUTE, LAUNCH, MEMORY, Array
+from .features import COMPUTE, LAUNCH, MEMORY, Array, Mask
 from .fusion import as_fused, needed_share, with_written_scores
 from .hardware import Hardware
 from .software import TRAINING_STACKS, WRITTEN_SCORES, check_software
@@ -491,7 +491,12 @@ FACTORS = ("compute", "conv", "attention", "rate", "traffic", "host", "kernels",
 CHANNELS_LAST = frozenset({"channels-last", "vendor-tuned"})
 SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
 _TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
-"""PyTorch itself uses TF32 for convolutions alone."""
+"""PyTorch itself uses TF32 in cuDNN alone: in convolutions and recurrent layers."""
+
+
+def by_cudnn(cls: Array) -> Mask:
+    """The pieces that PyTorch runs in cuDNN, which may use TF32."""
+    return np.asarray((cls <= DEPTHWISE) | (cls == RNN))
 
 
 _RATE_OF_ONE = 156e12  # multiply-adds per second in 16 bit, of an A100
@@ -607,7 +612,7 @@ class PopulationTime:
             t,
             {name: np.full(size, value) for name, value in self.specs.items()},
             self.parameters,
-            tf32=np.ones(size) if self.software in _TF32_EVERYWHERE else (t.cls <= DEPTHWISE).astype(float),
+            tf32=np.ones(size) if self.software in _TF32_EVERYWHERE else by_cudnn(t.cls).astype(float),
             software={name: np.full(size, value) for name, value in factors.items()},
             train=np.full(size, float(train)),
         )

@@ -18,7 +18,9 @@ _LEAST_SPREAD = 0.02
 _FEW_PARAMETERS = 10
 
 
-def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS) -> tuple[Observation, ...]:
+def checked(
+    observations: Iterable[Observation], *, least: int = LEAST_NETWORKS, one_precision: bool = True
+) -> tuple[Observation, ...]:
     """The observations, if they can be fitted. Raises FitError."""
     rows = tuple(observations)
     strangers = [type(row).__name__ for row in rows if not isinstance(row, Observation)]
@@ -29,7 +31,7 @@ def checked(observations: Iterable[Observation], *, least: int = LEAST_NETWORKS)
     for row in rows:
         _check_window(row)
         _check_energy(row)
-    _check_same(rows)
+    _check_same(rows, one_precision)
     if least > 1:
         _check_networks(rows)
         _check_mix(rows)
@@ -79,14 +81,14 @@ def _check_energy(row: Observation) -> None:
         raise FitError(f"{_what(row)} has modelled energy ({doubts[0]}); a fit takes metered energy alone")
 
 
-def _check_same(rows: Sequence[Observation]) -> None:
+def _check_same(rows: Sequence[Observation], one_precision: bool) -> None:
     if sum(row.energy_j is None for row in rows) not in (0, len(rows)):
         known = sum(row.energy_j is not None for row in rows)
         raise FitError(f"{known} of {len(rows)} observations have energy; give it for all or for none")
     for what, values in (
         ("hardware", {row.hardware for row in rows}),
         ("framework", {row.framework or row.workload.framework for row in rows}),
-        ("precision", {row.workload.precision for row in rows}),
+        ("precision", {row.workload.precision for row in rows if one_precision}),
         ("meter", {row.meter for row in rows if row.energy_j is not None}),
     ):
         if len(values) > 1:

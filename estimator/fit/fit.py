@@ -123,7 +123,8 @@ def fit(
     observations:
         Whole runs, with or without seconds per op, of one hardware, framework and precision; at
         least 4 different networks, or one where `hardware` is a GPU of the table: its deviation from the
-        population of GPUs is then fitted, and competes with the other forms from 4 networks on.
+        population of GPUs is then fitted, for one or several precisions, and competes with the other forms
+        from 4 networks of one precision on.
     software:
         What ran them, as `--software` takes it; None: the framework as installed.
     device:
@@ -143,9 +144,9 @@ def fit(
     """
     part = known_gpu(hardware, observations := tuple(observations))
     if part is not None:
-        rows = checked(observations, least=1)
+        rows = checked(observations, least=1, one_precision=False)
         few = fit_few(rows, part, name=name, software=software, created=created)
-        if len({network_of(row) for row in rows}) < LEAST_NETWORKS:
+        if len({network_of(row) for row in rows}) < LEAST_NETWORKS or len({row.workload.precision for row in rows}) > 1:
             return few
     rows = checked(observations)
     metered = rows[0].energy_j is not None

@@ -104,15 +104,15 @@ def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile) ->
     """`profile`, fitted from `start`, with the watts that the rows' meters tell and the error of its energy."""
     power_log = math.sqrt(max(math.log(start.energy_error.high) ** 2 - math.log(start.time_error.high) ** 2, 0.0))
     if rows[0].energy_j is not None:
-        ran = start.for_precision(rows[0].workload.precision)
-        half = start.half_power is not None and ran.half_power is None
-        times = np.array([profile.time.seconds(row.workload.ops).sum(axis=0) for row in rows])
-        shares = times / times.sum(axis=1, keepdims=True)
-        order = [profile.time.components.index(name) for name in (COMPUTE, MEMORY, LAUNCH)]
-        power = np.array([row.power_w for row in rows], dtype=float)
-        fitted = fitted_watts(shares[:, order], power, WattsPrior(ran.power, _covers_host(rows[0])))
-        other = _scaled(start.power if half else start.half_power, ran.power, fitted)
-        profile = replace(profile, power=other if half and other else fitted, half_power=fitted if half else other)
+        half = [row for row in rows if start.half_power is not None and _without_half(start, row).half_power is None]
+        full = [row for row in rows if not any(row is one for one in half)]
+        power = _fitted_watts(profile, full, start) if full else None
+        half_power = _fitted_watts(profile, half, start) if half else None
+        if power is None and half_power is not None:
+            power = _scaled(start.power, start.half_power, half_power)
+        elif half_power is None and power is not None:
+            half_power = _scaled(start.half_power, start.power, power)
+        profile = replace(profile, power=power or profile.power, half_power=half_power)
         between = load_population().spread["power"]
         networks = len({id(row.workload) for row in rows})
         power_log = NINETY_PERCENT * math.sqrt(NOISE**2 + between**2 / (1.0 + networks * (between / NOISE) ** 2))
@@ -120,9 +120,23 @@ def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile) ->
     return replace(profile, energy_error=ErrorModel(math.exp(-reach), math.exp(reach)))
 
 
-def _scaled(other: PowerModel | None, before: PowerModel, after: PowerModel) -> PowerModel | None:
+def _without_half(start: Profile, row: Observation) -> Profile:
+    """`start` with the watts of the row's precision: without `half_power` where it ran in 16 bits."""
+    return start.for_precision(row.workload.precision)
+
+
+def _fitted_watts(profile: Profile, rows: Sequence[Observation], start: Profile) -> PowerModel:
+    """The watts of rows of one width of arithmetic, 16 bits or more."""
+    times = np.array([profile.time.seconds(row.workload.ops).sum(axis=0) for row in rows])
+    shares = times / times.sum(axis=1, keepdims=True)
+    order = [profile.time.components.index(name) for name in (COMPUTE, MEMORY, LAUNCH)]
+    power = np.array([row.power_w for row in rows], dtype=float)
+    return fitted_watts(shares[:, order], power, WattsPrior(_without_half(start, rows[0]).power, _covers_host(rows[0])))
+
+
+def _scaled(other: PowerModel | None, before: PowerModel | None, after: PowerModel) -> PowerModel | None:
     """The watts of a precision that was not run: its weights change as those of the one that was."""
-    if other is None:
+    if other is None or before is None:
         return None
     factor = sum(after.weights_w.values()) / max(sum(before.weights_w.values()), 1e-9)
     return PowerModel({name: watts * factor for name, watts in other.weights_w.items()}, after.static_w)

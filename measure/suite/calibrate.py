@@ -15,6 +15,7 @@ from ...estimator.cost.bounds import ErrorModel
 from ...estimator.cost.hardware import BOUNDARIES
 from ...estimator.cost.names import find_hardware
 from ...estimator.cost.profile import PowerModel, Profile
+from ...estimator.fit.few import known_gpu
 from ...estimator.fit.fit import fit
 from ...estimator.fit.observation import Observation
 from ..meters.modelled import utilisation_model
@@ -123,8 +124,10 @@ def chosen_records(records: Iterable[Record]) -> list[Record]:
 def alike(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
     """The records that can be fitted together, and a line for each that is left out.
 
-    They have the precision of most records; measured energies are those of the newest record's meter.
+    They have the precision of most records, but for a GPU of the hardware table, whose fit takes all; measured energies
+    are those of the newest record's meter.
     """
+    several = bool(records) and known_gpu(hardware_name(records[-1].host), ()) is not None
     precisions = Counter(one.workload.precision for one in records if one.workload is not None)
     usual = precisions.most_common(1)[0][0] if precisions else ""
     metered = [one for one in records if one.label == "measured"]
@@ -132,7 +135,7 @@ def alike(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
     kept, left_out = [], []
     for one in records:
         precision = usual if one.workload is None else one.workload.precision
-        if precision != usual:
+        if precision != usual and not several:
             left_out.append(f"{one.name} is not in this profile: it ran in {precision}, the others in {usual}")
         elif one.label == "measured" and one.meter.get("name") != meter:
             left_out.append(f"{one.name} is not in this profile: its meter was {one.meter.get('name')}, now {meter}")

@@ -75,7 +75,10 @@ def suite_cases(only: str | None = None) -> list[Case]:
 
     Raises JoulecastError if `only` matches nothing.
     """
-    cases = _with_visits([*_first(), *_interleaved(_thesis(), _references(), _random())])
+    return _selected(_with_visits([*_first(), *_interleaved(_thesis(), _references(), _random())]), only)
+
+
+def _selected(cases: list[Case], only: str | None) -> list[Case]:
     if only is None:
         return cases
     found = [case for case in cases if _matches(case, only)]
@@ -86,32 +89,39 @@ def suite_cases(only: str | None = None) -> list[Case]:
 
 
 def machine_cases(host: Mapping[str, Any], only: str | None = None) -> list[Case]:
-    """`suite_cases` as the machine that `host` describes (`describe_host`) trains them."""
-    cases = suite_cases(only)
+    """The cases for the machine that `host` describes (`describe_host`): `suite_cases`, or those of a GPU."""
     if host["device"] != "gpu":
-        return cases
+        return suite_cases(only)
     try:
         tflops = find_hardware(str(host["gpus"][0])).fp32_tflops or _USUAL_TFLOPS
     except HardwareError:
         tflops = _USUAL_TFLOPS
     half = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return gpu_cases(cases, 2 ** round(math.log2(max(tflops, 1.0))), half)
+    return _selected(gpu_cases(tflops, half), only)
 
 
-def gpu_cases(cases: Sequence[Case], batch_factor: int, half: str) -> list[Case]:
-    """The cases as a GPU trains them: larger batches, every other one under autocast to `half`.
+def gpu_cases(tflops: float, half: str) -> list[Case]:
+    """Cases for a GPU with that FP32 peak, the most useful first; every other one under autocast to `half`.
 
-    `batch_factor` makes a step as long as on a CPU's core. One case in four has an eighth of it, so that some steps
-    wait for the host.
+    Wide networks with large batches come first, as GPUs train them: small ones wait for the host, and networks with few
+    channels teach what wide ones do not need.
     """
-    result = []
-    for index, case in enumerate(cases):
-        factor = max(batch_factor // 8, 1) if index % 4 == 2 else batch_factor
-        result.append(_enlarged(case, factor, half if index % 2 else None))
-    return result
+    power = 2 ** round(math.log2(max(tflops, 1.0)))
+    batch = min(max(4 * power, 32), 256)
+    wide = list(_reference_cases(((4.0, batch),)))
+    wider = list(_reference_cases(((8.0, batch // 2),)))[::-1]
+    drawn = [_enlarged(case, power) for case in _random()]
+    small = [*_reference_cases(((2.0, 2 * batch), (1.0, 32))), *_thesis()]
+    rest = _interleaved(iter(wider), iter(drawn), iter(small))
+    return [
+        case if index % 2 == 0 else replace(case, name=f"{case.name} {half}", precision=half)
+        for index, case in enumerate((*wide, *rest))
+    ]
 
 
-def _enlarged(case: Case, factor: int, precision: str | None) -> Case:
+def _enlarged(case: Case, factor: int) -> Case:
+    """The case with a batch `factor` times as large."""
+
     def build() -> tuple[nn.Module, Arguments]:
         model, (args, kwargs) = case.build()
         return model, tree_map(repeated, (args, kwargs))
@@ -119,8 +129,7 @@ def _enlarged(case: Case, factor: int, precision: str | None) -> Case:
     def repeated(leaf: Any) -> Any:
         return leaf.repeat(factor, *(1 for _ in leaf.shape[1:])) if isinstance(leaf, torch.Tensor) else leaf
 
-    name = f"{case.name}, batch times {factor}" + (f", {precision}" if precision else "")
-    return replace(case, name=name, build=build, precision=precision)
+    return replace(case, name=f"{case.name} batch x{factor}", build=build)
 
 
 def _with_visits(cases: Sequence[Case]) -> list[Case]:
@@ -196,8 +205,12 @@ def _models(name: str) -> Any:
 
 def _references() -> Iterator[Case]:
     """The small networks of many kinds in models/reference.py, with an optimizer drawn for each."""
+    return _reference_cases(((1.0, 32), (2.0, 16), (0.5, 128)))
+
+
+def _reference_cases(sizes: Sequence[tuple[float, int]]) -> Iterator[Case]:
     networks = _models("reference").NETWORKS
-    for width, batch in ((1.0, 32), (2.0, 16), (0.5, 128)):
+    for width, batch in sizes:
         for name, network in networks.items():
             yield _reference(name, network, width, batch)
 

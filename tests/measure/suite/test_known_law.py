@@ -50,7 +50,10 @@ class LawfulStep:
         self._work, self._tree = work, tree
         self._seconds = TIME.seconds(work.ops)
 
-    def run(self) -> float:
+    def run(self, steps: int = 1) -> float:
+        return sum(self._run() for _ in range(steps))
+
+    def _run(self) -> float:
         by_component = dict(zip(TIME.components, self._seconds.sum(axis=0).tolist(), strict=True))
         whole_s = sum(by_component.values())
         watts = STATIC_W + sum(WEIGHTS_W[name] * seconds / whole_s for name, seconds in by_component.items())

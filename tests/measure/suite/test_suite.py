@@ -32,8 +32,19 @@ from joulecast.measure.suite.calibrate import (
     observations,
     unknown_power,
 )
-from joulecast.measure.suite.cases import Case, suite_cases
-from joulecast.measure.suite.rounds import FULL, QUICK, Bench, CasePlan, _timed_steps, kept_rounds, metered
+from joulecast.measure.suite.cases import Case, gpu_cases, machine_cases, suite_cases
+from joulecast.measure.suite.op_timing import TrainingStep
+from joulecast.measure.suite.rounds import (
+    FULL,
+    QUICK,
+    Bench,
+    CasePlan,
+    _timed_steps,
+    build,
+    kept_rounds,
+    measure_case,
+    metered,
+)
 from joulecast.measure.suite.suite import run_suite, usable
 
 pytestmark = pytest.mark.usefixtures("only_new_objects")  # garbage is collected after each case
@@ -238,6 +249,60 @@ def test_op_times_come_from_rounds_left_out_where_the_kept_ones_were_not_timed(
 def test_half_as_many_steps_are_timed_op_by_op_as_run_plain_and_one_at_least():
     assert [_timed_steps(9, number) for number in range(2)] == [4, 4]
     assert [_timed_steps(1, number) for number in range(4)] == [1, 0, 1, 0]
+
+
+def test_a_gpu_trains_wide_networks_first_and_every_other_one_in_half_precision():
+    found = gpu_cases(67.0, "bfloat16")
+    assert len({case.name for case in found}) == len(found)
+    assert [case.precision for case in found[:4]] == [None, "bfloat16", None, "bfloat16"]
+    assert found[0].name.startswith("residual-cnn width 4 batch 256")
+    assert {case.family for case in suite_cases()} - {case.family for case in found} == {
+        "random-perceptrons 0",  # the first cases of a CPU
+        "random-transformers 0",
+    }
+    assert gpu_cases(8.1, "float16")[0].name.startswith("residual-cnn width 4 batch 32")
+    assert gpu_cases(0.1, "float16")[0].name.startswith("residual-cnn width 4 batch 32")
+
+
+def test_batches_of_random_networks_grow_with_the_gpu():
+    name = "random signals 0"
+    (small,) = [case for case in suite_cases(name) if case.name.startswith(name)]
+    (large,) = [case for case in gpu_cases(16.0, "float16") if case.name.startswith(name)]
+    (before,), (after,) = small.build()[1][0], large.build()[1][0]
+    assert after.shape == (16 * len(before), *before.shape[1:])
+    assert large.name.startswith(f"{small.name} batch x16")
+
+
+def test_a_machine_without_a_gpu_has_the_cases_of_a_cpu():
+    host = {"device": "cpu", "gpus": []}
+    assert [case.name for case in machine_cases(host, "alexnet")] == [case.name for case in suite_cases("alexnet")]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "batch"), [("NVIDIA H100 80GB HBM3", 256), ("Tesla T4", 32), ("NVIDIA No Such Card", 64)]
+)
+def test_cases_of_a_gpu_follow_its_peak(monkeypatch: pytest.MonkeyPatch, gpu: str, batch: int):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation)
+    first, second, *_ = machine_cases({"device": "gpu", "gpus": [gpu]})
+    assert f"batch {batch} " in first.name
+    assert second.precision == "bfloat16"
+
+
+def test_steps_run_without_a_wait_between_them_as_in_a_training(bench: Bench, store: Store):
+    asked: list[int] = []
+
+    class Counting(TrainingStep):
+        def run(self, steps: int = 1) -> float:
+            asked.append(steps)
+            return 0.01 * steps
+
+    built = build(_case("a"))
+    step = Counting(built.step.model, built.step.args, built.step.kwargs)
+    plan = replace(bench.plan, window_s=0.3)
+    record, _ = measure_case(replace(built, step=step), replace(bench, plan=plan), "id")
+    assert asked[:3] == [1, 10, 10]  # 0.1 s at a time
+    assert record.steps == sum(asked)
+    assert 30 <= sum(asked) <= 31  # until the window is over
 
 
 def test_where_none_is_clean_the_fastest_stands_with_its_flags():
