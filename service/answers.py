@@ -72,6 +72,8 @@ class Answers:
         key = digest(asked.model_dump(mode="json", exclude_unset=True))
         if (kept := self._answers.get(key)) is not None:
             return kept
+        if asked.hardware is None and asked.cluster is None:
+            raise RequestError("`hardware` missing: give a name of `joulecast profiles`, or a `cluster`")
         name, work = self._workload(asked)
         request = Request(**self._fields(asked), model=work, layers=False)
         try:
@@ -122,6 +124,8 @@ class Answers:
                 path.write_text(json.dumps(config))
                 request = Request(model=str(path), steps=1, time_limit_s=self._time_limit_s, **how)
                 return self._read(request)
+        except JoulecastError as error:  # the file is the server's own
+            raise JoulecastError(str(error).replace(str(path), "`config`")) from None
         finally:
             self._readers.release()
 

@@ -109,7 +109,8 @@ def _line(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"] if part != "body")
     value = problem.get("input")
     seen = f" ({value!r:.80})" if isinstance(value, str | int | float | bool) else ""
-    return f"{place or 'body'}: {problem['msg']}{seen}"
+    what = "unknown field" if problem["type"] == "extra_forbidden" else problem["msg"]
+    return f"{place or 'body'}: {what}{seen}"
 
 
 class _Metrics:

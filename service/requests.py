@@ -48,7 +48,10 @@ class EstimateRequest(BaseModel):
     tokens: Count | None = None
     val_samples: Count | None = None
     devices: Annotated[int, Field(ge=1, le=10**6)] | None = None
-    hardware: Name = Field(description="A name of `joulecast profiles`, or figures: tflops=35,bandwidth=448,watts=150.")
+    hardware: Name | None = Field(
+        None,
+        description="A name of `joulecast profiles`, or figures: tflops=35,bandwidth=448,watts=150.",
+    )
     cluster: Name | None = None
     parallel: Name | None = None
     zero: Annotated[int, Field(ge=0, le=3)] | None = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..base.errors import JoulecastError
 from ..base.files import read_text
+from ..base.notes import Note, Topic, Weight
 from ..base.suggest import clipped, near
 from ..sandbox.collection import without_collection
 from ..sandbox.user_code import one_line
@@ -40,11 +41,13 @@ def from_config_class(model_class: Any, args: Mapping[str, Any], num_classes: in
     return _in_own_dtype(model_class, config_class(**_with_labels(model_class, args, num_classes)))
 
 
-def from_config_file(path: Path, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:
+def from_config_file(
+    path: Path, args: Mapping[str, Any], num_classes: int | None, notes: list[str] | None = None
+) -> nn.Module:
     """The model that a Hugging Face `config.json` describes, its settings changed by `args`.
 
     timm's configs have an `architecture`. For transformers, the class is the first of `architectures`, otherwise the
-    bare model of `model_type`; parameters have the config's `dtype`. Only the file is read.
+    bare model of `model_type`, which `notes` then says; parameters have the config's `dtype`. Only the file is read.
     """
     document = _read(path)
     if isinstance(document.get("architecture"), str):
@@ -56,6 +59,9 @@ def from_config_file(path: Path, args: Mapping[str, Any], num_classes: int | Non
         document = {key: value for key, value in document.items() if key != "auto_map"}
         _check_settings(config_class.from_dict(document), path.name, args)
         model_class = _model_class(transformers, document, config_class, path)
+        if notes is not None and (head := _head_left_out(document["model_type"], model_class)):
+            text = f"the config names no class of transformers: {model_class.__name__} has no language model's head"
+            notes.append(Note(f'{text}; add "architectures": ["{head}"] for it', Topic.MODEL, Weight.ACT))
     config = config_class.from_dict({**document, **_with_labels(model_class, args, num_classes)})
     return _in_own_dtype(model_class, config)
 
@@ -115,6 +121,16 @@ def _model_class(transformers: Any, document: Mapping[str, Any], config_class: A
     raise JoulecastError(
         f"{path}: transformers has no model for {config_class.__name__}; name its class under architectures"
     )
+
+
+def _head_left_out(kind: str, model_class: Any) -> str:
+    """The class with a head of the language model that `model_class` is the body of; "" for others."""
+    from transformers.models.auto import modeling_auto as auto  # names alone: no model is imported
+
+    if auto.MODEL_MAPPING_NAMES.get(kind) != model_class.__name__:
+        return ""
+    masked = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)
+    return masked or auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, "")
 
 
 def _from_timm(document: Mapping[str, Any], path: Path, args: Mapping[str, Any], num_classes: int | None) -> nn.Module:

@@ -262,7 +262,7 @@ def _build(
             from .hub import from_config_file, processor_beside
 
             processor = processor_beside(target.path)
-            model, name = from_config_file(target.path, values, num_classes), ""
+            model, name = from_config_file(target.path, values, num_classes, notes), ""
         else:
             from ..sandbox.redirect import redirected, unwrapped
 

@@ -158,15 +158,16 @@ def test_a_config_is_read_without_code_of_its_own(client: TestClient, tmp_path: 
     [
         ({}, "give one of `workload`, `workload_id` and `config`; this request has none"),
         ({"config": {}, "workload_id": "0" * 64}, "this request has workload_id and config"),
-        ({"config": {"model_type": "nothing"}}, "nothing"),
+        ({"config": {"model_type": "nothing"}}, "`config`: model_type 'nothing' is not in transformers"),
         ({"workload": {}}, "workload has schema None"),
         ({"workload_id": "../etc"}, "workload_id: String should match pattern"),
         ({"hardware": "/etc/passwd"}, "hardware: String should match pattern"),
         ({"hardware": "../profile.json"}, "hardware: String should match pattern"),
         ({"hardware": "rtx-40900"}, "rtx-40900"),
+        ({"hardware": None}, "`hardware` missing: give a name of `joulecast profiles`, or a `cluster`"),
         ({"hardware": 5}, "hardware: Input should be a valid string (5)"),
-        ({"live": True}, "live: Extra inputs are not permitted"),
-        ({"model": "net.py"}, "model: Extra inputs are not permitted"),
+        ({"live": True}, "live: unknown field (True)"),
+        ({"model": "net.py"}, "model: unknown field ('net.py')"),
         ({"epochs": -1}, "epochs: Input should be greater than 0 (-1)"),
         ({"epochs": 1e300}, "epochs: Input should be less than"),
         ({"batch_size": 4}, "`batch_size` 4 and the workload's 8 contradict"),
@@ -183,6 +184,13 @@ def test_what_cannot_be_answered_is_one_line(
     assert status == 422
     assert error in found["error"]
     assert "\n" not in found["error"]
+
+
+def test_a_cluster_gives_the_hardware(client: TestClient, work: dict[str, Any]) -> None:
+    run = {"workload": work, "cluster": "8xa100-sxm4-80gb", "epochs": 1, "samples": 640}
+    status, found = post(client, **run)
+    assert (status, found["hardware"]) == (200, "A100 SXM4 80GB")
+    assert post(client, **run, hardware="a100-sxm4-80gb")[1]["seconds"] == found["seconds"]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +251,7 @@ def test_other_paths_and_methods(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok", "version": jc.__version__}
     schema = client.get("/openapi.json").json()
     assert "/estimate" in schema["paths"]
-    assert "hardware" in schema["components"]["schemas"]["EstimateRequest"]["required"]
+    assert "hardware" in schema["components"]["schemas"]["EstimateRequest"]["properties"]
 
 
 def test_metrics_count_requests_by_path_and_status(work: dict[str, Any]) -> None:

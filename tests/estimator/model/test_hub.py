@@ -282,6 +282,25 @@ def test_parameters_have_the_config_s_dtype(written, dtype):
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("kind", "note"),
+    [
+        ("gpt2", 'GPT2Model has no language model\'s head; add "architectures": ["GPT2LMHeadModel"] for it'),
+        ("bert", 'BertModel has no language model\'s head; add "architectures": ["BertForMaskedLM"] for it'),
+        ("vit", None),
+    ],
+)
+def test_a_config_without_a_class_says_that_the_head_is_left_out(write_config, kind, note):
+    small = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2}
+    notes = load_model(write_config(model_type=kind, **small)).notes
+    assert notes == (() if note is None else (f"the config names no class of transformers: {note}",))
+
+
+def test_a_config_with_a_class_has_no_note_on_its_head(write_config):
+    folder = write_config(model_type="gpt2", n_layer=1, architectures=["GPT2LMHeadModel"])
+    assert load_model(folder).notes == ()
+
+
 def test_a_config_without_a_dtype_is_not_asked_by_the_old_name():
     """transformers 5 warns on standard error where `torch_dtype` is read."""
     from joulecast.estimator.model.hub import _in_own_dtype
