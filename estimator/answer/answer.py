@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.digits import counted
@@ -58,6 +58,10 @@ class Answer:
     split: Split | None = None
     rent: Rent | None = None
     embodied: Embodied | None = None
+
+    def noting(self, notes: tuple[str, ...]) -> Answer:
+        """The answer with more notes."""
+        return replace(self, estimate=replace(self.estimate, warnings=(*self.estimate.warnings, *notes)))
 
     def __repr__(self) -> str:
         """The figures in one line; the generated one would print thousands of operations."""

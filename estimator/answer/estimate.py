@@ -13,6 +13,7 @@ from ..cost.estimate import Estimate
 from ..cost.library import load_profile
 from ..cost.names import find_hardware
 from ..cost.parallel.cluster import Cluster
+from ..cost.parallel.configs import read_config
 from ..cost.parallel.experts import experts_of
 from ..cost.parallel.plan import CHECKPOINTING
 from ..cost.parallel.predict import Split, predict_split
@@ -184,6 +185,7 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
     Profiles and places are looked up before any model is traced, so that their errors come first. Whatever requests
     share is looked up once.
     """
+    notes = [_notes_on_file(request) for request in requests]
     requests = [configured(request) for request in requests]
     if any(isinstance(request.model, str | Path) for request in requests):
         with free_reader() as reader:
@@ -195,10 +197,25 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
             profiles[request.hardware_key] = find_profile(request)
         if request.place_key not in places:
             places[request.place_key] = read_where(request)
-    return [
+    found = [
         priced(request, read(request), profiles[request.hardware_key], where=places[request.place_key])
         for request in requests
     ]
+    return [answer.noting(own) for answer, own in zip(found, notes, strict=True)]
+
+
+def _notes_on_file(request: Request) -> tuple[Note, ...]:
+    """What the file of `parallel_config` states and no figure contains."""
+    if request.parallel_config is None:
+        return ()
+    stated, devices = read_config(request.parallel_config), request.device_count
+    texts = [
+        f"{name} of the {stated.kind} file is not modelled: transfers to the host's memory are left out"
+        for name in stated.not_modelled
+    ]
+    if stated.devices not in (None, devices):
+        texts.append(f"the {stated.kind} file has {stated.devices} processes: the cluster's {devices} devices are used")
+    return tuple(Note(text, Topic.SCHEDULE, Weight.ACT) for text in texts)
 
 
 def find_profile(request: Request) -> Profile:

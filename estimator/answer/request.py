@@ -361,6 +361,9 @@ def configured(request: Request) -> Request:
     if request.parallel_config is None:
         return request
     stated = read_config(request.parallel_config)
+    cluster = request.split_devices
+    if cluster is None:
+        raise RequestError(f"`parallel_config` needs `cluster`: give the devices, as in {CLUSTER_EXAMPLES}")
     values: dict[str, Any] = {}
     for name in _STATED:
         value, own = getattr(stated, name), getattr(request, name)
@@ -370,9 +373,17 @@ def configured(request: Request) -> Request:
         if own is not None and PRECISIONS.get(str(own), str(own)) != PRECISIONS.get(str(value), str(value)):
             raise RequestError(f"`{name}` {own} and the {stated.kind} file's {value} contradict: give one of them")
         values[name] = value
-    if values.get("accumulate") or request.accumulate:
-        values.pop("global_batch", None)
-    return replace(request, parallel_config=None, **values)
+    if not (values.get("accumulate") or request.accumulate):
+        return replace(request, parallel_config=None, **values)
+    whole = values.pop("global_batch", None)
+    found = replace(request, parallel_config=None, **values)
+    passes = found.passes * (found.plan.dp if found.plan else cluster.devices)
+    if whole is not None and found.batch_size is not None and whole != passes * int(found.batch_size):
+        raise RequestError(
+            f"the {stated.kind} file's {whole} samples of a step and {passes} passes of {found.batch_size} on the "
+            f"cluster's {cluster.devices} devices contradict: correct one of them"
+        )
+    return found
 
 
 _STATED = (

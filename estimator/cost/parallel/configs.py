@@ -38,6 +38,9 @@ class StatedRun:
     precision: str | None = None
     optimizer: str | None = None
     clip_gradients: bool | None = None
+    devices: int | None = None
+    not_modelled: tuple[str, ...] = ()
+    """Settings that change the time of a step and that joulecast leaves out, in the file's words."""
 
 
 def read_config(path: str | Path) -> StatedRun:
@@ -46,9 +49,12 @@ def read_config(path: str | Path) -> StatedRun:
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"`parallel_config` {path} cannot be read ({error}); give {KINDS}") from error
+        why = getattr(error, "strerror", None) or error
+        raise RequestError(f"`parallel_config` {path} cannot be read ({why}); give {KINDS}") from error
     try:
         return _read(text, path.suffix.lower())
+    except _OutOfRangeError as error:
+        raise RequestError(f"`parallel_config` {path} has {error}") from None
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         kind = "JSON" if isinstance(error, json.JSONDecodeError) else "TOML"
         raise RequestError(f"`parallel_config` {path} is not valid {kind} ({error}); fix the syntax error") from error
@@ -63,6 +69,10 @@ class _UnknownKindError(Exception):
 
 
 class _InvalidYamlError(Exception):
+    pass
+
+
+class _OutOfRangeError(Exception):
     pass
 
 
@@ -114,7 +124,14 @@ def _deepspeed(document: Mapping[str, Any]) -> StatedRun:
         ),
         optimizer=_optimizer(_part(document, "optimizer").get("type")),
         clip_gradients=clip > 0 if isinstance(clip, int | float) and not isinstance(clip, bool) else None,
+        not_modelled=_offloaded(_part(document, "zero_optimization")),
     )
+
+
+def _offloaded(zero: Mapping[str, Any]) -> tuple[str, ...]:
+    """What ZeRO keeps in the memory of the host or on a disk."""
+    names = ("offload_optimizer", "offload_param")
+    return tuple(name for name in names if str(_part(zero, name).get("device", "none")) != "none")
 
 
 # -- transformers ---------------------------------------------------------------------------------------------
@@ -183,7 +200,15 @@ def _accelerate(document: Mapping[str, Any]) -> StatedRun:
         or _count(document.get("gradient_accumulation_steps")),
         precision=mixed if mixed in ("bf16", "fp16") else None,
         clip_gradients=clip > 0 if isinstance(clip, int | float) else None,
+        devices=_count(document.get("num_processes")),
+        not_modelled=(
+            *(("fsdp_offload_params",) if fsdp.get("fsdp_offload_params") is True else ()),
+            *(name for name in _OFFLOADS if str(deepspeed.get(name, "none")) != "none"),
+        ),
     )
+
+
+_OFFLOADS = ("offload_optimizer_device", "offload_param_device")
 
 
 def _yaml(text: str) -> dict[str, Any]:
@@ -261,7 +286,7 @@ def _megatron(text: str) -> StatedRun:
         sequence_length=_count(found.get("seq-length")),
         precision=_precision("bf16" in found, "fp16" in found),
         optimizer=_optimizer(found.get("optimizer", "adam")),
-        clip_gradients=not clip or float(clip) > 0,
+        clip_gradients=not clip or not re.fullmatch(r"0*\.?0*", clip),
     )
 
 
@@ -283,9 +308,14 @@ def _count(value: Any) -> int | None:
 
 
 def _level(value: Any) -> int | None:
+    """The ZeRO stage; None for "auto", -1 and what is missing. Raises _OutOfRangeError for one above 3."""
     if isinstance(value, str) and value.isdigit():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 3 else None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        return None
+    if value > 3:
+        raise _OutOfRangeError(f"ZeRO stage {value}; give one from 0 to 3")
+    return value
 
 
 def _sizes(**sizes: int | None) -> str:

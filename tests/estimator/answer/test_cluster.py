@@ -13,6 +13,7 @@ from click.testing import CliRunner
 import joulecast as jc
 from joulecast.cli.estimate import estimate as command
 from joulecast.estimator.answer.estimate import answer
+from joulecast.estimator.answer.request import configured
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.node import REST_SHARE
@@ -141,6 +142,37 @@ def test_expert_parallelism_of_a_model_without_experts_has_a_note():
     note = "no experts were found: `parallel` ep adds their exchange and divides nothing"
     assert note in ask(parallel="dp=16,ep=8").warnings
     assert note not in ask(parallel="dp=16").warnings
+
+
+def stated_in(tmp_path: Path, name: str, text: str, **fields: object) -> jc.Answer:
+    (tmp_path / name).write_text(text)
+    return ask(parallel_config=tmp_path / name, **fields)
+
+
+def test_a_file_that_states_another_batch_than_its_parts_is_refused(tmp_path: Path):
+    own = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3}
+    fields = {"model": "net.py", "inputs": "3,8,8"}
+    request = jc.Request(**fields, steps=10, cluster="2x8xa100-sxm4-80gb:200gb")
+    for total, ok in ((96, True), (7, False)):
+        (tmp_path / "ds.json").write_text(json.dumps({**own, "train_batch_size": total}))
+        asked = replace(request, parallel_config=tmp_path / "ds.json")
+        if ok:
+            assert configured(asked).passes == 3
+        else:
+            with pytest.raises(jc.RequestError, match="7 samples of a step and 48 passes of 2 on the cluster's 16 dev"):
+                configured(asked)
+
+
+def test_what_a_file_states_and_no_figure_contains_has_a_note(tmp_path: Path):
+    zero = '{"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}'
+    note = "offload_param of the DeepSpeed file is not modelled: transfers to the host's memory are left out"
+    assert note in stated_in(tmp_path, "ds.json", zero).warnings
+    accelerate = "distributed_type: FSDP\nnum_processes: {}\n"
+    other = "the Accelerate file has 8 processes: the cluster's 16 devices are used"
+    assert other in stated_in(tmp_path, "a.yaml", accelerate.format(8)).warnings
+    assert other not in stated_in(tmp_path, "a.yaml", accelerate.format(16)).warnings
+    with pytest.raises(jc.RequestError, match=r"^`parallel_config` needs `cluster`: give the devices"):
+        stated_in(tmp_path, "a.yaml", accelerate.format(8), cluster=None, hardware="t4")
 
 
 def test_energy_has_a_boundary_and_pue_multiplies_whole_nodes():

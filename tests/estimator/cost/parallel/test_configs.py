@@ -75,9 +75,28 @@ def test_deepspeed(tmp_path: Path):
 
 def test_accelerate(tmp_path: Path):
     found = read(tmp_path, "default_config.yaml", ACCELERATE)
-    assert found == StatedRun("Accelerate", "tp=1,pp=1", 3, "full", precision="bf16")
+    assert found == StatedRun("Accelerate", "tp=1,pp=1", 3, "full", precision="bf16", devices=16)
     zero2 = "distributed_type: DEEPSPEED\ndeepspeed_config:\n  zero_stage: 2\n  gradient_accumulation_steps: 4\n"
     assert read(tmp_path, "zero2.yaml", zero2) == StatedRun("Accelerate", "tp=1,pp=1", 2, accumulate=4)
+
+
+def test_what_is_moved_to_the_host_is_named(tmp_path: Path):
+    zero = {"stage": 3, "offload_param": {"device": "cpu"}, "offload_optimizer": {"device": "none"}}
+    assert read(tmp_path, "ds.json", {"zero_optimization": zero}).not_modelled == ("offload_param",)
+    fsdp = "distributed_type: FSDP\nfsdp_config:\n  fsdp_offload_params: true\n"
+    assert read(tmp_path, "fsdp.yaml", fsdp).not_modelled == ("fsdp_offload_params",)
+    deepspeed = "distributed_type: DEEPSPEED\ndeepspeed_config:\n  offload_optimizer_device: cpu\n"
+    assert read(tmp_path, "ds.yaml", deepspeed).not_modelled == ("offload_optimizer_device",)
+
+
+def test_a_zero_stage_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(RequestError, match=r"ds.json has ZeRO stage 7; give one from 0 to 3$"):
+        read(tmp_path, "ds.json", {"zero_optimization": {"stage": 7}})
+
+
+def test_a_file_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(RequestError, match=r"none.json cannot be read \(No such file or directory\); give"):
+        read_config(tmp_path / "none.json")
 
 
 def test_training_arguments(tmp_path: Path):
@@ -227,7 +246,6 @@ def test_a_deepspeed_file_that_states_little(tmp_path: Path):
         ("zero_optimization", {"stage": 0}, "zero", 0),
         ("zero_optimization", {"stage": "1"}, "zero", 1),
         ("zero_optimization", {"stage": 3}, "zero", 3),
-        ("zero_optimization", {"stage": 4}, "zero", None),
         ("zero_optimization", {"stage": -1}, "zero", None),
         ("zero_optimization", {"stage": True}, "zero", None),
         ("zero_optimization", {"stage": "auto"}, "zero", None),
