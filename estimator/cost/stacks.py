@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 
 from ..base.errors import ProfileError
-from .software import OVERLAPPED_TENSORS, TRAINING_STACKS
+from .software import OVERLAPPED_TENSORS, TRAINING_STACKS, WRITTEN_SCORES
 
 SCHEMA = "joulecast.stacks/1"
 
@@ -25,8 +25,9 @@ class Links:
     `link_share` and `network_share` are the usable shares of a rate for large messages, `overlap` the share of the
     gradients' and weights' communication that can run while a device computes, `other_overlap` that of software which
     is not a stack for language models (chosen on half of the GPUs of NVIDIA's examples), `tensor_overlap` the share of
-    tensor-parallel communication that runs while Megatron-Core computes. A step takes `straggling` longer for each
-    doubling of the nodes: the slowest node decides.
+    tensor-parallel communication that runs while Megatron-Core computes. Megatron-LM with sequence parallelism hides as
+    much of the backward pass's, behind gradients of weights (`backward_overlap`). A step takes `straggling` longer for
+    each doubling of the nodes: the slowest node decides.
     """
 
     link_share: float
@@ -37,6 +38,7 @@ class Links:
     straggling: float
     tensor_overlap: float = 0.0
     other_overlap: float = 0.3
+    backward_overlap: float = 0.0
 
     def of(self, software: str) -> Links:
         """The links as `software` uses them."""
@@ -44,6 +46,7 @@ class Links:
             self,
             overlap=self.overlap if software in TRAINING_STACKS else self.other_overlap,
             tensor_overlap=self.tensor_overlap if software == OVERLAPPED_TENSORS else 0.0,
+            backward_overlap=self.tensor_overlap if software == WRITTEN_SCORES else 0.0,
         )
 
 

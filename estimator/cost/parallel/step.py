@@ -10,6 +10,7 @@ import numpy as np
 
 from ...trace.workload import Op
 from ..profile import PowerModel, Profile
+from ..stacks import Links
 from .anatomy import Anatomy
 from .cluster import Cluster
 from .collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEND, Exchange, seconds
@@ -89,7 +90,7 @@ def combined(
     """
     (pass_s, pass_j), (update_s, update_j) = passes, updates
     tensor_s = sum(seconds(one, cluster) for one in tensor_exchanges(anatomy, plan, stage))
-    tensor_s *= 1.0 - cluster.links.tensor_overlap
+    tensor_s *= 1.0 - _hidden_share(plan, cluster.links)
     pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
     expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage, cluster.devices_per_node))
     if plan.expert_overlap:
@@ -130,8 +131,21 @@ def tensor_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchang
     if plan.tp == 1:
         return []
     sums = len(anatomy.sharded) * stage.blocks
-    times = 3 if plan.checkpointing == "full" else 2
-    return [Exchange(ALL_REDUCE, anatomy.boundary_bytes / plan.cp, plan.tp, 1, sums * times)]
+    return [Exchange(ALL_REDUCE, anatomy.boundary_bytes / plan.cp, plan.tp, 1, sums * _times(plan))]
+
+
+def _times(plan: Plan) -> int:
+    """How often a module's output is summed: forward, backward, and forward again where it is recomputed."""
+    return 3 if plan.checkpointing == "full" else 2
+
+
+def _hidden_share(plan: Plan, links: Links) -> float:
+    """The share of tensor-parallel communication that runs while the device computes.
+
+    With sequence parallelism, Megatron-LM gathers and scatters while it computes gradients (Korthikanti et al. 2022,
+    section 4.2.2).
+    """
+    return links.tensor_overlap + (links.backward_overlap / _times(plan) if plan.sequence_parallel else 0.0)
 
 
 def pipeline_exchanges(anatomy: Anatomy, plan: Plan) -> list[Exchange]:

@@ -195,9 +195,18 @@ def test_software_that_is_no_stack_for_language_models_hides_less() -> None:
     assert (1 - 0.9) * shown.data_s == pytest.approx((1 - 0.3) * hidden.data_s)
 
 
-@pytest.mark.parametrize(("software", "shown"), [("megatron-core", 0.25), ("megatron", 1.0), ("eager", 1.0)])
-def test_megatron_core_computes_while_tensor_parallel_devices_exchange(software: str, shown: float) -> None:
-    anatomy, plan = dissect(decoder()), Plan(tp=2)
+@pytest.mark.parametrize(
+    ("software", "plan", "shown"),
+    [
+        ("megatron-core", Plan(tp=2), 0.25),
+        ("megatron", Plan(tp=2, sequence_parallel=False), 1.0),
+        ("megatron", Plan(tp=2), 1 - 0.75 / 2),  # the backward pass's, which is one of two
+        ("megatron", Plan(tp=2, checkpointing="full"), 1 - 0.75 / 3),
+        ("eager", Plan(tp=2), 1.0),
+    ],
+)
+def test_megatron_computes_while_tensor_parallel_devices_exchange(software: str, plan: Plan, shown: float) -> None:
+    anatomy = dissect(decoder())
     all_of_it = step_cost(device(), anatomy, plan, nodes(devices=2))
     cluster = replace(nodes(devices=2), links=replace(LINKS, tensor_overlap=0.75))
     found = step_cost(replace(device(), software=software), anatomy, plan, cluster)
