@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import HardwareError, RequestError
 from ..base.notes import Note, Topic, Weight
+from ..cost.datasheet import datasheet_profile
 from ..cost.estimate import Estimate
-from ..cost.library import load_profile
+from ..cost.library import load_profile, shipped_profiles
 from ..cost.names import find_hardware
 from ..cost.parallel.cluster import Cluster
 from ..cost.parallel.configs import read_config
@@ -19,6 +20,7 @@ from ..cost.parallel.plan import CHECKPOINTING
 from ..cost.parallel.predict import Split, predict_split
 from ..cost.parallel.search import ZERO_STAGES
 from ..cost.profile import Profile
+from ..cost.software import TRAINING_STACKS
 from ..cost.waiting import LOST_HOURS
 from ..model.reader import ReadRequest, free_reader
 from ..place.budget import BudgetVerdict, End, epochs_that_fit, regions_that_fit, verdicts_of_run
@@ -256,6 +258,8 @@ def priced(
     if software is None and work.compiled and request.split_devices is None:
         software = _COMPILED
         found = [f"the model runs through torch.compile: costed as `software` {_COMPILED}"]
+    if software is None and request.split_devices is not None:
+        profile = _for_cluster(profile, work)
     profile = profile.for_software(software)
     predicted, split = _predicted(request, work, profile, schedule)
     warnings = [*predicted.warnings, *found, *_assumptions(request), *where.notes_on(predicted.seconds)]
@@ -341,6 +345,13 @@ def _check_same_part(request: Request, profile: Profile, cluster: Cluster) -> No
             f"`hardware` {given} ({own.name}) and `cluster` {request.cluster} of {wanted.name} contradict: leave out "
             "`hardware`"
         )
+
+
+def _for_cluster(profile: Profile, work: Workload) -> Profile:
+    """A shipped measurement of one GPU does not know the training stacks of clusters: they rest on its datasheet."""
+    if profile.name in shipped_profiles() and _assumed_software(work) in TRAINING_STACKS:
+        return datasheet_profile(find_hardware(profile.hardware))
+    return profile
 
 
 def _as_clusters_run(profile: Profile, request: Request, work: Workload) -> Profile:
