@@ -73,7 +73,9 @@ def samples_in(inputs: Any) -> int:
                 if tensor.shape[0] < 1:
                     raise JoulecastError(f"the batch dimension is {tensor.shape[0]}; give a batch of 1 or more")
                 return int(tensor.shape[0])
-    raise JoulecastError("inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them")
+    raise JoulecastError(
+        "inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them, or `batch_size`"
+    )
 
 
 def _first_level(inputs: Any) -> Iterator[Any]:

@@ -25,6 +25,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from ..base.errors import JoulecastError, ModelError
@@ -462,7 +463,8 @@ class StandIns:
         if tensor.is_meta or (self._tracer == "zeros" and isinstance(tensor, nn.Parameter)):
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
         there = tensor.detach().to("cpu")
-        return there.clone() if isinstance(tensor, nn.Parameter) or tensor.nbytes <= _MAX_COPIED_BYTES else there
+        size = sum(storage.nbytes() for storage in _storages(there))
+        return there.clone() if isinstance(tensor, nn.Parameter) or size <= _MAX_COPIED_BYTES else there
 
 
 class _Saved:
@@ -488,8 +490,7 @@ class _SavedBytes:
         self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
     def add(self, tensor: torch.Tensor) -> _Saved:
-        storage = tensor.untyped_storage()
-        self.storages[storage._cdata] = storage.nbytes()
+        self.storages.update((storage._cdata, storage.nbytes()) for storage in _storages(tensor))
         saved = _Saved(tensor)
         self._saved.add(saved)
         return saved
@@ -497,7 +498,7 @@ class _SavedBytes:
     def alive(self) -> dict[int, int]:
         """The storages that are still kept: those of a node without further use are free again, and so is their key."""
         kept = [*(saved.tensor for saved in self._saved), *self.kept]
-        keys = {tensor.untyped_storage()._cdata for tensor in kept}
+        keys = {storage._cdata for tensor in kept for storage in _storages(tensor)}
         self.storages = {key: size for key, size in self.storages.items() if key in keys}
         return self.storages
 
@@ -508,5 +509,23 @@ class _SavedBytes:
             saved.tensor = None
 
     def total_besides(self, state: Any) -> int:
-        own = {tensor.untyped_storage()._cdata for tensor in state}
+        own = {storage._cdata for tensor in state for storage in _storages(tensor)}
         return self.repeated + sum(size for key, size in self.storages.items() if key not in own)
+
+
+def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
+    """The memory of a tensor; of a sparse one, that of its indices and values."""
+    if tensor.layout is torch.strided:
+        return [tensor.untyped_storage()]
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        return [part.untyped_storage() for part in _parts(tensor)]
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)

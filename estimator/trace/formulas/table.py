@@ -366,7 +366,7 @@ _FREE_NAMES = (
     "_sparse_coo_tensor_with_dims_and_tensors _sparse_coo_tensor_unsafe _sparse_coo_tensor_with_dims "
     "sparse_compressed_tensor _sparse_compressed_tensor_unsafe _indices _values indices values "
     "crow_indices col_indices ccol_indices row_indices _nnz is_coalesced _coalesced sparse_resize "
-    "sparse_resize_and_clear matmul promote_types result_type can_cast"
+    "sparse_resize_and_clear matmul promote_types result_type can_cast _linalg_check_errors"
 )
 FREE = frozenset(_FREE_NAMES.split())
 """Ops that allocate or only look, and those that always run as other ops: no arithmetic, no traffic."""

@@ -313,6 +313,46 @@ def test_kept_bytes_count_each_storage_once_and_no_state() -> None:
     assert saved.tensor is None
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CS")
+@pytest.mark.parametrize("compressed", [None, "csr", "csc"])
+def test_kept_bytes_of_sparse_tensors_are_those_of_indices_and_values(compressed: str | None) -> None:
+    tensor = torch.eye(6).to_sparse()
+    size = 2 * 6 * 8 + 6 * 4  # two indices of 8 bytes and a value of 4 for each of the six elements
+    if compressed:
+        make = torch.sparse_csr_tensor if compressed == "csr" else torch.sparse_csc_tensor
+        tensor = make(torch.arange(7), torch.arange(6), torch.ones(6), (6, 6))
+        size = 7 * 8 + 6 * 8 + 6 * 4
+    sizes = step._SavedBytes()
+    kept = [sizes.add(tensor), sizes.add(tensor)]
+    assert sum(sizes.alive().values()) == size
+    assert sizes.total_besides([]) == size
+    assert sizes.total_besides([tensor]) == 0
+    del kept
+    assert not sizes.alive()
+
+
+class KeepsSparse(nn.Module):
+    """Keeps the product of two sparse tensors for backward, and reads how many elements it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6))
+        self.table = torch.eye(6).to_sparse()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(6, device=x.device).expand(2, 6)
+        both = torch.sparse.mm(self.table, torch.sparse_coo_tensor(places, self.weight, (6, 6)))
+        return x @ both.to_dense() * both._nnz()
+
+
+def test_products_of_sparse_tensors_are_traced_and_the_model_keeps_its_table() -> None:
+    net = KeepsSparse()
+    work = trace(net, torch.zeros(4, 6), layers=False)
+    assert any(op.phase == "backward" for op in work.ops)
+    assert torch.equal(net.table.to_dense(), torch.eye(6))
+    assert net.weight.grad is None
+
+
 def test_updates_of_parameters_by_their_first_name() -> None:
     def parameter(grad: torch.Tensor | None, requires_grad: bool = True) -> nn.Parameter:
         made = nn.Parameter(torch.zeros(2, 3, dtype=torch.float16), requires_grad=requires_grad)
