@@ -313,7 +313,7 @@ def test_kept_bytes_count_each_storage_once_and_no_state() -> None:
     assert saved.tensor is None
 
 
-@pytest.mark.filterwarnings("ignore:Sparse CS")
+@pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("compressed", [None, "csr", "csc"])
 def test_kept_bytes_of_sparse_tensors_are_those_of_indices_and_values(compressed: str | None) -> None:
     tensor = torch.eye(6).to_sparse()
