@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..estimator.answer.estimate import find_profile
-from ..estimator.answer.request import Request
+from ..estimator.answer.request import Request, configured
 from ..estimator.base.errors import JoulecastError, RequestError, name_fields
 from ..estimator.base.files import read_text
 from ..estimator.base.suggest import near
@@ -217,8 +217,10 @@ def _entry(
     name = values.pop("name", values["model"])
     if "hardware" in values:
         values["hardware"] = _hardware(values["hardware"], root)
+    if "parallel_config" in values:
+        values["parallel_config"] = str(root / values["parallel_config"])
     try:
-        request = _request(values)
+        request = configured(_request(values))
         if request.hardware_key not in profiles:
             profiles[request.hardware_key] = find_profile(request)
     except JoulecastError as error:

@@ -148,8 +148,6 @@ def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str 
         import os
 
         os.environ["JOULECAST_TRACEBACK"] = "1"
-    if options["parallel_config"] or options["cluster"]:
-        options |= _not_given()
     report = read_report_output(models, options)
     answers = _answers(models, options)
     report.write(answers)
@@ -212,6 +210,8 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
     """What the options ask about `model`, None for a template. Raises JoulecastError for values that cannot be used."""
     from ..estimator.answer.request import Request
 
+    if options["parallel_config"] or options["cluster"]:
+        options = {**options, **_not_given()}
     return Request(
         model=model,
         inputs=options["inputs"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.estimate import find_profile, priced, read
-from ..estimator.answer.request import Request
+from ..estimator.answer.request import Request, configured
 from ..estimator.base.errors import JoulecastError
 from .candidates import candidate
 from .jobs import Kept, placed, row
@@ -67,7 +67,7 @@ class Cost:
 
     def answer(self, **values: Any) -> Answer:
         """The candidate's answer, with its intervals, budgets and notes."""
-        request = candidate(0, values).request(self._base)
+        request = configured(candidate(0, values).request(self._base))
         kept = self._kept
         return priced(request, kept.workload(request), kept.profile(request), where=kept.where(request))
 

@@ -149,3 +149,12 @@ def test_no_configuration_and_unknown_names(tmp_path: Path) -> None:
         read_config(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match=r"has no model 'net\.pi'; did you mean net\.py"):
         read(tmp_path, MODEL).named(["net.pi"])
+
+
+def test_a_parallel_configuration_is_read_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text('{"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 2}}')
+    model = '{ model = "net.py", cluster = "dgx-a100", steps = 1, parallel_config = "ds.json" }'
+    (entry,) = read(tmp_path, f"models = [{model}]\n").entries
+    assert (entry.request.batch_size, entry.request.zero, entry.request.parallel_config) == (4, 2, None)
+    with pytest.raises(ConfigError, match=r"none.json cannot be read"):
+        read(tmp_path, f"models = [{model.replace('ds.json', 'none.json')}]\n")

@@ -86,6 +86,16 @@ def test_json(call: Run, net: str) -> None:
     assert "negative dimension" in document["failures"][0]["error"]
 
 
+def test_a_parallel_configuration_is_read_as_by_estimate(call: Run, net: str, tmp_path: Path) -> None:
+    (tmp_path / "ds.json").write_text('{"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 2}}')
+    run = ("--input", "16", "--samples", "96", "--epochs", "2", "--cluster", "dgx-a100", "--parallel-config", "ds.json")
+    own = json.loads(call("estimate", "--model", net, *run, "--json").stdout)
+    assert own["steps"] == 2 * 96 // (4 * 8)
+    found = call("joulecast", "sweep", "--model", net, "--set", "width=8", *run, "--jobs", "1", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["seconds"] == own["seconds"]
+
+
 def test_a_budget_of_the_sweep_and_one_of_each_candidate(call: Run, net: str) -> None:
     grid = ("sweep", "--model", net, "--set", "width=4,8", *RUN)
     over = call("joulecast", *grid, "--budget", "1 J")
