@@ -356,3 +356,14 @@ def test_fp8_on_a_cluster_has_a_wider_interval() -> None:
     plain = replace(decoder(), precision="bfloat16")
     eight, half = (jc.estimate(work, steps=10, cluster="dgx-h100", parallel="dp=8") for work in (as_fp8(plain), plain))
     assert eight.seconds.high / eight.seconds.low > 1.1 * half.seconds.high / half.seconds.low
+
+
+def test_training_stacks_of_a_cluster_rest_on_the_datasheet_and_not_on_one_gpus_measurement() -> None:
+    alone = jc.estimate(decoder(), steps=10, hardware="h100-sxm")
+    assert alone.profile.provenance.time == "measured"
+    assumed = jc.estimate(decoder(), steps=10, cluster="dgx-h100", parallel="dp=8")
+    stated = jc.estimate(decoder(), steps=10, cluster="dgx-h100", parallel="dp=8", software="fused")
+    for answer in (assumed, stated):
+        assert answer.profile.provenance.time == "datasheet"
+    assert assumed.seconds.value == stated.seconds.value
+    assert any("fused kernels are assumed" in str(note) for note in assumed.estimate.warnings)
