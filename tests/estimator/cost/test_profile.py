@@ -447,10 +447,7 @@ def test_labels_of_figures(label: str) -> None:
 
 
 def test_the_shipped_h100_is_measured_and_keeps_what_it_learnt_in_other_software() -> None:
-    measured, work = (
-        load_profile("h100-sxm"),
-        workload(op("matmul", 10**11, 10**9, count=10), op("elementwise", 0, 10**9, count=10)),
-    )
+    measured, work = load_profile("h100-sxm"), workload(op("elementwise", 0, 1000, count=1000))  # waits for the host
     datasheet = datasheet_profile(find_hardware("h100-sxm"))
     assert (measured.provenance.time, measured.provenance.power) == ("measured", "measured")
     ratios = [
@@ -458,7 +455,7 @@ def test_the_shipped_h100_is_measured_and_keeps_what_it_learnt_in_other_software
         / datasheet.for_software(name).predict(work).seconds.value
         for name in ("eager", "ngc")
     ]
-    assert all(abs(ratio - 1) > 0.01 for ratio in ratios)
+    assert ratios == pytest.approx([0.78, 0.78], abs=0.05)  # its host is faster than the population's
     assert measured.for_software("megatron") == datasheet.for_software("megatron")
     idle_w, waiting_w = measured.power.static_w, measured.power.static_w + measured.power.weights_w["launch"]
     assert 70 < idle_w < waiting_w < 700
