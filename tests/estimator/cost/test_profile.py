@@ -455,7 +455,7 @@ def test_the_shipped_h100_is_measured_and_keeps_what_it_learnt_in_other_software
         / datasheet.for_software(name).predict(work).seconds.value
         for name in ("eager", "ngc")
     ]
-    assert ratios == pytest.approx([0.78, 0.78], abs=0.05)  # its host is faster than the population's
+    assert all(0.5 < ratio < 0.85 for ratio in ratios)  # its host is faster than the population's
     assert measured.for_software("megatron") == datasheet.for_software("megatron")
     idle_w, waiting_w = measured.power.static_w, measured.power.static_w + measured.power.weights_w["launch"]
     assert 70 < idle_w < waiting_w < 700
