@@ -329,6 +329,12 @@ class Profile:
             names = ", ".join(sorted(work.unsupported))
             text = f"no formula for {names} ({work.unsupported_byte_share:.1%} of the bytes): costed by bytes alone"
             notes.append(Note(text, Topic.MODEL, Weight.ROUGH))
+        if self.device == "gpu" and any(op.kind == "scan" for op in work.ops):
+            text = (
+                "scans over time are priced as fused kernels (mamba-ssm, flash-linear-attention): without that package "
+                "a step takes many times as long, 16 times for a Mamba-2 of transformers on an H100"
+            )
+            notes.append(Note(text, Topic.MODEL, Weight.ROUGH))
         if devices > 1:
             text = f"communication between the {devices} devices is not modelled: the time is a lower bound"
             text += "; give them as `cluster`" if self.device == "gpu" else ""

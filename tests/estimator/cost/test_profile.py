@@ -459,3 +459,11 @@ def test_the_shipped_h100_is_measured_and_keeps_what_it_learnt_in_other_software
     assert measured.for_software("megatron") == datasheet.for_software("megatron")
     idle_w, waiting_w = measured.power.static_w, measured.power.static_w + measured.power.weights_w["launch"]
     assert 70 < idle_w < waiting_w < 700
+
+
+def test_a_scan_on_a_gpu_is_priced_as_a_fused_kernel_and_the_note_says_so() -> None:
+    scanned, plain = workload(op("scan", 10**9, 10**6)), workload(op("attention", 10**9, 10**6))
+    for work, expected in ((scanned, 1), (plain, 0)):
+        found = [text for text, *_ in notes_of(replace(profile(), device="gpu"), work) if "scans over time" in text]
+        assert len(found) == expected
+    assert not [text for text, *_ in notes_of(replace(profile(), device="cpu"), scanned) if "scans over time" in text]
