@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ..estimator.answer import figures
 from ..estimator.answer.answer import Answer
+from ..estimator.base.digits import counted
 from ..estimator.cost.estimate import Share
 from ..estimator.place.comparisons import Comparison, familiar
 from .layout import Column, as_many_as_fit, first_that_fits, make_console, show, table_lines, wrapped
@@ -116,7 +117,11 @@ def _lines(answer: Answer) -> list[tuple[str, tuple[str, str], list[str]]]:
         lines.insert(2, ("Nodes", figures.energy(answer.node_energy_kwh), basis))
     if answer.split and answer.shared_energy_kwh is not None:
         split = answer.split
-        spare = f"{split.idle_hosts} idle hosts at {figures.power(split.idle_node_w)}" if split.idle_hosts else ""
+        spare = (
+            f"{counted(split.idle_hosts, 'idle host')} at {figures.power(split.idle_node_w)}"
+            if split.idle_hosts
+            else ""
+        )
         storage = f"storage at {figures.power(split.storage_w)}" if split.storage_w else ""
         parts = ", ".join(filter(None, (spare, storage)))
         lines.insert(3, ("Shared", figures.energy(answer.shared_energy_kwh), [parts, "idle hosts, storage"]))
@@ -139,7 +144,9 @@ def _sources(answer: Answer) -> list[list[str]]:
     price = f"{figures.number(site.price_per_kwh)} {site.currency}/kWh"
     power = f"{estimate.power_source} watts" if answer.time_replaced else estimate.power_source
     energy = _predicted(answer.energy_bases, power)
-    whose = "machine's" if answer.split is None else "nodes'"
+    whose = (
+        "machine's" if answer.split is None else "nodes'" if answer.shared_energy_kwh is None else "nodes' and shared"
+    )
     return [
         _predicted(answer.time_bases, estimate.time_source),
         [*(f"{text}; {boundary}" for text in energy[:2] if boundary), *energy],

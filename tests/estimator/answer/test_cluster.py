@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import joulecast as jc
 from joulecast.cli.estimate import estimate as command
+from joulecast.cli.table import print_answers
 from joulecast.estimator.answer.estimate import answer
 from joulecast.estimator.answer.request import configured
 from joulecast.estimator.base.units import JOULES_PER_KWH
@@ -366,3 +368,14 @@ def test_training_stacks_of_a_cluster_rest_on_the_datasheet_and_not_on_one_gpus_
     assert assumed.profile.provenance.time == stated.profile.provenance.time == "datasheet"
     assert assumed.seconds.value == stated.seconds.value
     assert any("fused kernels are assumed" in str(note) for note in assumed.estimate.warnings)
+
+
+def test_the_table_says_what_pue_multiplies(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    print_answers([ask(idle_hosts=1)], layers=False)
+    print_answers([ask(idle_hosts=2, storage_w=100)], layers=False)
+    print_answers([ask()], layers=False)
+    first, second, third = re.findall(r"^(?:Shared .*\n)?with PUE .*$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"  1 idle host at 1\.54 kW\n.*  nodes' and shared energy x 1\.58$", first)
+    assert re.search(r"  2 idle hosts at 1\.54 kW, storage at 100 W\n", second)
+    assert third.endswith("  nodes' energy x 1.58")
