@@ -44,6 +44,7 @@ _MOST_ROWS = 120  # of one source in a fit
 _SINCE_2023 = ("llm-foundry", "internevo", "jax-toolbox", "nvidia-llm", "fms-fsdp", "maxtext")  # in 16 bits
 _ASSUMED = "fused"  # software of a cluster where none is stated
 _COVERAGE = 0.9
+_DERIVED = ("backward_overlap",)  # that a software's links follow from the others (Links.of)
 _TAILS = (0.05, 0.045, 0.04, 0.035, 0.03, 0.025, 0.02, 0.015, 0.01)  # of few sources the quantiles are too narrow
 
 
@@ -194,7 +195,7 @@ def write_fit(
         "schema": SCHEMA,
         "fitted_on": f"{len(fitted)} steps of published trainings: {sources}",
         "factors": {name: _rounded(value) for name, value in factors_of(values).items()},
-        "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items()},
+        "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items() if name not in _DERIVED},
         "time_error": [_rounded(bound) for bound in bounds],
         "assumed_time_error": [_rounded(bound) for bound in assumed_bounds],
     }
