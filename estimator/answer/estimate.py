@@ -38,7 +38,7 @@ from .where import Where, read_where
 if TYPE_CHECKING:
     from torch import nn
 
-_FUSED, _EAGER, _COMPILED = "fused", "eager", "compiled"
+_FUSED, _MEGATRON, _EAGER, _COMPILED = "fused", "megatron", "eager", "compiled"
 
 
 def estimate(
@@ -326,7 +326,7 @@ def _predicted(request: Request, work: Workload, profile: Profile, schedule: Sch
     split = replace(split, idle_hosts=request.spare_nodes, storage_w=request.storage_w or 0.0)
     notes = []
     if request.software is None and profile.provenance.time == "datasheet":
-        notes.append(_software_note(work))
+        notes.append(_software_note(work, profile))
     if split.plan.ep > 1 and not experts_of(work.ops):
         notes.append("no experts were found: `parallel` ep adds their exchange and divides nothing")
     warnings = (*estimate.warnings, *(Note(note, Topic.SCHEDULE, Weight.ACT) for note in notes))
@@ -349,7 +349,7 @@ def _check_same_part(request: Request, profile: Profile, cluster: Cluster) -> No
 
 def _for_cluster(profile: Profile, work: Workload) -> Profile:
     """A shipped measurement of one GPU does not know the training stacks of clusters: they rest on its datasheet."""
-    if profile.name in shipped_profiles() and _assumed_software(work) in TRAINING_STACKS:
+    if profile.name in shipped_profiles() and _assumed_software(work, profile) in TRAINING_STACKS:
         return datasheet_profile(find_hardware(profile.hardware))
     return profile
 
@@ -358,21 +358,34 @@ def _as_clusters_run(profile: Profile, request: Request, work: Workload) -> Prof
     """The profile with the software that is assumed on a cluster, with the bounds of unknown software."""
     if request.software is not None or profile.provenance.time != "datasheet":
         return profile
-    assumed = profile.for_software(_assumed_software(work))
+    assumed = profile.for_software(_assumed_software(work, profile))
     return replace(assumed, time_error=profile.time_error, energy_error=profile.energy_error)
 
 
-def _assumed_software(work: Workload) -> str:
-    """Fused kernels for models that read sequences, as in published trainings on clusters; for others PyTorch."""
+def _assumed_software(work: Workload, profile: Profile) -> str:
+    """Fused kernels for models that read sequences, as in published trainings on clusters; for others PyTorch.
+
+    FlashAttention-2 needs an NVIDIA GPU of Ampere or later, which are those with bfloat16 (its README): before them,
+    attention writes its scores.
+    """
     if work.tokens_per_sample > 1 or any(op.kind == "attention" for op in work.ops):
-        return _FUSED
+        try:
+            part = find_hardware(profile.hardware)
+        except HardwareError:
+            return _FUSED
+        return _MEGATRON if part.vendor == "NVIDIA" and part.bf16_tflops is None else _FUSED
     return _COMPILED if work.compiled else _EAGER
 
 
-def _software_note(work: Workload) -> str:
-    assumed = _assumed_software(work)
+def _software_note(work: Workload, profile: Profile) -> str:
+    assumed = _assumed_software(work, profile)
     if assumed == _FUSED:
         return f"the software is not given: fused kernels are assumed on a cluster (`software` {_FUSED})"
+    if assumed == _MEGATRON:
+        return (
+            f"the software is not given: Megatron-LM is assumed (`software` {_MEGATRON}), because FlashAttention-2 "
+            "needs Ampere GPUs or later"
+        )
     name = "torch.compile" if assumed == _COMPILED else "eager PyTorch"
     return f"the software is not given: {name} is assumed for a model that reads no sequences (`software` {assumed})"
 

@@ -379,3 +379,14 @@ def test_the_table_says_what_pue_multiplies(capsys: pytest.CaptureFixture[str], 
     assert re.search(r"  1 idle host at 1\.54 kW\n.*  nodes' and shared energy x 1\.58$", first)
     assert re.search(r"  2 idle hosts at 1\.54 kW, storage at 100 W\n", second)
     assert third.endswith("  nodes' energy x 1.58")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "assumed"),
+    [("8xv100-sxm2-32gb", "megatron"), ("8xt4", "megatron"), ("8xa100-sxm4-80gb", "fused"), ("8xmi250x", "fused")],
+)
+def test_gpus_before_ampere_are_assumed_to_run_without_flash_attention(cluster: str, assumed: str) -> None:
+    answer = jc.estimate(decoder(), steps=10, cluster=cluster, parallel="dp=8")
+    stated = jc.estimate(decoder(), steps=10, cluster=cluster, parallel="dp=8", software=assumed)
+    assert answer.seconds.value == stated.seconds.value
+    assert any(f"`software` {assumed}" in str(note) for note in answer.estimate.warnings)
