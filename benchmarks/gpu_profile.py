@@ -3,7 +3,7 @@
     python benchmarks/gpu_profile.py [--part h100-sxm] [--write]
 
 Traces the networks, prints how far the datasheet profile was off before any measurement, fits the profile on the steps
-of eager PyTorch, and compares predictions of each network, made without its family, with the measurements.
+of eager PyTorch, and compares predictions of each network, made without its family, with the measurements. Peak memory is compared as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from joulecast.estimator.base.interval import Interval
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.profile import Profile
+from joulecast.estimator.cost.profile import Profile, memory_needed
 from joulecast.estimator.fit.fit import fit
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.trace.trace import trace
@@ -139,7 +139,12 @@ def main() -> int:
     part, cache = options.part, options.cache or Path(gettempdir()) / f"joulecast-{options.part}-traces.json"
     with (MEASURED / f"{part}.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    rows = observations(part, [row for row in table if row["software"] == "eager"], cache)
+    eager = [row for row in table if row["software"] == "eager"]
+    rows = observations(part, eager, cache)
+    memory = [
+        memory_needed(one.workload) / int(row["peak_memory_bytes"]) - 1 for one, row in zip(rows, eager, strict=True)
+    ]
+    print(f"peak memory: {mean(map(abs, memory)):.1%} mean, {median(map(abs, memory)):.1%} median error")
     report("datasheet, before any measurement", predictions(datasheet_profile(find_hardware(part)), rows))
     without = left_out(part, rows)
     report("each network left out", without)

@@ -512,7 +512,11 @@ def _scaled(value: float, unit: str) -> tuple[str, str]:
 
 
 def memory_needed(work: Workload) -> int:
-    """Bytes of weights, gradients, optimizer state and kept activations (modelled)."""
+    """Bytes of weights, gradients, optimizer state and kept activations (modelled).
+
+    All activations are kept when the backward pass begins. It has no gradients of weights yet, but those of the loss,
+    which are as large as the scores: the larger of the two counts.
+    """
     if not work.train or work.optimizer is None:
         return work.parameter_bytes + work.input_bytes
     from ..trace.optimizers import optimizer_named
@@ -521,7 +525,12 @@ def memory_needed(work: Workload) -> int:
     gradients = work.trainable_parameters * per_parameter
     known = work.optimizer_state_bytes
     state = known if known is not None else gradients * optimizer_named(work.optimizer).state
-    return int(work.parameter_bytes + gradients + state + work.activation_bytes + work.input_bytes)
+    of_loss = sum(op.bytes_written * op.count for op in work.ops if _is_gradient_of_loss(op))
+    return int(work.parameter_bytes + max(gradients, of_loss) + state + work.activation_bytes + work.input_bytes)
+
+
+def _is_gradient_of_loss(op: Op) -> bool:
+    return op.phase == "backward" and (op.kind == "loss" or op.name == "_log_softmax_backward_data")
 
 
 def _by_layer(ops: Sequence[Op], seconds: Array, joules: Array, steps: int) -> tuple[Share, ...]:

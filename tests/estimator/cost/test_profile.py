@@ -323,6 +323,19 @@ def test_memory_of_other_trainings(changes: dict[str, object], expected: int) ->
     assert memory_needed(replace(workload(op()), **changes)) == expected  # type: ignore[arg-type]
 
 
+def test_gradients_of_large_scores_count_where_they_are_more_than_those_of_the_weights() -> None:
+    def backward(name: str, kind: str, written: int) -> Op:
+        return replace(op(kind), name=name, phase="backward", bytes_written=written)
+
+    scores = (backward("nll_loss_backward", "loss", 400), backward("_log_softmax_backward_data", "softmax", 400))
+    others = (backward("_softmax_backward_data", "softmax", 10**6), replace(scores[0], phase="forward"))
+    base = memory_needed(workload(op()))
+    assert memory_needed(workload(op(), *others)) == base
+    assert memory_needed(workload(op(), *scores)) == base - 60 * 4 + 800
+    assert memory_needed(workload(op(), scores[0])) == base - 60 * 4 + 400
+    assert memory_needed(workload(op(), backward("mse_loss_backward", "loss", 200))) == base
+
+
 def test_memory_that_just_fits_has_no_note() -> None:
     needed = memory_needed(workload(op()))
     assert notes_of(profile(memory_bytes=needed), workload(op())) == []
