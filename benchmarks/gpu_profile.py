@@ -3,7 +3,8 @@
     python benchmarks/gpu_profile.py [--part h100-sxm] [--write]
 
 Traces the networks, prints how far the datasheet profile was off before any measurement, fits the profile on the steps
-of eager PyTorch, and compares predictions of each network, made without its family, with the measurements. Peak memory is compared as well.
+of eager PyTorch, and compares predictions of each network, made without its family, with the measurements. Then peak
+memory is compared.
 """
 
 from __future__ import annotations
