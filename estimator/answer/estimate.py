@@ -258,8 +258,8 @@ def priced(
     if software is None and work.compiled and request.split_devices is None:
         software = _COMPILED
         found = [f"the model runs through torch.compile: costed as `software` {_COMPILED}"]
-    if software is None and request.split_devices is not None:
-        profile = _for_cluster(profile, work)
+    if request.split_devices is not None:
+        profile = _for_cluster(profile, work, software)
     profile = profile.for_software(software)
     predicted, split = _predicted(request, work, profile, schedule)
     warnings = [*predicted.warnings, *found, *_assumptions(request), *where.notes_on(predicted.seconds)]
@@ -347,11 +347,39 @@ def _check_same_part(request: Request, profile: Profile, cluster: Cluster) -> No
         )
 
 
-def _for_cluster(profile: Profile, work: Workload) -> Profile:
-    """A shipped measurement of one GPU does not know the training stacks of clusters: they rest on its datasheet."""
-    if profile.name in shipped_profiles() and _assumed_software(work, profile) in TRAINING_STACKS:
+def _for_cluster(profile: Profile, work: Workload, software: str | None) -> Profile:
+    """The profile without what a cluster's nodes and software bring themselves.
+
+    A shipped measurement of one GPU does not know training stacks: they rest on its datasheet. Watts that were measured
+    with the host's CPUs are replaced by those of the board, because the node's CPUs are added.
+    """
+    if profile.name in shipped_profiles() and (software or _assumed_software(work, profile)) in TRAINING_STACKS:
         return datasheet_profile(find_hardware(profile.hardware))
-    return profile
+    if profile.device != "gpu" or not _covers_host(profile):
+        return profile
+    try:
+        board = datasheet_profile(find_hardware(profile.hardware))
+    except HardwareError:
+        return profile
+    note = f"the watts of {profile.name} were measured with its host's CPUs: those of the board are from the datasheet"
+    basis = replace(
+        profile.provenance,
+        power=board.provenance.power,
+        boundary=board.provenance.boundary,
+        notes=(*profile.provenance.notes, note),
+    )
+    return replace(
+        profile,
+        power=board.power,
+        half_power=board.half_power,
+        energy_error=board.energy_error,
+        provenance=basis,
+    )
+
+
+def _covers_host(profile: Profile) -> bool:
+    """Whether the profile's watts are of the GPU and its host's CPUs."""
+    return any(word in profile.provenance.boundary for word in ("CPU", "rapl", "perf_event"))
 
 
 def _as_clusters_run(profile: Profile, request: Request, work: Workload) -> Profile:

@@ -390,3 +390,13 @@ def test_gpus_before_ampere_are_assumed_to_run_without_flash_attention(cluster: 
     stated = jc.estimate(decoder(), steps=10, cluster=cluster, parallel="dp=8", software=assumed)
     assert answer.seconds.value == stated.seconds.value
     assert any(f"`software` {assumed}" in str(note) for note in answer.estimate.warnings)
+
+
+def test_watts_that_were_measured_with_the_host_are_not_counted_twice_on_a_cluster() -> None:
+    measured = jc.load_profile("rtx-3090")
+    assert "CPU packages" in measured.provenance.boundary
+    images = replace(decoder(), tokens_per_sample=1, ops=tuple(op for op in decoder().ops if op.kind != "attention"))
+    answer = jc.estimate(images, steps=10, cluster="8xrtx-3090", parallel="dp=8")
+    assert answer.profile.provenance.power == "datasheet"
+    assert answer.estimate.energy_kwh.value * 3.6e6 / answer.seconds.value < 8 * 350  # the boards' limit
+    assert any("measured with its host's CPUs" in str(note) for note in answer.notes)
