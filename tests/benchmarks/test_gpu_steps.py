@@ -17,7 +17,6 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("timm")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module
 
