@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+
 from ...estimator.sandbox.user_code import model_error, one_line
 from ..records.records import Record, same_machine
 from ..records.store import Store
@@ -121,6 +123,8 @@ def _idle(store: Store, bench: Bench, progress: SuiteListener) -> Record | None:
 def _one(case: Case, store: Store, bench: Bench, most_s: float, summary: Summary) -> Record | None:
     """Measures one case, unless its minimum steps would take longer than `most_s`; infinite: a failure is raised."""
     device = str(bench.host["device"])
+    if device == "gpu":
+        torch.cuda.empty_cache()  # memory of the case before, in pieces that a larger one cannot use
     try:
         built = build(case, device)
         if built.work.flops * _seconds_per_mac(summary) * _LEAST_STEPS > most_s:

@@ -251,6 +251,21 @@ def test_half_as_many_steps_are_timed_op_by_op_as_run_plain_and_one_at_least():
     assert [_timed_steps(1, number) for number in range(4)] == [1, 0, 1, 0]
 
 
+def test_the_memory_of_a_gpus_case_is_given_back_before_the_next(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    emptied: list[int] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(1))
+    on_gpu = replace(bench, host={**bench.host, "device": "gpu"})
+    summary = run_suite(
+        [Case("a", "a", _broken), Case("b", "b", _broken)], store, on_gpu, budget_s=60, progress=Heard()
+    )
+    assert list(summary.failed) == ["a", "b"]
+    assert len(emptied) == 2
+    run_suite([_case("c")], store, bench, budget_s=60, progress=Heard())
+    assert len(emptied) == 2
+
+
 def test_a_gpu_trains_wide_networks_first_and_every_other_one_in_half_precision():
     found = gpu_cases(67.0, "bfloat16")
     assert len({case.name for case in found}) == len(found)
