@@ -18,7 +18,7 @@ from population_networks import WorkKey, build_work
 from population_runs import Step, gpu_key, lambda_steps, mlperf_steps, ngc_mode, nvidia_dle_network
 
 from joulecast.estimator.base.errors import JoulecastError, RequestError
-from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
 from joulecast.estimator.cost.parallel.cluster import Cluster, parse_cluster
@@ -55,7 +55,7 @@ def _cost(step: Step, devices: int, per_node: int, cache: Path) -> StepCost:
     gbit = 400 if "h100" in step.gpu or "h200" in step.gpu else 200 if "a100" in step.gpu else 100
     nodes = max(1, devices // per_node)
     cluster = parse_cluster(f"{nodes}x{min(devices, per_node)}x{step.gpu}:{gbit}gb")
-    profile = load_profile(step.gpu).for_software(step.software)
+    profile = datasheet_profile(find_hardware(step.gpu)).for_software(step.software)
     profile = profile.for_precision("float16" if step.key.mode != "fp32" else "float32")
     return step_cost(profile, anatomy_of_network(step.key, cache, step.fp8), Plan(dp=devices), cluster)
 
@@ -176,7 +176,7 @@ def _gpt3(devices: int, batch: int, cluster: Cluster, cache: Path) -> StepCost:
     run = Run("mlperf", net, "", "h100-sxm", cluster.name, 2048, 1, None, batch, 1.0, "fused", FP8)
     _, anatomy = anatomy_of(run, cache)
     plan = Plan(dp=devices // 32, tp=4, pp=8, interleave=6, zero=1, accumulate=batch // (devices // 32))
-    profile = load_profile("h100-sxm").for_software("fused").for_precision("bfloat16")
+    profile = datasheet_profile(find_hardware("h100-sxm")).for_software("fused").for_precision("bfloat16")
     return step_cost(profile, anatomy, plan, cluster)
 
 
@@ -223,7 +223,7 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
     sequence, large = int(row["sequence"]), float(row["params_b"]) > 3
     devices = int(row.get("n_accelerators") or 0) or (512 if large else 64)
     software = software_of(row)
-    profile = load_profile(gpu).for_software(software).for_precision("bfloat16")
+    profile = datasheet_profile(find_hardware(gpu)).for_software(software).for_precision("bfloat16")
     tokens = float(row["tokens_b"]) * 1e9
     if row["model"] in _STATED:
         plan, micro, samples, gbit = _STATED[row["model"]]

@@ -146,9 +146,6 @@ class Profile:
         check_software(software)
         if not isinstance(self.time, PopulationTime):
             return replace(self, software=software)
-        if self.time.deviation.logs and software in TRAINING_STACKS:
-            known: Profile = _datasheet_of(self.hardware, self.name, software)  # which the stacks were fitted on
-            return known
         time = replace(self.time, software=software)
         population = load_population()
         time_error, energy_error = population.error_models(time, software_known=True)

@@ -104,10 +104,10 @@ def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile) ->
     """`profile`, fitted from `start`, with the watts that the rows' meters tell and the error of its energy."""
     power_log = math.sqrt(max(math.log(start.energy_error.high) ** 2 - math.log(start.time_error.high) ** 2, 0.0))
     if rows[0].energy_j is not None:
-        half = [row for row in rows if start.half_power is not None and _without_half(start, row).half_power is None]
-        full = [row for row in rows if not any(row is one for one in half)]
-        power = _fitted_watts(profile, full, start) if full else None
-        half_power = _fitted_watts(profile, half, start) if half else None
+        groups: dict[bool, list[Observation]] = {False: [], True: []}  # by whether they ran in 16 bits
+        for row in rows:
+            groups[start.half_power is not None and _without_half(start, row).half_power is None].append(row)
+        power, half_power = (_fitted_watts(profile, group, start) if group else None for group in groups.values())
         if power is None and half_power is not None:
             power = _scaled(start.power, start.half_power, half_power)
         elif half_power is None and power is not None:

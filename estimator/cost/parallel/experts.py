@@ -144,7 +144,7 @@ def _of_more_tokens(op: Op, experts: Experts, times: float) -> Op:
     else:
         sizes = ("elements", "elements_in", "elements_out", "tokens")
     scaled = {**dims, **{name: round(dims[name] * times) for name in sizes if name in dims}}
-    moved = _elements(scaled) / _elements(dims) if "n" in dims and _elements(dims) else times
+    moved = product_elements(scaled) / product_elements(dims) if "n" in dims and product_elements(dims) else times
     return replace(
         op,
         flops=round(op.flops * times),
@@ -154,7 +154,7 @@ def _of_more_tokens(op: Op, experts: Experts, times: float) -> Op:
     )
 
 
-def _elements(dims: Mapping[str, int]) -> int:
+def product_elements(dims: Mapping[str, int]) -> int:
     """Of both factors of a product and its result."""
     m, k, n = dims["m"], dims["k"], dims["n"]
     return m * k + k * n + m * n

@@ -12,7 +12,7 @@ from ...trace.workload import Op
 from ..features import DENSE
 from ..software import WHOLE_BLOCKS
 from .anatomy import Anatomy
-from .experts import on_one_device
+from .experts import on_one_device, product_elements
 from .plan import Plan
 
 _SELECTED = ("attention", "softmax", "dropout")  # that selective checkpointing computes again
@@ -155,10 +155,10 @@ def _divided_product(op: Op, anatomy: Anatomy, plan: Plan) -> Op:
     """A product with a weight: tensor parallelism divides its inputs or outputs, context parallelism the tokens."""
     tokens, side = _sides(op.dims, op.phase, anatomy.widths[op.layer], op.layer in anatomy.rows)
     dims = dict(op.dims)
-    before = _product_elements(dims)
+    before = product_elements(dims)
     dims[side] = max(1, dims[side] // plan.tp)
     dims[tokens] = max(1, dims[tokens] // plan.cp)
-    scale = _product_elements(dims) / before
+    scale = product_elements(dims) / before
     return replace(
         op,
         flops=op.flops // (plan.tp * plan.cp),
@@ -208,9 +208,9 @@ def _divided(op: Op, share: int) -> Op:
     dims = dict(op.dims)
     if op.kind == "matmul" and "n" in dims:
         widest = max(("n", "k", "m"), key=lambda name: dims[name])
-        before = _product_elements(dims)
+        before = product_elements(dims)
         dims[widest] = max(1, dims[widest] // share)
-        scale = _product_elements(dims) / before if before else 1 / share
+        scale = product_elements(dims) / before if before else 1 / share
     else:
         names = ("b",) if op.kind == "attention" else ("elements", "elements_in", "elements_out", "tokens", "c_out")
         dims |= {name: max(1, dims[name] // share) for name in names if dims.get(name)}
@@ -222,11 +222,6 @@ def _divided(op: Op, share: int) -> Op:
         bytes_written=round(op.bytes_written * scale),
         dims=dims,
     )
-
-
-def _product_elements(dims: dict[str, int]) -> int:
-    m, k, n = dims["m"], dims["k"], dims["n"]
-    return m * k + k * n + m * n
 
 
 def _work(ops: Iterable[Op]) -> int:

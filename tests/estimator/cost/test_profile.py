@@ -466,10 +466,9 @@ def test_the_shipped_h100_is_measured_and_keeps_what_it_learnt_in_other_software
     ratios = [
         measured.for_software(name).predict(work).seconds.value
         / datasheet.for_software(name).predict(work).seconds.value
-        for name in ("eager", "ngc")
+        for name in ("eager", "ngc", "fused")
     ]
     assert all(0.5 < ratio < 0.85 for ratio in ratios)  # its host is faster than the population's
-    assert measured.for_software("megatron") == datasheet.for_software("megatron")
     idle_w, waiting_w = measured.power.static_w, measured.power.static_w + measured.power.weights_w["launch"]
     assert 70 < idle_w < waiting_w < 700
 

@@ -244,3 +244,14 @@ def test_rates_and_watts_become_seconds_and_joules_of_a_step(tmp_path: Path) -> 
     (run,) = read_runs(path)
     assert (run.batch, run.seconds, run.joules) == (64, 0.5, 150.0)
     assert run.options == {"precision": "fp16"}
+
+
+def test_runs_of_a_training_stack_still_count_when_its_name_is_stated_again() -> None:
+    time = datasheet_profile(find_hardware(GPU)).for_software("fused").time
+    rows = [
+        Observation(work, 1, 1.6 * float(time.seconds(work.ops).sum()), hardware=GPU, family=work.name)
+        for work in NETWORKS
+    ]
+    profile = fit(rows, name="mine", hardware=GPU, software="fused")
+    assert off(profile, rows) < 0.15
+    assert off(profile.for_software("fused"), rows) < 0.15
