@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..estimator.answer.estimate import find_profile
-from ..estimator.answer.request import Request, configured
+from ..estimator.answer.parallel_config import with_config
+from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError, RequestError, name_fields
 from ..estimator.base.files import read_text
 from ..estimator.base.suggest import near
@@ -220,7 +221,7 @@ def _entry(
     if "parallel_config" in values:
         values["parallel_config"] = str(root / values["parallel_config"])
     try:
-        request = configured(_request(values))
+        request = with_config(_request(values))
         if request.hardware_key not in profiles:
             profiles[request.hardware_key] = find_profile(request)
     except JoulecastError as error:

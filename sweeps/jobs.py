@@ -17,7 +17,8 @@ from typing import Any
 from .. import __version__
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.estimate import find_profile, priced
-from ..estimator.answer.request import Request, configured
+from ..estimator.answer.parallel_config import with_config
+from ..estimator.answer.request import Request
 from ..estimator.answer.where import Where, read_where
 from ..estimator.base.errors import JoulecastError
 from ..estimator.base.recent import Recent
@@ -47,7 +48,7 @@ def make_jobs(
     size = 0
     for index, values in given:
         try:
-            key = configured(candidate(index, values, columns).request(base)).trace_key
+            key = with_config(candidate(index, values, columns).request(base)).trace_key
         except JoulecastError as error:
             yield failed(index, values, error)
             continue
@@ -88,7 +89,7 @@ def run_job(job: Job) -> list[Result]:
 
 def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
     try:
-        request = configured(placed(candidate(index, values, job["columns"]).request(job["base"]), job["folder"]))
+        request = with_config(placed(candidate(index, values, job["columns"]).request(job["base"]), job["folder"]))
         answer = priced(request, _KEPT.workload(request), _KEPT.profile(request), where=_KEPT.where(request))
     except JoulecastError as error:
         return failed(index, values, error)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.estimate import find_profile, priced, read
-from ..estimator.answer.request import Request, configured
+from ..estimator.answer.parallel_config import with_config
+from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError
 from .candidates import candidate
 from .jobs import Kept, placed, row
@@ -67,7 +68,7 @@ class Cost:
 
     def answer(self, **values: Any) -> Answer:
         """The candidate's answer, with its intervals, budgets and notes."""
-        request = configured(candidate(0, values).request(self._base))
+        request = with_config(candidate(0, values).request(self._base))
         kept = self._kept
         return priced(request, kept.workload(request), kept.profile(request), where=kept.where(request))
 

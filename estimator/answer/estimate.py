@@ -7,21 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import HardwareError, RequestError
+from ..base.errors import RequestError
 from ..base.notes import Note, Topic, Weight
-from ..cost.datasheet import datasheet_profile
 from ..cost.estimate import Estimate
-from ..cost.library import load_profile, shipped_profiles
-from ..cost.names import find_hardware
-from ..cost.parallel.cluster import Cluster
-from ..cost.parallel.configs import read_config
-from ..cost.parallel.experts import experts_of
-from ..cost.parallel.plan import CHECKPOINTING
-from ..cost.parallel.predict import Split, predict_split
-from ..cost.parallel.search import ZERO_STAGES
+from ..cost.library import load_profile
+from ..cost.parallel.predict import Split
 from ..cost.profile import Profile
-from ..cost.software import TRAINING_STACKS
-from ..cost.waiting import LOST_HOURS
 from ..model.reader import ReadRequest, free_reader
 from ..place.budget import BudgetVerdict, End, epochs_that_fit, regions_that_fit, verdicts_of_run
 from ..place.footprint import Embodied, Rent, embodied_kg, list_price
@@ -32,13 +23,15 @@ from ..trace.fp8 import FP8
 from ..trace.workload import Workload
 from .answer import Answer
 from .forecast import forecast
-from .request import Request, configured
+from .on_cluster import board_profile, predict_on_cluster
+from .parallel_config import config_notes, with_config
+from .request import Request
 from .where import Where, read_where
 
 if TYPE_CHECKING:
     from torch import nn
 
-_FUSED, _MEGATRON, _EAGER, _COMPILED = "fused", "megatron", "eager", "compiled"
+_COMPILED = "compiled"
 
 
 def estimate(
@@ -187,8 +180,8 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
     Profiles and places are looked up before any model is traced, so that their errors come first. Whatever requests
     share is looked up once.
     """
-    notes = [_notes_on_file(request) for request in requests]
-    requests = [configured(request) for request in requests]
+    notes = [config_notes(request) for request in requests]
+    requests = [with_config(request) for request in requests]
     if any(isinstance(request.model, str | Path) for request in requests):
         with free_reader() as reader:
             reader.start()  # takes seconds: meanwhile the rest is looked up
@@ -204,20 +197,6 @@ def answers(requests: Sequence[Request]) -> list[Answer]:
         for request in requests
     ]
     return [answer.noting(own) for answer, own in zip(found, notes, strict=True)]
-
-
-def _notes_on_file(request: Request) -> tuple[Note, ...]:
-    """What the file of `parallel_config` states and no figure contains."""
-    if request.parallel_config is None:
-        return ()
-    stated, devices = read_config(request.parallel_config), request.device_count
-    texts = [
-        f"{name} of the {stated.kind} file is not modelled: transfers to the host's memory are left out"
-        for name in stated.not_modelled
-    ]
-    if stated.devices not in (None, devices):
-        texts.append(f"the {stated.kind} file has {stated.devices} processes: the cluster's {devices} devices are used")
-    return tuple(Note(text, Topic.SCHEDULE, Weight.ACT) for text in texts)
 
 
 def find_profile(request: Request) -> Profile:
@@ -254,19 +233,38 @@ def priced(
             f"`precision` fp8: {profile.hardware} has no FP8 units (NVIDIA has them since Hopper and Ada, AMD since "
             "MI300): use bf16"
         )
-    software, found = request.software, []
-    if software is None and work.compiled and request.split_devices is None:
-        software = _COMPILED
-        found = [f"the model runs through torch.compile: costed as `software` {_COMPILED}"]
-    if request.split_devices is not None:
-        profile = _for_cluster(profile, work, software)
-    profile = profile.for_software(software)
-    predicted, split = _predicted(request, work, profile, schedule)
-    warnings = [*predicted.warnings, *found, *_assumptions(request), *where.notes_on(predicted.seconds)]
-    predicted = replace(predicted, warnings=tuple(warnings))
-    answer = Answer(request.name, work, profile, schedule, predicted, where.site, split=split, rent=_rent(request))
+    profile, notes = _with_software(request, work, profile)
+    estimate, split = _predicted(request, work, profile, schedule)
+    warnings = (*estimate.warnings, *notes, *_assumptions(request), *where.notes_on(estimate.seconds))
+    estimate = replace(estimate, warnings=warnings)
+    answer = Answer(request.name, work, profile, schedule, estimate, where.site, split=split, rent=_rent(request))
     if request.embodied:
         answer = replace(answer, embodied=_embodied(answer))
+    return _compared(answer, request, where)
+
+
+def _with_software(request: Request, work: Workload, profile: Profile) -> tuple[Profile, tuple[Note, ...]]:
+    """The profile under the request's software, or under what the model's own code states, with a note on that."""
+    if request.split_devices is not None:
+        return board_profile(profile, work, request.software).for_software(request.software), ()
+    if request.software is not None or not work.compiled:
+        return profile.for_software(request.software), ()
+    note = Note(f"the model runs through torch.compile: costed as `software` {_COMPILED}", Topic.SCHEDULE)
+    return profile.for_software(_COMPILED), (note,)
+
+
+def _predicted(request: Request, work: Workload, profile: Profile, schedule: Schedule) -> tuple[Estimate, Split | None]:
+    """Time and energy of the run; on a cluster also how its devices share the model."""
+    cluster, data_s = request.split_devices, 0.0
+    if request.input_per_s is not None:
+        data_s = schedule.samples_per_step / (request.input_per_s * (cluster.nodes if cluster else 1))
+    if cluster is None:
+        return forecast(profile, work, schedule, data_s=data_s), None
+    return predict_on_cluster(request, cluster, work, profile, schedule, data_s)
+
+
+def _compared(answer: Answer, request: Request, where: Where) -> Answer:
+    """The answer with the verdicts of the request's budgets and the regions to compare."""
     verdicts = verdicts_of_run(
         request.limits,
         where.site,
@@ -297,128 +295,7 @@ def _embodied(answer: Answer) -> Embodied:
     return embodied_kg(hardware, answer.seconds, answer.estimate.devices, cluster.nodes if cluster else 0)
 
 
-def _predicted(request: Request, work: Workload, profile: Profile, schedule: Schedule) -> tuple[Estimate, Split | None]:
-    cluster, data_s = request.split_devices, 0.0
-    if cluster is not None:
-        _check_same_part(request, profile, cluster)
-    if request.input_per_s is not None:
-        data_s = schedule.samples_per_step / (request.input_per_s * (cluster.nodes if cluster else 1))
-    if cluster is None:
-        return forecast(profile, work, schedule, data_s=data_s), None
-    if schedule.validation_steps:
-        raise RequestError("`val_samples` is not modelled on a `cluster` yet: leave it out")
-    estimate, split = predict_split(
-        _as_clusters_run(profile, request, work),
-        work,
-        cluster,
-        steps=schedule.steps,
-        accumulation=schedule.accumulation,
-        plan=request.plan,
-        base=request.base_plan,
-        zeros=ZERO_STAGES if request.zero is None else (),
-        checkpointings=CHECKPOINTING if request.activation_checkpointing is None else (),
-        passes=request.step_passes,
-        software_known=request.software is not None,
-        data_s=data_s,
-        overhead=request.overhead,
-        restart_hours=LOST_HOURS if request.restart_hours is None else request.restart_hours,
-    )
-    split = replace(split, idle_hosts=request.spare_nodes, storage_w=request.storage_w or 0.0)
-    notes = []
-    if request.software is None and profile.provenance.time == "datasheet":
-        notes.append(_software_note(work, profile))
-    if split.plan.ep > 1 and not experts_of(work.ops):
-        notes.append("no experts were found: `parallel` ep adds their exchange and divides nothing")
-    warnings = (*estimate.warnings, *(Note(note, Topic.SCHEDULE, Weight.ACT) for note in notes))
-    return replace(estimate, warnings=warnings), split
-
-
-def _check_same_part(request: Request, profile: Profile, cluster: Cluster) -> None:
-    """Raises RequestError where the profile is that of another part than the cluster's, as far as both are known."""
-    try:
-        own, wanted = find_hardware(profile.hardware), find_hardware(cluster.hardware)
-    except HardwareError:
-        return
-    if own.key != wanted.key:
-        given = profile.name if isinstance(request.hardware, Profile) else request.hardware
-        raise RequestError(
-            f"`hardware` {given} ({own.name}) and `cluster` {request.cluster} of {wanted.name} contradict: leave out "
-            "`hardware`"
-        )
-
-
-def _for_cluster(profile: Profile, work: Workload, software: str | None) -> Profile:
-    """The profile without what a cluster's nodes and software bring themselves.
-
-    A shipped measurement of one GPU does not know training stacks: they rest on its datasheet. Watts that were measured
-    with the host's CPUs are replaced by those of the board, because the node's CPUs are added.
-    """
-    if profile.name in shipped_profiles() and (software or _assumed_software(work, profile)) in TRAINING_STACKS:
-        return datasheet_profile(find_hardware(profile.hardware))
-    if profile.device != "gpu" or not _covers_host(profile):
-        return profile
-    try:
-        board = datasheet_profile(find_hardware(profile.hardware))
-    except HardwareError:
-        return profile
-    note = f"the watts of {profile.name} were measured with its host's CPUs: those of the board are from the datasheet"
-    basis = replace(
-        profile.provenance,
-        power=board.provenance.power,
-        boundary=board.provenance.boundary,
-        notes=(*profile.provenance.notes, note),
-    )
-    return replace(
-        profile,
-        power=board.power,
-        half_power=board.half_power,
-        energy_error=board.energy_error,
-        provenance=basis,
-    )
-
-
-def _covers_host(profile: Profile) -> bool:
-    """Whether the profile's watts are of the GPU and its host's CPUs."""
-    return any(word in profile.provenance.boundary for word in ("CPU", "rapl", "perf_event"))
-
-
-def _as_clusters_run(profile: Profile, request: Request, work: Workload) -> Profile:
-    """The profile with the software that is assumed on a cluster, with the bounds of unknown software."""
-    if request.software is not None or profile.provenance.time != "datasheet":
-        return profile
-    assumed = profile.for_software(_assumed_software(work, profile))
-    return replace(assumed, time_error=profile.time_error, energy_error=profile.energy_error)
-
-
-def _assumed_software(work: Workload, profile: Profile) -> str:
-    """Fused kernels for models that read sequences, as in published trainings on clusters; for others PyTorch.
-
-    FlashAttention-2 needs an NVIDIA GPU of Ampere or later, which are those with bfloat16 (its README): before them,
-    attention writes its scores.
-    """
-    if work.tokens_per_sample > 1 or any(op.kind == "attention" for op in work.ops):
-        try:
-            part = find_hardware(profile.hardware)
-        except HardwareError:
-            return _FUSED
-        return _MEGATRON if part.vendor == "NVIDIA" and part.bf16_tflops is None else _FUSED
-    return _COMPILED if work.compiled else _EAGER
-
-
-def _software_note(work: Workload, profile: Profile) -> str:
-    assumed = _assumed_software(work, profile)
-    if assumed == _FUSED:
-        return f"the software is not given: fused kernels are assumed on a cluster (`software` {_FUSED})"
-    if assumed == _MEGATRON:
-        return (
-            f"the software is not given: Megatron-LM is assumed (`software` {_MEGATRON}), because FlashAttention-2 "
-            "needs Ampere GPUs or later"
-        )
-    name = "torch.compile" if assumed == _COMPILED else "eager PyTorch"
-    return f"the software is not given: {name} is assumed for a model that reads no sequences (`software` {assumed})"
-
-
-def _assumptions(request: Request) -> list[str]:
+def _assumptions(request: Request) -> list[Note]:
     preset = request.assumed_preset
     if preset is None:
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,7 +14,6 @@ from ..base.interval import Interval
 from ..base.suggest import near
 from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
 from ..cost.parallel.cluster import Cluster, parse_cluster
-from ..cost.parallel.configs import read_config
 from ..cost.parallel.plan import (
     CHECKPOINTING,
     SETTINGS,
@@ -356,48 +355,6 @@ class Request:
             raise RequestError(f"`{name}` {value} and the workload's {own} contradict: leave out `{name}`")
 
 
-def configured(request: Request) -> Request:
-    """`request` with what the file of `parallel_config` states. Raises RequestError where both state a field."""
-    if request.parallel_config is None:
-        return request
-    stated = read_config(request.parallel_config)
-    cluster = request.split_devices
-    if cluster is None:
-        raise RequestError(f"`parallel_config` needs `cluster`: give the devices, as in {CLUSTER_EXAMPLES}")
-    values: dict[str, Any] = {}
-    for name in _STATED:
-        value, own = getattr(stated, name), getattr(request, name)
-        own = None if own is False else own
-        if value is None:
-            continue
-        if own is not None and PRECISIONS.get(str(own), str(own)) != PRECISIONS.get(str(value), str(value)):
-            raise RequestError(f"`{name}` {own} and the {stated.kind} file's {value} contradict: give one of them")
-        values[name] = value
-    if not (values.get("accumulate") or request.accumulate):
-        return replace(request, parallel_config=None, **values)
-    whole = values.pop("global_batch", None)
-    found = replace(request, parallel_config=None, **values)
-    passes = found.passes * (found.plan.dp if found.plan else cluster.devices)
-    if whole is not None and found.batch_size is not None and whole != passes * int(found.batch_size):
-        raise RequestError(
-            f"the {stated.kind} file's {whole} samples of a step and {passes} passes of {found.batch_size} on the "
-            f"cluster's {cluster.devices} devices contradict: correct one of them"
-        )
-    return found
-
-
-_STATED = (
-    "parallel",
-    "zero",
-    "activation_checkpointing",
-    "batch_size",
-    "accumulate",
-    "global_batch",
-    "sequence_length",
-    "precision",
-    "optimizer",
-    "clip_gradients",
-)
 _SPLITS = ("parallel", "zero", "activation_checkpointing", "overhead", "restart_hours", "idle_hosts", "storage_w")
 _FIGURES = {
     "device_hour": ("the rent of a device an hour", math.inf),

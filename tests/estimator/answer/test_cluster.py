@@ -15,7 +15,7 @@ import joulecast as jc
 from joulecast.cli.estimate import estimate as command
 from joulecast.cli.table import print_answers
 from joulecast.estimator.answer.estimate import answer
-from joulecast.estimator.answer.request import configured
+from joulecast.estimator.answer.parallel_config import with_config
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.node import REST_SHARE
@@ -159,10 +159,10 @@ def test_a_file_that_states_another_batch_than_its_parts_is_refused(tmp_path: Pa
         (tmp_path / "ds.json").write_text(json.dumps({**own, "train_batch_size": total}))
         asked = replace(request, parallel_config=tmp_path / "ds.json")
         if ok:
-            assert configured(asked).passes == 3
+            assert with_config(asked).passes == 3
         else:
             with pytest.raises(jc.RequestError, match="7 samples of a step and 48 passes of 2 on the cluster's 16 dev"):
-                configured(asked)
+                with_config(asked)
 
 
 def test_what_a_file_states_and_no_figure_contains_has_a_note(tmp_path: Path):

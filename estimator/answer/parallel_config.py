@@ -1,0 +1,86 @@
+"""The file of `parallel_config`: the fields of a request that it states, and the notes on what no figure contains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..base.errors import RequestError
+from ..base.notes import Note, Topic, Weight
+from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
+from ..cost.parallel.configs import StatedRun, read_config
+from .request import PRECISIONS, Request
+
+_STATED = (
+    "parallel",
+    "zero",
+    "activation_checkpointing",
+    "batch_size",
+    "accumulate",
+    "global_batch",
+    "sequence_length",
+    "precision",
+    "optimizer",
+    "clip_gradients",
+)
+
+
+def with_config(request: Request) -> Request:
+    """`request` with what the file of `parallel_config` states. Raises RequestError where both state a field."""
+    if request.parallel_config is None:
+        return request
+    if request.split_devices is None:
+        raise RequestError(f"`parallel_config` needs `cluster`: give the devices, as in {CLUSTER_EXAMPLES}")
+    stated = read_config(request.parallel_config)
+    values = _stated_fields(stated, request)
+    accumulates = values.get("accumulate") or request.accumulate
+    global_batch = values.pop("global_batch", None) if accumulates else None  # it follows from the passes
+    found = replace(request, parallel_config=None, **values)
+    if global_batch is not None:
+        _check_global_batch(global_batch, stated, found)
+    return found
+
+
+def config_notes(request: Request) -> tuple[Note, ...]:
+    """What the file of `parallel_config` states and no figure contains."""
+    if request.parallel_config is None:
+        return ()
+    stated, devices = read_config(request.parallel_config), request.device_count
+    texts = [
+        f"{name} of the {stated.kind} file is not modelled: transfers to the host's memory are left out"
+        for name in stated.not_modelled
+    ]
+    if stated.devices not in (None, devices):
+        texts.append(f"the {stated.kind} file has {stated.devices} processes: the cluster's {devices} devices are used")
+    return tuple(Note(text, Topic.SCHEDULE, Weight.ACT) for text in texts)
+
+
+def _stated_fields(stated: StatedRun, request: Request) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in _STATED:
+        value, own = getattr(stated, name), getattr(request, name)
+        if value is None:
+            continue
+        given = own is not None and own is not False
+        if given and _full_name(own) != _full_name(value):
+            raise RequestError(f"`{name}` {own} and the {stated.kind} file's {value} contradict: give one of them")
+        values[name] = value
+    return values
+
+
+def _full_name(value: object) -> str:
+    """A value as text; "bf16" and "bfloat16" are the same precision."""
+    return PRECISIONS.get(str(value), str(value))
+
+
+def _check_global_batch(global_batch: int, stated: StatedRun, request: Request) -> None:
+    """Raises RequestError where the samples of a step differ from passes x batch x replicas."""
+    cluster, batch_size = request.split_devices, request.batch_size
+    if cluster is None or batch_size is None:
+        return
+    passes = request.passes * (request.plan.dp if request.plan else cluster.devices)
+    if global_batch != passes * int(batch_size):
+        raise RequestError(
+            f"the {stated.kind} file's {global_batch} samples of a step and {passes} passes of {batch_size} on the "
+            f"cluster's {cluster.devices} devices contradict: correct one of them"
+        )
