@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import HELP
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -18,7 +20,7 @@ _WORDS = {"exceeded": "exceeded", "kept": "within", "failed": "failed", "none": 
 
 
 @click.command(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=HELP,
     epilog="Exit status: 0 all within budget, 1 a model failed, 2 wrong options or configuration, 3 a budget is "
     "exceeded (even if a model failed too).",
 )

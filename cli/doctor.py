@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .help import HELP
+
 if TYPE_CHECKING:
     from .health import Finding
 
@@ -14,7 +16,7 @@ _STYLES = {"ok": "green", "missing": "bold red", "optional": "yellow", "": ""}
 _FIX = "fix: "
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> None:
     """Check this machine: meters, GPUs, profiles, extras and caches, and how to get what is missing."""

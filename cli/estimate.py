@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..estimator.cost.software import SOFTWARE
+from .help import HELP
 
 if TYPE_CHECKING:
     from ..estimator.answer.answer import Answer
@@ -21,7 +22,7 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=HELP,
     epilog="Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 budget exceeded.",
 )
 @click.option(
@@ -131,7 +132,14 @@ _FILE = click.Path(path_type=Path)
     metavar="MODEL=VALUE",
     help="Accuracy shown in report and figure, one per model.",
 )
-@click.option("--time-limit", type=float, default=60.0, show_default=True, help="Seconds that model code may take.")
+@click.option(
+    "--time-limit",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time that model code may take.",
+)
 @click.option("--traceback", is_flag=True, help="Show the frames of the model's own code when it fails.")
 def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str | None, **options: Any) -> int:
     """Predict the energy, CO2e, time and cost of training a network, from its architecture alone.
@@ -208,59 +216,25 @@ def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
 
 def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
     """What the options ask about `model`, None for a template. Raises JoulecastError for values that cannot be used."""
+    from dataclasses import fields
+
     from ..estimator.answer.request import Request
 
     if options["parallel_config"] or options["cluster"]:
         options = {**options, **_not_given()}
-    return Request(
-        model=model,
-        inputs=options["inputs"],
-        model_args=_model_args(options["model_args"]),
-        dataset=options["dataset"],
-        sequence_length=options["sequence_length"],
-        batch_size=options["batch_size"],
-        train=not options["inference"],
-        optimizer=options["optimizer"],
-        loss=options["loss"],
-        precision=options["precision"],
-        accumulate=options["accumulate"],
-        clip_gradients=options["clip_gradients"],
-        ema=options["ema"],
-        lora=options["lora"],
-        freeze=options["freeze"],
-        layers=options["layers"],
-        time_limit_s=options["time_limit"],
-        epochs=options["epochs"],
-        steps=options["steps"],
-        samples=options["samples"],
-        tokens=options["tokens"],
-        val_samples=options["val_samples"],
-        devices=options["devices"],
-        hardware=_hardware(options["hardware"], options["cores"]),
-        cluster=options["cluster"],
-        parallel=options["parallel"],
-        zero=_zero(options["zero"], options["fsdp"], on_a_cluster=options["cluster"] is not None),
-        activation_checkpointing=options["activation_checkpointing"],
-        global_batch=options["global_batch"],
-        parallel_config=options["parallel_config"],
-        software=_software(options["software"], options["compiled"]),
-        input_bound=options["input_bound"],
-        overhead=options["overhead"],
-        restart_hours=options["restart_hours"],
-        idle_hosts=options["idle_hosts"],
-        storage_w=options["storage_w"],
-        region=options["region"],
-        regions=() if options["regions"] is None else options["regions"],
-        live=options["live"],
-        carbon_intensity=options["carbon_intensity"],
-        pue=options["pue"],
-        price=options["price"],
-        currency=options["currency"],
-        device_hour=options["device_hour"],
-        embodied=options["embodied"],
-        budget=options["budgets"],
-        budget_at=options["budget_at"],
-    )
+    of_the_same_name = {field.name: options[field.name] for field in fields(Request) if field.name in options}
+    others = {
+        "model": model,
+        "model_args": _model_args(options["model_args"]),
+        "train": not options["inference"],
+        "time_limit_s": options["time_limit"],
+        "hardware": _hardware(options["hardware"], options["cores"]),
+        "zero": _zero(options["zero"], options["fsdp"], on_a_cluster=options["cluster"] is not None),
+        "software": _software(options["software"], options["compiled"]),
+        "regions": () if options["regions"] is None else options["regions"],
+        "budget": options["budgets"],
+    }
+    return Request(**{**of_the_same_name, **others})
 
 
 def _not_given() -> dict[str, None]:

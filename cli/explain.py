@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
+
+from .help import HELP
 
 if TYPE_CHECKING:
     from ..estimator.cost.explain import Fact
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.argument("profile", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def explain(profile: str | None, as_json: bool) -> None:
@@ -32,17 +35,26 @@ def explain(profile: str | None, as_json: bool) -> None:
 
 
 def _print(facts: tuple[Fact, ...]) -> None:
-    from ..estimator.answer.figures import number
-    from .layout import Column, make_console, show, table_lines
+    from rich.text import Text
 
-    sections = [
-        "" if index and facts[index - 1].section == fact.section else fact.section for index, fact in enumerate(facts)
-    ]
-    values = [fact.value if isinstance(fact.value, str) else number(fact.value) for fact in facts]
-    columns = [
-        Column("", sections, style="dim"),
-        Column("", [fact.name for fact in facts]),
-        Column("", [f"{value} {fact.unit}".strip() for value, fact in zip(values, facts, strict=True)]),
-    ]
+    from .layout import make_console, show, wrapped
+
     console = make_console()
-    show(console, table_lines(columns, max(console.width, sum(column.width + 2 for column in columns)), headings=False))
+    margin = max(len(fact.section) for fact in facts) + 2
+    for section, members in groupby(facts, key=lambda fact: fact.section):
+        head, rows = section, list(members)
+        indent = margin + max(len(fact.name) for fact in rows) + 2
+        for fact in rows:
+            first, *rest = wrapped(_value(fact), console.width, indent=indent)
+            line = Text(head.ljust(margin), style="dim").append(fact.name.ljust(indent - margin), style="not dim")
+            show(console, [line.append(first.plain.lstrip(), style="not dim"), *rest])
+            head = ""
+
+
+def _value(fact: Fact) -> str:
+    from ..estimator.answer.figures import number
+
+    if isinstance(fact.value, str):
+        return fact.value
+    whole = not fact.unit and fact.value.is_integer()  # a count
+    return f"{fact.value:,.0f}" if whole else f"{number(fact.value)} {fact.unit}".strip()

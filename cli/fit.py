@@ -10,13 +10,14 @@ import click
 
 from ..estimator.base.folders import profiles_folder
 from ..estimator.cost.software import SOFTWARE
+from .help import HELP
 
 if TYPE_CHECKING:
     from ..estimator.fit.observation import Observation
     from ..estimator.fit.runs import Run
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(context_settings=HELP)
 @click.argument("runs", required=False, type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="The profile's name; --hardware takes it afterwards.")
 @click.option("--store", metavar="PLACE", help="Instead of RUNS: the folder or address that machines measure into.")
@@ -58,8 +59,10 @@ def fit(
         _check_unused(runs=runs, hardware=hardware, software=software, model=model, inputs=inputs, precision=precision)
         _fit_store(store, group, name=name, machine=machine, output=output)
         return
-    if runs is None or name is None:
-        raise click.UsageError("give RUNS and --name NAME, or --store PLACE --group hardware")
+    if runs is None:
+        raise click.UsageError("no runs: give a file of runs (RUNS) and --name NAME, or --store PLACE --group hardware")
+    if name is None:
+        raise click.UsageError("no name for the profile: give --name NAME")
     if group or machine:
         raise click.UsageError(f"{'--group' if group else '--machine'} needs --store")
     from ..estimator.fit.fit import fit as fitted

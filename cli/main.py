@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import click
 
+from .help import HELP
+
 # Each subcommand is in the module of its name, which is imported when the command is used.
 _COMMANDS = {
     "estimate": (
@@ -54,7 +56,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings=HELP)
 @click.option("--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Version.")
 def joulecast() -> None:
     """Predict the energy, CO2e, time and cost of a training run before its first step."""
@@ -76,6 +78,9 @@ def run(command: click.Command, program: str) -> None:
         _fail(program, "interrupted", 130)
     except KeyboardInterrupt:
         _fail(program, "interrupted", 130)
+    except click.MissingParameter as error:
+        path = error.ctx.command_path if error.ctx else program
+        _fail(program, f"{error.format_message().rstrip('.')}; `{path} --help` shows an example", 2)
     except click.ClickException as error:
         _fail(program, _in_plain_words(" ".join(error.format_message().split())), 2)
     except click.exceptions.Exit as error:

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from ..estimator.base.digits import counted
 from .fields import with_options
 from .finite import FiniteRange
+from .help import HELP
 
 if TYPE_CHECKING:
     from ..estimator.cost.profile import Profile
@@ -48,7 +49,7 @@ class _MeasureGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        own = [(name, command.get_short_help_str(90)) for name, command in self.commands.items()]
+        own = [(name, command.get_short_help_str(200)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl([*own, *((name, text) for name, (_, text) in _ELSEWHERE.items())])
 
@@ -64,7 +65,7 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(
     cls=_MeasureGroup,
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
     epilog="Exit status: 0 done, 1 failed, 2 wrong options, 130 or 143 interrupted (run it again to continue).",
 )
 @click.option("--quick", is_flag=True, help="At most 5 minutes instead of 20.")
@@ -72,7 +73,9 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--only", metavar="PATTERN", help="Only cases whose name or family contains this, or matches it (alex*).")
 @click.option("--model", "models", multiple=True, metavar="FILE.py[:NAME]",
               help="Measure this network first, then the part of the suite that the profile needs.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="For --model.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, metavar="N", help="For --model."
+)
 @click.option("--optimizer", type=click.Choice(["sgd", "momentum", "adam", "adamw"]), default="sgd",
               show_default=True, help="For --model.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Measure everything again, and fit the profile without earlier records.")
@@ -80,7 +83,7 @@ def _store_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--power-w", type=FiniteRange(min=0, min_open=True), metavar="WATTS",
               help="The machine's power while it trains, if no meter measures it.")  # fmt: skip
 @click.option("--hardware", metavar="NAME", help="The CPU whose power to model if no meter measures it.")
-@click.option("--meter", "preference", default="auto", show_default=True,
+@click.option("--meter", "preference", default="auto", show_default=True, metavar="NAME",
               help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE.")  # fmt: skip
 @click.option("--sysfs", type=click.Path(file_okay=False, path_type=Path), default="/sys", show_default=True,
               help="Path of sysfs, for a container that has the host's sysfs elsewhere.")  # fmt: skip

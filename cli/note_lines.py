@@ -37,7 +37,7 @@ def _notes(answer: Answer) -> list[Note]:
         notes.append(Note(answer.schedule.note, Topic.SCHEDULE))
     notes += [Note.of(note, Topic.PROFILE) for note in provenance.notes]
     if provenance.boundary:
-        notes.append(Note(f"the energy is that of: {provenance.boundary}", Topic.PROFILE))
+        notes.append(Note(f"energy boundary: {provenance.boundary}", Topic.PROFILE))
     sources = (*provenance.sources, f"carbon intensity: {site.carbon_source}", f"price: {site.price_source}")
     notes += [Note(source, Topic.SOURCES) for source in sources]
     return list(dict.fromkeys(notes))

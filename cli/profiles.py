@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from .help import HELP
+
 _HARDWARE_WIDTH = 32
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings=HELP)
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def profiles(name: str | None, as_json: bool) -> None:

@@ -7,22 +7,35 @@ import sys
 
 import click
 
+from .help import HELP
+
 _ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 # Longer than clients keep a connection: one that the server closes first fails the request that is just being sent.
 _KEEP_ALIVE_S = 75
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for a network.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8750, show_default=True, help="0: any free port.")
+@click.command(context_settings=HELP)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address to listen on; 0.0.0.0 for a network.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8750, show_default=True, metavar="N", help="0: any free port."
+)
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=0, min_open=True, max=3600),
     default=60.0,
     show_default=True,
-    help="Seconds for reading one config.",
+    metavar="SECONDS",
+    help="Time for reading one config.",
 )
-@click.option("--readers", type=click.IntRange(1, 64), default=1, show_default=True, help="Configs read at once.")
+@click.option(
+    "--readers", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="Configs read at once."
+)
 def serve(host: str, port: int, time_limit: float, readers: int) -> None:
     """Answer estimates over HTTP: POST /estimate takes a config or a workload and answers as estimate --json.
 

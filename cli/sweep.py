@@ -11,6 +11,7 @@ import click
 
 from ..sweeps.engine import ENGINES
 from .estimate import estimate, read_request
+from .help import HELP
 
 if TYPE_CHECKING:
     from ..estimator.answer.request import Request
@@ -28,7 +29,7 @@ _OTHER = frozenset(
 
 
 @click.command(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=HELP,
     epilog="Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 the sweep exceeds a budget, "
     "130 interrupted (the same command resumes it).",
 )
@@ -38,7 +39,9 @@ _OTHER = frozenset(
 @click.option("--column", "columns", multiple=True, metavar="NAME", help="A name that sets nothing, as an accuracy.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="All rows: .csv, .parquet or .jsonl.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page that works offline.")
-@click.option("--top", type=click.IntRange(0, 1000), default=5, show_default=True, help="Best candidates to show.")
+@click.option(
+    "--top", type=click.IntRange(0, 1000), default=5, show_default=True, metavar="N", help="Best candidates to show."
+)
 @click.option("--by", default="energy", show_default=True, metavar="COLUMN", help="What is best: co2e, accuracy:max.")
 @click.option("--pareto", metavar="COLUMNS", help="Show the Pareto front: energy,parameters or energy,accuracy.")
 @click.option("--budget", "budgets", multiple=True, metavar="LIMIT", help="Limit of the whole sweep: 84kWh, 30kgCO2e.")

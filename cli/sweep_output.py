@@ -14,6 +14,7 @@ from rich.text import Text
 from ..estimator.answer import figures
 from ..estimator.base.digits import counted
 from ..estimator.base.interval import Interval
+from .fields import with_options
 from .layout import Column, make_console, show, table_lines, wrapped
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def print_report(report: SweepReport, *, as_json: bool) -> None:
 
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
         return
-    console = make_console()
+    console, command = make_console(), click.get_current_context().command
     show(console, [Text(_head(report), style="bold")])
     show(console, _totals(report, console.width))
     for verdict in report.verdicts:
@@ -88,7 +89,7 @@ def print_report(report: SweepReport, *, as_json: bool) -> None:
     _print_rows(console, f"{len(report.top)} best ({report.top_by})", report.top)
     _print_rows(console, f"Pareto front ({', '.join(report.front_by)})", report.front)
     for error, number in report.failures[:_REASONS]:
-        show(console, wrapped(f"{number:,} failed: {error}", console.width))
+        show(console, wrapped(with_options(f"{number:,} failed: {error}", command), console.width))
     if report.output is not None:
         console.print(f"all rows: {report.output}", soft_wrap=True)
 
@@ -97,12 +98,12 @@ def _head(report: SweepReport) -> str:
     parts = [counted(report.candidates, "candidate")]
     parts += [f"{report.failed:,} failed"] if report.failed else []
     parts += [f"{report.over_budget:,} over their budget"] if report.over_budget else []
-    return f"{', '.join(parts)}; all of them one after another:"
+    return f"{', '.join(parts)}; all of them one after another:" if report.totals else ", ".join(parts)
 
 
 def _totals(report: SweepReport, width: int) -> list[Text]:
     if not report.totals:
-        return [Text("no candidate has figures")]
+        return []
     shown = {
         "energy": figures.energy(report.totals["energy_kwh"]),
         "with PUE": figures.energy(report.totals["facility_energy_kwh"]),

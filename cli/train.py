@@ -40,7 +40,7 @@ def _shared_options(command: Command) -> Command:
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
                      help="Seed of weights, order and crops."),
         click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True),
-        click.option("--meter", "preference", default="auto", show_default=True,
+        click.option("--meter", "preference", default="auto", show_default=True, metavar="NAME",
                      help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE."),
         click.option("--hardware", metavar="NAME",
                      help="The CPU to model if no meter measures. Default: the one in /proc/cpuinfo."),

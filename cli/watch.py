@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--trace", "trace_path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write every sample of every domain to FILE, which --meter replay:FILE can replay.")  # fmt: skip
 @click.option("--histogram", is_flag=True, help="Show a histogram of the power.")
-@click.option("--meter", "preference", default="auto", show_default=True,
+@click.option("--meter", "preference", default="auto", show_default=True, metavar="NAME",
               help="auto, rapl, perf_event, nvml, modelled, none or replay:FILE.")  # fmt: skip
 @click.option(
     "--hardware", metavar="NAME", help="The CPU to model if no meter measures. Default: the one in /proc/cpuinfo."

@@ -38,7 +38,8 @@ def explain(profile: Profile) -> tuple[Fact, ...]:
     facts = [Fact("hardware", "name", profile.hardware), Fact("hardware", "framework", profile.framework)]
     facts += [Fact("power", f"w_{name}", watts, "W") for name, watts in profile.power.weights_w.items()]
     facts += [Fact("power", "P_s", profile.power.static_w, "W")]
-    facts += [fact for kind in _kinds(profile) for fact in _prices(profile, kind)]
+    prices = [fact for kind in _kinds(profile) for fact in _prices(profile, kind)]
+    facts += sorted(prices, key=lambda fact: fact.section)  # all prices, then all speeds
     if profile.startup_s:
         facts.append(Fact("time", "start of a run", profile.startup_s, "s"))
     provenance = profile.provenance
@@ -62,23 +63,27 @@ def explain(profile: Profile) -> tuple[Fact, ...]:
 
 
 _TOLD = 0.05
-"""A trait counts as learnt where the runs tell at least this share of it."""
+"""A trait counts as learnt where the runs determine at least this share of it."""
 
 
 def _learnt(profile: Profile) -> list[Fact]:
-    """What runs changed of the population's seconds, how much of it they tell, and what they do not tell."""
+    """What the runs changed of the population's seconds, how much of it they determine, and what they do not."""
     if not isinstance(profile.time, PopulationTime) or not profile.time.deviation.covariance:
         return []
     logs = profile.time.deviation.logs
     told = learnt_shares(profile.time.deviation, load_population(), amd=bool(profile.time.specs["amd"]))
     rows = [
-        Fact("learnt from the runs", name, f"{math.expm1(logs[name]):+.1%} seconds, {share:.0%} told by the runs")
+        Fact(
+            "learnt from the runs",
+            name,
+            f"{100 * math.expm1(logs[name]):+.1f} % time, {100 * share:.0f} % known from the runs",
+        )
         for name, share in sorted(told.items(), key=lambda item: -item[1])
         if share >= _TOLD
     ]
     rest = [name for name, share in told.items() if share < _TOLD]
     if rest:
-        rows.append(Fact("from the population", "no run tells", ", ".join(rest)))
+        rows.append(Fact("from the population", "all others", ", ".join(rest)))
     return rows
 
 

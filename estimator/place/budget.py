@@ -129,6 +129,8 @@ def parse_limit(text: str) -> Limit:
     if symbol and unit:
         raise JoulecastError(f"budget {text!r} has two units: give {symbol}{number} or {number}{unit}")
     known = _unit(_SYMBOLS.get(symbol or unit, unit))
+    if known is None and not unit:
+        raise JoulecastError(f"budget {text!r} has no unit: give {_UNITS}")
     if known is None:
         raise JoulecastError(f"budget {text!r} has the unknown unit {unit!r}: give {_UNITS}")
     quantity, base, factor = known

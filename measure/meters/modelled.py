@@ -101,8 +101,8 @@ def _model_of(hardware: str | None, cpu: CpuInfo, stat: ProcStat) -> Utilisation
     except UnknownHardwareError as error:
         near, table = ", ".join(near_names(name)) or "none", user_file() or default_user_file()
         raise MeterError(
-            f"no power is known for the CPU {clipped(name)!r}; give one that draws about as much as `hardware` (near "
-            f"names: {near}), or add its row to {table} (columns as in datasets/hardware.csv)"
+            f"no power is known for the CPU {clipped(name)!r}; give a CPU of similar power as `hardware` (near names: "
+            f"{near}), or add its row to {table} (columns as in datasets/hardware.csv)"
         ) from error
     except HardwareError as error:
         raise MeterError(str(error)) from error

@@ -351,7 +351,11 @@ def test_help_imports_nothing_heavy(run: Run) -> None:
 def test_explain_shows_the_watts_of_the_equation(call: Run) -> None:
     shown = call("joulecast", "explain", "t4")
     assert shown.returncode == 0, shown.stderr
-    assert "P_s" in shown.stdout
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "hardware  name       Tesla T4"
+    assert max(map(len, (line for line in lines if "http" not in line))) <= 110
+    price, speed = (next(n for n, line in enumerate(lines) if line.startswith(name)) for name in ("price", "speed"))
+    assert all(line.endswith(("J/GFLOP", "J/GB")) for line in lines[price:speed])
     facts = {
         (fact["section"], fact["name"]): fact
         for fact in json.loads(call("joulecast", "explain", "t4", "--json").stdout)

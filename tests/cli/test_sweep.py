@@ -116,6 +116,11 @@ def test_all_candidates_failed(call: Run, net: str) -> None:
     assert call("joulecast", "sweep", "--model", net, "--set", "widht=4", *RUN).returncode == 1
 
 
+def test_failures_name_options(call: Run, net: str) -> None:
+    done = call("joulecast", "sweep", "--model", net, "--set", "width=4", *RUN[2:])
+    assert done.stdout.startswith("1 candidate, 1 failed\n1 failed: net:Net does not declare its inputs; give --input")
+
+
 @pytest.mark.parametrize(
     ("options", "status", "error"),
     [

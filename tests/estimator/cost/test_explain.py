@@ -127,10 +127,10 @@ def test_what_runs_changed_of_the_population(monkeypatch: pytest.MonkeyPatch) ->
     time = replace(known.time, deviation=Deviation(logs, ((1.0,),), 0.1))
     found = [fact for fact in explain(replace(known, time=time)) if fact.section in ("learnt from the runs", FROM)]
     assert [(fact.name, fact.value) for fact in found] == [
-        (fourth, "-50.0% seconds, 90% told by the runs"),
-        (first, "+10.0% seconds, 50% told by the runs"),
-        (second, "+0.0% seconds, 5% told by the runs"),
-        ("no run tells", third),
+        (fourth, "-50.0 % time, 90 % known from the runs"),
+        (first, "+10.0 % time, 50 % known from the runs"),
+        (second, "+0.0 % time, 5 % known from the runs"),
+        ("all others", third),
     ]
     told[third] = 0.06
     assert FROM not in {fact.section for fact in explain(replace(known, time=time))}

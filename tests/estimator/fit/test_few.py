@@ -187,8 +187,8 @@ def test_the_unit_that_a_time_seems_to_have_is_named() -> None:
 def test_explain_tells_what_the_runs_told_and_what_the_population() -> None:
     fitted = fit(runs(deviation(conv=0.3), [convolutions("a", 128, 20)]), name="mine", hardware=GPU)
     facts = {(fact.section, fact.name): str(fact.value) for fact in explain(fitted)}
-    assert "told by the runs" in facts["learnt from the runs", "conv"]
-    assert "rnn" in facts["from the population", "no run tells"]
+    assert "known from the runs" in facts["learnt from the runs", "conv"]
+    assert "rnn" in facts["from the population", "all others"]
     assert not any("learnt" in fact.section for fact in explain(datasheet_profile(find_hardware(GPU))))
 
 

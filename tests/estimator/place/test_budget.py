@@ -48,7 +48,7 @@ def test_budgets_are_read(text: str, quantity: str, limit: float, unit: str) -> 
     ("text", "message"),
     [
         ("5 parsecs", r"budget '5 parsecs' has the unknown unit 'parsecs': give kWh .* kgCO2e .* h .* USD"),
-        ("5", r"unknown unit ''"),
+        ("5", r"budget '5' has no unit: give kWh"),
         ("5 kg", r"unknown unit 'kg'"),
         ("5 mWh", r"unknown unit 'mWh'"),  # a thousandth is not a million
         ("5 mj", r"unknown unit 'mj'"),

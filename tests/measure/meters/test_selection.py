@@ -136,7 +136,7 @@ def test_unknown_cpu_is_missing_never_a_guess(host: Path):
         pass
     assert (window.reading.label, window.reading.energy_uj) == ("missing", None)
     (said,) = [note for note in meter.notes if "Mystery 9000" in note]
-    assert said.startswith("modelled: no power is known for the CPU 'Mystery 9000'; give one that draws about as much")
+    assert said.startswith("modelled: no power is known for the CPU 'Mystery 9000'; give a CPU of similar power")
     assert "`measure`" not in said, "the reader runs it already"
 
 

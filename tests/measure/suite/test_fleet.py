@@ -272,7 +272,7 @@ def test_how_an_outlying_machine_is_described() -> None:
     ("arguments", "error"),
     [
         (["--store", "x"], "--store needs one of --group hardware and --machine NODE"),
-        (["--group", "hardware"], "give RUNS and --name NAME, or --store PLACE"),
+        (["--group", "hardware"], "give a file of runs (RUNS) and --name NAME, or --store PLACE"),
         (["runs.csv", "--name", "n", "--group", "hardware"], "--group needs --store"),
         (["runs.csv", "--store", "x", "--group", "hardware"], "RUNS has no use with --store, whose records say it"),
         (["--store", "none", "--group", "hardware"], "there are no records in none"),
