@@ -16,7 +16,7 @@ from ..trace.formulas import KINDS
 from .design import STARTUP, TIMED, Design, Form, Key, single_layers
 from .evidence import LEAST_NETWORKS, checked, network_of
 from .few import fit_few, known_gpu, left_out_seconds
-from .intervals import out_of_sample
+from .intervals import LeftOutErrors, out_of_sample
 from .observation import CALLER, Observation
 from .regression import family_shares, folds, log_errors, nonnegative_fit, relative_errors
 from .watts import WattsPrior, fitted_watts
@@ -76,15 +76,24 @@ def _component(key: Key) -> str:
     return "" if key == STARTUP else FEATURES[key[2]].component
 
 
-def _left_out(table: Design, form: Form, startup: bool, seed: int, prior: WattsPrior) -> tuple[Array, Array]:
-    """Seconds per step and watts of every observation, each predicted by a fit without its family."""
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A form that competes, with seconds per step and watts of each observation from a fit without its family."""
+
+    form: Form
+    startup: bool
+    seconds: Array
+    watts: Array
+
+
+def _left_out(table: Design, form: Form, startup: bool, seed: int, prior: WattsPrior) -> _Choice:
     count = len(table.observations)
     seconds, watts = np.zeros(count), np.zeros(count)
     for train, test in folds(table.families, seed=seed):
         solution = _solve(table, form, startup, train, prior)
         seconds[test] = solution.seconds(table.whole[test])
         watts[test] = (_activity(table, solution) @ solution.watts)[test]
-    return seconds, watts
+    return _Choice(form, startup, seconds, watts)
 
 
 def _candidates(table: Design, startup: bool) -> list[tuple[Form, bool]]:
@@ -142,11 +151,11 @@ def fit(
     FitError
         The observations cannot carry a fit; the message says what is missing.
     """
-    part = known_gpu(hardware, observations := tuple(observations))
+    part, few = known_gpu(hardware, observations := tuple(observations)), None
     if part is not None:
-        rows = checked(observations, least=1, one_precision=False)
-        few = fit_few(rows, part, name=name, software=software, created=created)
-        if len({network_of(row) for row in rows}) < LEAST_NETWORKS or len({row.workload.precision for row in rows}) > 1:
+        runs = checked(observations, least=1, one_precision=False)
+        few = fit_few(runs, part, name=name, software=software, created=created)
+        if _deviation_only(runs):
             return few
     rows = checked(observations)
     metered = rows[0].energy_j is not None
@@ -155,29 +164,15 @@ def fit(
             f"none of {len(rows)} observations has energy; measure it, or give power=PowerModel(...), "
             "which the profile labels as modelled"
         )
-    table = Design(rows)
-    prior = WattsPrior.of(part, rows[0])
-    form, started, seconds, watts = _best(table, startup, seed, jobs, prior)
-    if part is not None and _is_better(rows, left_out_seconds(rows, table.families, few), seconds, table.families):
+    table, prior = Design(rows), WattsPrior.of(part, rows[0])
+    best = _best(table, startup, seed, jobs, prior)
+    if few is not None and _is_better(rows, left_out_seconds(rows, table.families, few), best.seconds, table.families):
         return few
-    solution = _solve(table, form, started, np.ones(len(rows), dtype=bool), prior)
-    curves = _curves(table, form, solution)
-    if metered:
-        power = PowerModel(
-            dict(zip(Curves.components, solution.watts[:-1].tolist(), strict=True)), float(solution.watts[-1])
-        )
-    assert power is not None
-    priced = np.flatnonzero(seconds > 0).tolist()
-    left_out = out_of_sample(
-        [rows[index] for index in priced],
-        [table.families[index] for index in priced],
-        seconds[priced],
-        (seconds * watts)[priced],
-        curves if form.name == TIMED else None,
-    )
-    meter = str(rows[0].meter)
+    solution = _solve(table, best.form, best.startup, np.ones(len(rows), dtype=bool), prior)
+    curves = _curves(table, best.form, solution)
+    left_out = _errors(table, best, curves if best.form.name == TIMED else None)
+    meter, hardware = str(rows[0].meter), hardware or rows[0].hardware or name
     networks = len({network_of(row) for row in rows})
-    hardware = hardware or rows[0].hardware or name
     return Profile(
         name=name,
         hardware=hardware,
@@ -185,17 +180,17 @@ def fit(
         framework=rows[0].framework or rows[0].workload.framework,
         precision=rows[0].workload.precision,
         time=curves,
-        power=power,
+        power=_power(solution) if metered or power is None else power,
         time_error=left_out.time_error,
         energy_error=left_out.energy_error,
         provenance=Provenance(
             time="measured",
             power="measured" if metered else "modelled",
             sources=tuple(sources) or (f"{len(rows)} observations on {hardware}, meter: {meter}",),
-            fitted_on=f"{len(rows)} observations of {networks} networks, form {form.name}",
+            fitted_on=f"{len(rows)} observations of {networks} networks, form {best.form.name}",
             created=created,
             boundary=boundary or (f"what {meter} covers" if metered else ""),
-            notes=(*notes, *_remarks(meter, metered), *_unpriced(len(rows) - len(priced), len(rows))),
+            notes=(*notes, *_remarks(meter, metered), *_unpriced(int((best.seconds <= 0).sum()), len(rows))),
         ),
         memory_bytes=memory_bytes,
         ranges=_ranges(rows),
@@ -206,13 +201,36 @@ def fit(
     )
 
 
+def _deviation_only(rows: Sequence[Observation]) -> bool:
+    """Whether the rows fit a GPU's deviation from the population but no prices: few networks, or several precisions."""
+    few_networks = len({network_of(row) for row in rows}) < LEAST_NETWORKS
+    return few_networks or len({row.workload.precision for row in rows}) > 1
+
+
+def _power(solution: _Solution) -> PowerModel:
+    *weights, static_w = solution.watts.tolist()
+    return PowerModel(dict(zip(Curves.components, weights, strict=True)), static_w)
+
+
+def _errors(table: Design, best: _Choice, curves: Curves | None) -> LeftOutErrors:
+    """The errors on families left out, of the rows that the other families price."""
+    priced = np.flatnonzero(best.seconds > 0).tolist()
+    return out_of_sample(
+        [table.observations[index] for index in priced],
+        [table.families[index] for index in priced],
+        best.seconds[priced],
+        (best.seconds * best.watts)[priced],
+        curves,
+    )
+
+
 def _is_better(rows: Sequence[Observation], few: Array, seconds: Array, families: Sequence[str]) -> bool:
     """Whether `few` is closer to the measured times than `seconds`; each is predicted without the row's family."""
     measured, shares = np.array([row.step_seconds for row in rows]), family_shares(families)
     return float(log_errors(few, measured) @ shares) < float(log_errors(seconds, measured) @ shares)
 
 
-def _best(table: Design, startup: bool, seed: int, jobs: int, prior: WattsPrior) -> tuple[Form, bool, Array, Array]:
+def _best(table: Design, startup: bool, seed: int, jobs: int, prior: WattsPrior) -> _Choice:
     """The form with the least mean relative error on families left out; the smaller one on a tie.
 
     Each family counts once, regardless of how often its networks were measured. Where `timed` competes, which is fitted
@@ -221,19 +239,19 @@ def _best(table: Design, startup: bool, seed: int, jobs: int, prior: WattsPrior)
     from joblib import Parallel, delayed
 
     candidates = _candidates(table, startup)
-    results = Parallel(n_jobs=jobs, prefer="threads")(
+    results: list[_Choice] = Parallel(n_jobs=jobs, prefer="threads")(
         delayed(_left_out)(table, form, started, seed, prior) for form, started in candidates
     )
     measured = np.array([row.step_seconds for row in table.observations])
     shares = family_shares(table.families)
     error = log_errors if any(form.name == TIMED for form, _ in candidates) else relative_errors
-    errors = [float(error(seconds, measured) @ shares) for seconds, _ in results]
-    best = next(index for index, error in enumerate(errors) if error <= 1.02 * min(errors))
-    if float((results[best][0] > 0) @ shares) < _LEAST_JUDGED:
+    errors = [float(error(choice.seconds, measured) @ shares) for choice in results]
+    best = next(choice for choice, error in zip(results, errors, strict=True) if error <= 1.02 * min(errors))
+    if float((best.seconds > 0) @ shares) < _LEAST_JUDGED:
         raise FitError(
             "cross-validation predicts 0 s for most families left out; add observations of more kinds of networks"
         )
-    return *candidates[best], *results[best]
+    return best
 
 
 def _curves(table: Design, form: Form, solution: _Solution) -> Curves:

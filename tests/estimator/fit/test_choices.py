@@ -38,12 +38,13 @@ def chosen(monkeypatch: pytest.MonkeyPatch, forms: dict[str, list[float]], famil
     monkeypatch.setattr(
         fitting,
         "_left_out",
-        lambda table, form, startup, seed, prior: (np.array(forms[form.name]), np.ones(len(families))),
+        lambda table, form, startup, seed, prior: fitting._Choice(
+            form, startup, np.array(forms[form.name]), np.ones(len(families))
+        ),
     )
     rows = [SimpleNamespace(step_seconds=1.0) for _ in families]
     table: Any = SimpleNamespace(observations=rows, families=families)
-    form, *_ = fitting._best(table, False, 0, 1, WattsPrior())
-    return str(form.name)
+    return str(fitting._best(table, False, 0, 1, WattsPrior()).form.name)
 
 
 def test_a_larger_form_must_be_more_than_2_percent_better(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,13 +88,17 @@ def best(monkeypatch: pytest.MonkeyPatch, forms: dict[str, list[float]]) -> str:
         fitting, "_candidates", lambda table, startup: [(SimpleNamespace(name=name), startup) for name in forms]
     )
     monkeypatch.setattr(
-        fitting, "_left_out", lambda table, form, startup, seed, prior: (np.array(forms[form.name]), np.ones(2))
+        fitting,
+        "_left_out",
+        lambda table, form, startup, seed, prior: fitting._Choice(
+            form, startup, np.array(forms[form.name]), np.ones(2)
+        ),
     )
     rows = [SimpleNamespace(step_seconds=1.0)] * 2
     table: Any = SimpleNamespace(observations=rows, families=["a", "b"])
-    form, started, seconds, watts = fitting._best(table, True, 0, 1, WattsPrior())
-    assert (started, seconds.tolist(), watts.tolist()) == (True, forms[form.name], [1.0, 1.0])
-    return str(form.name)
+    found = fitting._best(table, True, 0, 1, WattsPrior())
+    assert (found.startup, found.seconds.tolist(), found.watts.tolist()) == (True, forms[found.form.name], [1.0, 1.0])
+    return str(found.form.name)
 
 
 def test_where_prices_of_single_ops_compete_half_and_double_are_equally_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,8 +314,8 @@ def test_work_that_no_other_family_does_is_left_out_of_the_errors(monkeypatch: p
     whole = fitting._best
 
     def without_the_first(*arguments: Any) -> Any:
-        form, started, seconds, watts = whole(*arguments)
-        return form, started, np.where(np.arange(len(seconds)) == 0, 0.0, seconds), watts
+        best = whole(*arguments)
+        return replace(best, seconds=np.where(np.arange(len(best.seconds)) == 0, 0.0, best.seconds))
 
     monkeypatch.setattr(fitting, "_best", without_the_first)
     fitted = fit(suite(), name="m")
