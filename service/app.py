@@ -44,18 +44,7 @@ def make_app(answers: Answers | None = None, *, max_body_bytes: int = MAX_BODY_B
         metrics.observe(request, response.status_code, time.perf_counter() - start)
         return response
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _error(422, "; ".join(_line(one) for one in error.errors()[:3]))
-
-    @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return _error(error.status_code, str(error.detail), error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        _log.error("internal error: %s: %s", type(error).__name__, error)
-        return _error(500, f"internal error: {type(error).__name__}")
+    _answer_errors(app)
 
     @app.post(
         "/estimate",
@@ -87,6 +76,23 @@ def make_app(answers: Answers | None = None, *, max_body_bytes: int = MAX_BODY_B
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error is a JSON object with one line."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return _error(422, "; ".join(_line(one) for one in error.errors()[:3]))
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        return _error(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        _log.error("internal error: %s: %s", type(error).__name__, error)
+        return _error(500, f"internal error: {type(error).__name__}")
 
 
 _JSON: dict[str, Any] = {"application/json": {}}

@@ -205,29 +205,8 @@ class Answer:
             **self._rent_json(),
             **self._embodied_json(),
             **({} if self.split is None else {"split": self.split.to_json()}),
-            "site": {
-                "pue": self.site.pue,
-                "pue_source": self.site.pue_source,
-                "carbon_g_per_kwh": self.site.carbon_g_per_kwh,
-                "region": self.site.region.code if self.site.region else None,
-                "carbon_source": self.site.carbon_source,
-                "price_per_kwh": self.site.price_per_kwh,
-                "price_source": self.site.price_source,
-            },
-            "workload": {
-                "framework": self.workload.framework,
-                "batch_size": self.workload.batch_size,
-                "train": self.workload.train,
-                "optimizer": self.workload.optimizer,
-                "precision": self.workload.precision,
-                "parameters": self.workload.parameters,
-                "trainable_parameters": self.workload.trainable_parameters,
-                "forward_flops_per_sample": self.workload.forward_flops / self.workload.batch_size,
-                "step_flops": self.workload.flops,
-                "tracer": self.workload.tracer,
-                "unsupported": dict(self.workload.unsupported),
-                "unsupported_byte_share": self.workload.unsupported_byte_share,
-            },
+            "site": _site_json(self.site),
+            "workload": _workload_json(self.workload),
             "devices": self.estimate.devices,
             "power_w": self.estimate.power_w,
             "provenance": {
@@ -322,6 +301,35 @@ class Answer:
             }
             for layer in self.workload.layers
         ]
+
+
+def _site_json(site: Site) -> dict[str, Any]:
+    return {
+        "pue": site.pue,
+        "pue_source": site.pue_source,
+        "carbon_g_per_kwh": site.carbon_g_per_kwh,
+        "region": site.region.code if site.region else None,
+        "carbon_source": site.carbon_source,
+        "price_per_kwh": site.price_per_kwh,
+        "price_source": site.price_source,
+    }
+
+
+def _workload_json(work: Workload) -> dict[str, Any]:
+    return {
+        "framework": work.framework,
+        "batch_size": work.batch_size,
+        "train": work.train,
+        "optimizer": work.optimizer,
+        "precision": work.precision,
+        "parameters": work.parameters,
+        "trainable_parameters": work.trainable_parameters,
+        "forward_flops_per_sample": work.forward_flops / work.batch_size,
+        "step_flops": work.flops,
+        "tracer": work.tracer,
+        "unsupported": dict(work.unsupported),
+        "unsupported_byte_share": work.unsupported_byte_share,
+    }
 
 
 def _share(part: Share) -> dict[str, Any]:

@@ -88,57 +88,81 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
         raise FitError("no case was measured on these machines: run `measure` on one of them")
     if machine is not None and machine not in measured:
         raise FitError(f"`machine` {machine!r} has no records; known are {', '.join(sorted(measured))}")
-    seconds = {name: {case: one.seconds / one.steps for case, one in own.items()} for name, own in measured.items()}
-    cases, factors, noise = polished(seconds)
-    joules = {
-        name: {case: one.energy_j / one.steps for case, one in own.items() if one.energy_j}
-        for name, own in measured.items()
-    }
-    energies, energy_factors, energy_noise = polished({name: own for name, own in joules.items() if own})
-    odd = outlying(factors) | outlying(energy_factors)
-    spread = _spread([value for name, value in factors.items() if name not in odd])
-    # Machines whose energy was not measured differ in energy as they differ in time, at the same power.
-    known = [value for name, value in energy_factors.items() if name not in odd]
-    energy_spread = _spread(known) if len(known) > 1 else spread
+    times, energies = _Factors.of(measured, "seconds"), _Factors.of(measured, "energy_j")
+    odd = outlying(times.machines) | outlying(energies.machines)
+    spread, energy_spread = _spreads(times, energies, odd)
     own = energy_own = 0.0
     if machine is not None:
         # An odd machine is not one of those that the spread describes: its own cases alone say how fast it is.
         prior, energy_prior = (math.inf, math.inf) if machine in odd else (spread, energy_spread)
-        own, spread = shrunk(factors[machine], len(measured[machine]), prior, noise)
-        energy_own, energy_spread = own, spread
-        if machine in energy_factors:
-            energy_own, energy_spread = shrunk(
-                energy_factors[machine], len(joules[machine]), energy_prior, energy_noise
-            )
+        own, spread = energy_own, energy_spread = times.shrunk(machine, prior)
+        if machine in energies.machines:
+            energy_own, energy_spread = energies.shrunk(machine, energy_prior)
     typical = [
-        _scaled(_typical(case, measured, factors, middle, energies.get(case)), math.exp(own), math.exp(energy_own))
-        for case, middle in cases.items()
+        _scaled(
+            _typical(case, measured, times.machines, middle, energies.cases.get(case)),
+            math.exp(own),
+            math.exp(energy_own),
+        )
+        for case, middle in times.cases.items()
     ]
     profile = profile_of(
         consistent(typical),
         list(records),
         power=lambda: modelled_power(records[-1].host),
         now=now_utc,
-        notes=(_told(factors, odd, spread, machine), *first_lines(left_out)),
+        notes=(_told(times.machines, odd, spread, machine), *first_lines(left_out)),
     )
-    widened = _wider(profile.time_error, spread), _wider(profile.energy_error, energy_spread)
+    profile = replace(
+        profile,
+        time_error=_wider(profile.time_error, spread),
+        energy_error=_wider(profile.energy_error, energy_spread),
+    )
     machines = tuple(
-        Machine(
-            name,
-            len(measured[name]),
-            math.exp(value),
-            math.exp(energy_factors[name]) if name in energy_factors else None,
-            name in odd,
-        )
-        for name, value in sorted(factors.items())
+        Machine(name, len(measured[name]), math.exp(value), energies.factor(name), name in odd)
+        for name, value in sorted(times.machines.items())
     )
-    return Kind(
-        hardware_name(records[-1].host),
-        replace(profile, time_error=widened[0], energy_error=widened[1]),
-        machines,
-        spread,
-        energy_spread,
-    )
+    return Kind(hardware_name(records[-1].host), profile, machines, spread, energy_spread)
+
+
+@dataclass(frozen=True, slots=True)
+class _Factors:
+    """One figure of a step on all machines: ln of each case's on the typical machine and of each machine's factor.
+
+    `noise` is that of one value, `counts` the number of cases with the figure by machine.
+    """
+
+    cases: dict[str, float]
+    machines: dict[str, float]
+    noise: float
+    counts: dict[str, int]
+
+    @classmethod
+    def of(cls, measured: Mapping[str, Mapping[str, Observation]], figure: str) -> _Factors:
+        """`figure` is a field of an observation: "seconds", or "energy_j", which may be missing."""
+        values = {
+            name: {case: getattr(one, figure) / one.steps for case, one in own.items() if getattr(one, figure)}
+            for name, own in measured.items()
+        }
+        known = {name: own for name, own in values.items() if own}
+        return cls(*polished(known), {name: len(own) for name, own in known.items()})
+
+    def factor(self, machine: str) -> float | None:
+        return math.exp(self.machines[machine]) if machine in self.machines else None
+
+    def shrunk(self, machine: str, spread: float) -> tuple[float, float]:
+        """The posterior mean and standard deviation of the machine's ln(factor)."""
+        return shrunk(self.machines[machine], self.counts[machine], spread, self.noise)
+
+
+def _spreads(times: _Factors, energies: _Factors, odd: set[str]) -> tuple[float, float]:
+    """The spread of times and of energies between machines, odd ones left out.
+
+    Machines whose energy was not measured differ in energy as they differ in time, at the same power.
+    """
+    spread = _spread([value for name, value in times.machines.items() if name not in odd])
+    known = [value for name, value in energies.machines.items() if name not in odd]
+    return spread, _spread(known) if len(known) > 1 else spread
 
 
 def machine_of(record: Record) -> str:
