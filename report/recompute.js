@@ -83,9 +83,10 @@
   // What would fit in place of a run that exceeds a limit.
   function wouldFit(verdict, figures) {
     const { limit } = verdict;
-    const [length, unit] = figures.epochs === null ? [figures.steps, "steps"] : [figures.epochs, "epochs"];
+    const [length, unit] = figures.epochs === null ? [figures.steps, "step"] : [figures.epochs, "epoch"];
     const most = Math.floor((limit.amount / verdict.figure) * length * (1 + 1e-9));
-    const lines = [fill("length_fits", { text: limit.text, length: commas(String(most)), unit })];
+    const units = most === 1 ? unit : `${unit}s`;
+    const lines = [fill("length_fits", { text: limit.text, length: commas(String(most)), unit: units })];
     if (limit.quantity !== "co2e") return lines;
     const energy = figures.facility_energy_kwh[limit.bound];
     const basis = basisOf(regions.get(byId("region").value));

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.digits import counted
 from ..base.errors import RequestError
 from ..base.notes import Note, Topic, Weight
 from ..cost.estimate import Estimate
@@ -305,10 +306,10 @@ def _assumptions(request: Request) -> list[Note]:
 
 def _what_fits(answer: Answer, verdict: BudgetVerdict) -> list[str]:
     """What would stay within the budget of `verdict`: a shorter run, or other regions."""
-    text, length, unit = verdict.limit.text, answer.schedule.epochs, "epochs"
+    text, length, unit = verdict.limit.text, answer.schedule.epochs, "epoch"
     if length is None:
-        length, unit = float(answer.schedule.steps), "steps"
-    lines = [f"{text}: {epochs_that_fit(verdict, length):,} {unit} would fit"]
+        length, unit = float(answer.schedule.steps), "step"
+    lines = [f"{text}: {counted(epochs_that_fit(verdict, length), unit)} would fit"]
     own = answer.site.region
     basis = "life cycle" if own is None else own.basis
     if regions := regions_that_fit(verdict, answer.facility_energy_kwh, load_regions(), basis):

@@ -147,6 +147,8 @@ def test_budgets(ask: Callable[..., jc.Answer]) -> None:
     assert [verdict.exceeded for verdict in answer.verdicts] == [True, False]
     assert answer.exceeded
     assert answer.fits == ("95 s: 2 epochs would fit",)  # 96 s are three epochs
+    assert ask(budget="33 s").fits == ("33 s: 1 epoch would fit",)
+    assert ask(budget="31 s").fits == ("31 s: 0 epochs would fit",)
     assert not ask().exceeded
 
 
