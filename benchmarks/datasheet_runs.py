@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from nasbench import NasBench
+from population_networks import cifar_shufflenet
 from torch import nn
 from torchvision_stub import import_pytorchcv, import_timm
 
@@ -147,15 +148,8 @@ def _bert_work(batch: int) -> Workload:
 
 @cache
 def _cifar_shufflenet_work(batch: int) -> Workload:
-    """ShuffleNetV2 as CIFAR repositories train it: a 3x3 stem that keeps 32 x 32."""
-    with torch.device("meta"):
-        model = import_pytorchcv().get_model("shufflenetv2_w1", pretrained=False, in_size=(32, 32))
-        model.features.init_block = nn.Sequential(
-            nn.Conv2d(3, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)
-        )
-        model.features.final_pool = nn.AdaptiveAvgPool2d(1)
-        model.output = nn.Linear(model.output.in_features, 100)
-    return trace(model, torch.empty(batch, 3, 32, 32, device="meta"), layers=False)
+    model, inputs = cifar_shufflenet(batch)
+    return trace(model, inputs, layers=False)
 
 
 def _zeus_work(network: str, batch: int) -> Workload:

@@ -426,10 +426,6 @@ def document(made: Fit, rows: Rows, error: Array, power: Mapping[str, float], po
     }
 
 
-def _pairs(rows: Rows, mask: Array) -> list[tuple[str, str]]:
-    return list(zip(rows.source[mask].tolist(), rows.gpu[mask].tolist(), strict=True))
-
-
 def vendor_masks(rows: Rows) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
     """Rows by the vendors that have bounds of their own: NVIDIA, AMD's Radeon and AMD's Instinct ("amd").
 

@@ -678,7 +678,7 @@ def _vgg_head(batch: int) -> tuple[nn.Module, Any]:
         return nn.Sequential(model.features, model.output), torch.empty(batch, 3, 128, 128, device="meta")
 
 
-def _cifar_shufflenet(batch: int) -> tuple[nn.Module, Any]:
+def cifar_shufflenet(batch: int) -> tuple[nn.Module, Any]:
     """ShuffleNetV2 as CIFAR repositories train it: a 3x3 stem that keeps 32 x 32."""
     with torch.device("meta"):
         model = import_pytorchcv().get_model("shufflenetv2_w1", pretrained=False, in_size=(32, 32))
@@ -718,5 +718,5 @@ _BUILDERS: dict[str, Builder] = {
     "tacotron2": _tacotron2,
     "waveglow": _waveglow,
     "vgg16-base": _vgg_head,
-    "cifar-shufflenet": _cifar_shufflenet,
+    "cifar-shufflenet": cifar_shufflenet,
 }

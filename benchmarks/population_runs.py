@@ -10,7 +10,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasheet_runs import IMAGENET_SAMPLES
@@ -469,7 +469,3 @@ def all_steps(measured: Path) -> list[Step]:
         fischer_steps,
     )
     return [step for reader in readers for step in reader(measured)]
-
-
-def with_seconds(step: Step, seconds: float) -> Step:
-    return replace(step, seconds=seconds)

@@ -16,6 +16,7 @@ import matplotlib
 from markupsafe import Markup
 
 from ..estimator.answer import figures
+from ..estimator.base.digits import is_number
 from ..estimator.base.interval import Interval
 from ..estimator.place.budget import BudgetVerdict
 from .charts import POINTS_PER_INCH, scaled, sized
@@ -143,7 +144,7 @@ def _columns(page: SweepPage) -> list[dict[str, Any]]:
 
 def _asked_column(name: str, values: Sequence[Any]) -> dict[str, Any]:
     known = [value for value in values if value is not None]
-    if all(_is_number(value) for value in known) and known:
+    if all(is_number(value) for value in known) and known:
         short = [value if isinstance(value, int) else _rounded(value) for value in values]
         return {"name": name, "label": name, "units": None, "values": short}
     words = dict.fromkeys(str(value) for value in known)
@@ -156,12 +157,8 @@ def _asked_column(name: str, values: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _rounded(value: Any) -> float | None:
-    return float(f"{value:.{_DIGITS}g}") if _is_number(value) else None
+    return float(f"{value:.{_DIGITS}g}") if is_number(value) else None
 
 
 def _front_column(page: SweepPage, columns: Sequence[Mapping[str, Any]]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..estimator.base.digits import is_number
 from ..estimator.base.errors import JoulecastError
 from ..estimator.base.interval import Interval
 from ..estimator.base.suggest import near
@@ -42,17 +42,13 @@ class Merit:
     def loss(self, columns: Mapping[str, Any]) -> float:
         """What is to be small. Raises JoulecastError where the column is missing or no number."""
         if self.column not in columns:
-            known = [name for name, value in columns.items() if _is_number(value)]
+            known = [name for name, value in columns.items() if is_number(value)]
             hint = near(self.column, (*_NAMES, *known)) or f"; known are {', '.join(known)}"
             raise JoulecastError(f"candidates have no column {self.column!r}{hint}")
         value = columns[self.column]
-        if not _is_number(value):
+        if not is_number(value):
             raise JoulecastError(f"column {self.column!r} is {value!r} in a candidate: give a column of numbers")
         return -float(value) if self.more_is_better else float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def parse_merits(text: str) -> tuple[Merit, ...]:

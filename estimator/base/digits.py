@@ -1,6 +1,14 @@
-"""Numbers in sentences."""
+"""Numbers: which values are one, and how sentences show them."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number; True and False are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def short(value: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 JOULES_PER_KWH = 3_600_000
-WATTS_PER_KW = 1000
 GRAMS_PER_KG = 1000
 GRAMS_PER_LB = 453.59237  # international avoirdupois pound
 SECONDS_PER_HOUR = 3600

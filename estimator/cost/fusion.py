@@ -31,7 +31,7 @@ def as_fused(ops: Sequence[Op]) -> list[Op | None]:
     products: autocast's copies of them are gone.
     """
     found = _with_fused_attention(ops)
-    weights = {(op.layer, op.dims["k"] * op.dims["n"]) for op in ops if _is_product(op)}
+    weights = {(op.layer, op.dims["k"] * op.dims["n"]) for op in ops if is_product(op)}
     for index, op in enumerate(found):
         if op is not None and op.kind == "copy" and (op.layer, op.dims.get("elements_in")) in weights:
             found[index] = None
@@ -49,7 +49,7 @@ def as_fused(ops: Sequence[Op]) -> list[Op | None]:
     return found
 
 
-def _is_product(op: Op) -> bool:
+def is_product(op: Op) -> bool:
     """A forward product with a weight."""
     return op.kind == "matmul" and op.phase == "forward" and op.dims.get("b", 1) == 1 and "n" in op.dims
 

@@ -122,6 +122,9 @@ def is_zone(code_or_name: str) -> bool:
 # -- the live figures ----------------------------------------------------------------------------
 
 
+_NO_ZONE = LiveError(f"no zone matches it unambiguously; give one, such as {ZONE_PREFIX}US-CAL-CISO")
+
+
 def live_regions(
     locations: Sequence[Location], environment: Mapping[str, str] | None = None
 ) -> tuple[tuple[Region, ...], tuple[str, ...]]:
@@ -134,17 +137,13 @@ def live_regions(
         answers = dict.fromkeys(zones, error)
     regions, notes = [], []
     for location in locations:
-        answer = answers[location.zone] if location.zone else _no_zone(location.region)
+        answer = answers[location.zone] if location.zone else _NO_ZONE
         if isinstance(answer, LiveIntensity):
             regions.append(_with_reading(location.region, answer))
         else:
             regions.append(location.region)
             notes.append(_fall_back(location, answer))
     return tuple(regions), tuple(dict.fromkeys(notes))
-
-
-def _no_zone(region: Region) -> LiveError:
-    return LiveError(f"no zone matches it unambiguously; give one, such as {ZONE_PREFIX}US-CAL-CISO")
 
 
 def _with_reading(region: Region, reading: LiveIntensity) -> Region:

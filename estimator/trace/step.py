@@ -32,6 +32,7 @@ from ..base.errors import JoulecastError, ModelError
 from .batch import leads_with_batch
 from .block_calls import NotEqualError
 from .formulas import dtype_name, numel
+from .formulas.traffic import sparse_parts
 from .fused import FusedLayers
 from .losses import differentiable, training_loss
 from .parts import NeedsValuesError
@@ -518,14 +519,4 @@ def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
     if tensor.layout is torch.strided:
         return [tensor.untyped_storage()]
     with _disable_current_modes(), torch._C.DisableTorchFunction():
-        return [part.untyped_storage() for part in _parts(tensor)]
-
-
-def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    if tensor.layout is torch.sparse_coo:
-        return tensor._indices(), tensor._values()
-    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
-        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
-    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
-        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
-    return (tensor,)
+        return [part.untyped_storage() for part in sparse_parts(tensor) or (tensor,)]

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
+from .formulas.traffic import tensors
 from .parts import NeedsValuesError, in_parts
 
 # The largest tensor whose values are computed, in elements. Above `_MAX_TOTAL` bytes in all, only small tensors are.
@@ -199,7 +200,7 @@ class Values:
 
     def prepared(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Arguments on one device: real tensors among stand-ins get stand-ins, and boolean indices become numbers."""
-        leaves = list(_tensors((*args, *kwargs.values())))
+        leaves = list(tensors((*args, *kwargs.values())))
         stands = [self.stands_in(leaf) for leaf in leaves]
         if not all(stands) and (any(stands) or self.device == "cpu"):
             args, kwargs = tree_map_only(torch.Tensor, self._lift, (args, kwargs))
@@ -307,8 +308,8 @@ class Values:
 
     def on_host(self, args: Any, kwargs: Any, output: Any) -> bool:
         """True for an op on real tensors only: lengths and other whole numbers that the model keeps on the CPU."""
-        tensors = [*_tensors((*args, *kwargs.values())), *_tensors((output,))]
-        return bool(tensors) and not any(self.stands_in(tensor) for tensor in tensors)
+        found = [*tensors((*args, *kwargs.values())), *tensors((output,))]
+        return bool(found) and not any(self.stands_in(tensor) for tensor in found)
 
     # -- after an op -------------------------------------------------------------------------------
 
@@ -323,7 +324,7 @@ class Values:
                 with for_real():
                     self._set(first, torch.zeros(first.shape, dtype=first.dtype, device="cpu"))
             return
-        leaves = list(_tensors((*args, *kwargs.values())))
+        leaves = list(tensors((*args, *kwargs.values())))
         writes = func._schema.is_mutable
         entries = [self._entry(leaf) for leaf in leaves]
         needed = entries[1:] if name in _OVERWRITES else entries
@@ -407,7 +408,7 @@ class Values:
         except (RuntimeError, IndexError):
             return  # unknown: the model's own errors are raised by the op on the stand-ins
         results = result if isinstance(result, (tuple, list)) else (result,)
-        of_state = any(self._is_of_state(self._entry(leaf)) for leaf in _tensors((*args, *kwargs.values())))
+        of_state = any(self._is_of_state(self._entry(leaf)) for leaf in tensors((*args, *kwargs.values())))
         for one, value in zip(outputs, results, strict=True):
             if isinstance(one, torch.Tensor):
                 self._set(one, value)
@@ -454,7 +455,7 @@ class Values:
             entry = self._entry(tensor)
             return (entry.func, entry.args, entry.kwargs) if isinstance(entry, _Later) and entry.index is None else None
 
-        large = next((one for one in _tensors(later.args) if self._is_too_large(one)), None)
+        large = next((one for one in tensors(later.args) if self._is_too_large(one)), None)
         if large is not None and later.index is None:
             return in_parts(later.func, later.args, later.kwargs, large, made_by, real), used, True
         args, kwargs = tree_map_only(torch.Tensor, real, (later.args, later.kwargs))
@@ -479,14 +480,6 @@ def for_real() -> Iterator[None]:
     """Plain torch on the CPU: nothing in the block is recorded, redirected or differentiated."""
     with torch._C.DisableTorchFunction(), _disable_current_modes(), torch.no_grad():
         yield
-
-
-def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
 
 
 def _is_cpu(device: Any) -> bool:
@@ -555,7 +548,7 @@ class ReadsValues(TorchFunctionMode):
         """A stand-in with the constant's values; a real tensor where the model asks for the CPU."""
         if isinstance(args[0] if args else None, (list, tuple)):  # of numbers and tensors of one number
             args = tree_map_only(torch.Tensor, lambda one: self.values.scalar(one) if one.numel() == 1 else one, args)
-        if any(True for _ in _tensors(args)) or (self.values.device == "meta" and _is_cpu(kwargs.get("device"))):
+        if any(True for _ in tensors(args)) or (self.values.device == "meta" and _is_cpu(kwargs.get("device"))):
             return func(*args, **kwargs)
         with for_real():
             value = func(

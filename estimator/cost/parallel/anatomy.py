@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ...trace.workload import Op, Workload
 from ..features import DENSE
+from ..fusion import is_product
 from .experts import Experts, experts_of
 
 _BLOCK = re.compile(r"^(?P<stack>(?:.*\.)?)(?P<index>\d+)(?:\.|$)")
@@ -96,7 +97,7 @@ def dissect(work: Workload, accumulation: int = 1) -> Anatomy:
         stack=stack,
         sharded=_sharded(blocks, stack),
         rows=_rows(blocks, stack),
-        widths={op.layer: (op.dims["k"], op.dims["n"]) for op in (*blocks_once(blocks), *after) if _is_product(op)},
+        widths={op.layer: (op.dims["k"], op.dims["n"]) for op in (*blocks_once(blocks), *after) if is_product(op)},
         experts=experts_of(blocks_once(blocks)),
     )
 
@@ -120,18 +121,13 @@ def _signature(op: Op, stack: str) -> tuple[object, ...]:
     return (op.name, op.kind, op.phase, place, op.dtype, *figures)
 
 
-def _is_product(op: Op) -> bool:
-    """A forward product with a weight."""
-    return op.kind == "matmul" and op.phase == "forward" and op.dims.get("b", 1) == 1 and "n" in op.dims
-
-
 def _rows(blocks: Sequence[tuple[Op, ...]], stack: str) -> frozenset[str]:
     """The last layer with a product in each child of a block: the one whose inputs tensor parallelism divides."""
     firsts: dict[tuple[int, str], str] = {}
     lasts: dict[tuple[int, str], str] = {}
     for block in blocks:
         for op in block:
-            if _is_product(op) and (child := _child(op.layer, stack)):
+            if is_product(op) and (child := _child(op.layer, stack)):
                 firsts.setdefault((id(block), child), op.layer)
                 lasts[id(block), child] = op.layer
     return frozenset(layer for key, layer in lasts.items() if layer != firsts[key])

@@ -27,14 +27,15 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
     Of a sparse tensor, its values and their indices.
     """
     if tensor.layout is not torch.strided:
-        return sum(part.numel() * part.element_size() for part in _parts(tensor))
+        return sum(part.numel() * part.element_size() for part in sparse_parts(tensor))
     elements = prod(
         size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0 or size == 0
     )
     return elements * tensor.element_size()
 
 
-def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def sparse_parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The values and indices of a sparse tensor."""
     if tensor.layout is torch.sparse_coo:
         return tensor._values(), tensor._indices()
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
