@@ -26,8 +26,9 @@ from gpu_networks import BY_NAME
 from joulecast.estimator.base.interval import Interval
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.datasheet import datasheet_profile
+from joulecast.estimator.cost.memory import memory_needed
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.profile import Profile, memory_needed
+from joulecast.estimator.cost.profile import Profile
 from joulecast.estimator.fit.fit import fit
 from joulecast.estimator.fit.observation import Observation
 from joulecast.estimator.trace.trace import trace

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..base.digits import short
 from ..base.errors import HardwareError, JoulecastError, ProfileError
 from ..base.files import read_text, write_json
 from ..base.notes import Note, Topic, Weight
@@ -20,6 +19,7 @@ from ..base.units import JOULES_PER_KWH
 from ..trace.workload import Op, Workload
 from .bounds import ErrorModel, Range
 from .estimate import STARTUP, Estimate, Share, shares, towards, with_parts
+from .profile_notes import engine, notes_on, startup_notes
 from .software import TRAINING_STACKS, check_software
 
 SCHEMA = "joulecast.profile/1"
@@ -29,24 +29,13 @@ NINETY_PERCENT = 1.645
 """Standard deviations on either side of the middle that hold 90 % of a normal distribution."""
 LEFT_OUT_DECADES = 0.3
 """Networks left out of a fit lie about this far outside of the others' range: bounds hold up to there."""
-_IN_RANGE_DECADES = 0.05  # nearer than this to the measured range counts as inside
 LAYER_OPS = "layer_ops"
 """The range of ops per record, where single layers were measured: more ops are a sum of layers, not outside."""
 _ALONE_DECADES = 0.7
 """What measuring layers alone, from hot caches, counts as: they undercount a network by 12 to 50 %."""
-_RANGE_WORDS = {
-    "flops": "computes {} multiply-adds per step",
-    "bytes": "moves {} per step",
-    "ops": "has {} ops per step",
-    "batch_size": "has a batch size of {}",
-    "op_flops": "has ops of {} multiply-adds",
-    "op_bytes": "has ops that move {}",
-}
-_RANGE_UNITS = {"flops": "", "bytes": "B", "ops": "", "batch_size": "", "op_flops": "", "op_bytes": "B"}
 _OTHER_ENGINE = 0.7
 """The weight of the population where a profile was measured with another framework or other software."""
 _LOST_DECADES = 0.7  # this far outside of what was measured, and what others left out covered, it says nothing
-_ENGINES = {"keras": "tensorflow"}  # what runs a framework's models
 LABELS = ("measured", "modelled", "datasheet", "probed", "given", "assumed")
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -205,9 +194,9 @@ class Profile:
         """
         if self.provenance.time != "measured" or self._population() is None:
             return 0.0
-        other_engine = _engine(work.framework) != _engine(self.framework)
+        other_engine = engine(work.framework) != engine(self.framework)
         if self.software:  # as stated; a profile of TensorFlow knows TensorFlow
-            other_engine = (self.software == "tensorflow") != (_engine(self.framework) == "tensorflow")
+            other_engine = (self.software == "tensorflow") != (engine(self.framework) == "tensorflow")
         tuned = self.software in (*TRAINING_STACKS, "channels-last", "compiled", "ngc", "vendor-tuned")
         outside = self._decades_outside(work)
         doubts = (
@@ -232,7 +221,7 @@ class Profile:
         step_s, step_j = float(seconds.sum()), float(joules.sum()) * devices
         outside = self._decades_outside(work)
         doubt = max(outside - LEFT_OUT_DECADES, 0.0) + self._never_fitted(work.ops, seconds)
-        doubt += _ALONE_DECADES if self._is_sum_of_layers(work) else 0.0
+        doubt += _ALONE_DECADES if self.is_sum_of_layers(work) else 0.0
         ops = effective_ops(work.ops, seconds.sum(axis=1))
         time_error, energy_error = self._errors(work)
         startup_s = self.startup_s if steps else 0.0
@@ -249,7 +238,7 @@ class Profile:
             time_source=self.provenance.time,
             power_source=self.provenance.power,
             devices=devices,
-            warnings=(*self._warnings(work, devices, outside), *_mostly_startup(startup_s, step_s * steps)),
+            warnings=(*notes_on(self, work, devices), *startup_notes(startup_s, step_s * steps)),
         )
 
     def _errors(self, work: Workload) -> tuple[ErrorModel, ErrorModel]:
@@ -284,13 +273,13 @@ class Profile:
         return float(seconds[[op.kind not in self.kinds for op in ops]].sum()) / total
 
     def _decades_outside(self, work: Workload) -> float:
-        return max((decades for decades, _ in self._outside_by_feature(work).values()), default=0.0)
+        return max((decades for decades, _ in self.outside_by_feature(work).values()), default=0.0)
 
-    def _is_sum_of_layers(self, work: Workload) -> bool:
+    def is_sum_of_layers(self, work: Workload) -> bool:
         """Whether single layers were measured, and `work` is more than one of them."""
         return LAYER_OPS in self.ranges and features(work)["ops"] > self.ranges[LAYER_OPS].high
 
-    def _outside_by_feature(self, work: Workload) -> dict[str, tuple[float, float]]:
+    def outside_by_feature(self, work: Workload) -> dict[str, tuple[float, float]]:
         """Powers of ten by which the workload lies outside of each range, and its value there.
 
         Of ranges of single ops, the mean by the time that the ops take, and the value furthest outside.
@@ -308,71 +297,6 @@ class Profile:
                 mean = float(decades @ shares / shares.sum()) if shares.sum() > 0 else 0.0
                 result[name] = (mean, own[int(np.argmax(decades * shares))])
         return result
-
-    def _warnings(self, work: Workload, devices: int, outside: float) -> list[str]:
-        notes: list[str] = [Note.of(note, Topic.MODEL) for note in work.warnings]
-        if outside > _IN_RANGE_DECADES:
-            notes += self._outside(work)
-        if self.kinds:
-            missing = sorted({op.kind for op in work.ops} - set(self.kinds))
-            if missing:
-                text = f"the {self.name} profile has no measurements of: {', '.join(missing)}"
-                notes.append(Note(text, Topic.RANGE, Weight.ROUGH))
-        if self._is_sum_of_layers(work):
-            text = f"the {self.name} profile was measured on single layers; in a network they can take 1.5 times that"
-            notes.append(Note(text, Topic.RANGE, Weight.ROUGH))
-        notes += self._mismatches(work)
-        if work.unsupported:
-            names = ", ".join(sorted(work.unsupported))
-            text = f"no formula for {names} ({work.unsupported_byte_share:.1%} of the bytes): costed by bytes alone"
-            notes.append(Note(text, Topic.MODEL, Weight.ROUGH))
-        if self.device == "gpu" and any(op.kind == "scan" for op in work.ops):
-            text = (
-                "scans over time are priced as fused kernels (mamba-ssm, flash-linear-attention): without that package "
-                "a step takes many times as long, 16 times for a Mamba-2 of transformers on an H100"
-            )
-            notes.append(Note(text, Topic.MODEL, Weight.ROUGH))
-        if devices > 1:
-            text = f"communication between the {devices} devices is not modelled: the time is a lower bound"
-            text += "; give them as `cluster`" if self.device == "gpu" else ""
-            notes.append(Note(text, Topic.SCHEDULE, Weight.ROUGH))
-        if self.memory_bytes and (needed := memory_needed(work)) > self.memory_bytes:
-            text = (
-                f"needs about {short(needed / 1e9)} GB per device (modelled: weights, gradients, optimizer state and "
-                f"activations), more than the device's {short(self.memory_bytes / 1e9)} GB: reduce the batch size, "
-                "recompute activations (`activation_checkpointing` full) or give the devices as `cluster`, which finds "
-                "a split that fits"
-            )
-            notes.append(Note(text, Topic.MODEL, Weight.STOP))
-        return notes
-
-    def _outside(self, work: Workload) -> list[Note]:
-        """One note for each feature outside of its measured range, the furthest first."""
-        found = self._outside_by_feature(work)
-        beyond, values = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
-        names = sorted((name for name in beyond if beyond[name] > _IN_RANGE_DECADES), key=lambda name: -beyond[name])
-        return [
-            Note(
-                f"this run {_RANGE_WORDS[name].format(' '.join(_scaled(values[name], _RANGE_UNITS[name])).rstrip())}; "
-                f"the {self.name} profile covers {_covered(self.ranges[name], _RANGE_UNITS[name])}",
-                Topic.RANGE,
-                Weight.ACT if place == 0 else Weight.ROUGH,
-            )
-            for place, name in enumerate(names)
-        ]
-
-    def _mismatches(self, work: Workload) -> list[str]:
-        """Where a measured profile's framework or precision differs from the workload's."""
-        if self.provenance.time != "measured":
-            return []
-        notes: list[str] = []
-        if _ENGINES.get(work.framework, work.framework) != _ENGINES.get(self.framework, self.framework):
-            text = f"the {self.name} profile was measured with {self.framework}; this model uses {work.framework}"
-            notes.append(Note(text, Topic.PROFILE, Weight.ROUGH))
-        if self.precision and work.precision != self.precision:
-            text = f"the {self.name} profile was measured in {self.precision}; this model runs in {work.precision}"
-            notes.append(Note(text, Topic.PROFILE, Weight.ROUGH))
-        return notes
 
     # -- as a document ---------------------------------------------------------------------------
 
@@ -453,16 +377,6 @@ def _started(moved: Estimate, running: Estimate, own: Estimate) -> Estimate:
     )
 
 
-def _mostly_startup(startup_s: float, running_s: float) -> tuple[str, ...]:
-    if startup_s <= running_s:
-        return ()
-    text = (
-        f"{short(startup_s)} s of this time is the start-up of a run, once however many steps it has; the steps take "
-        f"{short(running_s)} s (Estimate.step_seconds is one step's time)"
-    )
-    return (Note(text, Topic.SCHEDULE, Weight.ROUGH),)
-
-
 def effective_ops(ops: Sequence[Op], seconds: Array) -> float:
     """How many different ops `seconds`, shape (ops,), is spread over: (sum s)^2 / sum s^2.
 
@@ -491,45 +405,6 @@ def op_features(op: Op) -> dict[str, float]:
     return {"op_flops": float(op.flops), "op_bytes": float(op.bytes_moved)}
 
 
-def _covered(bound: Range, unit: str) -> str:
-    """ "18 to 64 GB", "800 MB to 2 GB", or "256 only" where one value was measured."""
-    (low, low_unit), (high, high_unit) = _scaled(bound.low, unit), _scaled(bound.high, unit)
-    if bound.low == bound.high:
-        return f"{high} {high_unit}".rstrip() + " only"
-    start = low if low_unit == high_unit else f"{low} {low_unit}".rstrip()
-    return f"{start} to {high} {high_unit}".rstrip()
-
-
-def _scaled(value: float, unit: str) -> tuple[str, str]:
-    """1.46e9 bytes are ("1.46", "GB")."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g}", prefix + unit
-    return f"{value:.3g}", unit
-
-
-def memory_needed(work: Workload) -> int:
-    """Bytes of weights, gradients, optimizer state and kept activations (modelled).
-
-    All activations are kept when the backward pass begins. It has no gradients of weights yet, but those of the loss,
-    which are as large as the scores: the larger of the two counts.
-    """
-    if not work.train or work.optimizer is None:
-        return work.parameter_bytes + work.input_bytes
-    from ..trace.optimizers import optimizer_named
-
-    per_parameter = work.parameter_bytes / work.parameters if work.parameters else 0
-    gradients = work.trainable_parameters * per_parameter
-    known = work.optimizer_state_bytes
-    state = known if known is not None else gradients * optimizer_named(work.optimizer).state
-    of_loss = sum(op.bytes_written * op.count for op in work.ops if _is_gradient_of_loss(op))
-    return int(work.parameter_bytes + max(gradients, of_loss) + state + work.activation_bytes + work.input_bytes)
-
-
-def _is_gradient_of_loss(op: Op) -> bool:
-    return op.phase == "backward" and (op.kind == "loss" or op.name == "_log_softmax_backward_data")
-
-
 def _by_layer(ops: Sequence[Op], seconds: Array, joules: Array, steps: int) -> tuple[Share, ...]:
     time: dict[str, float] = {}
     energy: dict[str, float] = {}
@@ -551,10 +426,6 @@ def _datasheet_of(hardware: str, name: str, software: str) -> Any:
             continue
         return datasheet_profile(found).for_software(software or None) if found.kind == "gpu" else None
     return None
-
-
-def _engine(framework: str) -> str:
-    return _ENGINES.get(framework, framework)
 
 
 def _power_json(power: PowerModel) -> dict[str, Any]:

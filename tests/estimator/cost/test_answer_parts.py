@@ -12,7 +12,8 @@ from joulecast.estimator.base.notes import Note, Topic, Weight
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.bounds import ErrorModel, Range
 from joulecast.estimator.cost.estimate import Estimate, Share, shares, towards, with_parts
-from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance, memory_needed
+from joulecast.estimator.cost.memory import memory_needed
+from joulecast.estimator.cost.profile import PowerModel, Profile, Provenance
 from joulecast.estimator.cost.roofline import Roofline
 from joulecast.estimator.trace.workload import Op, Workload
 

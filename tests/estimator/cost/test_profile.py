@@ -17,6 +17,7 @@ from joulecast.estimator.cost.bounds import ErrorModel, Range
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.memory import memory_needed
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.profile import (
     LABELS,
@@ -24,12 +25,10 @@ from joulecast.estimator.cost.profile import (
     PowerModel,
     Profile,
     Provenance,
-    _covered,
-    _scaled,
     effective_ops,
-    memory_needed,
     time_model_from_json,
 )
+from joulecast.estimator.cost.profile_notes import _covered, _scaled
 from joulecast.estimator.cost.roofline import Roofline
 from joulecast.estimator.trace.workload import Layer, Op, Workload
 
