@@ -8,6 +8,7 @@ shipped is fitted on all and written to datasets/stacks.json. Its bounds come fr
 whole: other clusters, software and people. Whole runs, which no fit uses, are sources too; every source counts as much.
 They are as wide as it takes for 90 % of a source to be inside bounds that were drawn without it.
 The bounds where the software is not stated come from the sources since 2023, all predicted as what is then assumed.
+NVIDIA GPUs before Ampere have a factor and bounds of their own (distributed_older.py).
 Without `--fit`, the shipped values are judged. A network is traced once per size, sequence and batch, and cached.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
+from distributed_older import gpt3, left_out_ratios, older_sources, shipped_ratios, slowdown_of
 from distributed_others import kilowatts, runs_of_mlperf, scaling, software_of, whole_run_ratios, whole_runs
 from distributed_runs import SPLIT_UNSURE, Run, all_runs, anatomy_of
 
@@ -95,13 +97,13 @@ def simple_seconds(run: Run) -> float:
 
 
 def for_fit(runs: Sequence[Run]) -> list[Run]:
-    """At most `_MOST_ROWS` rows of a source, evenly chosen; without the V100s of 2021 (18 % of peak).
+    """At most `_MOST_ROWS` rows of a source, evenly chosen.
 
     FP8 is in the fit for Megatron-Core alone, which has no other rows; runs of unsure splits are not.
     """
     chosen = []
     for source in sorted({run.source for run in runs}):
-        own = [run for run in runs if run.source == source and _of_fit(run) and not run.gpu.startswith("v100")]
+        own = [run for run in runs if run.source == source and _of_fit(run)]
         step = max(1, -(-len(own) // _MOST_ROWS))
         chosen += own[::step]
     return chosen
@@ -185,10 +187,15 @@ def coverage_line(what: str, sources: Mapping[str, Array]) -> str:
 
 
 def write_fit(
-    runs: Sequence[Run], cache: Path, bounds: tuple[float, float], assumed_bounds: tuple[float, float]
+    runs: Sequence[Run],
+    cache: Path,
+    bounds: tuple[float, float],
+    assumed_bounds: tuple[float, float],
+    older: tuple[float, tuple[float, float]] | None = None,
 ) -> None:
     """Writes the fit on all runs and its bounds, and lets the package read them again."""
-    fitted = for_fit(runs)
+    fitted, shipped = for_fit(runs), load_stacks()
+    slowdown, older_bounds = older or (shipped.older_slowdown, shipped.older_time_error)
     values = fit(prepare(fitted, cache))
     sources = ", ".join(sorted({run.source for run in fitted}))
     document = {
@@ -198,6 +205,8 @@ def write_fit(
         "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items() if name not in _DERIVED},
         "time_error": [_rounded(bound) for bound in bounds],
         "assumed_time_error": [_rounded(bound) for bound in assumed_bounds],
+        "older_slowdown": _rounded(slowdown),
+        "older_time_error": [_rounded(bound) for bound in older_bounds],
     }
     (ROOT / "datasets" / "stacks.json").write_text(json.dumps(document, indent=1) + "\n")
     load_stacks.cache_clear()
@@ -262,16 +271,28 @@ def main() -> int:
                 stated[paper] = np.append(stated.get(paper, []), 1 / hours)
                 if software_of(row) == _ASSUMED:
                     assumed[paper] = np.append(assumed.get(paper, []), 1 / hours)
-            bounds, what = bounds_of(stated), "left out"
-            write_fit(runs, options.cache, bounds, wider(bounds, bounds_of(assumed)))
+            older = older_sources(options.measured, options.cache)  # predicted with the fit
+            ratios = left_out_ratios(older)
+            stated |= {f"before Ampere: {name}": own for name, own in ratios.items()}
+            bounds, older_bounds, what = bounds_of(stated), bounds_of(ratios), "left out"
+            assumed_bounds = wider(bounds, bounds_of(assumed))
+            write_fit(runs, options.cache, bounds, assumed_bounds, (slowdown_of(older), older_bounds))
             print(coverage_line("software stated", stated))
             print(coverage_line("software assumed", assumed))
+            print(coverage_line("before Ampere", ratios))
         else:
             shipped = load_stacks()
+            older_bounds = shipped.older_time_error
+            ratios = shipped_ratios(older_sources(options.measured, options.cache))
             seconds = predicted(prepare(runs, options.cache), values_of(shipped))
             bounds, what = shipped.time_error, "as shipped"
         for line in tables(runs, seconds, bounds, what):
             print(line.text(), flush=True)
+        for name, own in ratios.items():
+            print(Line(f"before Ampere: {name}, {what}", 1 / own, None, "15 %", older_bounds).text(), flush=True)
+        hours, energy = gpt3(options.cache)
+        print(Line("before Ampere: GPT-3, hours", np.array([hours]), None, "", older_bounds).text(), flush=True)
+        print(Line("before Ampere: GPT-3, MWh of nodes", np.array([energy])).text(), flush=True)
         print(memory_line(runs, options.cache), flush=True)
     if options.only != "steps":
         for what, ratios, simple, target, bounds_ in (

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
 from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.trace.fp8 import FP8, as_fp8
@@ -590,4 +591,6 @@ READERS = {
 
 
 def all_runs(measured: Path) -> list[Run]:
-    return [run for reader in READERS.values() for run in reader(measured)]
+    """Without GPUs before Ampere, which distributed_older.py reads."""
+    runs = (run for reader in READERS.values() for run in reader(measured))
+    return [run for run in runs if not find_hardware(run.gpu).before_ampere]

@@ -24,7 +24,7 @@ from ..trace.fp8 import FP8
 from ..trace.workload import Workload
 from .answer import Answer
 from .forecast import forecast
-from .on_cluster import board_profile, predict_on_cluster
+from .on_cluster import board_profile, needed_cluster, predict_on_cluster
 from .parallel_config import config_notes, with_config
 from .request import Request
 from .where import Where, read_where
@@ -234,10 +234,23 @@ def priced(
             f"`precision` fp8: {profile.hardware} has no FP8 units (NVIDIA has them since Hopper and Ada, AMD since "
             "MI300): use bf16"
         )
-    profile, notes = _with_software(request, work, profile)
+    notes: tuple[Note, ...] = ()
+    if needed := needed_cluster(request, work, profile, schedule):
+        text = (
+            f"one device cannot hold this training: {needed} is assumed for the {schedule.devices:,} devices, with a "
+            "split; `cluster` states others"
+        )
+        try:
+            shared = priced(
+                replace(request, cluster=needed, devices=None), work, profile, where=where, schedule=schedule
+            )
+            return shared.noting((Note(text, Topic.SCHEDULE, Weight.ACT),))
+        except RequestError as error:
+            notes = (Note(f"as {needed}: {error}", Topic.SCHEDULE, Weight.ACT),)
+    profile, own = _with_software(request, work, profile)
     estimate, split = _predicted(request, work, profile, schedule)
-    warnings = (*estimate.warnings, *notes, *_assumptions(request), *where.notes_on(estimate.seconds))
-    estimate = replace(estimate, warnings=warnings)
+    notes = (*notes, *own, *_assumptions(request), *where.notes_on(estimate.seconds))
+    estimate = replace(estimate, warnings=(*estimate.warnings, *notes))
     answer = Answer(request.name, work, profile, schedule, estimate, where.site, split=split, rent=_rent(request))
     if request.embodied:
         answer = replace(answer, embodied=_embodied(answer))

@@ -10,11 +10,12 @@ from ..cost.datasheet import datasheet_profile
 from ..cost.estimate import Estimate
 from ..cost.hardware import Hardware
 from ..cost.library import shipped_profiles
+from ..cost.memory import memory_needed
 from ..cost.names import find_hardware
-from ..cost.parallel.cluster import Cluster
+from ..cost.parallel.cluster import Cluster, usual_cluster
 from ..cost.parallel.experts import experts_of
-from ..cost.parallel.plan import CHECKPOINTING
-from ..cost.parallel.predict import Split, predict_split
+from ..cost.parallel.plan import CHECKPOINTING, Plan, stated_sizes
+from ..cost.parallel.predict import Split, is_dated, predict_split
 from ..cost.parallel.search import ZERO_STAGES
 from ..cost.profile import Profile
 from ..cost.software import TRAINING_STACKS
@@ -73,14 +74,16 @@ def predict_on_cluster(
     if schedule.validation_steps:
         raise RequestError("`val_samples` is not modelled on a `cluster` yet: leave it out")
     assumed = _assumed_software(work, profile) if _is_software_open(request, profile) else None
+    running = _with_assumed(profile, assumed)
+    dated = is_dated(running, cluster)
     estimate, split = predict_split(
-        _with_assumed(profile, assumed),
+        running,
         work,
         cluster,
         steps=schedule.steps,
         accumulation=schedule.accumulation,
-        plan=request.plan,
-        base=request.base_plan,
+        plan=_as_of_its_time(request.plan, request, dated) if request.plan else None,
+        base=_as_of_its_time(request.base_plan, request, dated),
         zeros=ZERO_STAGES if request.zero is None else (),
         checkpointings=CHECKPOINTING if request.activation_checkpointing is None else (),
         passes=request.step_passes,
@@ -92,6 +95,24 @@ def predict_on_cluster(
     split = replace(split, idle_hosts=request.spare_nodes, storage_w=request.storage_w or 0.0)
     warnings = (*estimate.warnings, *_notes(assumed, split, work))
     return replace(estimate, warnings=warnings), split
+
+
+def needed_cluster(request: Request, work: Workload, profile: Profile, schedule: Schedule) -> str | None:
+    """The cluster that `devices` form where one of them cannot hold the training; None where it can, or is unknown."""
+    alone = request.cluster is not None or schedule.devices == 1 or request.activation_checkpointing is not None
+    if alone or schedule.validation_steps or not work.train or profile.device != "gpu" or not profile.memory_bytes:
+        return None
+    part = _known_part(profile.hardware)
+    if part is None or memory_needed(work) <= profile.memory_bytes:
+        return None
+    return usual_cluster(part.key, schedule.devices)
+
+
+def _as_of_its_time(plan: Plan, request: Request, dated: bool) -> Plan:
+    """`plan`, without the sequence parallelism that Megatron-LM has since 2022 where it runs as before."""
+    if not dated or "sp" in stated_sizes(request.parallel):
+        return plan
+    return replace(plan, sequence_parallel=False)
 
 
 def _notes(assumed: str | None, split: Split, work: Workload) -> list[Note]:
@@ -147,6 +168,5 @@ def _assumed_software(work: Workload, profile: Profile) -> str:
     """
     if work.tokens_per_sample > 1 or any(op.kind == "attention" for op in work.ops):
         part = _known_part(profile.hardware)
-        before_ampere = part is not None and part.vendor == "NVIDIA" and part.bf16_tflops is None
-        return _MEGATRON if before_ampere else _FUSED
+        return _MEGATRON if part is not None and part.before_ampere else _FUSED
     return _COMPILED if work.compiled else _EAGER

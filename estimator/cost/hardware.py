@@ -71,6 +71,11 @@ class Hardware:
     def is_users(self) -> bool:
         return self.origin != SHIPPED
 
+    @property
+    def before_ampere(self) -> bool:
+        """Whether this is an NVIDIA GPU without bfloat16 units, for which FlashAttention-2 has no kernels."""
+        return self.vendor == "NVIDIA" and self.kind == "gpu" and self.bf16_tflops is None
+
 
 _NO_COLUMN = ("power_spread", "time_label", "power_label", "notes", "origin")
 COLUMNS = tuple(name for name in Hardware.__dataclass_fields__ if name not in _NO_COLUMN)

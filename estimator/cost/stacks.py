@@ -54,13 +54,16 @@ class Links:
 class Stacks:
     """`factors` by "software:part" (population.FACTORS), and bounds of measured over predicted on what was left out.
 
-    `assumed_time_error` are the bounds where the software is not stated.
+    `assumed_time_error` are the bounds where the software is not stated. NVIDIA GPUs before Ampere have their own:
+    published trainings on several of their nodes took `older_slowdown` times the prediction.
     """
 
     factors: Mapping[str, float]
     links: Links
     time_error: tuple[float, float]
     assumed_time_error: tuple[float, float]
+    older_slowdown: float
+    older_time_error: tuple[float, float]
     fitted_on: str
 
 
@@ -76,5 +79,7 @@ def load_stacks() -> Stacks:
         links=Links(**document["links"]),
         time_error=tuple(document["time_error"]),
         assumed_time_error=tuple(document["assumed_time_error"]),
+        older_slowdown=float(document["older_slowdown"]),
+        older_time_error=tuple(document["older_time_error"]),
         fitted_on=str(document["fitted_on"]),
     )

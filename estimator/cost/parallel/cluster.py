@@ -22,6 +22,7 @@ _WITH_BRIDGE = re.compile("pcie|nvl|rtx|titan|quadro|^a30$|^a40$")  # NVIDIA's b
 # more than this for all of a node. Halves of Lambda's GeForce cards, 2 to 8 in a machine, chose 24 and 32 GB/s.
 _THROUGH_HOST = 0.5
 _HOST_GB_PER_S = 32.0
+_USUAL_DEVICES, _USUAL_GBIT = 8, 100  # of a node that clusters.csv does not have
 _NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
 _TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
@@ -102,6 +103,21 @@ def parse_cluster(text: str) -> Cluster:
     raise RequestError(
         f"unknown cluster {text!r}{near(text, known)}; or give NODESxDEVICESxHARDWARE:GBITgb, as in 64x8xh100-sxm:400gb"
     )
+
+
+def usual_cluster(hardware: str, devices: int) -> str:
+    """The text of a cluster of `devices` parts, in the nodes of `datasets/clusters.csv` that have them, all equal.
+
+    Other parts are in nodes of up to eight, with 100 Gbit/s of network for each node.
+    """
+    node = next((one for one in clusters().values() if one.hardware == hardware), None)
+    most = node.devices_per_node if node else _USUAL_DEVICES
+    members = max(size for size in range(1, most + 1) if devices % size == 0)
+    if node and members == most:
+        return f"{devices // members}x{node.name}"
+    rate = node.network_gb_per_s if node and node.network_gb_per_s else _USUAL_GBIT / 8 / members
+    text = f"{devices // members}x{members}x{hardware}"
+    return text if devices == members else f"{text}:{8 * rate:g}gb"
 
 
 @cache

@@ -16,7 +16,7 @@ from ...trace.workload import Workload
 from ..estimate import Estimate, Share, shares
 from ..names import find_hardware
 from ..profile import PowerModel, Profile
-from ..software import TRAINING_STACKS
+from ..software import TRAINING_STACKS, WRITTEN_SCORES
 from ..stacks import load_stacks
 from ..waiting import Interruptions, with_interruptions, with_overhead, with_slow_data
 from .anatomy import Anatomy, dissect
@@ -24,10 +24,11 @@ from .cluster import Cluster
 from .memory import Memory
 from .node import rest_w
 from .plan import Plan, check_plan, nearest_divisor
-from .search import Choice, choose_plan, choose_settings
+from .search import OLDER_CHECKPOINTING, Choice, choose_plan, choose_settings
 from .step import StepCost, waiting_w
 
 COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "stragglers"
+OLDER = "older hardware and software"
 # 90 % bounds on logarithms of measured over predicted: of communication and waiting time (links, algorithms and
 # stragglers differ between clusters), and of FP8, whose 16 published trainings are of three sources; they take 0.8 to
 # 1.15 times the prediction.
@@ -95,6 +96,7 @@ class Split:
                 "data": cost.data_s,
                 "bubble": cost.bubble_s,
                 "stragglers": cost.straggling_s,
+                "older": cost.older_s,
                 "input": cost.input_s,
             },
             "memory_bytes": {
@@ -131,10 +133,14 @@ def predict_split(
     interruption costs `restart_hours`.
 
     With software for language models the interval comes from published trainings that were left out of the fit, and is
-    wider where the software is only assumed. Raises RequestError for a split that does not fit.
+    wider where the software is only assumed. On NVIDIA GPUs before Ampere both the time and the interval are those of
+    published trainings there. Raises RequestError for a split that does not fit.
     """
     profile = profile.for_precision(work.precision)
     anatomy = dissect(work, accumulation)
+    known = profile.software in TRAINING_STACKS and bool(anatomy.heads) and profile.provenance.time == "datasheet"
+    older = known and _is_older(cluster)
+    dated = is_dated(profile, cluster)
     passes = passes or accumulation * cluster.devices
     if plan is not None and passes % plan.dp:
         raise RequestError(
@@ -142,7 +148,7 @@ def predict_split(
             f"use dp={nearest_divisor(passes, plan.dp)} or another batch"
         )
     if plan is None:
-        choice = choose_plan(work, anatomy, profile, cluster, passes=passes, base=base)
+        choice = choose_plan(work, anatomy, profile, cluster, passes=passes, base=base, older=dated)
     else:
         check_plan(plan, anatomy, cluster.devices)
         plan = replace(plan, accumulate=passes // plan.dp)
@@ -153,23 +159,48 @@ def predict_split(
             cluster,
             plan,
             zeros=zeros or (plan.zero,),
-            checkpointings=checkpointings or (plan.checkpointing,),
+            checkpointings=[one for one in checkpointings if not dated or one in OLDER_CHECKPOINTING]
+            or (plan.checkpointing,),
         )
+    if older and cluster.nodes > 1:
+        choice = replace(choice, cost=slowed(choice.cost, load_stacks().older_slowdown))
     board_w = choice.cost.joules / choice.cost.seconds if choice.cost.seconds else profile.power.static_w
     limit_w, idle_w = _limit_w(cluster, profile), profile.power.static_w
     rest = rest_w(cluster, board_w, limit_w)
     idle_node_w = cluster.devices_per_node * idle_w + rest_w(cluster, idle_w, limit_w)
     split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost, rest, idle_node_w)
     alone = profile.predict(work, steps=steps)
-    if profile.software in TRAINING_STACKS and anatomy.heads and profile.provenance.time == "datasheet":
-        alone = _with_known_errors(alone, software_known, fp8=work.precision == FP8)
+    if known:
+        alone = _with_known_errors(alone, software_known, fp8=work.precision == FP8, older=older)
         estimate = _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0)
     else:
         estimate = _estimate(profile, alone, choice, cluster, steps, split)
-    estimate = replace(estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice)))
+    estimate = replace(
+        estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice), *_older_notes(choice, cluster))
+    )
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
     estimate, interruptions = with_interruptions(with_overhead(estimate, overhead), restart_hours)
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
+
+
+def _is_older(cluster: Cluster) -> bool:
+    try:
+        return find_hardware(cluster.hardware).before_ampere
+    except HardwareError:
+        return False
+
+
+def is_dated(profile: Profile, cluster: Cluster) -> bool:
+    """Whether Megatron-LM runs as it did on GPUs before Ampere: published trainings there had full checkpointing,
+    neither sequence parallelism nor interleaved schedules."""
+    return profile.software == WRITTEN_SCORES and _is_older(cluster)
+
+
+def slowed(cost: StepCost, times: float) -> StepCost:
+    """`cost` of a step that takes `times` as long, with the power that slower steps draw."""
+    return replace(
+        cost, older_s=cost.older_s + (times - 1.0) * cost.seconds, joules=cost.joules * times ** (1 + POWER_SLOPE)
+    )
 
 
 def _fed(cost: StepCost, data_s: float, power: PowerModel) -> StepCost:
@@ -212,13 +243,14 @@ def _estimate(
     )
 
 
-def _with_known_errors(alone: Estimate, software_known: bool, *, fp8: bool = False) -> Estimate:
+def _with_known_errors(alone: Estimate, software_known: bool, *, fp8: bool = False, older: bool = False) -> Estimate:
     """`alone` with the bounds of whole steps on clusters, communication included.
 
     The error of energy is that of time and that of power, which has a part that follows from the time's.
     """
     stacks = load_stacks()
     bounds = stacks.time_error if software_known else stacks.assumed_time_error
+    bounds = stacks.older_time_error if older else bounds
     times = [math.hypot(math.log(bound), _FP8_DOUBT if fp8 else 0.0) for bound in bounds]
     energies = [math.hypot((1 + POWER_SLOPE) * bound, POWER_DOUBT) for bound in times]
 
@@ -245,6 +277,10 @@ def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Clust
     waits = {COMMUNICATION: cost.exchanged_s, BUBBLE: cost.bubble_s, STRAGGLERS: cost.straggling_s}
     seconds = {name: wait_s * steps * devices for name, wait_s in waits.items()}
     energy = {name: spent * waiting_w(profile.power) / JOULES_PER_KWH for name, spent in seconds.items()}
+    if cost.older_s:
+        usual = (cost.seconds - cost.older_s) / cost.seconds
+        seconds[OLDER] = cost.older_s * steps * devices
+        energy[OLDER] = (total_kwh - sum(energy.values())) * (1 - usual ** (1 + POWER_SLOPE))
     rest = total_kwh - sum(energy.values())
     whole_kwh = sum(part.energy_kwh for part in alone.breakdown)
     whole_s = alone.seconds.value or 1.0
@@ -290,6 +326,17 @@ def _layout_notes(anatomy: Anatomy, choice: Choice) -> list[Note]:
         )
         notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
     return notes
+
+
+def _older_notes(choice: Choice, cluster: Cluster) -> list[Note]:
+    if not choice.cost.older_s:
+        return []
+    times = choice.cost.seconds / (choice.cost.seconds - choice.cost.older_s)
+    text = (
+        f"published trainings on several nodes of NVIDIA GPUs before Ampere took {times:.2f} times as long as these "
+        f"parts explain: {cluster.hardware} is priced like them"
+    )
+    return [Note(text, Topic.SCHEDULE, Weight.ROUGH)]
 
 
 def _notes(split: Split, profile: Profile) -> list[Note]:

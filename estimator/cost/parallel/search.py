@@ -20,6 +20,8 @@ from .step import Prices, StepCost, cost_at, prices_of, step_cost
 
 ZERO_STAGES = (0, 1, 3)
 """Those that are tried: stage 2 is no faster than 1 and saves less than 3."""
+OLDER_STAGES, OLDER_CHECKPOINTING = (0, 1), ("none", "full")
+"""What published trainings on GPUs before Ampere had: ZeRO-3 came in 2021, selective checkpointing in 2022."""
 _CHUNKS = (2, 4, 8)
 """Model chunks of a stage that are tried."""
 _MOST_MISSING = 0.125
@@ -36,20 +38,29 @@ class Choice:
 
 
 def choose_plan(
-    work: Workload, anatomy: Anatomy, profile: Profile, cluster: Cluster, *, passes: int, base: Plan | None = None
+    work: Workload,
+    anatomy: Anatomy,
+    profile: Profile,
+    cluster: Cluster,
+    *,
+    passes: int,
+    base: Plan | None = None,
+    older: bool = False,
 ) -> Choice:
     """The fastest split of `passes` micro-batches of `work` per step that fits.
 
     `passes` is the number of micro-batches of one step on all replicas together. What `base` sets (ZeRO, checkpointing,
-    interleaving) stays. Raises RequestError when no split fits.
+    interleaving) stays. With `older`, only what trainings on GPUs before Ampere had is tried. Raises RequestError when
+    no split fits.
     """
     best: Choice | None = None
     least: tuple[Plan, float] | None = None
     kept = {name: kept_per_block(anatomy, profile.software, name) for name in CHECKPOINTING}
-    for plan in splits(anatomy, cluster, passes, base or Plan()):
+    tried = (OLDER_STAGES, OLDER_CHECKPOINTING) if older else (ZERO_STAGES, CHECKPOINTING)
+    for plan in splits(anatomy, cluster, passes, base or Plan(), *tried):
         stage = slowest_stage(anatomy, plan, profile.software)
         prices: Prices | None = None
-        for one in schedules(plan, len(anatomy.blocks)):
+        for one in (plan,) if older else schedules(plan, len(anatomy.blocks)):
             memory = memory_of(work, anatomy, stage, one, kept[one.checkpointing])
             if least is None or memory.total < least[1]:
                 least = one, memory.total
@@ -112,11 +123,21 @@ def priced(
     return Choice(plan, memory_of(work, anatomy, stage, plan, kept), step_cost(profile, anatomy, plan, cluster, stage))
 
 
-def splits(anatomy: Anatomy, cluster: Cluster, passes: int, base: Plan) -> Iterator[Plan]:
-    """All splits that divide the devices evenly and the blocks nearly so; tensor parallelism stays inside a node."""
+def splits(
+    anatomy: Anatomy,
+    cluster: Cluster,
+    passes: int,
+    base: Plan,
+    stages: Sequence[int] = ZERO_STAGES,
+    checkpointings: Sequence[str] = CHECKPOINTING,
+) -> Iterator[Plan]:
+    """All splits that divide the devices evenly and the blocks nearly so; tensor parallelism stays inside a node.
+
+    ZeRO `stages` and `checkpointings` are tried where `base` sets none.
+    """
     layers, heads = len(anatomy.blocks), anatomy.heads
-    checkpointings = CHECKPOINTING if base.checkpointing == "none" else (base.checkpointing,)
-    stages = ZERO_STAGES if base.zero == 0 else (base.zero,)
+    checkpointings = checkpointings if base.checkpointing == "none" else (base.checkpointing,)
+    stages = stages if base.zero == 0 else (base.zero,)
     for tp in _divisors(cluster.devices_per_node):
         if tp > 1 and (not heads or heads % tp):
             continue

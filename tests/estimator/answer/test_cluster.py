@@ -400,3 +400,47 @@ def test_watts_that_were_measured_with_the_host_are_not_counted_twice_on_a_clust
     assert answer.profile.provenance.power == "datasheet"
     assert answer.estimate.energy_kwh.value * 3.6e6 / answer.seconds.value < 8 * 350  # the boards' limit
     assert any("measured with its host's CPUs" in str(note) for note in answer.notes)
+
+
+def large() -> Workload:
+    """A training whose weights fill a T4 of 16 GB."""
+    return replace(decoder(), parameter_bytes=15 * 10**9)
+
+
+def test_devices_that_cannot_hold_a_training_share_it() -> None:
+    fields = {"model": large(), "steps": 10, "hardware": "t4"}
+    found = answer(jc.Request(**fields, devices=16))
+    assert found.split is not None
+    assert found.split.cluster.name == "2x8xt4:12.5gb"
+    assert found.estimate.devices == found.schedule.devices == 16
+    same = answer(jc.Request(**fields, cluster="2x8xt4:12.5gb"))
+    assert (found.seconds, found.facility_energy_kwh) == (same.seconds, same.facility_energy_kwh)
+    note = (
+        "one device cannot hold this training: 2x8xt4:12.5gb is assumed for the 16 devices, with a split; `cluster` "
+        "states others"
+    )
+    assert note in found.warnings
+    assert note not in same.warnings
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": decoder()},  # fits
+        {"devices": 1},
+        {"val_samples": 64, "samples": 64, "steps": None, "epochs": 1},  # not modelled on a cluster
+    ],
+    ids=["fits", "one", "validation"],
+)
+def test_devices_that_share_nothing(fields: dict[str, object]) -> None:
+    found = answer(jc.Request(**{"model": large(), "steps": 10, "hardware": "t4", "devices": 16, **fields}))
+    assert found.split is None
+    if found.schedule.devices > 1:
+        assert any("communication between the 16 devices is not modelled" in note for note in found.warnings)
+
+
+def test_devices_without_a_split_that_fits_are_a_lower_bound() -> None:
+    wide = replace(large(), ops=tuple(replace(op, count=op.count * 10**6) for op in large().ops))
+    found = answer(jc.Request(model=wide, steps=10, hardware="t4", devices=2))
+    assert found.split is None
+    assert any(note.startswith("as 1x2xt4: no split fits in 16 GB per device") for note in found.warnings)

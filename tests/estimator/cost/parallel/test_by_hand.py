@@ -395,7 +395,8 @@ def test_the_last_product_of_a_child_is_the_row() -> None:
         (None, 2, 300.0, 80 + 0.12 * 600),
         (None, 4, 300.0, 0.37 * 4 * 400 * 4600 / 5600),  # a server like a DGX: by the boards' limits
         (5000.0, 4, 300.0, 0.37 * (5000 - 1600)),
-        (1000.0, 4, 300.0, 0.0),  # a figure below its own boards' limits says nothing
+        (1000.0, 4, 300.0, 0.37 * 0.75 * 1600),  # a figure that leaves less than other nodes' says little
+        (3500.0, 8, 300.0, 0.37 * 0.75 * 3200),
         (5000.0, 1, 300.0, 0.37 * (5000 - 400)),
     ],
 )

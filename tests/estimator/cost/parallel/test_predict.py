@@ -23,7 +23,7 @@ from joulecast.estimator.trace.fp8 import FP8
 from .decoder import decoder, device, nodes
 
 ONE = nodes(devices=1)
-COST = StepCost(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, joules=900.0, input_s=9.0)
+COST = StepCost(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, joules=900.0, input_s=9.0, older_s=10.0)
 MEMORY = Memory(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 SPLIT = Split(
     Plan(dp=2, tp=4, pp=2, zero=1, checkpointing="full", accumulate=3),
@@ -60,7 +60,7 @@ def test_the_json_of_a_split() -> None:
         "storage_w": 7.0,
         "interruptions": {"count": 2.0, "hours_each": 0.5, "seconds": 3600.0},
         "step_s": {
-            "total": 45.0,
+            "total": 55.0,
             "compute": 1.0,
             "tensor": 2.0,
             "pipeline": 3.0,
@@ -69,6 +69,7 @@ def test_the_json_of_a_split() -> None:
             "bubble": 6.0,
             "optimizer": 7.0,
             "stragglers": 8.0,
+            "older": 10.0,
             "input": 9.0,
         },
         "memory_bytes": {
