@@ -234,23 +234,27 @@ def priced(
             f"`precision` fp8: {profile.hardware} has no FP8 units (NVIDIA has them since Hopper and Ada, AMD since "
             "MI300): use bf16"
         )
-    notes: tuple[Note, ...] = ()
-    if needed := needed_cluster(request, work, profile, schedule):
-        text = (
-            f"one device cannot hold this training: {needed} is assumed for the {schedule.devices:,} devices, with a "
-            "split; `cluster` states others"
-        )
-        try:
-            shared = priced(
-                replace(request, cluster=needed, devices=None), work, profile, where=where, schedule=schedule
-            )
-            return shared.noting((Note(text, Topic.SCHEDULE, Weight.ACT),))
-        except RequestError as error:
-            notes = (Note(f"as {needed}: {error}", Topic.SCHEDULE, Weight.ACT),)
-    profile, own = _with_software(request, work, profile)
+    needed = needed_cluster(request, work, profile, schedule)
+    if needed is None:
+        return _priced(request, work, profile, where, schedule)
+    try:
+        shared = _priced(replace(request, cluster=needed, devices=None), work, profile, where, schedule)
+    except RequestError as error:
+        note = f"as {needed}: {error}"
+        return _priced(request, work, profile, where, schedule).noting((Note(note, Topic.SCHEDULE, Weight.ACT),))
+    note = (
+        f"one device cannot hold this training: {needed} is assumed for the {schedule.devices:,} devices, with a "
+        "split; `cluster` states others"
+    )
+    return shared.noting((Note(note, Topic.SCHEDULE, Weight.ACT),))
+
+
+def _priced(request: Request, work: Workload, profile: Profile, where: Where, schedule: Schedule) -> Answer:
+    """The same for the request as it is: on its cluster, or with the whole model on each device."""
+    profile, notes = _with_software(request, work, profile)
     estimate, split = _predicted(request, work, profile, schedule)
-    notes = (*notes, *own, *_assumptions(request), *where.notes_on(estimate.seconds))
-    estimate = replace(estimate, warnings=(*estimate.warnings, *notes))
+    warnings = (*estimate.warnings, *notes, *_assumptions(request), *where.notes_on(estimate.seconds))
+    estimate = replace(estimate, warnings=warnings)
     answer = Answer(request.name, work, profile, schedule, estimate, where.site, split=split, rent=_rent(request))
     if request.embodied:
         answer = replace(answer, embodied=_embodied(answer))
