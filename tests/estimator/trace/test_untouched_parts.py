@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from joulecast.estimator.trace import state_records, survivors
 from joulecast.estimator.trace import untouched as parts
 
 
@@ -49,7 +50,7 @@ def test_names_of_slots() -> None:
 def test_lists_get_their_elements_back() -> None:
     for values in ([1.5, "a"], deque([1.5, "a"])):
         before = list(values)
-        record = parts._Elements(values)
+        record = state_records.Elements(values)
         for change in (
             lambda values=values: values.append(3),
             lambda values=values: values.__setitem__(0, 9.0),
@@ -65,7 +66,7 @@ def test_lists_get_their_elements_back() -> None:
 def test_a_stand_in_takes_its_originals_place_in_a_list() -> None:
     x, y, stand_in = torch.zeros(2), torch.zeros(3), torch.zeros(4)
     values = [y, x, y]
-    record = parts._Elements(values)
+    record = state_records.Elements(values)
     record.swap({id(x): stand_in})
     assert [id(one) for one in values] == [id(y), id(stand_in), id(y)]
     record.put_back()
@@ -74,7 +75,7 @@ def test_a_stand_in_takes_its_originals_place_in_a_list() -> None:
 
 def test_sets_get_their_members_back() -> None:
     values = {1, 2}
-    record = parts._Members(values)
+    record = state_records.Members(values)
     for change in (lambda: values.add(3), lambda: values.remove(1), lambda: values.clear(), lambda: None):
         change()
         record.put_back()
@@ -90,7 +91,7 @@ def test_a_set_that_did_not_change_is_not_written() -> None:
             super().clear()
 
     values = Counts((1, 2))
-    record = parts._Members(values)
+    record = state_records.Members(values)
     record.put_back()
     assert Counts.cleared == 0
     values.add(3)
@@ -114,20 +115,20 @@ def test_shared_variables_are_put_back_even_if_they_were_empty() -> None:
 
     read, write = around()
     (cell,) = read.__closure__
-    record = parts._Cell(cell)
+    record = state_records.Cell(cell)
     record.put_back()
     write(3)
     record.put_back()
     with pytest.raises(NameError):
         read()
     write(4)
-    record = parts._Cell(cell)
+    record = state_records.Cell(cell)
     write(5)
     record.put_back()
     assert read() == 4
     x, stand_in = torch.zeros(1), torch.zeros(2)
     write(x)
-    record = parts._Cell(cell)
+    record = state_records.Cell(cell)
     record.swap({id(x): stand_in})
     assert read() is stand_in
     record.put_back()
@@ -153,7 +154,7 @@ def test_which_objects_are_not_looked_into() -> None:
     class OwnTrainer(Trainer):
         pass
 
-    for kind in (numpy.ndarray, type(threading.Lock()), type(threading.RLock()), parts._Cell, threading.Thread):
+    for kind in (numpy.ndarray, type(threading.Lock()), type(threading.RLock()), state_records.Cell, threading.Thread):
         assert parts._closed(kind), kind
     for kind in (io.StringIO, torch.optim.SGD, torch.utils.data.DataLoader, Trainer, OwnTrainer):
         assert parts._closed(kind), kind
@@ -168,16 +169,16 @@ def test_modules_whose_state_belongs_to_no_model() -> None:
 
 def test_values_and_what_modules_import() -> None:
     for value in (1, 1.0, 1j, "a", b"a", True, None, [], {}, set(), (), frozenset(), deque(), torch.zeros(1)):
-        assert parts._is_value(value)
+        assert state_records.is_value(value)
     for value in (len, torch, nn.Linear, nn.Linear(1, 1), object()):
-        assert not parts._is_value(value)
+        assert not state_records.is_value(value)
 
 
 def test_attributes_of_an_object() -> None:
     layer = nn.Linear(1, 1)
-    assert parts._own_dict(layer) is layer.__dict__
-    assert parts._own_dict(object()) is None
-    assert parts._own_dict(nn.Linear) is None  # a view of a class body
+    assert state_records.own_dict(layer) is layer.__dict__
+    assert state_records.own_dict(object()) is None
+    assert state_records.own_dict(nn.Linear) is None  # a view of a class body
 
 
 def test_torchs_own_state_is_put_back() -> None:
@@ -202,7 +203,7 @@ def test_entries_with_a_tensor_are_deleted_whatever_the_dictionary() -> None:
 
     x = torch.zeros(1)
     for names in ({"a": x, "b": 1}, Refuses(a=x, b=1), OrderedDict(a=x, b=1)):
-        parts._delete(names, {id(x)})
+        survivors._delete(names, {id(x)})
         assert list(names.items()) == [("b", 1)]
 
 
@@ -239,7 +240,7 @@ def test_tensors_are_taken_from_what_keeps_them(keep: Any, kept: Any, only_new_o
     tensor = torch.empty(3, device="meta")
     keeper = keep(tensor)
     found = [tensor]
-    parts._release(found)
+    survivors._release(found)
     assert len(found) == 1
     assert kept(keeper)
 
@@ -251,53 +252,53 @@ def test_a_cache_that_keeps_tensors_is_emptied(only_new_objects: None) -> None:
 
     cached(3)
     found = [cached(3)]
-    parts._release(found)
+    survivors._release(found)
     assert cached.cache_info().currsize == 0
 
 
 def test_tensors_of_a_trace_that_something_keeps_are_released_or_named() -> None:
     gc.collect()
     kept: list[Any] = []
-    survivors = parts._Survivors()
+    found = survivors.Survivors()
     kept.append(torch.empty(3, device="meta"))
-    assert survivors.released() == []
+    assert found.released() == []
     assert kept == []
     old = torch.empty(3, device="meta")
-    survivors = parts._Survivors()
-    assert survivors.released() == []
+    found = survivors.Survivors()
+    assert found.released() == []
     assert gc.get_freeze_count() == 0
     deep: list[Any] = []
-    survivors = parts._Survivors()
+    found = survivors.Survivors()
     deep.append(nested(torch.empty(3, device="meta"), 5))
-    assert survivors.released() == ["tensors of the trace that are still kept by a tuple: 1"]
+    assert found.released() == ["tensors of the trace that are still kept by a tuple: 1"]
     assert old.is_meta
 
 
 def test_objects_that_were_frozen_before_stay_frozen(only_new_objects: None) -> None:
     before = gc.get_freeze_count()
     assert before > 0
-    survivors = parts._Survivors()
+    found = survivors.Survivors()
     kept = [torch.empty(3, device="meta"), torch.zeros(3)]
-    assert survivors.released() == []
+    assert found.released() == []
     assert gc.get_freeze_count() >= before
     assert [tensor.device.type for tensor in kept] == ["cpu"]  # real tensors stay
 
 
 def test_without_new_stand_ins_nothing_is_collected(monkeypatch: pytest.MonkeyPatch, only_new_objects: None) -> None:
     collected: list[int] = []
-    survivors = parts._Survivors()
-    monkeypatch.setattr(parts.gc, "collect", lambda: collected.append(1))
-    assert survivors.released() == []
+    found = survivors.Survivors()
+    monkeypatch.setattr(survivors.gc, "collect", lambda: collected.append(1))
+    assert found.released() == []
     assert collected == []
 
 
 def test_stand_ins_that_are_only_garbage_are_collected(monkeypatch: pytest.MonkeyPatch, only_new_objects: None) -> None:
-    survivors = parts._Survivors()
+    found = survivors.Survivors()
     cycle: list[Any] = [torch.empty(3, device="meta")]
     cycle.append(cycle)
     del cycle
-    monkeypatch.setattr(parts, "_release", None)  # is not called
-    assert survivors.released() == []
+    monkeypatch.setattr(survivors, "_release", None)  # is not called
+    assert found.released() == []
 
 
 class Mixin:
@@ -399,7 +400,7 @@ def test_a_modules_globals_are_recorded_once_and_those_of_torch_never() -> None:
         __module__ = "a_module_that_is_gone"
 
     record = parts.Reached((uses_a_global, default, METHOD.call, nn.functional.relu, Elsewhere()))
-    found = [one for one in record._records if isinstance(one, parts._Globals)]
+    found = [one for one in record._records if isinstance(one, state_records.Globals)]
     assert [one._names is globals() for one in found] == [True]
 
 
@@ -418,7 +419,7 @@ def test_globals_get_their_values_back_and_keep_definitions() -> None:
     def two() -> None: ...
 
     names: dict[str, Any] = {"number": 1, "gone": 2, "function": one, "both": one, "same": 3, "other": one, "lost": one}
-    record = parts._Globals(names)
+    record = state_records.Globals(names)
     names.update(number=5, function=two, both=7, added=8, imported=two)
     del names["gone"], names["lost"]
     names["other"] = torch

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from joulecast.estimator.trace import state_records
 from joulecast.estimator.trace import untouched as parts
 
 
@@ -21,21 +22,21 @@ class Slotted:
 
 
 def test_arrays_up_to_64_mib_that_can_be_written_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parts._MAX_ARRAY_BYTES == 64 * 1024 * 1024
-    monkeypatch.setattr(parts, "_MAX_ARRAY_BYTES", 24)
+    assert state_records._MAX_ARRAY_BYTES == 64 * 1024 * 1024
+    monkeypatch.setattr(state_records, "_MAX_ARRAY_BYTES", 24)
     fits, large, fixed = numpy.zeros(3), numpy.zeros(4), numpy.zeros(3)
     fixed.flags.writeable = False
     objects = numpy.zeros(3, dtype=object)
-    record = parts._content(fits)
+    record = state_records.content_of(fits)
     assert record is not None
     fits[1] = numpy.nan
     record.put_back()
     assert fits.tolist() == [0.0] * 3
     for value in (large, fixed, objects, numpy.float64(3), "text"):
-        assert parts._content(value) is None
+        assert state_records.content_of(value) is None
     for number in (1.0, -1.0, 2.0):
         one = numpy.ones(1)
-        record = parts._content(one)
+        record = state_records.content_of(one)
         assert record is not None
         one[0] = number
         record.put_back()
@@ -52,7 +53,7 @@ def test_arrays_up_to_64_mib_that_can_be_written_are_put_back(monkeypatch: pytes
     ],
 )
 def test_sources_of_random_numbers_are_put_back(source: Any, draw: Any) -> None:
-    record = parts._content(source)
+    record = state_records.content_of(source)
     assert record is not None
     first = draw(source)
     assert draw(source) != first
@@ -84,7 +85,7 @@ def test_a_tensors_gradient_flag_and_attributes_are_put_back() -> None:
         tensor.grad = gradient
         tensor.own = 1  # type: ignore[attr-defined]
         flag = tensor.requires_grad
-        record = parts._Tensor(tensor)
+        record = state_records.TensorState(tensor)
         tensor.grad = torch.zeros(2)
         tensor.requires_grad_(not flag)
         tensor.own, tensor.added = 2, 3  # type: ignore[attr-defined]
@@ -92,13 +93,13 @@ def test_a_tensors_gradient_flag_and_attributes_are_put_back() -> None:
         assert tensor.grad is gradient
         assert tensor.requires_grad is flag
         assert vars(tensor) == {"own": 1}
-    parts._Tensor(torch.zeros(2, requires_grad=True) * 2).put_back()  # no leaf has no gradient
+    state_records.TensorState(torch.zeros(2, requires_grad=True) * 2).put_back()  # no leaf has no gradient
 
 
 def test_slots_are_put_back_and_emptied() -> None:
     owner = Slotted()
     owner.plain = 1
-    record = parts._Slots(owner, ["plain", "_Slotted__own"])
+    record = state_records.Slots(owner, ["plain", "_Slotted__own"])
     owner.plain = 2
     object.__setattr__(owner, "_Slotted__own", 3)
     record.put_back()
@@ -109,7 +110,7 @@ def test_slots_are_put_back_and_emptied() -> None:
     assert owner.plain == 1
     x, stand_in = torch.zeros(1), torch.zeros(2)
     owner.plain = x
-    record = parts._Slots(owner, ["plain"])
+    record = state_records.Slots(owner, ["plain"])
     record.swap({id(x): stand_in})
     assert owner.plain is stand_in
     record.swap({})
@@ -127,7 +128,7 @@ def test_a_class_keeps_its_methods_and_gets_its_values_back() -> None:
         return 2
 
     table = Own.table
-    record = parts._ClassBody(Own)
+    record = state_records.ClassBody(Own)
     Own.number, Own.table, Own.method = 5, {}, other  # type: ignore[method-assign]
     Own.new, Own.late = 3, other  # type: ignore[attr-defined]
     del Own.gone
@@ -145,7 +146,7 @@ def test_a_class_keeps_its_methods_and_gets_its_values_back() -> None:
 def test_dictionaries_keep_their_order_and_refuse_nothing() -> None:
     x, stand_in = torch.zeros(1), torch.zeros(2)
     for names in ({"a": x, "b": 1}, OrderedDict(a=x, b=1)):
-        record = parts._Items(names)
+        record = state_records.Items(names)
         record.swap({id(x): stand_in})
         assert names["a"] is stand_in
         for change in (
@@ -204,7 +205,7 @@ def test_actions_are_undone_once_the_last_first() -> None:
 
 def test_a_lazy_modules_class_is_put_back() -> None:
     module = nn.LazyLinear(2)
-    record = parts._Class(module)
+    record = state_records.ModuleClass(module)
     module.__class__ = nn.Linear
     record.put_back()
     assert type(module) is nn.LazyLinear
