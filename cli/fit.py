@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 )
 @click.option("--hardware", metavar="NAME", help="The GPU that the runs were made on (or a column of the table).")
 @click.option("--software", type=click.Choice(SOFTWARE), help="What ran them (or a column of the table).")
-@click.option("--model", metavar="TEXT", help="The model that ran, where the file does not say it.")
-@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per step, likewise.")
-@click.option("--input", "inputs", metavar="SHAPE", help="Shape of one sample, likewise.")
-@click.option("--precision", metavar="NAME", help="The precision of the runs, likewise.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to save it, instead.")
+@click.option("--model", metavar="TEXT", help="The model that ran, if the file does not state it.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), metavar="N", help="Samples per step, if the file does not state it."
+)
+@click.option("--input", "inputs", metavar="SHAPE", help="Shape of one sample, if the file does not state it.")
+@click.option("--precision", metavar="NAME", help="Precision, if the file does not state it.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Save the profile to this file.")
 def fit(
     runs: Path | None,
     name: str | None,

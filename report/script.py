@@ -97,7 +97,7 @@ def growth(answer: Answer) -> dict[str, dict[str, list[float]]]:
     """Each bound of the time and the machine's energy as [start, per step, start, per validation pass].
 
     A run of n > 0 steps and v passes takes start + n * per step and, where v > 0, the second
-    start + v * per pass. Both are straight lines, so that two runs tell each.
+    start + v * per pass. Both are straight lines, so that two runs determine each.
     """
     steps, passes = answer.schedule.steps, max(answer.schedule.validation_steps, 1)
     if answer.split is not None:  # without validation, and with a start-up that no cluster's profile has

@@ -46,7 +46,7 @@ _FONT = ("font-family", "font-variant", "font-stretch")  # the page's own stand
 
 
 def inline_svg(figure: Figure, *, key: str, label: str) -> Markup:
-    """`figure` as an SVG element; `key` tells its ids from other charts', `label` is what is read out.
+    """`figure` as an SVG element; `key` makes its ids different from other charts', `label` is what is read out.
 
     The same figure gives the same text, whenever and wherever it is drawn with one matplotlib.
     """

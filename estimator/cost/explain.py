@@ -32,7 +32,7 @@ class Fact:
 def explain(profile: Profile) -> tuple[Fact, ...]:
     """The weights of eq. 2.2.1, J per GFLOP (10^9 multiply-adds) and per GB by kind, evidence, errors.
 
-    Prices are those of a middling op of each kind, forward, long enough for its start not to matter:
+    Prices are those of a medium-sized op of each kind, forward, long enough for its start not to matter:
     with prices that depend on shape there is no single one.
     """
     facts = [Fact("hardware", "name", profile.hardware), Fact("hardware", "framework", profile.framework)]

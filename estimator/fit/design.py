@@ -25,7 +25,7 @@ _GEMM = (*_CONV, "matmul")
 TIMED = "timed"
 _LEAST_SHARE = 0.02
 _OPS_OF_A_LAYER = 10  # forward, loss, backward and update of one layer
-_TELLING_BYTES = 2**19  # takes as long to move as a few starts
+_IDENTIFYING_BYTES = 2**19  # takes as long to move as a few starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def forms(kinds: Sequence[str]) -> list[Form]:
 
 def timed_form(most_bytes: Mapping[tuple[str, str], float]) -> Form:
     """Prices for every dense kind by role and shape, and for every other op by its name: as only
-    seconds per op can tell.
+    seconds per op identify.
 
     `most_bytes`: for every (kind, role) that was timed, what its largest piece moved. One that never
     moved much shows the price of its start and no more.
@@ -75,12 +75,12 @@ def timed_form(most_bytes: Mapping[tuple[str, str], float]) -> Form:
         *((kind, ANY, "fresh") for kind in sorted({kind for kind, _ in most_bytes})),
     ]
     for (kind, role), moved in sorted(most_bytes.items()):
-        told = _features_told(kind) if moved >= _TELLING_BYTES else ()
-        keys += [(kind, role, feature) for feature in ("launch", *told)]
+        sizes = _features_of_size(kind) if moved >= _IDENTIFYING_BYTES else ()
+        keys += [(kind, role, feature) for feature in ("launch", *sizes)]
     return Form(TIMED, tuple(keys))
 
 
-def _features_told(kind: str) -> tuple[str, ...]:
+def _features_of_size(kind: str) -> tuple[str, ...]:
     """What the seconds of an op of that kind depend on, besides its start."""
     if kind not in DENSE:
         return ("bytes", "macs") if kind == "pool" else ("bytes",)
@@ -174,7 +174,7 @@ class Design:
     def positions(self, form: Form, startup: bool) -> list[int]:
         return [self.keys.index(key) for key in (*form.keys, *((STARTUP,) if startup else ()))]
 
-    def prices_told(self, form: Form) -> int:
+    def identified_prices(self, form: Form) -> int:
         """The number of the form's prices that any row depends on."""
         return int((self.columns[:, self.positions(form, False)] > 0).any(axis=0).sum())
 

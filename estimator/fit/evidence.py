@@ -106,7 +106,7 @@ def _check_networks(rows: Sequence[Observation]) -> None:
 
 
 def _check_mix(rows: Sequence[Observation]) -> None:
-    """Networks that all have arithmetic and traffic in one proportion cannot tell their prices apart."""
+    """Networks that all have arithmetic and traffic in one proportion cannot identify both prices."""
     works = {id(row.workload): row for row in rows}
     mix = np.array([_mix(row) for row in works.values()])
     mix /= mix.max(axis=0)

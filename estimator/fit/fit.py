@@ -97,9 +97,9 @@ def _left_out(table: Design, form: Form, startup: bool, seed: int, prior: WattsP
 
 
 def _candidates(table: Design, startup: bool) -> list[tuple[Form, bool]]:
-    """Forms with no more prices than observations can carry; with a run's start-up where it can be told."""
+    """Forms with no more prices than observations can carry; with a run's start-up where the rows suffice."""
     rows = len(table.seconds)
-    fitting = [form for form in table.forms if form.name == "simple" or 2 * table.prices_told(form) <= rows]
+    fitting = [form for form in table.forms if form.name == "simple" or 2 * table.identified_prices(form) <= rows]
     wanted = (True, False) if startup and rows >= LEAST_FOR_STARTUP else (False,)
     return [(form, choice) for form in fitting for choice in wanted]
 

@@ -28,7 +28,7 @@ class Observation:
         Wall time of the window.
     energy_j:
         Joules of the window over the boundary that the meter covers; None where nothing measured
-        them (the fit then knows times alone).
+        them (the fit then has times alone).
     op_seconds:
         Seconds of each record of `workload.ops` in one step (its count included), None where an op
         was not timed; or None altogether.

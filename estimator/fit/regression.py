@@ -20,7 +20,7 @@ def nonnegative_fit(columns: Array, target: Array, weights: Array | None = None,
 
     `columns` has shape (rows, features). Rows far off (a machine that was busy with something else)
     count less and less: Huber's weights, five rounds. A little ridge shares a price among features
-    that the rows cannot tell apart. `symmetric` is for rows that scatter by tens of percent: half and
+    that the rows cannot separate. `symmetric` is for rows that scatter by tens of percent: half and
     double then count alike, where relative error, never below -1, would settle too low.
     """
     from sklearn.linear_model import LinearRegression

@@ -1,7 +1,7 @@
 """Watts of eq. 2.2.1 from metered runs, kept physical: idle <= waiting for the host <= busy.
 
 The unknowns are steps up from the idle power: P_s over idle, waiting over P_s, and each busy component over waiting,
-none negative. Where a population of GPUs is known, each step starts at its value and stays there if no run tells.
+none negative. Where a population of GPUs is known, each step starts at its value and stays there if no run shows it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _prior_rows(prior: WattsPrior, typical_w: float) -> tuple[Array, Array]:
 
 
 def with_watts(profile: Profile, rows: Sequence[Observation], start: Profile) -> Profile:
-    """`profile`, fitted from `start`, with the watts that the rows' meters tell and the error of its energy."""
+    """`profile`, fitted from `start`, with the watts from the rows' meters and the error of its energy."""
     power_log = math.sqrt(max(math.log(start.energy_error.high) ** 2 - math.log(start.time_error.high) ** 2, 0.0))
     if rows[0].energy_j is not None:
         groups: dict[bool, list[Observation]] = {False: [], True: []}  # by whether they ran in 16 bits

@@ -1,4 +1,4 @@
-"""A store at an address that many machines write to: a shared folder, S3 or what else fsspec knows.
+"""A store at an address that many machines write to: a shared folder, S3 or another address of fsspec.
 
 Each record is an object of its own whose name no other machine uses, so writers need no lock. The store is mirrored in
 a folder of this machine: a record is written there first and sent then, and one that cannot be sent is sent by the next
@@ -74,7 +74,7 @@ class SharedStore(Store):
         return super().read(name)
 
     def fetch(self) -> None:
-        """Brings the records that the mirror lacks. Raises JoulecastError where the address does not answer."""
+        """Fetches the records that the mirror lacks. Raises JoulecastError where the address does not answer."""
         self._send()
         try:
             lacking = [path for path in sorted(self._listed()) if not (self.folder / path).exists()]
@@ -143,7 +143,7 @@ def _file_system(address: str) -> tuple[Any, str]:
     try:
         files, root = url_to_fs(address)
     except ValueError as error:
-        raise JoulecastError(f"store {address!r} is not an address that fsspec knows ({error})") from None
+        raise JoulecastError(f"store {address!r} is not an address that fsspec supports ({error})") from None
     except Exception as error:  # a package of the protocol that is missing or cannot start
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise JoulecastError(f"store {address!r} cannot be opened: {reason}") from None

@@ -104,7 +104,7 @@ def gpu_cases(tflops: float, half: str) -> list[Case]:
     """Cases for a GPU with that FP32 peak, the most useful first; every other one under autocast to `half`.
 
     Wide networks with large batches come first, as GPUs train them: small ones wait for the host, and networks with few
-    channels teach what wide ones do not need.
+    channels show what wide ones do not need.
     """
     power = 2 ** round(math.log2(max(tflops, 1.0)))
     batch = min(max(4 * power, 32), 256)

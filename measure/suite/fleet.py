@@ -1,7 +1,7 @@
 """One profile for all machines of a kind, from the records of many, with the spread between them.
 
 The seconds of a case on a machine are those of the typical machine times the machine's factor, the same for all cases:
-ln s = a_case + b_machine, by median polish (Tukey 1977, Exploratory Data Analysis), which single odd cases and odd
+ln s = a_case + b_machine, by median polish (Tukey 1977, Exploratory Data Analysis), which single outlying cases and
 machines do not move. The profile is fitted on the typical machine; the spread of b widens its intervals.
 """
 
@@ -89,12 +89,12 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
     if machine is not None and machine not in measured:
         raise FitError(f"`machine` {machine!r} has no records; known are {', '.join(sorted(measured))}")
     times, energies = _Factors.of(measured, "seconds"), _Factors.of(measured, "energy_j")
-    odd = outlying(times.machines) | outlying(energies.machines)
-    spread, energy_spread = _spreads(times, energies, odd)
+    outliers = outlying(times.machines) | outlying(energies.machines)
+    spread, energy_spread = _spreads(times, energies, outliers)
     own = energy_own = 0.0
     if machine is not None:
-        # An odd machine is not one of those that the spread describes: its own cases alone say how fast it is.
-        prior, energy_prior = (math.inf, math.inf) if machine in odd else (spread, energy_spread)
+        # An outlying machine is not one of those that the spread describes: its own cases alone say how fast it is.
+        prior, energy_prior = (math.inf, math.inf) if machine in outliers else (spread, energy_spread)
         own, spread = energy_own, energy_spread = times.shrunk(machine, prior)
         if machine in energies.machines:
             energy_own, energy_spread = energies.shrunk(machine, energy_prior)
@@ -111,7 +111,7 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
         list(records),
         power=lambda: modelled_power(records[-1].host),
         now=now_utc,
-        notes=(_told(times.machines, odd, spread, machine), *first_lines(left_out)),
+        notes=(_spread_note(times.machines, outliers, spread, machine), *first_lines(left_out)),
     )
     profile = replace(
         profile,
@@ -119,7 +119,7 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
         energy_error=_wider(profile.energy_error, energy_spread),
     )
     machines = tuple(
-        Machine(name, len(measured[name]), math.exp(value), energies.factor(name), name in odd)
+        Machine(name, len(measured[name]), math.exp(value), energies.factor(name), name in outliers)
         for name, value in sorted(times.machines.items())
     )
     return Kind(hardware_name(records[-1].host), profile, machines, spread, energy_spread)
@@ -155,13 +155,13 @@ class _Factors:
         return shrunk(self.machines[machine], self.counts[machine], spread, self.noise)
 
 
-def _spreads(times: _Factors, energies: _Factors, odd: set[str]) -> tuple[float, float]:
-    """The spread of times and of energies between machines, odd ones left out.
+def _spreads(times: _Factors, energies: _Factors, outliers: set[str]) -> tuple[float, float]:
+    """The spread of times and of energies between machines, without outlying ones.
 
     Machines whose energy was not measured differ in energy as they differ in time, at the same power.
     """
-    spread = _spread([value for name, value in times.machines.items() if name not in odd])
-    known = [value for name, value in energies.machines.items() if name not in odd]
+    spread = _spread([value for name, value in times.machines.items() if name not in outliers])
+    known = [value for name, value in energies.machines.items() if name not in outliers]
     return spread, _spread(known) if len(known) > 1 else spread
 
 
@@ -283,9 +283,9 @@ def _wider(error: ErrorModel, spread: float) -> ErrorModel:
     return replace(error, low=math.exp(-low), high=math.exp(high))
 
 
-def _told(factors: Mapping[str, float], odd: set[str], spread: float, machine: str | None) -> str:
+def _spread_note(factors: Mapping[str, float], outliers: set[str], spread: float, machine: str | None) -> str:
     count = f"{len(factors)} machine{'' if len(factors) == 1 else 's'} of this kind"
     if machine is not None:
         return f"the profile of {machine}, from its own records and {count}; {spread:.1%} of uncertainty is left"
     text = f"fitted on {count}, which differ by {spread:.1%} (standard deviation of their speed)"
-    return text + (f"; not counted: {', '.join(sorted(odd))}" if odd else "")
+    return text + (f"; not counted: {', '.join(sorted(outliers))}" if outliers else "")

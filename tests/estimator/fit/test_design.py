@@ -16,7 +16,7 @@ from joulecast.estimator.fit.design import (
     Form,
     _dealt,
     _families,
-    _features_told,
+    _features_of_size,
     _main_kind,
     _most_bytes,
     _timed,
@@ -93,7 +93,7 @@ def test_products_have_two_roles_and_without_pools_no_arithmetic_of_movers() -> 
     ],
 )
 def test_what_the_seconds_of_one_op_depend_on(kind: str, told: tuple[str, ...]) -> None:
-    assert _features_told(kind) == told
+    assert _features_of_size(kind) == told
 
 
 def test_ops_that_moved_less_than_half_a_mebibyte_show_the_price_of_their_start_alone() -> None:
@@ -194,13 +194,13 @@ def test_ops_without_a_time_or_at_0_s_have_no_row() -> None:
     assert list(_timed(Observation(work(*two), 1, 1.0), [])) == []
 
 
-def test_prices_told_are_those_with_work_in_some_row() -> None:
+def test_identified_prices_are_those_with_work_in_some_row() -> None:
     table = Design([observe(work(product(), mover("norm", "forward", 10)))])
-    assert table.prices_told(Form("x", (("matmul", "*", "macs"), ("norm", "*", "bytes")))) == 2
+    assert table.identified_prices(Form("x", (("matmul", "*", "macs"), ("norm", "*", "bytes")))) == 2
     with_products = Design([observe(work(product()))])  # nothing moves alone: no price for movers
     classes = next(form for form in with_products.forms if form.name == "classes")
     assert len(classes.keys) == 4
-    assert with_products.prices_told(classes) == 3
+    assert with_products.identified_prices(classes) == 3
 
 
 def test_positions_follow_the_forms_keys_and_end_with_the_start_up() -> None:

@@ -63,7 +63,7 @@ def competing(rows: int, prices: dict[str, int], startup: bool) -> list[tuple[st
     table: Any = SimpleNamespace(
         seconds=np.ones(rows),
         forms=[Form(name, ()) for name in prices],
-        prices_told=lambda form: prices[form.name],
+        identified_prices=lambda form: prices[form.name],
     )
     return [(form.name, choice) for form, choice in _candidates(table, startup)]
 

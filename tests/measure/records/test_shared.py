@@ -97,7 +97,8 @@ def test_an_address_that_does_not_answer(tmp_path: Path, address: str, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("place", "error"), [("nothing://x", "is not an address that fsspec knows"), ("hdfs://host/x", "cannot be opened")]
+    ("place", "error"),
+    [("nothing://x", "is not an address that fsspec supports"), ("hdfs://host/x", "cannot be opened")],
 )
 def test_addresses_that_cannot_be_used(tmp_path: Path, place: str, error: str) -> None:
     with pytest.raises(JoulecastError, match=error):
