@@ -1,0 +1,127 @@
+"""What the devices of a split exchange, and how long it takes, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from joulecast.estimator.cost.parallel.collectives import Exchange, seconds
+from joulecast.estimator.cost.parallel.plan import Plan
+from joulecast.estimator.cost.parallel.step import (
+    data_exchanges,
+    expert_exchanges,
+    pipeline_exchanges,
+    tensor_exchanges,
+    waiting_w,
+)
+from joulecast.estimator.cost.profile import PowerModel
+
+from .decoder import nodes
+from .parts import ANATOMY, STAGE
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (Plan(), []),
+        (Plan(dp=8), []),
+        (Plan(tp=4), [Exchange("all_reduce", 2000, 4, 1, 2 * 3 * 2)]),
+        (Plan(tp=4, checkpointing="full"), [Exchange("all_reduce", 2000, 4, 1, 2 * 3 * 3)]),
+        (Plan(tp=4, checkpointing="selective"), [Exchange("all_reduce", 2000, 4, 1, 2 * 3 * 2)]),
+        (Plan(tp=4, cp=5), [Exchange("all_reduce", 400, 4, 1, 2 * 3 * 2)]),
+    ],
+)
+def test_tensor_parallel_sums(plan: Plan, expected: list[Exchange]) -> None:
+    assert tensor_exchanges(ANATOMY, plan, STAGE) == expected
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (Plan(dp=8), []),
+        (Plan(pp=2), [Exchange("send", 2000, 2, 1, 2)]),
+        (Plan(pp=8, interleave=3), [Exchange("send", 2000, 2, 1, 6)]),
+        (Plan(pp=2, tp=4, cp=5, dp=3), [Exchange("send", 100, 2, 60, 2)]),
+    ],
+)
+def test_pipeline_messages(plan: Plan, expected: list[Exchange]) -> None:
+    assert pipeline_exchanges(ANATOMY, plan) == expected
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (Plan(dp=8), []),
+        (Plan(dp=8, ep=4), [Exchange("all_to_all", 2000, 4, 1, 12)]),
+        (Plan(dp=8, ep=4, tp=4, cp=5), [Exchange("all_to_all", 100, 4, 20, 12)]),
+        (  # two nodes of eight: between the nodes, and inside of each
+            Plan(dp=16, ep=16),
+            [Exchange("all_to_all", 2000, 8, 1, 12), Exchange("all_to_all", 2000, 2, 8, 12)],
+        ),
+        (
+            Plan(dp=8, ep=8, tp=4),
+            [Exchange("all_to_all", 500, 2, 4, 12), Exchange("all_to_all", 500, 4, 8, 12)],
+        ),
+    ],
+)
+def test_tokens_to_experts_and_back(plan: Plan, expected: list[Exchange]) -> None:
+    assert expert_exchanges(ANATOMY, plan, STAGE, 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (Plan(), []),
+        (Plan(tp=4), []),
+        (Plan(dp=4), [Exchange("all_reduce", 400, 4, 1, 3)]),  # 600 weights of 2 bytes, one block's at a time
+        (Plan(dp=4, zero=1, accumulate=7), [Exchange("all_reduce", 400, 4, 1, 3)]),
+        (Plan(dp=4, cp=2, tp=8), [Exchange("all_reduce", 400, 8, 8, 3)]),
+        (Plan(cp=2), [Exchange("all_reduce", 400, 2, 1, 3)]),
+        (
+            Plan(dp=4, zero=2, accumulate=7),
+            [Exchange("reduce_scatter", 400, 4, 1, 3), Exchange("all_gather", 400, 4, 1, 3)],
+        ),
+        (  # every micro-batch gathers the weights twice and scatters their gradients
+            Plan(dp=4, zero=3, accumulate=7),
+            [Exchange("reduce_scatter", 400, 4, 1, 21), Exchange("all_gather", 400, 4, 1, 42)],
+        ),
+    ],
+)
+def test_gradients_and_sharded_weights(plan: Plan, expected: list[Exchange]) -> None:
+    assert data_exchanges(ANATOMY, plan, STAGE) == expected
+
+
+def test_a_stage_without_blocks_exchanges_its_weights_at_once() -> None:
+    assert data_exchanges(ANATOMY, Plan(dp=4), replace(STAGE, blocks=0)) == [Exchange("all_reduce", 1200, 4, 1, 1)]
+
+
+@pytest.mark.parametrize(("size", "rounds"), [(2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (16, 4)])  # of a tree
+def test_latencies_grow_by_the_logarithm_of_the_group(size: int, rounds: int) -> None:
+    cluster = nodes(devices=16)
+    found = seconds(Exchange("all_gather", 1e-9, size, 1), cluster)
+    assert found == pytest.approx(rounds * cluster.links.node_latency_s)
+
+
+@pytest.mark.parametrize(
+    "nothing", [Exchange("send", 0, 2, 1), Exchange("send", 5, 2, 1, 0), Exchange("send", 5, 1, 1)]
+)
+def test_nothing_to_say_takes_no_time(nothing: Exchange) -> None:
+    assert seconds(nothing, nodes()) == 0.0
+
+
+@pytest.mark.parametrize(("size", "stride", "inside"), [(8, 1, True), (2, 4, True), (9, 1, False), (2, 5, False)])
+def test_groups_larger_than_a_node_wait_for_the_network(size: int, stride: int, inside: bool) -> None:
+    cluster = nodes(count=4, devices=8)
+    links = cluster.links
+    assert cluster.latency_s(size, stride) == (links.node_latency_s if inside else links.network_latency_s)
+    assert (cluster.rate_bytes_per_s(size, stride) == pytest.approx(1e9)) is (inside or stride == 1)
+
+
+def test_a_network_is_no_faster_than_the_links_inside() -> None:
+    assert nodes(count=4, gb_per_s=1.0, network=5.0).rate_bytes_per_s(32, 1) == pytest.approx(1e9)
+
+
+def test_a_waiting_device_draws_what_a_launch_does() -> None:
+    assert waiting_w(PowerModel({"compute": 100.0, "launch": 7.0}, 40.0)) == 47.0
+    assert waiting_w(PowerModel({"compute": 100.0}, 40.0)) == 40.0
