@@ -25,7 +25,17 @@ from typing import Any
 import numpy as np
 from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
 from distributed_older import gpt3, left_out_ratios, older_sources, shipped_ratios, slowdown_of
-from distributed_others import kilowatts, runs_of_mlperf, scaling, software_of, whole_run_ratios, whole_runs
+from distributed_others import (
+    kilowatts,
+    left_out_runs,
+    paper_of,
+    runs_of_mlperf,
+    scaling,
+    searched_slowdown,
+    software_of,
+    whole_run_ratios,
+    whole_runs,
+)
 from distributed_runs import SPLIT_UNSURE, Run, all_runs, anatomy_of
 
 from joulecast.estimator.cost.names import find_hardware
@@ -191,11 +201,12 @@ def write_fit(
     cache: Path,
     bounds: tuple[float, float],
     assumed_bounds: tuple[float, float],
-    older: tuple[float, tuple[float, float]] | None = None,
+    slowdowns: tuple[float, float] | None = None,
+    older_bounds: tuple[float, float] | None = None,
 ) -> None:
     """Writes the fit on all runs and its bounds, and lets the package read them again."""
     fitted, shipped = for_fit(runs), load_stacks()
-    slowdown, older_bounds = older or (shipped.older_slowdown, shipped.older_time_error)
+    searched, older = slowdowns or (shipped.searched_slowdown, shipped.older_slowdown)
     values = fit(prepare(fitted, cache))
     sources = ", ".join(sorted({run.source for run in fitted}))
     document = {
@@ -205,8 +216,9 @@ def write_fit(
         "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items() if name not in _DERIVED},
         "time_error": [_rounded(bound) for bound in bounds],
         "assumed_time_error": [_rounded(bound) for bound in assumed_bounds],
-        "older_slowdown": _rounded(slowdown),
-        "older_time_error": [_rounded(bound) for bound in older_bounds],
+        "searched_slowdown": _rounded(searched),
+        "older_slowdown": _rounded(older),
+        "older_time_error": [_rounded(bound) for bound in older_bounds or shipped.older_time_error],
     }
     (ROOT / "datasets" / "stacks.json").write_text(json.dumps(document, indent=1) + "\n")
     load_stacks.cache_clear()
@@ -266,8 +278,9 @@ def main() -> int:
             seconds = left_out(runs, options.cache)
             stated, assumed = sources_left_out(runs, options.cache)
             write_fit(runs, options.cache, bounds_of(stated), bounds_of(assumed))
-            for row, hours in whole_run_ratios(options.measured, reference, options.cache):
-                paper = row["source"].split(" (")[0]
+            whole = list(whole_run_ratios(options.measured, reference, options.cache))
+            for row, hours in left_out_runs(whole):
+                paper = paper_of(row)
                 stated[paper] = np.append(stated.get(paper, []), 1 / hours)
                 if software_of(row) == _ASSUMED:
                     assumed[paper] = np.append(assumed.get(paper, []), 1 / hours)
@@ -276,7 +289,8 @@ def main() -> int:
             stated |= {f"before Ampere: {name}": own for name, own in ratios.items()}
             bounds, older_bounds, what = bounds_of(stated), bounds_of(ratios), "left out"
             assumed_bounds = wider(bounds, bounds_of(assumed))
-            write_fit(runs, options.cache, bounds, assumed_bounds, (slowdown_of(older), older_bounds))
+            slowdowns = searched_slowdown(whole), slowdown_of(older)
+            write_fit(runs, options.cache, bounds, assumed_bounds, slowdowns, older_bounds)
             print(coverage_line("software stated", stated))
             print(coverage_line("software assumed", assumed))
             print(coverage_line("before Ampere", ratios))

@@ -1,20 +1,19 @@
 """Published trainings of language models on NVIDIA GPUs before Ampere, which took longer than their parts explain.
 
-Steps come from benchmarks/published/before_ampere.csv and, where the measured data is at hand, bigscience's rows on
+Steps come from benchmarks/published/steps.csv and, where the measured data is at hand, bigscience's rows on
 V100. `older_slowdown` is the factor on several nodes, `older_time_error` the bounds; clusters of one owner are left out
 together. GPT-3 is in neither: it is judged as a whole run.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed_runs import Net, Run, anatomy_of, bigscience
+from distributed_runs import Net, Run, anatomy_of, bigscience, published_steps
 
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.datasheet import datasheet_profile
@@ -29,8 +28,6 @@ from joulecast.estimator.cost.stacks import load_stacks
 from joulecast.estimator.cost.waiting import overhead
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-ROWS = Path(__file__).resolve().parent / "published" / "before_ampere.csv"
-_RECOMPUTED = 96  # FLOPs of a block for each token and squared width, recomputation included (Narayanan et al. 2021)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,56 +42,15 @@ class Older:
 
 def older_sources(measured: Path, cache: Path) -> list[Older]:
     found: dict[tuple[str, str, bool], list[float]] = {}
-    for owner, run in (
-        *_published(),
-        *(("Jean Zay", run) for run in bigscience(measured) if find_hardware(run.gpu).before_ampere),
-    ):
+    for owner, run in (*published_steps(), *(("Jean Zay", run) for run in bigscience(measured))):
+        if not find_hardware(run.gpu).before_ampere:
+            continue
         assert run.plan is not None
         cluster = parse_cluster(run.cluster)
         profile = datasheet_profile(find_hardware(run.gpu)).for_software(run.software).for_precision(run.half)
         cost = step_cost(profile, anatomy_of(run, cache)[1], run.plan, cluster)
         found.setdefault((run.source, owner, cluster.nodes > 1), []).append(run.seconds / cost.seconds)
     return [Older(*key, np.array(ratios)) for key, ratios in found.items()]
-
-
-def _published() -> list[tuple[str, Run]]:
-    found = []
-    with ROWS.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            layers, hidden, heads, vocabulary, sequence, micro, samples, dp, tp, pp, zero = (
-                int(row[name])
-                for name in (
-                    *("layers", "hidden", "heads", "vocabulary", "sequence", "micro_batch", "samples"),
-                    *("dp", "tp", "pp", "zero"),
-                )
-            )
-            per_token = _RECOMPUTED * layers * hidden**2 * (1 + sequence / (6 * hidden))
-            rate = float(row["hardware_tflops"] or 0) * 1e12 * dp * tp * pp
-            plan = Plan(
-                dp=dp,
-                tp=tp,
-                pp=pp,
-                zero=zero,
-                checkpointing="full",
-                accumulate=samples // (micro * dp),
-                sequence_parallel=False,
-            )
-            run = Run(
-                source=row["source"],
-                net=Net("gpt", layers, hidden, heads, vocabulary, dropout=float(row["dropout"])),
-                group=row["source"],
-                gpu=row["gpu"],
-                cluster=row["cluster"],
-                sequence=sequence,
-                micro_batch=micro,
-                plan=plan,
-                samples=samples,
-                seconds=float(row["step_s"]) if row["step_s"] else samples * sequence * per_token / rate,
-                software="megatron",
-                half="float16",
-            )
-            found.append((row["cluster_of"], run))
-    return found
 
 
 def slowdown_of(sources: list[Older]) -> float:

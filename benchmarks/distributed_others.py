@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from distributed_runs import Net, Run, anatomy_of, tracer_version
+from distributed_runs import PUBLISHED, Net, Run, anatomy_of, tracer_version
 from population_networks import WorkKey, build_work
 from population_runs import Step, gpu_key, lambda_steps, mlperf_steps, ngc_mode, nvidia_dle_network
 
@@ -190,20 +190,47 @@ _STEP_TOKENS = 4e6  # where the source does not state the batch; 2 million below
 
 def whole_runs(measured: Path, reference: Path, cache: Path) -> Iterator[Found]:
     """Device hours of published pre-trainings, the split chosen by joulecast, the software as the papers state it."""
-    ratios, simple = [], []
-    for row, ratio in whole_run_ratios(measured, reference, cache):
-        ratios.append(ratio)
+    found: dict[bool, list[tuple[float, float]]] = {}
+    for row, ratio in left_out_runs(list(whole_run_ratios(measured, reference, cache))):
         peak = (find_hardware(_ACCELERATORS[row["accelerator"]]).bf16_tflops or 1.0) * 1e12
         macs = 6 * float(row["params_b"]) * 1e9 * float(row["tokens_b"]) * 1e9
-        simple.append(macs / (0.4 * peak) / 3600 / float(row["accelerator_hours"]))
-    if ratios:
-        bounds = load_stacks().time_error
-        yield "published runs: device hours", np.array(ratios), np.array(simple), "12 % median, 20 % mean", bounds
+        simple = macs / (0.4 * peak) / 3600 / float(row["accelerator_hours"])
+        found.setdefault("step_tokens" in row, []).append((ratio, simple))
+    bounds = load_stacks().time_error
+    for more, pairs in found.items():
+        ratios, simple_ratios = np.array(pairs).T
+        what = "more published runs: device hours" if more else "published runs: device hours"
+        yield what, ratios, simple_ratios, "12 % median, 20 % mean", bounds
+
+
+def paper_of(row: dict[str, str]) -> str:
+    """Its number on arXiv, otherwise what comes before the details."""
+    number = re.search(r"arXiv (\d{4}\.\d{5})", row["source"])
+    return number[1] if number else row["source"].split(" (")[0]
+
+
+def searched_slowdown(runs: list[tuple[dict[str, str], float]]) -> float:
+    """Published over predicted hours of runs whose split was searched; every paper counts as much."""
+    papers: dict[str, list[float]] = {}
+    for row, ratio in runs:
+        if row["model"] not in _STATED:
+            papers.setdefault(paper_of(row), []).append(-np.log(ratio))
+    return float(np.exp(np.mean([np.median(logs) for logs in papers.values()])))
+
+
+def left_out_runs(runs: list[tuple[dict[str, str], float]]) -> Iterator[tuple[dict[str, str], float]]:
+    """`runs` with the slowdown of other papers."""
+    for row, ratio in runs:
+        others = [(other, own) for other, own in runs if paper_of(other) != paper_of(row)]
+        yield row, ratio if row["model"] in _STATED else ratio * searched_slowdown(others)
 
 
 def whole_run_ratios(measured: Path, reference: Path, cache: Path) -> Iterator[tuple[dict[str, str], float]]:
-    """Rows with predicted over published device hours."""
-    for path in (reference / "llm_runs.csv", measured / "llm-runs" / "runs.csv"):
+    """Rows with predicted over published device hours, without the slowdown of searched splits.
+
+    Rows of benchmarks/published have `step_tokens`.
+    """
+    for path in (reference / "llm_runs.csv", measured / "llm-runs" / "runs.csv", PUBLISHED / "runs.csv"):
         for row in _rows(path):
             gpu = _ACCELERATORS.get(row["accelerator"])
             if gpu and row["accelerator_hours"]:
@@ -212,14 +239,14 @@ def whole_run_ratios(measured: Path, reference: Path, cache: Path) -> Iterator[t
 
 def software_of(row: dict[str, str]) -> str:
     """As its paper states it; the others have flash attention and fused kernels."""
-    return "megatron" if "BLOOM" in row["model"] else "fused"
+    return row.get("software") or ("megatron" if "BLOOM" in row["model"] else "fused")
 
 
 def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
     """Predicted device seconds of a row."""
     layers, hidden, heads, kv, inner = (int(row[name]) for name in ("layers", "hidden", "heads", "kv_heads", "ffn"))
-    gpt = "BLOOM" in row["model"] or "Pythia" in row["model"]
-    net = Net("gpt" if gpt else "llama", layers, hidden, heads, int(row["vocab"]), inner, kv)
+    kind = row.get("kind") or ("gpt" if "BLOOM" in row["model"] or "Pythia" in row["model"] else "llama")
+    net = Net(kind, layers, hidden, heads, int(row["vocab"]), inner, kv)
     sequence, large = int(row["sequence"]), float(row["params_b"]) > 3
     devices = int(row.get("n_accelerators") or 0) or (512 if large else 64)
     software = software_of(row)
@@ -234,10 +261,11 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
         return _whole_s(step_s * plan.devices / (samples * sequence) * tokens, plan.devices)
     cluster = parse_cluster(f"{devices // 8}x8x{gpu}:200gb")
     best = float("inf")
+    step_tokens = float(row.get("step_tokens") or (_STEP_TOKENS if large else 2e6))
     for micro in (1, 2, 4, 8):
-        samples = max(
-            devices * micro, round((_STEP_TOKENS if large else 2e6) / sequence / (devices * micro)) * devices * micro
-        )
+        samples = max(devices * micro, round(step_tokens / sequence / (devices * micro)) * devices * micro)
+        if step_tokens % (sequence * micro) == 0:  # stated exactly
+            samples = int(step_tokens / sequence)
         run = Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, software)
         work, anatomy = anatomy_of(run, cache)
         try:

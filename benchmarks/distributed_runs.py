@@ -576,6 +576,45 @@ def maxtext(measured: Path) -> Iterator[Run]:
         )
 
 
+PUBLISHED = Path(__file__).resolve().parent / "published"
+_WHOLE = ("layers", "hidden", "heads", "vocabulary", "sequence", "micro_batch", "samples", "dp", "tp", "pp", "zero")
+_RECOMPUTED = 96  # FLOPs of a block for each token and squared width, recomputation included (Narayanan et al. 2021)
+
+
+def published_steps() -> Iterator[tuple[str, Run]]:
+    """Whose cluster, and a step of Megatron-LM with full checkpointing, from benchmarks/published/steps.csv."""
+    for row in _rows(PUBLISHED / "steps.csv"):
+        layers, hidden, heads, vocabulary, sequence, micro, samples, dp, tp, pp, zero = (
+            int(row[one]) for one in _WHOLE
+        )
+        plan = Plan(
+            dp=dp,
+            tp=tp,
+            pp=pp,
+            zero=zero,
+            checkpointing="full",
+            accumulate=samples // (micro * dp),
+            sequence_parallel=False,
+        )
+        per_token = _RECOMPUTED * layers * hidden**2 * (1 + sequence / (6 * hidden))
+        rate = float(row["hardware_tflops"] or 0) * 1e12 * plan.devices
+        run = Run(
+            source=row["source"],
+            net=Net("gpt", layers, hidden, heads, vocabulary, dropout=float(row["dropout"])),
+            group=f"h{hidden} {plan.devices}",
+            gpu=row["gpu"],
+            cluster=row["cluster"],
+            sequence=sequence,
+            micro_batch=micro,
+            plan=plan,
+            samples=samples,
+            seconds=float(row["step_s"]) if row["step_s"] else samples * sequence * per_token / rate,
+            software="megatron",
+            half=row["half"],
+        )
+        yield row["owner"], run
+
+
 READERS = {
     "vtrain": vtrain,
     "llm-foundry": llm_foundry,
@@ -592,5 +631,6 @@ READERS = {
 
 def all_runs(measured: Path) -> list[Run]:
     """Without GPUs before Ampere, which distributed_older.py reads."""
-    runs = (run for reader in READERS.values() for run in reader(measured))
+    runs = [run for reader in READERS.values() for run in reader(measured)]
+    runs += [run for _, run in published_steps()]
     return [run for run in runs if not find_hardware(run.gpu).before_ampere]

@@ -16,6 +16,7 @@ _TIMES = (
     ("gradients and weights, not hidden", "data_s"),
     ("pipeline bubble", "bubble_s"),
     ("stragglers", "straggling_s"),
+    ("not explained by parts", "unexplained_s"),
     ("waiting for data", "input_s"),
 )
 _MEMORY = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")

@@ -28,7 +28,7 @@ from .search import OLDER_CHECKPOINTING, Choice, choose_plan, choose_settings
 from .step import StepCost, waiting_w
 
 COMMUNICATION, BUBBLE, STRAGGLERS = "communication", "pipeline bubble", "stragglers"
-OLDER = "older hardware and software"
+UNEXPLAINED = "not explained by parts"
 # 90 % bounds on logarithms of measured over predicted: of communication and waiting time (links, algorithms and
 # stragglers differ between clusters), and of FP8, whose 16 published trainings are of three sources; they take 0.8 to
 # 1.15 times the prediction.
@@ -96,7 +96,7 @@ class Split:
                 "data": cost.data_s,
                 "bubble": cost.bubble_s,
                 "stragglers": cost.straggling_s,
-                "older": cost.older_s,
+                "unexplained": cost.unexplained_s,
                 "input": cost.input_s,
             },
             "memory_bytes": {
@@ -133,8 +133,9 @@ def predict_split(
     interruption costs `restart_hours`.
 
     With software for language models the interval comes from published trainings that were left out of the fit, and is
-    wider where the software is only assumed. On NVIDIA GPUs before Ampere both the time and the interval are those of
-    published trainings there. Raises RequestError for a split that does not fit.
+    wider where the software is only assumed. On several nodes, published trainings took longer than the fastest split;
+    a split that is chosen is priced like them. So is every split on NVIDIA GPUs before Ampere, with bounds of their
+    own. Raises RequestError for a split that does not fit.
     """
     profile = profile.for_precision(work.precision)
     anatomy = dissect(work, accumulation)
@@ -162,8 +163,9 @@ def predict_split(
             checkpointings=[one for one in checkpointings if not dated or one in OLDER_CHECKPOINTING]
             or (plan.checkpointing,),
         )
-    if older and cluster.nodes > 1:
-        choice = replace(choice, cost=slowed(choice.cost, load_stacks().older_slowdown))
+    if known and work.train and cluster.nodes > 1 and (older or plan is None):
+        times = load_stacks().older_slowdown if older else load_stacks().searched_slowdown
+        choice = replace(choice, cost=slowed(choice.cost, times))
     board_w = choice.cost.joules / choice.cost.seconds if choice.cost.seconds else profile.power.static_w
     limit_w, idle_w = _limit_w(cluster, profile), profile.power.static_w
     rest = rest_w(cluster, board_w, limit_w)
@@ -176,7 +178,7 @@ def predict_split(
     else:
         estimate = _estimate(profile, alone, choice, cluster, steps, split)
     estimate = replace(
-        estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice), *_older_notes(choice, cluster))
+        estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice), *_slowdown_notes(choice, older))
     )
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
     estimate, interruptions = with_interruptions(with_overhead(estimate, overhead), restart_hours)
@@ -199,7 +201,9 @@ def is_dated(profile: Profile, cluster: Cluster) -> bool:
 def slowed(cost: StepCost, times: float) -> StepCost:
     """`cost` of a step that takes `times` as long, with the power that slower steps draw."""
     return replace(
-        cost, older_s=cost.older_s + (times - 1.0) * cost.seconds, joules=cost.joules * times ** (1 + POWER_SLOPE)
+        cost,
+        unexplained_s=cost.unexplained_s + (times - 1.0) * cost.seconds,
+        joules=cost.joules * times ** (1 + POWER_SLOPE),
     )
 
 
@@ -277,10 +281,10 @@ def _breakdown(profile: Profile, alone: Estimate, choice: Choice, cluster: Clust
     waits = {COMMUNICATION: cost.exchanged_s, BUBBLE: cost.bubble_s, STRAGGLERS: cost.straggling_s}
     seconds = {name: wait_s * steps * devices for name, wait_s in waits.items()}
     energy = {name: spent * waiting_w(profile.power) / JOULES_PER_KWH for name, spent in seconds.items()}
-    if cost.older_s:
-        usual = (cost.seconds - cost.older_s) / cost.seconds
-        seconds[OLDER] = cost.older_s * steps * devices
-        energy[OLDER] = (total_kwh - sum(energy.values())) * (1 - usual ** (1 + POWER_SLOPE))
+    if cost.unexplained_s:
+        usual = (cost.seconds - cost.unexplained_s) / cost.seconds
+        seconds[UNEXPLAINED] = cost.unexplained_s * steps * devices
+        energy[UNEXPLAINED] = (total_kwh - sum(energy.values())) * (1 - usual ** (1 + POWER_SLOPE))
     rest = total_kwh - sum(energy.values())
     whole_kwh = sum(part.energy_kwh for part in alone.breakdown)
     whole_s = alone.seconds.value or 1.0
@@ -328,14 +332,16 @@ def _layout_notes(anatomy: Anatomy, choice: Choice) -> list[Note]:
     return notes
 
 
-def _older_notes(choice: Choice, cluster: Cluster) -> list[Note]:
-    if not choice.cost.older_s:
+def _slowdown_notes(choice: Choice, older: bool) -> list[Note]:
+    cost = choice.cost
+    if not cost.unexplained_s:
         return []
-    times = choice.cost.seconds / (choice.cost.seconds - choice.cost.older_s)
-    text = (
-        f"published trainings on several nodes of NVIDIA GPUs before Ampere took {times:.2f} times as long as these "
-        f"parts explain: {cluster.hardware} is priced like them"
-    )
+    times = cost.seconds / (cost.seconds - cost.unexplained_s)
+    if older:
+        where, what = " on several nodes of NVIDIA GPUs before Ampere", "the modelled parts explain: included"
+    else:
+        where, what = " on several nodes", "the fastest split would: included, as long as `parallel` states no split"
+    text = f"published trainings{where} took {times:.2f} times as long as {what}"
     return [Note(text, Topic.SCHEDULE, Weight.ROUGH)]
 
 

@@ -29,7 +29,7 @@ class StepCost:
     `compute_s` are the passes of all micro-batches, `tensor_s`, `pipeline_s`, `expert_s` and `data_s` the communication
     that computing does not hide, `bubble_s` the time without a micro-batch (also of a stage with less work than the
     slowest), `update_s` the optimizer, `straggling_s` the wait for the slowest node, `input_s` the wait for data.
-    `older_s` is what older hardware and its software took in addition, of which the parts are not known.
+    `unexplained_s` is what published trainings took in addition, of which the parts are not known.
     """
 
     compute_s: float
@@ -42,7 +42,7 @@ class StepCost:
     straggling_s: float
     joules: float
     input_s: float = 0.0
-    older_s: float = 0.0
+    unexplained_s: float = 0.0
 
     @property
     def exchanged_s(self) -> float:
@@ -54,7 +54,7 @@ class StepCost:
 
     @property
     def seconds(self) -> float:
-        return self.compute_s + self.update_s + self.older_s + self.waiting_s
+        return self.compute_s + self.update_s + self.unexplained_s + self.waiting_s
 
 
 def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, stage: Stage | None = None) -> StepCost:

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs before Ampere: what runs there, and how long published trainings took."""
+"""How much longer published trainings took than the modelled parts, and what runs on NVIDIA GPUs before Ampere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.anatomy import dissect
 from joulecast.estimator.cost.parallel.cluster import Cluster, parse_cluster, usual_cluster
 from joulecast.estimator.cost.parallel.plan import Plan
-from joulecast.estimator.cost.parallel.predict import OLDER, POWER_SLOPE, is_dated, predict_split, slowed
+from joulecast.estimator.cost.parallel.predict import POWER_SLOPE, UNEXPLAINED, is_dated, predict_split, slowed
 from joulecast.estimator.cost.parallel.search import choose_plan
 from joulecast.estimator.cost.parallel.step import StepCost
 from joulecast.estimator.cost.profile import Profile
@@ -40,7 +40,7 @@ def test_gpus_before_ampere(name: str, before: bool) -> None:
 def test_a_slower_step_draws_less_power() -> None:
     cost = StepCost(1.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0, joules=400.0)
     found = slowed(cost, 2.0)
-    assert (found.seconds, found.older_s, found.waiting_s) == (4.0, 2.0, 0.5)
+    assert (found.seconds, found.unexplained_s, found.waiting_s) == (4.0, 2.0, 0.5)
     assert found.joules == pytest.approx(400 * 2**0.85)
     assert slowed(cost, 1.0) == cost
 
@@ -51,35 +51,54 @@ def test_several_nodes_take_as_much_longer_as_published_trainings() -> None:
     found, split = predict_split(profile, decoder(), cluster, steps=10, plan=plan, overhead=0.0)
     stacks, cost = load_stacks(), split.cost
     assert stacks.older_slowdown > 1.2
-    assert cost.seconds / (cost.seconds - cost.older_s) == pytest.approx(stacks.older_slowdown)
+    assert cost.seconds / (cost.seconds - cost.unexplained_s) == pytest.approx(stacks.older_slowdown)
     low, high = (abs(math.log(bound)) for bound in stacks.older_time_error)
     assert math.log(found.seconds.high / found.seconds.value) == pytest.approx(high, abs=0.01)
     assert math.log(found.seconds.value / found.seconds.low) == pytest.approx(low, abs=0.01)
     assert any("took" in note and "before Ampere" in note for note in found.warnings)
     shares = {part.name: part for part in found.breakdown}
-    assert shares[OLDER].seconds == pytest.approx(10 * 16 * cost.older_s)
+    assert shares[UNEXPLAINED].seconds == pytest.approx(10 * 16 * cost.unexplained_s)
     assert sum(part.energy_kwh for part in found.breakdown) == pytest.approx(found.energy_kwh.value, rel=0.01)
     usual = stacks.older_slowdown ** -(1 + POWER_SLOPE)
     waiting = sum(part.energy_kwh for name, part in shares.items() if name in ("communication", "stragglers"))
     whole = 10 * 16 * cost.joules / 3.6e6
-    assert shares[OLDER].energy_kwh == pytest.approx((whole - waiting) * (1 - usual))
+    assert shares[UNEXPLAINED].energy_kwh == pytest.approx((whole - waiting) * (1 - usual))
 
 
 def test_one_node_and_newer_gpus_are_not_slowed() -> None:
     for text, older in (("8xv100-sxm2-32gb", True), (A100, False)):
         profile, cluster = of(text)
         found, split = predict_split(profile, decoder(), cluster, steps=1, plan=Plan(dp=cluster.devices))
-        assert split.cost.older_s == 0.0
-        assert OLDER not in {part.name for part in found.breakdown}
+        assert split.cost.unexplained_s == 0.0
+        assert UNEXPLAINED not in {part.name for part in found.breakdown}
         stacks = load_stacks()
         bound = (stacks.older_time_error if older else stacks.time_error)[1]
         assert found.seconds.high / found.seconds.value == pytest.approx(bound, rel=0.01)
 
 
+def test_a_searched_split_is_as_slow_as_published_trainings() -> None:
+    profile, cluster = of(A100)
+    found, split = predict_split(profile, decoder(), cluster, steps=1, overhead=0.0)
+    assert split.chosen
+    times = load_stacks().searched_slowdown
+    assert 1.05 < times < load_stacks().older_slowdown
+    assert split.cost.seconds / (split.cost.seconds - split.cost.unexplained_s) == pytest.approx(times)
+    note = (
+        f"published trainings on several nodes took {times:.2f} times as long as the fastest split would: included, as "
+        "long as `parallel` states no split"
+    )
+    assert note in found.warnings
+    stated, same = predict_split(profile, decoder(), cluster, steps=1, plan=split.plan, overhead=0.0)
+    assert same.cost.seconds == pytest.approx(split.cost.seconds / times)
+    assert note not in stated.warnings
+    _, one = predict_split(*of("8xa100-sxm4-80gb")[:1], decoder(), parse_cluster("8xa100-sxm4-80gb"), steps=1)
+    assert (one.chosen, one.cost.unexplained_s) == (True, 0.0)
+
+
 def test_eager_pytorch_is_not_slowed() -> None:
     profile, cluster = of(V100, "eager")
     _, split = predict_split(profile, decoder(), cluster, steps=1, plan=Plan(dp=16))
-    assert split.cost.older_s == 0.0
+    assert split.cost.unexplained_s == 0.0
 
 
 def test_the_search_tries_what_there_was() -> None:

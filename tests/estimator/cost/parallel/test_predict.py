@@ -23,7 +23,7 @@ from joulecast.estimator.trace.fp8 import FP8
 from .decoder import decoder, device, nodes
 
 ONE = nodes(devices=1)
-COST = StepCost(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, joules=900.0, input_s=9.0, older_s=10.0)
+COST = StepCost(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, joules=900.0, input_s=9.0, unexplained_s=10.0)
 MEMORY = Memory(1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 SPLIT = Split(
     Plan(dp=2, tp=4, pp=2, zero=1, checkpointing="full", accumulate=3),
@@ -69,7 +69,7 @@ def test_the_json_of_a_split() -> None:
             "bubble": 6.0,
             "optimizer": 7.0,
             "stragglers": 8.0,
-            "older": 10.0,
+            "unexplained": 10.0,
             "input": 9.0,
         },
         "memory_bytes": {
