@@ -47,8 +47,8 @@ def model_inputs(
     """The inputs of `loaded` (of framework "pytorch"), `batch_size` samples on `device` (its own by default).
 
     They come from the first of: `specs` (`--input`); the file's `example_inputs`; the dataset's `preset`; the
-    model's own config (transformers, timm's `default_cfg`). If none gives inputs, raises a JoulecastError that
-    lists these ways.
+    call that was stopped in the file's training; the model's own config (transformers, timm's `default_cfg`). If none
+    gives inputs, raises a JoulecastError that lists these ways.
     """
     model, device = loaded.model, device or loaded.device
     assert model is not None
@@ -64,12 +64,14 @@ def model_inputs(
         source, wanted = "inputs", _typed(specs, model)
     elif loaded.example_inputs is not None:
         with loaded.running():
-            return _examples(loaded.example_inputs, batch_size, device, model)
+            return _examples(loaded.example_inputs, "example_inputs", batch_size, device, model)
     elif preset is not None:
         source, wanted = (
             preset.name,
             [InputSpec(preset.input_shape, _float_dtype(model) or preset.input_dtype)],
         )
+    elif loaded.training is not None and loaded.training.called_with is not None:
+        return _as_called(loaded.training.called_with, batch_size, device, model)
     else:
         source, wanted, notes = _from_model(model, sequence_length, loaded.name, loaded.processor)
     args, kwargs = make_inputs(wanted, batch_size, vocab_size=vocab_size(model), device=device)
@@ -109,8 +111,17 @@ def _float_dtype(model: nn.Module) -> str | None:
 # -- example_inputs ------------------------------------------------------------------------------
 
 
-def _examples(value: Any, batch_size: int, device: str, model: nn.Module) -> ModelInputs:
-    """`example_inputs` as arguments: a tensor, a tuple of positional ones, or a dict by keyword.
+def _as_called(call: tuple[Any, Any], batch_size: int, device: str, model: nn.Module) -> ModelInputs:
+    """The arguments of the script's own call, with `batch_size` samples in place of its own."""
+    from ..trace.batch import tensors_in
+
+    inputs = _examples(call, "the batch of the training", batch_size, device, model)
+    shown = ", ".join(_described("", tensor) for tensor in tensors_in(call))
+    return replace(inputs, notes=(f"inputs as in the training's first call: {shown}", *inputs.notes))
+
+
+def _examples(value: Any, name: str, batch_size: int, device: str, model: nn.Module) -> ModelInputs:
+    """Examples of inputs as arguments: a tensor, a tuple of positional ones, or a dict by keyword.
 
     The result of a function of `batch_size` is used unchanged. Any other value with another batch size is repeated or
     cut to this one, list by list or along the first dimension.
@@ -123,13 +134,13 @@ def _examples(value: Any, batch_size: int, device: str, model: nn.Module) -> Mod
     args, kwargs = call_arguments(value, model)
     if not any(True for _ in tensors_in([args, kwargs])):
         raise JoulecastError(
-            f"example_inputs is a {type(value).__name__} without tensors; give a tensor, a tuple or a dict of them"
+            f"{name} is a {type(value).__name__} without tensors; give a tensor, a tuple or a dict of them"
         )
     notes: tuple[str, ...] = ()
     if not made:
-        (args, kwargs), notes = _rebatched((args, kwargs), batch_size)
+        (args, kwargs), notes = _rebatched((args, kwargs), name, batch_size)
     args, kwargs = _on_device((args, kwargs), device)
-    return ModelInputs(args, kwargs, "example_inputs", notes, batch_size)
+    return ModelInputs(args, kwargs, name, notes, batch_size)
 
 
 def _called(function: Callable[..., Any], batch_size: int, device: str, takes_batch_size: bool) -> Any:
@@ -147,7 +158,7 @@ def _called(function: Callable[..., Any], batch_size: int, device: str, takes_ba
         return function(**arguments)
 
 
-def _rebatched(arguments: tuple[Any, Any], batch_size: int) -> tuple[tuple[Any, Any], tuple[str, ...]]:
+def _rebatched(arguments: tuple[Any, Any], name: str, batch_size: int) -> tuple[tuple[Any, Any], tuple[str, ...]]:
     """The arguments with `batch_size` samples, and a note if their batch cannot be changed."""
     from torch.utils._pytree import tree_map
 
@@ -171,7 +182,7 @@ def _rebatched(arguments: tuple[Any, Any], batch_size: int) -> tuple[tuple[Any, 
         return tree_map(lambda leaf: _resized(leaf, batch_size), arguments), ()
     shown = ", ".join(map(str, leads)) or "none"
     return arguments, (
-        f"example_inputs (first dimensions {shown}) is used as one batch of {batch_size} samples; "
+        f"{name} (first dimensions {shown}) is used as one batch of {batch_size} samples; "
         "make it a function of batch_size if it is not",
     )
 

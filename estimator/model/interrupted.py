@@ -1,8 +1,9 @@
-"""The models that a file had built when its training was stopped (sandbox/training_stop.py)."""
+"""What a file had built when its training was stopped (sandbox/training_stop.py): its model, inputs and optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,29 @@ def where_it_trains(stop: TrainingStarted, label: str) -> str:
     return f"{Path(code.co_filename).name}:{line}{place} starts a training ({stop.call})"
 
 
-def choose_in_frames(stop: TrainingStarted) -> tuple[str, nn.Module] | None:
-    """The one model among the variables of the user's functions that led to the training."""
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The model of a training that was stopped. Where the training had called it: with what, under which autocast."""
+
+    name: str
+    model: nn.Module
+    called_with: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    optimizers: tuple[Any, ...] = ()
+    precision: str | None = None
+
+
+def stopped_training(stop: TrainingStarted) -> Training | None:
+    """The model that was called, otherwise the one model among the variables of the functions that led there."""
+    if call := stop.first_call:
+        variables = (item for frame in _users(stop) for item in frame.f_locals.items())
+        name = next((name for name, value in variables if value is call.module), type(call.module).__name__)
+        precision = str(call.autocast).removeprefix("torch.") if call.autocast else None
+        return Training(name, call.module, (call.args, dict(call.kwargs)), call.optimizers, precision)
     for frame in _users(stop):
         found = whole_models(frame.f_locals)
         for name in (*_NAMES, *found):
             if name in found and (name in _NAMES or len(found) == 1):
-                return name, found[name]
+                return Training(name, found[name])
     return None
 
 

@@ -20,7 +20,7 @@ from ..sandbox.time_limit import time_limit
 from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import user_code
 from .builders import build, choose, named, parse_args
-from .interrupted import choose_in_frames, where_it_trains
+from .interrupted import Training, stopped_training, where_it_trains
 from .keras_target import is_keras_target
 from .loss import file_loss, named_loss
 
@@ -45,7 +45,7 @@ class LoadedModel:
 
     `framework` is "pytorch", or "keras" with `model` None: `on_cpu` builds it, where Keras runs on torch.
     `example_inputs` is what the file defines under that name, a value or a function, else None; `loss` is the one that
-    was asked for (`loss_asked`), otherwise the file's.
+    was asked for (`loss_asked`), otherwise the file's. `training` is the one that was stopped in the file.
     `device` is "meta" or "cpu"; `source` says where the model came from; `notes` what was assumed.
     """
 
@@ -57,6 +57,7 @@ class LoadedModel:
     example_inputs: Any = None
     loss: Callable[..., Any] | None = None
     loss_asked: bool = False
+    training: Training | None = None
     device: str = "meta"
     notes: tuple[str, ...] = ()
     processor: Mapping[str, Any] = field(default_factory=dict)  # of a config's folder: image sizes, audio frames
@@ -254,7 +255,7 @@ def _build(
 ) -> LoadedModel:
     """One attempt, with the user's modules imported again. Errors of the user's code are raised as they are."""
     imports: UserImports | None = None
-    example_inputs = own_loss = module = None
+    example_inputs = own_loss = module = training = None
     notes: list[str] = []
     processor: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
@@ -271,12 +272,8 @@ def _build(
             stack.enter_context(redirected())
             stack.enter_context(training_stopped())
             module, stop = _import(target, imports)
-            name, value = _pick(module, target, values, stop)
-            label = target.label if target.kind == "package" else f"{target.path.name}:{name}"
-            if stop is not None:
-                notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {name} is read as it was then")
-            with user_code(label, fix=_FIX):
-                model = unwrapped(_built(value, label, values, num_classes, notes))
+            name, model, training = _model_of(module, stop, target, values, num_classes, notes)
+            model = unwrapped(model)
             example_inputs, own_loss = vars(module).get("example_inputs"), file_loss(module)
         if loss is not None:
             own_loss = _named_loss(loss, imports, module)
@@ -291,11 +288,40 @@ def _build(
         example_inputs=example_inputs,
         loss=own_loss,
         loss_asked=loss is not None,
+        training=training,
         device=device,
         notes=tuple(notes),
         processor=processor,
         _imports=imports,
     )
+
+
+def _model_of(
+    module: Any,
+    stop: TrainingStarted | None,
+    target: _Target,
+    values: Mapping[str, Any],
+    num_classes: int | None,
+    notes: list[str],
+) -> tuple[str, nn.Module, Training | None]:
+    """The name in `module` and the model that it builds, or the one of a training that was stopped there."""
+    training = None if stop is None or target.name else stopped_training(stop)
+    name, value = (training.name, training.model) if training else _pick(module, target, values, stop)
+    label = target.label if target.kind == "package" else f"{target.path.name}:{name}"
+    read = name
+    with user_code(label, fix=_FIX):
+        try:
+            model = build(value, label, values, num_classes, notes)
+        except TrainingStarted as while_built:
+            stop, training = while_built, stopped_training(while_built)
+            if training is None:
+                raise JoulecastError(
+                    f"{where_it_trains(stop, label)} while it builds the model; name a function that only builds it"
+                ) from None
+            model, read = training.model, training.name
+    if stop is not None:
+        notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {read} is read as it was then")
+    return name, model, training
 
 
 def _named_loss(text: str, imports: UserImports | None, module: Any) -> Callable[..., Any]:
@@ -304,15 +330,6 @@ def _named_loss(text: str, imports: UserImports | None, module: Any) -> Callable
             imports = UserImports([Path.cwd()], before_installed=False)
             stack.enter_context(imports.active())
         return named_loss(text, imports, module)
-
-
-def _built(value: Any, label: str, values: Mapping[str, Any], num_classes: int | None, notes: list[str]) -> nn.Module:
-    try:
-        return build(value, label, values, num_classes, notes)
-    except TrainingStarted as stop:
-        raise JoulecastError(
-            f"{where_it_trains(stop, label)} while it builds the model; name a function that only builds it"
-        ) from None
 
 
 def _imports(target: _Target) -> UserImports:
@@ -336,8 +353,6 @@ def _import(target: _Target, imports: UserImports) -> tuple[Any, TrainingStarted
 
 def _pick(module: Any, target: _Target, values: Mapping[str, Any], stop: TrainingStarted | None) -> tuple[str, Any]:
     label = target.module or target.path.name
-    if stop is not None and not target.name and (found := choose_in_frames(stop)):
-        return found
     try:
         if target.name:
             return target.name, named(module, target.name, label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         preset=options.preset,
         sequence_length=options.sequence_length,
     )
+    precision = options.precision or (loaded.training.precision if loaded.training else None)
     fix = config_fault(getattr(loaded.model, "config", None)) or describe_inputs(inputs.args, inputs.kwargs)
     with (
         time_limit(options.time_limit_s, f"tracing {loaded.name}"),
@@ -152,7 +153,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             trace,
             train=options.train,
             optimizer=options.optimizer,
-            precision=options.precision,
+            precision=precision,
             accumulate=options.accumulate,
             name=loaded.name,
             layers=options.layers,
@@ -166,6 +167,10 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             work = read(
                 loaded.model, (inputs.args, dict(inputs.kwargs)), batch_size=inputs.batch_size, loss=loaded.loss
             )
+    if loaded.training is not None:
+        if precision != options.precision:
+            notes = (*notes, f"{loaded.name} trains under autocast in {precision}")
+        notes = (*notes, *_other_optimizers(loaded.training.optimizers, work.optimizer, loaded.name))
     return replace(work, warnings=(*work.warnings, *inputs.notes, *loaded.notes, *notes))
 
 
@@ -173,13 +178,14 @@ def _trace_training_step(
     read: Callable[..., Workload], model: nn.Module, inputs: ModelInputs, batch_size: int
 ) -> Workload:
     """The training step of a LightningModule on the first form of a batch that it takes, otherwise its forward."""
-    from ..trace.training_step import TrainingStep, possible_batches, step_loss
+    from ..trace.training_step import TrainingStep, configured, possible_batches, step_loss
 
     first: JoulecastError | None = None
     for batch in possible_batches(inputs.args, inputs.kwargs, batch_size):
         try:
             work = read(TrainingStep(model), ((batch,), {}), loss=step_loss, batch_size=batch_size)
-            return replace(work, warnings=(*work.warnings, *_other_optimizers(model, work.optimizer)))
+            notes = _other_optimizers(configured(model), work.optimizer, "configure_optimizers")
+            return replace(work, warnings=(*work.warnings, *notes))
         except JoulecastError as error:
             first = first or error
     try:
@@ -191,13 +197,13 @@ def _trace_training_step(
     return replace(work, warnings=(*work.warnings, f"forward was traced in place of training_step ({first})"))
 
 
-def _other_optimizers(model: nn.Module, priced: str | None) -> list[str]:
-    """A note where the module's own optimizers are not the one whose update is priced."""
+def _other_optimizers(own: Iterable[Any], priced: str | None, place: str) -> list[str]:
+    """A note where the optimizers that `place` makes are not the one whose update is priced."""
     from ..trace.optimizers import optimizer_of
-    from ..trace.training_step import configured
 
-    own = {optimizer_of(optimizer) for optimizer in configured(model)}
-    if not own or own == {priced}:
+    names = {optimizer_of(optimizer) for optimizer in own}
+    if not names or priced is None or names == {priced}:
         return []
-    names = " and ".join(sorted(own))
-    return [f"configure_optimizers has {names}, the update is costed as {priced}: give `optimizer` {min(own)}"]
+    return [
+        f"{place} has {' and '.join(sorted(names))}, the update is costed as {priced}: give `optimizer` {min(names)}"
+    ]

@@ -159,3 +159,51 @@ def test_patches_of_several_images_are_not_taken_for_samples() -> None:
     )
     assert (one.batch_size, three.batch_size) == (1, 3)
     assert three.forward_flops == 3 * one.forward_flops
+
+
+SCRIPT = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 4, bias=False)
+    def forward(self, x, targets=None):
+        scores = self.layer(x)
+        if targets is None:
+            return scores[:1]
+        return nn.functional.cross_entropy(scores, targets)
+
+def main():
+    net = Net().cuda()
+    optimizer = torch.optim.AdamW(net.parameters())
+    for _ in range(10**9):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            loss = net(torch.zeros(3, 8, device="cuda"), torch.zeros(3, dtype=torch.int64, device="cuda"))
+        loss.backward()
+        optimizer.step()
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning", "ignore:User provided device:UserWarning")
+@pytest.mark.parametrize("ending", ["", "main()\n"])
+def test_a_training_script_shows_its_batch_its_optimizer_and_its_autocast(
+    read: Callable[..., Workload], tmp_path: Path, ending: str
+) -> None:
+    (tmp_path / "train.py").write_text(HEAD + SCRIPT + ending)
+    name = "" if ending else ":main"
+    work = read_model(f"{tmp_path / 'train.py'}{name}", TraceOptions(batch_size=BATCH))
+    forward = [op for op in work.ops if op.phase == "forward" and op.name == "mm"]
+    assert [(op.flops, op.dtype) for op in forward] == [(BATCH * 8 * 4, "bfloat16")]
+    assert any("cross_entropy" in op.name or "nll_loss" in op.name for op in work.ops)  # its targets were given
+    notes = "\n".join(work.warnings)
+    assert "inputs as in the training's first call: float32 3x8, int64 3" in notes
+    assert f"train{name} trains under autocast in bfloat16" in notes
+    assert f"train{name} has adamw, the update is costed as sgd: give `optimizer` adamw" in notes
+
+
+def test_the_options_come_before_what_a_script_does(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(HEAD + SCRIPT)
+    specs = (InputSpec((8,)), InputSpec((), "int64"))
+    options = TraceOptions(batch_size=BATCH, optimizer="adamw", precision="float16", specs=specs)
+    work = read_model(f"{tmp_path / 'train.py'}:main", options)
+    assert (work.precision, work.optimizer) == ("float16", "adamw")
+    assert not any("autocast" in note or "first call" in note or "optimizer" in note for note in work.warnings)
