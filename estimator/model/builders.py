@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("model", "build_model", "get_model")
+_NAMES_A_MODEL = re.compile(r"^[A-Z]|model|net")
 
 # These packages pass `num_classes` on in **kwargs, without a parameter of that name.
 _NUM_CLASSES_BEHIND_KWARGS = ("timm", "torchvision", "pytorchcv")
@@ -77,7 +79,7 @@ def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str
         )
     if len(classes) == 1:  # calling it says which arguments it needs
         return next(iter(classes.items()))
-    raise JoulecastError(f"{label} holds no model that builds without arguments{_inventory(module)}")
+    raise JoulecastError(f"{label} holds no model class that builds without arguments{_inventory(module)}")
 
 
 def _counts(value: Callable[..., Any], module: ModuleType, args: Mapping[str, Any]) -> bool:
@@ -123,18 +125,20 @@ def _used_in_others(module: ModuleType, classes: Mapping[str, Any]) -> set[str]:
 def _inventory(module: ModuleType) -> str:
     """The end of an error: what the module defines, and how to name one of it."""
     own = {name: v for name, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__}
-    functions = [f"{name}()" for name, v in own.items() if inspect.isfunction(v) and not name.startswith("_")]
-    classes = [_with_needs(name, v) for name, v in _own_classes(module).items()]
-    if not functions and not classes:
+    functions = {f"{name}()": v for name, v in own.items() if inspect.isfunction(v) and not name.startswith("_")}
+    found = _own_classes(module) | functions
+    if not found:
         return "; define a torch.nn.Module class, or a function build_model() that returns one"
-    found = ", ".join((classes + functions)[:12])
-    first = next(iter([*_own_classes(module), *functions])).removesuffix("()")
-    return f"; it has {found}: name one (FILE.py:{first}), or define build_model()"
+    ready = [name for name, value in found.items() if not missing(value, {})]
+    main = [name for name in ready if name == "main()"]
+    likely = [name for name in (*ready, *_own_classes(module), *found) if _NAMES_A_MODEL.search(name)]
+    first = next(iter([*likely, *main, *found]))
+    listed = ", ".join([*ready, *(_with_needs(name, value) for name, value in found.items() if name not in ready)][:12])
+    return f"; it has {listed}: name one (FILE.py:{first.removesuffix('()')}), or define build_model()"
 
 
 def _with_needs(name: str, value: Callable[..., Any]) -> str:
-    needs = missing(value, {})
-    return f"{name} (needs {', '.join(needs)})" if needs else name
+    return f"{name} (needs {', '.join(missing(value, {}))})"
 
 
 # -- calling -------------------------------------------------------------------------------------

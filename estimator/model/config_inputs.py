@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
+from ..trace.signature import arguments
 from .families import family_inputs
-from .implied import UnknownShape, arguments, implied_inputs, named_input
+from .implied import UnknownShape, implied_inputs, named_input
 from .input_spec import HOW_TO_GIVE_INPUTS, InputSpec
 
 if TYPE_CHECKING:

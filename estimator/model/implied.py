@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..base.errors import JoulecastError
+from ..trace.signature import arguments
 from .clips import (
     PATCH_SIDE,
     Layout,
@@ -307,16 +308,6 @@ def _text(
 
 
 # -- the arguments ---------------------------------------------------------------------------------
-
-
-def arguments(model: Any) -> dict[str, inspect.Parameter]:
-    """The named arguments of the forward pass, behind whatever decorates it."""
-    try:
-        parameters = inspect.signature(inspect.unwrap(type(model).forward)).parameters
-    except (TypeError, ValueError):
-        return {}
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: value for name, value in parameters.items() if value.kind in kinds and name != "self"}
 
 
 def _required(parameter: inspect.Parameter) -> bool:

@@ -15,7 +15,13 @@ from ..base.suggest import clipped, near
 if TYPE_CHECKING:
     import torch
 
-HOW_TO_GIVE_INPUTS = "give `inputs` (as in 3,224,224 or ids:int64:128) or `dataset`, or define example_inputs"
+
+def how_to_give_inputs(*examples: str) -> str:
+    """The fix of an error about inputs, with examples of one sample's shape."""
+    return f"give `inputs` (as in {' or '.join(examples)}) or `dataset`, or define example_inputs"
+
+
+HOW_TO_GIVE_INPUTS = how_to_give_inputs("3,224,224", "ids:int64:128")
 MAX_SIZE = 2**40
 # Elements of one input of a whole batch: beyond, sizes and strides no longer fit into 64 bits.
 _MAX_ELEMENTS = 2**48

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
+from ..base.suggest import near
+from ..trace.signature import arguments, takes_any_name
 from .config_inputs import from_config, main_input, vocab_size
-from .input_spec import HOW_TO_GIVE_INPUTS, InputSpec, make_inputs, parse_input
+from .input_spec import InputSpec, make_inputs, parse_input
 from .presets import DatasetPreset
 
 __all__ = ["InputSpec", "ModelInputs", "describe_inputs", "make_inputs", "model_inputs", "parse_input"]
@@ -30,6 +32,7 @@ class ModelInputs:
     source: str
     notes: tuple[str, ...] = field(default=())
     batch_size: int | None = None  # None: the first dimension of every tensor
+    are_whole: bool = False  # all that a training step gives the model
 
 
 # -- which inputs --------------------------------------------------------------------------------
@@ -73,8 +76,11 @@ def model_inputs(
     elif loaded.training is not None and loaded.training.called_with is not None:
         return _as_called(loaded.training.called_with, batch_size, device, model)
     else:
-        source, wanted, notes = _from_model(model, sequence_length, loaded.name, loaded.processor)
+        with loaded.running():
+            source, wanted, notes = _from_model(model, sequence_length, loaded.name, loaded.processor)
     args, kwargs = make_inputs(wanted, batch_size, vocab_size=vocab_size(model), device=device)
+    if specs:
+        args, kwargs = _as_taken(model, args, kwargs)
     packed = any(spec.packed_axis is not None for spec in wanted)  # the first dimension is not that of the samples
     return ModelInputs(args, kwargs, source, notes, batch_size if packed else None)
 
@@ -99,6 +105,28 @@ def _typed(specs: Sequence[InputSpec], model: nn.Module) -> list[InputSpec]:
     if len(specs) == 1 and not specs[0].name and specs[0].dtype is None and main_input(model) == "input_ids":
         return [InputSpec(specs[0].shape, "int64", "input_ids")]
     return [replace(spec, dtype=spec.dtype or own) for spec in specs]
+
+
+def _as_taken(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs under names that `forward` does not have: one input by position, several as one batch."""
+    from ..trace.batch import call_arguments
+    from ..trace.training_step import has_training_step
+
+    takes = arguments(model)
+    unknown = [name for name in kwargs if name not in takes]
+    if not unknown or not takes or has_training_step(model) or takes_any_name(model):
+        return args, kwargs
+    needed = [name for name, one in takes.items() if one.default is one.empty]
+    if not args and len(kwargs) == 1 and len(needed) <= 1:
+        return tuple(kwargs.values()), {}
+    if not args and len(needed) <= 1:
+        return call_arguments(kwargs, model)
+    raise JoulecastError(
+        f"`inputs` {unknown[0]}: {type(model).__name__} takes {', '.join(takes)}; give one of these names"
+        f"{near(unknown[0], takes)}"
+    )
 
 
 def _float_dtype(model: nn.Module) -> str | None:
@@ -140,7 +168,7 @@ def _examples(value: Any, name: str, batch_size: int, device: str, model: nn.Mod
     if not made:
         (args, kwargs), notes = _rebatched((args, kwargs), name, batch_size)
     args, kwargs = _on_device((args, kwargs), device)
-    return ModelInputs(args, kwargs, name, notes, batch_size)
+    return ModelInputs(args, kwargs, name, notes, batch_size, are_whole=True)
 
 
 def _called(function: Callable[..., Any], batch_size: int, device: str, takes_batch_size: bool) -> Any:
@@ -226,4 +254,7 @@ def _from_model(
     size = timm_config.get("input_size") if isinstance(timm_config, Mapping) else None
     if size:
         return "default_cfg", [InputSpec(tuple(size), _float_dtype(model))], ()
-    raise JoulecastError(f"{label} does not declare its inputs; {HOW_TO_GIVE_INPUTS}")
+    from .first_layer import input_of_first_layer
+
+    wanted, notes = input_of_first_layer(model, label)
+    return "layers", [replace(spec, dtype=spec.dtype or _float_dtype(model)) for spec in wanted], notes

@@ -53,6 +53,11 @@ def stopped_training(stop: TrainingStarted) -> Training | None:
     return None
 
 
+def models_in_frames(stop: TrainingStarted) -> dict[str, nn.Module]:
+    """The models among the variables of the innermost function that has some."""
+    return next((found for frame in _users(stop) if (found := whole_models(frame.f_locals))), {})
+
+
 def _users(stop: TrainingStarted) -> Iterator[FrameType]:
     """The frames of the user's files, innermost first, up to joulecast's own that loaded the file."""
     for frame in stop.frames:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import re
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from ..sandbox.time_limit import time_limit
 from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import user_code
 from .builders import build, choose, named, parse_args
-from .interrupted import Training, stopped_training, where_it_trains
+from .interrupted import Training, models_in_frames, stopped_training, where_it_trains
 from .keras_target import is_keras_target
 from .loss import file_loss, named_loss
 
@@ -33,9 +34,13 @@ _log = logging.getLogger(__name__)
 
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".onnx", ".pkl", ".h5", ".keras")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_SCRIPT = re.compile(r"(?P<spec>.+?\.(?:py|ipynb)(?::[\w.]+)?)\s+(?P<arguments>\S.*)")
 # Code that asks about the meta device would build another network there.
 _ASKS_FOR_META = re.compile(r"""\bis_meta\b|["']meta["']""")
-_USAGE = "give FILE.py, FILE.py:name, package.module:callable, a Hugging Face config.json or hf:ORGANISATION/NAME"
+_USAGE = (
+    "give FILE.py, FILE.py:name, 'FILE.py ARGUMENTS', package.module:callable, a Hugging Face config.json or "
+    "hf:ORGANISATION/NAME"
+)
 _FIX = "correct the model, or what it is built with (`model_args`)"
 
 
@@ -87,6 +92,12 @@ class _Target:
     path: Path = Path()
     module: str = ""
     name: str = ""  # of the callable in it, "" to choose
+    arguments: tuple[str, ...] = ()  # of a script's command line
+
+    @property
+    def code(self) -> str:
+        """The file or the package with the name in it, without a script's arguments."""
+        return ":".join(filter(None, (self.module or str(self.path), self.name)))
 
     @property
     def label(self) -> str:
@@ -110,10 +121,12 @@ def load_model(
     Parameters
     ----------
     spec:
-        `FILE.py` or `FILE.ipynb`, `FILE.py:name`, `package.module:callable`, a Hugging Face `config.json` (or
-        its folder), or `hf:ORGANISATION/NAME[@REVISION]` for the config of a repository on the hub. In a file
-        without a name: `model`, `build_model`, `get_model`, otherwise the one model class that builds without
-        arguments and is not part of another, otherwise the one variable that holds a model.
+        `FILE.py` or `FILE.ipynb`, `FILE.py:name`, either with the arguments of a script after a space,
+        `package.module:callable`, a Hugging Face `config.json` (or its folder), or `hf:ORGANISATION/NAME[@REVISION]`
+        for the config of a repository on the hub. In a file without a name: the model of a training that the file
+        starts, else `model`, `build_model`, `get_model`, otherwise the one model class that builds without arguments
+        and is not part of another, otherwise the one variable that holds a model. A named function that trains is
+        stopped in the same way.
     args:
         Arguments of the callable, or settings of the config, as text; literals are parsed.
     num_classes:
@@ -143,7 +156,9 @@ def load_model(
             return attempt("cpu")
 
     with time_limit(time_limit_s, f"loading {target.label}"), user_code(target.label):
-        if target.kind != "config" and is_keras_target(spec):
+        if target.kind != "config" and is_keras_target(target.code):
+            if target.arguments:
+                raise JoulecastError(f"{target.label} is a Keras script: it gets no arguments; name its model")
             return LoadedModel(spec, _display_name(target, values), "keras", spec, None, _on_cpu=on_cpu)
         loaded = _on_meta(attempt, is_installed=target.kind != "file") if _allows_meta(target) else None
         loaded = loaded or attempt("cpu")
@@ -196,6 +211,8 @@ def _parse_spec(spec: str) -> _Target:
 
 
 def _parse_path(spec: str) -> _Target:
+    if (script := _SCRIPT.fullmatch(spec)) and not Path(spec).exists():
+        return replace(_parse_path(script["spec"]), arguments=_words(script["arguments"]))
     before, colon, name = spec.rpartition(":")
     if colon and is_source(before):
         if not _DOTTED.fullmatch(name):
@@ -211,6 +228,13 @@ def _parse_path(spec: str) -> _Target:
     if colon and _DOTTED.fullmatch(before) and _DOTTED.fullmatch(name):
         return _Target("package", module=before, name=name)
     raise JoulecastError(_not_a_spec(spec, path))
+
+
+def _words(arguments: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(arguments))
+    except ValueError as error:
+        raise JoulecastError(f"the script's arguments {clipped(arguments)!r}: {error}; close the quotation") from None
 
 
 def _existing(path: Path) -> Path:
@@ -335,7 +359,7 @@ def _named_loss(text: str, imports: UserImports | None, module: Any) -> Callable
 def _imports(target: _Target) -> UserImports:
     """For a file, its own folder comes first, as for a script; for a package, this folder comes last."""
     if target.kind == "file":
-        return UserImports([target.path.resolve().parent], file=target.path)
+        return UserImports([target.path.resolve().parent], file=target.path, arguments=target.arguments)
     return UserImports([Path.cwd()], before_installed=False)
 
 
@@ -360,6 +384,11 @@ def _pick(module: Any, target: _Target, values: Mapping[str, Any], stop: Trainin
     except JoulecastError as error:
         if stop is None:
             raise
+        if len(together := models_in_frames(stop)) > 1:
+            raise JoulecastError(
+                f"{where_it_trains(stop, label)} of {' and '.join(together)}; name the class of one, "
+                "or of a module whose training_step(batch) trains them all"
+            ) from None
         raise JoulecastError(
             f"{where_it_trains(stop, label)} and was stopped there ({error}); "
             'put the training under `if __name__ == "__main__":`'

@@ -127,6 +127,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
 
     from ..sandbox.time_limit import time_limit
     from ..sandbox.user_code import user_code
+    from ..trace.targets import with_targets
     from ..trace.trace import trace
     from ..trace.training_step import has_training_step
     from .config_faults import config_fault
@@ -164,9 +165,11 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         if options.train and has_training_step(loaded.model) and not loaded.loss_asked:
             work = _trace_training_step(read, loaded.model, inputs, options.batch_size)
         else:
-            work = read(
-                loaded.model, (inputs.args, dict(inputs.kwargs)), batch_size=inputs.batch_size, loss=loaded.loss
-            )
+            kwargs = dict(inputs.kwargs)
+            if options.train and loaded.loss is None and not inputs.are_whole:
+                kwargs, about_targets = with_targets(loaded.model, inputs.args, kwargs)
+                notes = (*notes, *about_targets)
+            work = read(loaded.model, (inputs.args, kwargs), batch_size=inputs.batch_size, loss=loaded.loss)
     if loaded.training is not None:
         if precision != options.precision:
             notes = (*notes, f"{loaded.name} trains under autocast in {precision}")

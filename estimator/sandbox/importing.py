@@ -37,12 +37,20 @@ class UserImports:
 
     Two model files may each have a `blocks.py` beside them, and importing one again runs it again.
     For a `file`, imports are also looked for in the folders above it, up to the root of its repository; while
-    active, `sys.argv` is that file's, without arguments. Inside `timm.py`, `import timm` is the installed package.
+    active, `sys.argv` is that file's, with its `arguments`. Inside `timm.py`, `import timm` is the installed package.
     """
 
-    def __init__(self, folders: Sequence[Path], *, file: Path | None = None, before_installed: bool = True) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        *,
+        file: Path | None = None,
+        arguments: Sequence[str] = (),
+        before_installed: bool = True,
+    ) -> None:
         above, is_root_known = _folders_above(file) if file else ([], False)
         self._file = file
+        self._arguments = arguments
         self._finder = _Finder(
             [str(folder) for folder in folders],
             [str(folder) for folder in above],
@@ -61,7 +69,7 @@ class UserImports:
         sys.modules.update(self._modules)
         sys.meta_path.insert(0, self._finder)
         sys.dont_write_bytecode = True  # nothing is written beside the user's files
-        sys.argv = [str(self._file)] if self._file else arguments[:1]
+        sys.argv = [str(self._file), *self._arguments] if self._file else arguments[:1]
         try:
             yield
         finally:

@@ -100,7 +100,7 @@ def model_error(error: BaseException, *, what: str, fix: str = "") -> JoulecastE
     if isinstance(error, SyntaxError) and error.filename and not _ours(error.filename):
         where = f"{Path(error.filename).name}:{error.lineno}"
     said, hint = _said(error)
-    advice = hint or (fix if about_arguments(error) else "")
+    advice = hint or _folder(error, frames) or (fix if about_arguments(error) else "")
     line = f"{where}: {said}" + (f"; {advice}" if advice else "")
     return ModelError(line, _shown(frames))
 
@@ -143,6 +143,15 @@ def _users_own(frames: Iterable[traceback.FrameSummary]) -> list[traceback.Frame
     return [frame for frame in models if is_users(frame.filename)] or models
 
 
+def _folder(error: BaseException, frames: list[traceback.FrameSummary]) -> str:
+    """The fix for a file that is looked for in this folder and lies beside the user's code."""
+    name = getattr(error, "filename", None)
+    if not isinstance(error, FileNotFoundError) or not isinstance(name, str) or os.path.isabs(name):
+        return ""
+    folders = (Path(frame.filename).parent for frame in reversed(frames))
+    return next((f"run this in {folder}, which has it" for folder in folders if (folder / name).exists()), "")
+
+
 def _shown(frames: list[traceback.FrameSummary]) -> str:
     return "".join(traceback.format_list(frames[-_FRAMES:]))
 
@@ -174,7 +183,7 @@ def _said(error: BaseException) -> tuple[str, str]:
     text = one_line(str(error)).replace("`", "'")  # backticks name fields of joulecast's own (base/errors.py)
     if isinstance(error, SystemExit):
         if refused := _refused_arguments(error):
-            return f"its command line needs arguments ({refused})", "give them defaults, or name a class in the file"
+            return f"its command line needs arguments ({refused})", "give them, as in `model` 'FILE.py --name VALUE'"
         return f"calls sys.exit({text})", 'put what is not the model under `if __name__ == "__main__":`'
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}", "fix the syntax error"

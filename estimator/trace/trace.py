@@ -18,6 +18,7 @@ from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
 from .masks import with_masks
 from .optimizers import OPTIMIZERS, clip_op, ema_op, optimizer_name, state_bytes, update_ops
 from .step import PRECISIONS, Listing, Loss, Step, Trained, list_step
+from .targets import missing_targets
 from .training_step import TrainingStep
 from .untouched import untouched
 from .workload import Op, Workload
@@ -260,6 +261,8 @@ def _notes(step: Step, listing: Listing) -> list[str]:
         untrained = sum(p.requires_grad for p in step.model.parameters()) - len(listing.trained)
         if untrained > 0:
             notes.append(f"{untrained} trainable parameter tensors get no gradient from the loss")
+        if step.loss is None and (targets := missing_targets(step.model, step.args, step.kwargs)):
+            notes.append(f"the model was called without `{targets}`: what it computes from them is not counted")
         if step.loss is None and not listing.has_output:
             notes.append("the model's output has no tensor to put a loss on")
     return notes

@@ -104,8 +104,16 @@ def test_bytes_that_are_no_python(tmp_path):
 
 def test_no_model(write):
     said = message(write("def train():\n    pass\ndef net(width):\n    pass\n"))
-    assert said.startswith("mynet.py holds no model that builds without arguments; it has train(), net()")
-    assert "FILE.py:" in said
+    assert said == (
+        "mynet.py holds no model class that builds without arguments; it has train(), net() (needs width): "
+        "name one (FILE.py:net), or define build_model()"
+    )
+    builder = "class Block(nn.Module):\n    def __init__(self, width):\n        super().__init__()\n"
+    builder = "from torch import nn\n" + builder + "def test():\n    pass\ndef main():\n    pass\n"
+    builder += "class Other(Block):\n    pass\n"
+    assert "name one (FILE.py:Block)" in message(write(builder))
+    assert "name one (FILE.py:ResNet18)" in message(write(builder + "def ResNet18():\n    return Block(3)\n"))
+    assert "name one (FILE.py:main)" in message(write("def test():\n    pass\ndef main():\n    pass\n"))
     assert "define a torch.nn.Module class" in message(write("x = 3\n"))
     assert "define a torch.nn.Module class" in message(write(""))
 
@@ -199,7 +207,7 @@ def test_a_command_line_that_needs_arguments(write):
     text = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--data', required=True)\n"
     said = message(write(text + "parser.parse_args()\n"))
     assert said.startswith("mynet.py:4 in <module>: its command line needs arguments (the following arguments are")
-    assert "give them defaults" in said
+    assert said.endswith("give them, as in `model` 'FILE.py --name VALUE'")
 
 
 def test_a_repository_folder_is_never_to_be_installed(write):
@@ -287,3 +295,10 @@ def test_memory_that_a_trace_does_not_have():
     assert said.endswith(
         "read its values with .tolist(), .numpy() or .item() in place of untyped_storage() or data_ptr()"
     )
+
+
+def test_a_file_that_lies_beside_the_model_is_looked_for_there(write, tmp_path):
+    (tmp_path / "settings.txt").write_text("4")
+    said = message(write("width = open('settings.txt').read()\n" + NET))
+    assert said.endswith(f"No such file or directory: 'settings.txt'; run this in {tmp_path}, which has it")
+    assert message(write("open('none.txt')\n" + NET)).endswith("No such file or directory: 'none.txt'")

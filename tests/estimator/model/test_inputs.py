@@ -139,10 +139,12 @@ def test_input_before_example_inputs_before_the_preset(load):
 
 
 def test_no_inputs_at_all_tells_the_ways(load):
+    recurrent = "class Steps(Net):\n    def __init__(self):\n        super().__init__()\n"
+    recurrent += "        self.lin = nn.LSTMCell(3, 4)\nmodel = Steps()\n"
     with pytest.raises(
         JoulecastError, match=r"mynet does not declare its inputs.*`inputs`.*`dataset`.*example_inputs"
     ) as caught:
-        model_inputs(load(""), 4)
+        model_inputs(load(recurrent), 4)
     assert "\n" not in str(caught.value)
 
 
@@ -334,3 +336,43 @@ def test_preset_names():
         dataset_preset("cifar-11")
     with pytest.raises(JoulecastError, match=r"known are cifar10, cifar100, mnist"):
         dataset_preset("laion")
+
+
+# -- names that forward does not have --------------------------------------------------------------
+
+NAMED = """
+class Two(Net):
+    def forward(self, a, b=None):
+        return self.lin(a)
+class Pair(Net):
+    def forward(self, a, b):
+        return self.lin(a + b)
+class Batch(Net):
+    def forward(self, batch):
+        return self.lin(batch["a"] + batch["b"])
+class Any(Net):
+    def forward(self, **batch):
+        return self.lin(batch["x"])
+model = {}()
+"""
+
+
+def taken(load, name, *specs):
+    return shapes(model_inputs(load(NAMED.replace("{}", name)), 4, specs=[parse_input(spec) for spec in specs]))
+
+
+def test_one_input_under_another_name_goes_by_position(load):
+    assert taken(load, "Two", "ids:5,3") == ([(4, 5, 3)], {})
+    assert taken(load, "Two", "b:5,3") == ([], {"b": (4, 5, 3)})
+    assert taken(load, "Any", "x:3") == ([], {"x": (4, 3)})
+
+
+def test_several_inputs_under_other_names_are_one_batch(load):
+    inputs = model_inputs(load(NAMED.replace("{}", "Batch")), 4, specs=[parse_input("a:3"), parse_input("b:3")])
+    ((batch,), kwargs) = inputs.args, inputs.kwargs
+    assert ({name: tuple(tensor.shape) for name, tensor in batch.items()}, kwargs) == ({"a": (4, 3), "b": (4, 3)}, {})
+
+
+def test_a_name_that_forward_does_not_have(load):
+    with pytest.raises(JoulecastError, match=r"^`inputs` c: Pair takes a, b; give one of these names$"):
+        taken(load, "Pair", "a:3", "c:3")

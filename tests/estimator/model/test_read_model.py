@@ -207,3 +207,25 @@ def test_the_options_come_before_what_a_script_does(tmp_path: Path) -> None:
     work = read_model(f"{tmp_path / 'train.py'}:main", options)
     assert (work.precision, work.optimizer) == ("float16", "adamw")
     assert not any("autocast" in note or "first call" in note or "optimizer" in note for note in work.warnings)
+
+
+def test_a_model_that_declares_nothing_is_read_from_its_first_layer_with_its_targets(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + SCRIPT)
+    work = read_model(str(tmp_path / "net.py"), TraceOptions(batch_size=BATCH))
+    assert sum(op.flops for op in work.ops if op.phase == "forward" and op.name == "mm") == BATCH * 8 * 4
+    assert "net: a sample is 8 numbers, the width of its first layer" in work.warnings
+    assert "the model computes its loss from `targets`: one int64 a sample are given to it" in work.warnings
+
+
+def test_a_script_gets_its_arguments(tmp_path: Path) -> None:
+    text = (
+        "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--width', type=int, required=True)\n"
+    )
+    text += "parser.add_argument('--name')\noptions = parser.parse_args()\n"
+    (tmp_path / "net.py").write_text(HEAD + text + "model = nn.Linear(options.width, len(options.name))\n")
+    work = read_model(f"{tmp_path / 'net.py'} --width 12 --name 'a b'", TraceOptions(batch_size=BATCH))
+    assert work.parameters == 12 * 3 + 3
+    work = read_model(f"{tmp_path / 'net.py'}:model --width 5 --name x", TraceOptions(batch_size=BATCH))
+    assert work.parameters == 5 + 1
+    with pytest.raises(JoulecastError, match=r"arguments .--name .a.: No closing quotation; close the quotation"):
+        read_model(f"{tmp_path / 'net.py'} --name 'a", TraceOptions())

@@ -62,7 +62,7 @@ def test_a_step_without_backward_of_torchs_own(tmp_path):
 def test_several_models_are_listed_with_the_line(tmp_path):
     text = NET + "class Other(nn.Linear):\n    def __init__(self):\n        super().__init__(3, 3)\n"
     text += "a, b = Net(), Other()\nwhile True:\n    b(a.lin.weight).sum().backward()\n"
-    with pytest.raises(JoulecastError, match=r"train\.py:15 starts a training .* several models: Net, Other"):
+    with pytest.raises(JoulecastError, match=r"train\.py:15 starts a training .* of a and b; name the class of one"):
         loaded(tmp_path, text)
 
 
@@ -109,7 +109,7 @@ def test_one_of_two_models_with_optimizers_is_not_taken_for_the_whole(tmp_path):
     text = NET + NET.replace("Net", "Other") + "a, b = Net(3), Other()\n"
     text += "optimizers = [torch.optim.SGD(net.parameters(), 0.1) for net in (a, b)]\n"
     text += "b(a(torch.zeros(1, 3))).sum().backward()\n"
-    with pytest.raises(JoulecastError, match=r"train\.py:21 starts a training \(Tensor\.backward\).*: Net, Other"):
+    with pytest.raises(JoulecastError, match=r"train\.py:21 starts a training \(Tensor\.backward\) of a and b"):
         loaded(tmp_path, text)
 
 
