@@ -27,7 +27,7 @@ def checked(
     if strangers:
         raise FitError(f"expected joulecast.Observation objects, got {strangers[0]}")
     if len(rows) < least:
-        raise FitError(f"{len(rows)} observation(s); a fit needs at least {least} different networks")
+        raise FitError(f"{counted(len(rows), 'observation')}; a fit needs at least {_least(least)}")
     for row in rows:
         _check_window(row)
         _check_energy(row)
@@ -36,6 +36,12 @@ def checked(
         _check_networks(rows)
         _check_mix(rows)
     return rows
+
+
+def _least(networks: int) -> str:
+    if networks == 1:
+        return "one"
+    return f"{networks} different networks, or one on a GPU that joulecast knows (by name or in figures)"
 
 
 def network_of(row: Observation) -> tuple[object, ...]:
@@ -100,9 +106,7 @@ def _check_networks(rows: Sequence[Observation]) -> None:
     networks = len({network_of(row) for row in rows})
     if networks < LEAST_NETWORKS:
         only = "one network only" if networks == 1 else f"{networks} networks only"
-        raise FitError(
-            f"{counted(len(rows), 'observation')} of {only}; a fit needs at least {LEAST_NETWORKS} different networks"
-        )
+        raise FitError(f"{counted(len(rows), 'observation')} of {only}; a fit needs at least {_least(LEAST_NETWORKS)}")
 
 
 def _check_mix(rows: Sequence[Observation]) -> None:

@@ -43,7 +43,7 @@ from ..trace.workload import Op
 from .evidence import network_of
 from .observation import Observation
 from .regression import folds
-from .watts import with_watts
+from .watts import covers_host, with_watts
 
 _ROUNDS, _REWEIGHTINGS, _SETTLED = 12, 8, 0.01
 _MOST_ALIKE = 200
@@ -127,7 +127,7 @@ def fit_few(
             "deviation from the population of GPUs",
             created=created,
             boundary=start.provenance.boundary,
-            notes=(_what_was_learnt(evidence, deviation), *_limits(evidence)),
+            notes=(_what_was_learnt(evidence, deviation), *_limits(evidence), *_above_the_board(rows, hardware)),
         ),
         scores={"observations": float(len(rows)), "families": networks},
         host=dict(rows[0].host),
@@ -343,6 +343,20 @@ def _check_unit(row: Observation, time: PopulationTime) -> None:
             f"run of {row.workload.name} takes {short(row.step_seconds)} s per step, {ratio:.0f} times what the part "
             f"needs: its time seems to be in {unit}; give seconds"
         )
+
+
+_ABOVE_BOARD = 1.1
+
+
+def _above_the_board(rows: Sequence[Observation], hardware: Hardware) -> tuple[str, ...]:
+    """A note where runs draw more than the board can; a meter that covers the host's CPUs may show more."""
+    most = max((row.power_w or 0.0 for row in rows if not covers_host(row)), default=0.0)
+    if most <= _ABOVE_BOARD * hardware.power_w:
+        return ()
+    return (
+        f"runs draw up to {short(most)} W, the board's limit is {short(hardware.power_w)} W: their watts seem to be "
+        "those of the whole machine or of several devices; give those of one board",
+    )
 
 
 _GROUPS = {

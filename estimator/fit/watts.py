@@ -43,14 +43,14 @@ class WattsPrior:
         """What is known of a GPU of the table that ran `row`; nothing for None."""
         if hardware is None:
             return cls()
-        return cls(datasheet_profile(hardware).for_precision(row.workload.precision).power, _covers_host(row))
+        return cls(datasheet_profile(hardware).for_precision(row.workload.precision).power, covers_host(row))
 
     @property
     def idle_w(self) -> float:
         return 0.0 if self.start is None else self.start.static_w
 
 
-def _covers_host(row: Observation) -> bool:
+def covers_host(row: Observation) -> bool:
     return "rapl" in (row.meter or "").lower()
 
 
@@ -131,7 +131,7 @@ def _fitted_watts(profile: Profile, rows: Sequence[Observation], start: Profile)
     shares = times / times.sum(axis=1, keepdims=True)
     order = [profile.time.components.index(name) for name in (COMPUTE, MEMORY, LAUNCH)]
     power = np.array([row.power_w for row in rows], dtype=float)
-    return fitted_watts(shares[:, order], power, WattsPrior(_without_half(start, rows[0]).power, _covers_host(rows[0])))
+    return fitted_watts(shares[:, order], power, WattsPrior(_without_half(start, rows[0]).power, covers_host(rows[0])))
 
 
 def _scaled(other: PowerModel | None, before: PowerModel | None, after: PowerModel) -> PowerModel | None:

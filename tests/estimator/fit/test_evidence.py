@@ -34,7 +34,7 @@ def problem(rows: list[Any], **options: int) -> str:
 def test_one_row_is_enough_where_one_is_asked_for_and_mixes_do_not_matter_then() -> None:
     assert checked(iter([row()]), least=1) == (row(),)
     assert checked([row(), row()], least=1) == (row(), row())
-    assert problem([], least=1).startswith("0 observation(s); a fit needs at least 1 different networks")
+    assert problem([], least=1).startswith("0 observations; a fit needs at least one")
 
 
 def test_four_networks_of_two_mixes_are_enough_and_three_are_not() -> None:
@@ -42,7 +42,7 @@ def test_four_networks_of_two_mixes_are_enough_and_three_are_not() -> None:
     assert checked(four) == tuple(four)
     assert problem([*four[:3], four[0]]).startswith("4 observations of 3 networks only; a fit needs at least 4")
     assert problem([four[0]] * 4).startswith("4 observations of one network only; a fit needs at least 4")
-    assert problem(four[:3]).startswith("3 observation(s); a fit needs at least 4 different networks")
+    assert problem(four[:3]).startswith("3 observations; a fit needs at least 4 different networks, or one on a GPU")
 
 
 @pytest.mark.parametrize(("share", "enough"), [(1.03, False), (1.07, False), (1.09, True), (2.0, True)])

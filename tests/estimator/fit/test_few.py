@@ -169,6 +169,15 @@ def test_metered_watts_scale_the_power() -> None:
     assert abs(after - 200) < 0.35 * abs(before - 200)
 
 
+def test_watts_above_the_boards_limit_are_named_unless_the_meter_covers_the_host() -> None:
+    rows = runs(Deviation(), NETWORKS, watts=700.0)  # an A100 of 400 W
+    notes = fit(rows, name="mine", hardware=GPU).provenance.notes
+    assert any("draw up to 700 W, the board's limit is 400 W" in note for note in notes)
+    for watts, meter in ((430.0, "nvml"), (700.0, "nvml+rapl")):
+        rows = [replace(row, meter=meter) for row in runs(Deviation(), NETWORKS, watts=watts)]
+        assert not any("the board's limit" in note for note in fit(rows, name="mine", hardware=GPU).provenance.notes)
+
+
 def test_a_wrong_unit_is_named() -> None:
     (row,) = runs(Deviation(), NETWORKS[:1])
     with pytest.raises(FitError, match=r"the part's peak is .*check the unit"):
