@@ -175,7 +175,7 @@ def _opened(place: str | None) -> Store:
 
 
 def _own(record: Record, host: dict[str, Any]) -> bool:
-    """Whether a record is this machine's own; a shared store holds those of others of its kind."""
+    """Whether a record is this machine's own; a shared store has those of others of its kind."""
     return record.host.get("node") in (None, host["node"])
 
 

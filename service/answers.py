@@ -82,7 +82,7 @@ class Answers:
             text = json.dumps(document, allow_nan=False)
         except JoulecastError:
             raise
-        except Exception as error:  # of figures that a document may hold and no network has
+        except Exception as error:  # of figures that a document may contain and no network has
             raise JoulecastError(f"the workload cannot be priced ({type(error).__name__}: {error})") from None
         return self._answers.put(key, text.encode())
 

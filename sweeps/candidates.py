@@ -131,7 +131,7 @@ def parse_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
         name, equals, values = text.partition("=")
         name = name.strip().replace("-", "_")
         if not (equals and name and values.strip()):
-            raise RequestError(f"{text!r} is not NAME=VALUE,VALUE")
+            raise RequestError(f"axis {text!r} is not NAME=VALUE,VALUE: give the values, as in width=64,128")
         if name in axes:
             raise RequestError(f"{name} is given twice: give all its values in one list, {name}=A,B,C")
         axes[name] = [literal(value.strip()) for value in dict.fromkeys(values.split(",")) if value.strip()]

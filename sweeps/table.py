@@ -19,7 +19,7 @@ _TYPES = (bool, int, float, str)  # a column has the last of these that occurs i
 def check_format(path: Path) -> None:
     """Raises JoulecastError where `path` cannot be the table of a sweep."""
     if path.suffix not in FORMATS:
-        raise JoulecastError(f"{path} is not a table: end its name with {', '.join(FORMATS)}")
+        raise JoulecastError(f"{path} is not a table: end its name with {' or '.join(FORMATS)}")
     if path.is_dir():
         raise JoulecastError(f"{path} is a folder: give the name of a file in it")
     if path.suffix == ".parquet":

@@ -21,7 +21,7 @@ class RequestError(JoulecastError):
 
 
 class ModelError(JoulecastError):
-    """The user's own model code failed. `frames` holds the traceback cut to the user's files.
+    """The user's own model code failed. `frames` is the traceback cut to the user's files.
 
     `is_final` says that the model fails in the same way with real tensors: the error depends on shapes alone.
     """

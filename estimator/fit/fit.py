@@ -141,7 +141,7 @@ def fit(
     power:
         A power model that was not measured, for observations without energy; the profile says so.
     startup:
-        True where the windows hold whole runs, so that some seconds of them are spent once and not in
+        True where the windows are whole runs, so that some seconds of them are spent once and not in
         every step; fitted from a dozen observations on.
     jobs:
         Parallel workers (joblib) for the forms that compete.

@@ -38,7 +38,7 @@ def nonnegative_fit(columns: Array, target: Array, weights: Array | None = None,
     result = np.zeros(columns.shape[1])
     for _ in range(_REWEIGHTINGS):
         root = np.sqrt(np.concatenate([base * robust, ridge]))
-        # The triangular factor holds all that the rows say, in as many rows as there are features.
+        # The triangular factor contains all that the rows say, in as many rows as there are features.
         rotation, triangle = np.linalg.qr(rows * root[:, None])
         model = LinearRegression(positive=True, fit_intercept=False).fit(triangle, rotation.T @ (goal * root))
         result[used] = model.coef_ / scale[used]

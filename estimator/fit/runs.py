@@ -46,8 +46,8 @@ class Run:
 def read_runs(path: Path, defaults: Mapping[str, str] | None = None) -> tuple[Run, ...]:
     """The runs of a CSV table, or the one run of a log of W&B, TensorBoard or torch.profiler (`read_log`).
 
-    `defaults` hold what a log does not: model and batch, and columns that the table leaves out. Raises FitError that
-    names the line, the column and the value seen.
+    `defaults` are what a log does not state: model and batch, and columns that the table leaves out. Raises FitError,
+    which names the line, the column and the value seen.
     """
     defaults = defaults or {}
     log = read_log(path)

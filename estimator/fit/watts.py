@@ -30,7 +30,7 @@ _ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class WattsPrior:
-    """`start` holds the population's watts, None where there are none. P_s is at least its idle power, `static_w`.
+    """`start` has the population's watts, None where there are none. P_s is at least its idle power, `static_w`.
 
     `host` is True where the meter covers the host's CPUs too, which the population does not know.
     """
@@ -55,7 +55,7 @@ def covers_host(row: Observation) -> bool:
 
 
 def fitted_watts(activity: Array, power_w: Array, prior: WattsPrior) -> PowerModel:
-    """`activity`, shape (rows, 3), holds the shares of compute, memory and launch; `power_w` each row's mean watts."""
+    """`activity`, shape (rows, 3), has the shares of compute, memory and launch; `power_w` each row's mean watts."""
     from scipy.optimize import lsq_linear
 
     compute, memory, launch = activity.T

@@ -75,11 +75,11 @@ def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str
         return next(iter(variables.items()))
     if whole:
         raise JoulecastError(
-            f"{label} holds several models: {', '.join(whole)}; name one, as in {label}:{next(iter(whole))}"
+            f"{label} contains several models: {', '.join(whole)}; name one, as in {label}:{next(iter(whole))}"
         )
     if len(classes) == 1:  # calling it says which arguments it needs
         return next(iter(classes.items()))
-    raise JoulecastError(f"{label} holds no model class that builds without arguments{_inventory(module)}")
+    raise JoulecastError(f"{label} contains no model class that builds without arguments{_inventory(module)}")
 
 
 def _counts(value: Callable[..., Any], module: ModuleType, args: Mapping[str, Any]) -> bool:

@@ -93,10 +93,10 @@ def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, .
         tokens = math.prod(config.axial_pos_shape)
         return tokens, (f"{tokens} tokens a sample, as many as the config has axial positions",)
     if longest is not None and longest <= _MAX_DEFAULT_TOKENS:
-        return longest, (f"{longest} tokens a sample, the config's longest; set the sequence length for another",)
+        return longest, (f"{longest} tokens a sample, the config's longest; `sequence_length` sets another",)
     tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
     limit = f"the config allows {longest}" if longest is not None else "the config has no length"
-    return tokens, (f"{tokens} tokens a sample ({limit}); set the sequence length for another",)
+    return tokens, (f"{tokens} tokens a sample ({limit}); `sequence_length` sets another",)
 
 
 def _processor_size(processor: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -261,7 +261,7 @@ def _config_in(folder: Path) -> Path:
 
 def _not_a_spec(spec: str, path: Path) -> str:
     if path.suffix in _WEIGHTS:
-        return f"{spec} holds weights, which are not read; give the FILE.py that builds the model"
+        return f"{spec} contains weights, which are not read; give the FILE.py that builds the model"
     if path.exists():
         return f"{spec} is not a .py file; {_USAGE}"
     if path.with_name(path.name + ".py").is_file():

@@ -51,4 +51,4 @@ def dataset_preset(key: str) -> DatasetPreset:
         if folded.replace("-", "") == name.replace("-", ""):
             return preset
     hint = near(folded, presets) or f"; known are {', '.join(presets)}"
-    raise JoulecastError(f"dataset {key!r} has no preset{hint}, or give `inputs` and `samples`")
+    raise JoulecastError(f"dataset {key!r} has no preset: give `inputs` and `samples`{hint}")

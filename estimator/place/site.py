@@ -184,9 +184,10 @@ def find_region(code_or_name: str) -> Region:
         raise JoulecastError(f"region {code_or_name!r} names several regions: give {codes}")
     if wanted and (other := named_otherwise(wanted, regions)):
         return other
-    near = ", ".join(_near(wanted)) or "none"
+    near = ", ".join(_near(wanted))
+    hint = f"near names are {near}; " if near else ""
     raise JoulecastError(
-        f"unknown region {clipped(code_or_name)!r}: near names are {near}; give a code of the table "
+        f"unknown region {clipped(code_or_name)!r}: {hint}give a code of the table "
         "such as FR, US-CA, aws:us-east-1 or gcp:europe-west9, or the carbon intensity in g/kWh"
     )
 

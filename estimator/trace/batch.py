@@ -74,7 +74,7 @@ def samples_in(inputs: Any) -> int:
                     raise JoulecastError(f"the batch dimension is {tensor.shape[0]}; give a batch of 1 or more")
                 return int(tensor.shape[0])
     raise JoulecastError(
-        "inputs hold no tensor with a batch dimension; give a tensor, a tuple or a dict of them, or `batch_size`"
+        "inputs contain no tensor with a batch dimension; give a tensor, a tuple or a dict of them, or `batch_size`"
     )
 
 

@@ -59,7 +59,7 @@ def to_frame(found: Iterable[Record]) -> pandas.DataFrame:
 
 
 def exported(found: Sequence[Record], form: str) -> bytes:
-    """The records in one of `FORMATS`; JSON holds everything, the others a row for each window.
+    """The records in one of `FORMATS`; JSON has everything, the others a row for each window.
 
     Raises JoulecastError for Parquet without pyarrow.
     """

@@ -81,7 +81,7 @@ def fit_kind(records: Sequence[Record], *, machine: str | None = None) -> Kind:
     """The profile of the machines that the records of one kind come from.
 
     With `machine` it is that of one of them: its factor is shrunk towards 1 by the spread between machines and the
-    noise of its cases (the posterior of a normal prior), and its interval holds what is left. Raises FitError.
+    noise of its cases (the posterior of a normal prior), and its interval covers what remains. Raises FitError.
     """
     measured, left_out = _by_machine(records)
     if not measured:
@@ -189,7 +189,7 @@ def polished(
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """ln of each case's value on the typical machine, of each machine's factor, and the noise of one value.
 
-    `values` holds positive figures by machine and case; cases may be missing. The median of the factors is 1.
+    `values` has positive figures by machine and case; cases may be missing. The median of the factors is 1.
     """
     machines = dict.fromkeys(values, 0.0)
     names = list(dict.fromkeys(case for own in values.values() for case in own))

@@ -117,8 +117,8 @@ def test_all_candidates_failed(call: Run, net: str) -> None:
 
 
 def test_failures_name_options(call: Run, net: str) -> None:
-    done = call("joulecast", "sweep", "--model", net, "--set", "width=4", *RUN[2:])
-    assert done.stdout.startswith("1 candidate, 1 failed\n1 failed: net:Net does not declare its inputs; give --input")
+    done = call("joulecast", "sweep", "--model", net, "--set", "batch_size=0", *RUN)
+    assert done.stdout.startswith("1 candidate, 1 failed\n1 failed: --batch-size 0 cannot be used")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_failures_name_options(call: Run, net: str) -> None:
         ((), 2, "no candidates: give --set NAME=A,B (a grid) or --from FILE"),
         (("--set", "width=4", "--from", "x.jsonl"), 2, "--from x.jsonl and --set contradict"),
         (("--from", "x.jsonl"), 1, "x.jsonl is not a file"),
-        (("--set", "width"), 2, "'width' is not NAME=VALUE,VALUE"),
+        (("--set", "width"), 2, "axis 'width' is not NAME=VALUE,VALUE: give the values, as in width=64,128"),
         (("--set", "width=4", "--output", "o.xlsx"), 1, "is not a table"),
         (("--set", "width=4", "--engine", "dask"), 1, "--engine dask needs --address"),
         (("--set", "width=4", "--optimizer", "sgdd"), 1, "sgdd"),

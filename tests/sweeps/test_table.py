@@ -51,7 +51,7 @@ def test_columns_of_parquet_have_types(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_tables(tmp_path: Path) -> None:
-    with pytest.raises(JoulecastError, match=r"end its name with \.csv, \.parquet, \.jsonl"):
+    with pytest.raises(JoulecastError, match=r"end its name with \.csv or \.parquet or \.jsonl"):
         check_format(tmp_path / "out.xlsx")
     (tmp_path / "out.csv").mkdir()
     with pytest.raises(JoulecastError, match="is a folder"):

@@ -64,7 +64,7 @@ def test_a_folder_is_no_file(write, tmp_path):
 
 def test_files_that_are_no_python(write):
     assert "is not a .py file; give FILE.py" in message(write("hello", "notes.txt"))
-    assert "holds weights, which are not read" in message(write("", "model.pt"))
+    assert "contains weights, which are not read" in message(write("", "model.pt"))
 
 
 def test_words_that_name_nothing(write):
@@ -105,7 +105,7 @@ def test_bytes_that_are_no_python(tmp_path):
 def test_no_model(write):
     said = message(write("def train():\n    pass\ndef net(width):\n    pass\n"))
     assert said == (
-        "mynet.py holds no model class that builds without arguments; it has train(), net() (needs width): "
+        "mynet.py contains no model class that builds without arguments; it has train(), net() (needs width): "
         "name one (FILE.py:net), or define build_model()"
     )
     builder = "class Block(nn.Module):\n    def __init__(self, width):\n        super().__init__()\n"
@@ -120,7 +120,7 @@ def test_no_model(write):
 
 def test_several_models_are_listed(write):
     said = message(write(NET + "class Other(Net):\n    pass\nclass Third(nn.Module):\n    pass\n"))
-    assert said.startswith("mynet.py holds several models: Other, Third; name one, as in mynet.py:Other")
+    assert said.startswith("mynet.py contains several models: Other, Third; name one, as in mynet.py:Other")
 
 
 def test_a_constructor_that_needs_arguments(write):

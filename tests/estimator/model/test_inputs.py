@@ -251,7 +251,7 @@ def test_long_contexts_are_capped_with_a_note(from_config):
     inputs = model_inputs(loaded, 1)
     assert shapes(inputs)[1] == {"input_ids": (1, 2048)}
     assert "131072" in inputs.notes[0]
-    assert "set the sequence length" in inputs.notes[0]
+    assert "`sequence_length` sets another" in inputs.notes[0]
 
 
 ONE_LAYER = {"num_hidden_layers": 1}
@@ -332,7 +332,9 @@ def test_every_preset_has_a_source_and_a_dtype_that_torch_knows():
 def test_preset_names():
     assert dataset_preset("CIFAR-10").key == "cifar10"
     assert dataset_preset("Fashion_MNIST").key == "fashion-mnist"
-    with pytest.raises(JoulecastError, match=r"dataset 'cifar-11' has no preset; did you mean cifar10"):
+    with pytest.raises(
+        JoulecastError, match=r"'cifar-11' has no preset: give `inputs` and `samples`; did you mean cifar10"
+    ):
         dataset_preset("cifar-11")
     with pytest.raises(JoulecastError, match=r"known are cifar10, cifar100, mnist"):
         dataset_preset("laion")
