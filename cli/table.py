@@ -213,9 +213,10 @@ def _print_comparison(console: Console, answers: Sequence[Answer]) -> None:
     console.print()
     show(console, table_lines(_comparison_columns(answers), console.width))
     console.print()
-    power = first.power_basis.removeprefix("predicted; ")
+    time, power = first.time_bases[0], first.power_basis.removeprefix("predicted; ")
+    basis = f"time and power: {time}" if time == power else f"time: {time}; power: {power}"
     text = (
-        f"predicted; time: {first.time_bases[0]}; power: {power}; PUE {figures.number(site.pue)}; "
+        f"predicted; {basis}; PUE {figures.number(site.pue)}; "
         f"{figures.number(site.carbon_g_per_kwh)} g CO2e/kWh ({site.carbon_source}); "
         f"{figures.number(site.price_per_kwh)} {site.currency}/kWh ({site.price_source})"
     )

@@ -112,6 +112,9 @@ def _error(status: int, text: str, headers: Any = None) -> JSONResponse:
 
 def _line(problem: Any) -> str:
     """One finding of pydantic: "batch_size: Input should be greater than or equal to 1 (0)"."""
+    if problem["type"] == "json_invalid":
+        place, why = problem["loc"][-1], problem.get("ctx", {}).get("error", "syntax error")
+        return f"the body is not valid JSON at character {place} ({why}): fix the syntax error"
     place = ".".join(str(part) for part in problem["loc"] if part != "body")
     value = problem.get("input")
     seen = f" ({value!r:.80})" if isinstance(value, str | int | float | bool) else ""

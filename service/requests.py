@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from ..estimator.answer.request import PRECISIONS
 from ..estimator.cost.software import SOFTWARE
@@ -16,6 +16,7 @@ _LONGEST = 200
 Name = Annotated[str, StringConstraints(pattern=f"^(?:{_NAME.pattern})$", max_length=_LONGEST)]
 Count = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=1, le=10**9)]
+Texts = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)  # one text or a list of them
 Figure = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
@@ -30,7 +31,9 @@ class EstimateRequest(BaseModel):
     )
     config: dict[str, Any] | None = Field(None, description="The content of a Hugging Face config.json.")
 
-    inputs: list[Name] = Field(default=[], max_length=16, description='Shapes of one sample, as "3,224,224".')
+    inputs: Annotated[list[Name], Texts] = Field(
+        default=[], max_length=16, description='Shapes of one sample, as "3,224,224".'
+    )
     dataset: Name | None = None
     sequence_length: Annotated[int, Field(ge=1, le=10**7)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=10**7)] | None = None
@@ -70,7 +73,9 @@ class EstimateRequest(BaseModel):
     device_hour: Figure | None = None
     embodied: bool = False
     currency: Annotated[str, StringConstraints(pattern="^[A-Z]{3}$")] = "USD"
-    budget: list[Annotated[str, StringConstraints(max_length=_LONGEST)]] = Field(default=[], max_length=16)
+    budget: Annotated[list[Annotated[str, StringConstraints(max_length=_LONGEST)]], Texts] = Field(
+        default=[], max_length=16, description='One limit or several: "2 kWh", "10 h".'
+    )
     budget_at: Literal["high", "expected"] = "high"
 
     def fields(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def model_error(error: BaseException, *, what: str, fix: str = "") -> JoulecastE
         where = f"{Path(error.filename).name}:{error.lineno}"
     said, hint = _said(error)
     advice = hint or _folder(error, frames) or (fix if about_arguments(error) else "")
-    line = f"{where}: {said}" + (f"; {advice}" if advice else "")
+    line = f"{where}: {said.removesuffix('.')}; {advice}" if advice else f"{where}: {said}"
     return ModelError(line, _shown(frames))
 
 

@@ -186,6 +186,19 @@ def test_what_cannot_be_answered_is_one_line(
     assert "\n" not in found["error"]
 
 
+def test_a_text_counts_as_a_list_of_one(client: TestClient, work: dict[str, Any]) -> None:
+    texts, lists = ({"budget": "1 J"}, {"budget": ["1 J"]})
+    found, expected = (post(client, workload=work, **{**RUN, **limit})[1] for limit in (texts, lists))
+    assert found == expected
+    assert found["budget"][0]["text"] == "1 J"
+
+
+def test_a_body_that_is_not_json_has_its_place(client: TestClient) -> None:
+    response = client.post("/estimate", content=b'{"epochs": }', headers={"content-type": "application/json"})
+    expected = "the body is not valid JSON at character 11 (Expecting value): fix the syntax error"
+    assert (response.status_code, response.json()["error"]) == (422, expected)
+
+
 def test_a_cluster_gives_the_hardware(client: TestClient, work: dict[str, Any]) -> None:
     run = {"workload": work, "cluster": "8xa100-sxm4-80gb", "epochs": 1, "samples": 640}
     status, found = post(client, **run)
