@@ -18,6 +18,7 @@ from ..base.files import read_text
 from ..base.notes import Note, Topic, Weight
 from ..base.suggest import clipped, near
 from ..sandbox.collection import without_collection
+from ..sandbox.redirect import asks_for_flash_attention
 from ..sandbox.user_code import one_line
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def from_config_file(
         import transformers
 
         config_class = _config_class(document, path)
-        document = {key: value for key, value in document.items() if key != "auto_map"}
+        document = {key: value for key, value in document.items() if not _is_left_out(key, value)}
         _check_settings(config_class.from_dict(document), path.name, args)
         model_class = _model_class(transformers, document, config_class, path)
         if notes is not None and (head := _head_left_out(document["model_type"], model_class)):
@@ -64,6 +65,11 @@ def from_config_file(
             notes.append(Note(f'{text}; add "architectures": ["{head}"] for it', Topic.MODEL, Weight.ACT))
     config = config_class.from_dict({**document, **_with_labels(model_class, args, num_classes)})
     return _in_own_dtype(model_class, config)
+
+
+def _is_left_out(key: str, value: Any) -> bool:
+    """Code from a hub, and the kernels that attention runs on: they may not run here, and a trace needs none."""
+    return key == "auto_map" or (key.endswith("attn_implementation") and asks_for_flash_attention(value))
 
 
 def _in_own_dtype(model_class: Any, config: Any) -> nn.Module:

@@ -199,9 +199,12 @@ class _OnCpu(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         import torch
 
+        from .redirect import with_any_attention
+
         with torch.device("cpu"):
             super().exec_module(module)
         guard_module(module)
+        with_any_attention(module)
 
 
 class _Notebook(SourceFileLoader):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -22,6 +24,9 @@ _GPU_TENSOR_TYPES = (
     *("FloatTensor", "DoubleTensor", "HalfTensor", "BFloat16Tensor"),
     *("LongTensor", "IntTensor", "ShortTensor", "CharTensor", "ByteTensor", "BoolTensor"),
 )
+_TRANSFORMERS = "transformers.modeling_utils"
+_FLASH = re.compile(r"flash|^[\w-]+/")  # flash_attention_2, or a kernel of the hub
+_active: list[contextlib.ExitStack] = []
 _GPU_TYPE = re.compile(r"^torch\.(cuda|xpu|mps)\.")
 
 
@@ -34,8 +39,42 @@ def redirected() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for owner, name, stand_in in _replacements():
             stack.enter_context(mock.patch.object(owner, name, stand_in, create=True))
+        _active.append(stack)
+        stack.callback(_active.remove, stack)
+        if _TRANSFORMERS in sys.modules:
+            with_any_attention(sys.modules[_TRANSFORMERS])
         stack.enter_context(_Redirect())
         yield
+
+
+def asks_for_flash_attention(implementation: Any) -> bool:
+    """Whether transformers' name of an attention is FlashAttention's, or that of a kernel of the hub."""
+    return bool(_FLASH.search(str(implementation)))
+
+
+def with_any_attention(module: ModuleType) -> None:
+    """While `redirected`, models of transformers that ask for FlashAttention are built where it cannot run.
+
+    `module` was just imported. Such a model gets PyTorch's own attention, which is the same op in a trace.
+    """
+    if not _active or module.__name__ != _TRANSFORMERS:
+        return
+    model: Any = getattr(module, "PreTrainedModel", None)
+    name = "_check_and_adjust_attn_implementation"
+    check = getattr(model, name, None)
+    if check is None:
+        return
+
+    def chosen(self: Any, attn_implementation: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return check(self, attn_implementation, *args, **kwargs)
+        except (ImportError, ValueError):
+            if not asks_for_flash_attention(attn_implementation):
+                raise
+            return check(self, None, *args, **kwargs)
+
+    setattr(model, name, chosen)
+    _active[-1].callback(setattr, model, name, check)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

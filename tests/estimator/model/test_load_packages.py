@@ -226,3 +226,48 @@ def test_an_installed_class_that_no_device_builds_is_not_built_with_real_weights
     with pytest.raises(ModelError, match="'dict' object has no attribute 'missing'"):
         load_model("broken_package:Net")
     assert built == ["Tensormeta", "FakeTensorcpu"]
+
+
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "kernels-community/flash-attn3"])
+@pytest.mark.parametrize("given", ["config", "code"])
+def test_attention_of_a_kernel_that_is_not_installed_is_read(write, tmp_path: Path, given: str, kernel: str):
+    pytest.importorskip("transformers", minversion="5")
+    from transformers.modeling_utils import PreTrainedModel
+
+    check = PreTrainedModel._check_and_adjust_attn_implementation
+    if given == "config":
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({**LLAMA, "_attn_implementation": kernel}))
+        spec = str(path)
+    else:
+        settings = {name: value for name, value in LLAMA.items() if name not in ("model_type", "architectures")}
+        spec = write(
+            "from transformers import LlamaConfig, LlamaForCausalLM\n"
+            f"model = LlamaForCausalLM._from_config(LlamaConfig(**{settings}), attn_implementation={kernel!r})\n"
+        )
+    model = load_model(spec).model
+    assert model is not None
+    assert model.config._attn_implementation == "sdpa"
+    assert PreTrainedModel._check_and_adjust_attn_implementation is check
+
+
+def test_an_attention_that_transformers_does_not_know_is_still_an_error(write):
+    pytest.importorskip("transformers", minversion="5")
+    settings = {name: value for name, value in LLAMA.items() if name not in ("model_type", "architectures")}
+    spec = write(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        f"model = LlamaForCausalLM._from_config(LlamaConfig(**{settings}), attn_implementation='fast')\n"
+    )
+    with pytest.raises(ModelError, match=r'attn_implementation="fast"'):
+        load_model(spec)
