@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import socket
 import sys
 
 import click
@@ -53,16 +55,31 @@ def serve(host: str, port: int, time_limit: float, readers: int) -> None:
             f"`serve` needs {error.name}, which is not installed: pip install 'joulecast[serve]'"
         ) from None
     share_one_heap()
-    app = make_app(Answers(time_limit_s=time_limit, readers=readers))
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
+    config = uvicorn.Config(
+        make_app(Answers(time_limit_s=time_limit, readers=readers)),
         timeout_keep_alive=_KEEP_ALIVE_S,
         log_level="warning",
         access_log=False,
         server_header=False,
     )
+    listener = listen(host, port)
+    address = f"[{host}]" if ":" in host else host
+    click.echo(f"listening on http://{address}:{listener.getsockname()[1]}; Ctrl-C stops the service", err=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on that address. Raises JoulecastError where it cannot be used."""
+    from ..estimator.base.errors import JoulecastError
+
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise JoulecastError(
+            f"`host` {host} and `port` {port} cannot be used ({reason}): give others, or `port` 0 for any free one"
+        ) from error
 
 
 def share_one_heap() -> None:

@@ -97,7 +97,7 @@ def test_imports_of_all_forms_are_seen(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # Options of other programs.
-FOREIGN = ("--query-gpu", "--format=csv", "--to script")
+FOREIGN = ("--query-gpu", "--format=csv", "--to script", "FILE.py --name VALUE")
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -24,6 +24,8 @@ import torch
 from fastapi.testclient import TestClient
 
 import joulecast as jc
+from joulecast.cli.serve import listen
+from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.base.recent import Recent
 from joulecast.service.answers import Answers, UnknownWorkload
 from joulecast.service.app import make_app
@@ -92,6 +94,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def post(client: TestClient, **asked: Any) -> tuple[int, dict[str, Any]]:
     response = client.post("/estimate", json=asked)
     return response.status_code, response.json()
+
+
+def test_an_address_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        expected = rf"`host` 127.0.0.1 and `port` {port} cannot be used \(Address already in use\): give others"
+        with pytest.raises(JoulecastError, match=expected):
+            listen("127.0.0.1", port)
 
 
 @POSIX
