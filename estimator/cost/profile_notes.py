@@ -116,7 +116,7 @@ def _model_notes(profile: Profile, work: Workload) -> list[Note]:
     if work.unsupported:
         names = ", ".join(sorted(work.unsupported))
         texts.append(f"no formula for {names} ({work.unsupported_byte_share:.1%} of the bytes): costed by bytes alone")
-    if profile.device == "gpu" and any(op.kind == "scan" for op in work.ops):
+    if profile.device == "gpu" and any(op.kind == "scan" and not op.name.startswith("triton::") for op in work.ops):
         texts.append(
             "scans over time are priced as fused kernels (mamba-ssm, flash-linear-attention): without that package "
             "a step takes many times as long, 16 times for a Mamba-2 of transformers on an H100"

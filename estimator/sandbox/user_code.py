@@ -40,6 +40,10 @@ _REPOSITORY_FOLDERS = frozenset(
     ]
 )
 _NO_GPU = re.compile(r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU", re.I)
+# Of a compiled kernel, or of Triton, that was given a tensor elsewhere.
+_ON_GPUS_ONLY = re.compile(
+    r"is_cuda\b|(only|must|should|expect|require)\w*\b.{0,40}\bCUDA\b|\(cpu tensor\?\)|\d active drivers", re.I
+)
 _NO_MEMORY = re.compile(r"Not available for 'meta' device|data pointer|data is not allocated yet", re.I)
 
 _PACKAGE = Path(__file__).parents[2]
@@ -60,7 +64,7 @@ _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]")
 _ABOUT_SHAPES = re.compile(
     r"shape|size|dimension|\bdims?\b|channel|mat1|broadcast|out of (range|bounds)|unpack|expand|elements", re.I
 )
-_ABOUT_DTYPES = re.compile(r"dtype|scalar type", re.I)
+_ABOUT_DTYPES = re.compile(r"dtype|scalar type|float(16|32|64)", re.I)
 # A library's lazy import: the error that it raises hides the cause.
 _LAZY_IMPORT = re.compile(r"Could not import module|Failed to import")
 _PLUMBING = re.compile(r"[/\\](site|dist)-packages[/\\](torch|fvcore|functorch|keras|_pytest|pluggy)[/\\]")
@@ -195,6 +199,11 @@ def _said(error: BaseException) -> tuple[str, str]:
         return (
             f"the model asks for a GPU ({text})",
             "guard it with torch.cuda.is_available(), or run on the machine that has the GPU",
+        )
+    if _ON_GPUS_ONLY.search(text):
+        return (
+            f"calls a kernel that runs on a GPU only ({type(error).__name__}: {text})",
+            "wrap it in torch.library.custom_op with register_fake, or use its PyTorch version",
         )
     if _NO_MEMORY.search(text):
         return (

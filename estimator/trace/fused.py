@@ -32,6 +32,7 @@ from .formulas import (
 )
 from .recorder import Recorder, add_call
 from .scans import fused_scans
+from .triton_launches import recorded_launches
 from .workload import Op
 
 _ATTENTION = F.scaled_dot_product_attention
@@ -77,6 +78,7 @@ class FusedLayers(TorchFunctionMode):
         self._patches.enter_context(autocast.any_device())
         self._patches.enter_context(_uncompiled())
         self._patches.enter_context(fused_flex_attention(self.recorder))
+        self._patches.enter_context(recorded_launches(self.recorder))
         self._patches.enter_context(fused_scans(self.recorder, self.recorder.module))
         super().__enter__()
         return self

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .formulas import dtype_name, tensor_bytes
+from .kernel_packages import with_references
 from .recorder import Recorder
 from .workload import Op
 
@@ -51,14 +52,16 @@ def fused_scans(recorder: Recorder, model: nn.Module) -> Iterator[None]:
     """While active, scans called from the code of `model` go to `recorder` as single ops."""
     region = _Region(recorder)
     replaced: list[tuple[Any, str, Any]] = []
-    try:
-        for owner, name, function in _found(model):
-            replaced.append((owner, name, function))
-            setattr(owner, name, region.around(name, function))
-        yield
-    finally:
-        for owner, name, function in reversed(replaced):
-            setattr(owner, name, function)
+    with with_references(model, region.around):
+        try:
+            for owner, name, function in _found(model):
+                replaced.append((owner, name, function))
+                own = _in_pytorch(function)
+                setattr(owner, name, region.around(name, own) if name in FUNCTIONS | METHODS else own)
+            yield
+        finally:
+            for owner, name, function in reversed(replaced):
+                setattr(owner, name, function)
 
 
 def _found(model: nn.Module) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
@@ -67,13 +70,21 @@ def _found(model: nn.Module) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     homes = dict.fromkeys(cls.__module__ for cls in classes if not cls.__module__.startswith("torch."))
     for home in homes:
         names = vars(sys.modules[home]) if home in sys.modules else {}
-        for name in FUNCTIONS & names.keys():
-            if callable(names[name]):
-                yield sys.modules[home], name, names[name]
+        for name, value in list(names.items()):
+            if (name in FUNCTIONS and callable(value)) or _in_pytorch(value) is not value:
+                yield sys.modules[home], name, value
     for cls in classes:
         for name in METHODS & vars(cls).keys():
             if callable(vars(cls)[name]):
                 yield cls, name, vars(cls)[name]
+
+
+def _in_pytorch(function: Any) -> Any:
+    """The PyTorch code of a function of transformers that calls an installed package of kernels in its place."""
+    code = getattr(function, "__code__", None)
+    if code is None or not {"torch_function", "implementation"} <= set(code.co_freevars):
+        return function
+    return function.__wrapped__
 
 
 class _Region:

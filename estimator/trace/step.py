@@ -34,6 +34,7 @@ from .block_calls import NotEqualError
 from .formulas import dtype_name, numel
 from .formulas.traffic import sparse_parts
 from .fused import FusedLayers
+from .gpu_code import as_on_gpu, is_about_gpus
 from .losses import differentiable, training_loss
 from .parts import NeedsValuesError
 from .recorder import Recorder
@@ -65,6 +66,7 @@ class Step:
     precision: str | None  # None: as the parameters are
     loss: Loss | None
     fix: str = ""
+    as_on_gpu: bool = False  # stand-ins say that they are on a GPU, for code that accepts nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,11 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
     even the real run fails, the model's own code is at fault and its error is the one to show.
     """
     on_meta: Exception | None = None
+    on_fake: Exception | None = None
     values = Values("meta")
     if step.precision not in ("bfloat16", "float16"):
         try:
-            return _listed(step, "meta", reached, values)
+            return _on_any_device(step, "meta", reached, values)
         except Exception as error:
             _log_retry(step, "meta", error)
             on_meta = error
@@ -112,13 +115,14 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
             if too_many and (few := _from_few_samples(step, batch_size, reached)):
                 return few
     try:
-        return _listed(step, "fake", reached, Values("cpu"))
+        return _on_any_device(step, "fake", reached, Values("cpu"))
     except Exception as error:
         if not _can_run_for_real(step.model):
             cause = on_meta if on_meta is not None and _is_of_fake_tensors(error) else error
             alike = on_meta is not None and _alike(error, on_meta) and not values.drawn
             raise _model_error(step, cause, is_final=alike) from cause
         _log_retry(step, "fake", error)
+        on_fake = error
         reached.try_again()
     try:
         few = _of_two_and_four(step, batch_size, lambda small: _run(small, "real", reached, None))
@@ -126,8 +130,21 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
     except Exception as error:
         # The CPU has no kernel for some ops: then the model's own error is the one on meta tensors.
         lacks_kernel = isinstance(error, NotImplementedError) and not isinstance(on_meta, NotImplementedError)
-        cause = on_meta if on_meta is not None and lacks_kernel else error
+        earlier = on_meta or on_fake
+        cause = earlier if earlier is not None and (lacks_kernel or is_about_gpus(error)) else error
         raise _model_error(step, cause) from cause
+
+
+def _on_any_device(step: Step, tracer: str, reached: Reached, values: Values) -> Listing:
+    """The step on stand-ins; where its code accepts tensors on a GPU only, on some that say that they are there."""
+    try:
+        return _listed(step, tracer, reached, values)
+    except Exception as error:
+        if not is_about_gpus(error):
+            raise
+        _log_retry(step, tracer, error)
+        reached.try_again()
+    return _listed(replace(step, as_on_gpu=True), tracer, reached, Values(values.device))
 
 
 def _alike(error: Exception, other: Exception) -> bool:
@@ -266,6 +283,8 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
         if values is not None:
             stack.callback(values.put_back)
             stack.enter_context(ReadsValues(values))
+        if step.as_on_gpu:
+            stack.enter_context(as_on_gpu())
         stack.enter_context(_following_backward(recorder))
         blocks = EqualBlocks(step.model, recorder, sizes, reached, state, step.train) if repeat else None
         if blocks is not None:

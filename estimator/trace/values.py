@@ -377,6 +377,10 @@ class Values:
             return _SMALL
         return _MAX_FOLLOWED_FLOATS if _is_float(tensor) else MAX_ELEMENTS
 
+    def forget(self, written: torch.Tensor) -> None:
+        """Says that code that is not followed wrote into a stand-in."""
+        self._spoil(written)
+
     def _spoil(self, written: torch.Tensor) -> None:
         """After a write of unknown values, the values of the tensor and its views are unknown."""
         value = self._entry(written)
