@@ -37,7 +37,10 @@ _FILE = click.Path(path_type=Path)
 @click.option("--input", "inputs", multiple=True, metavar="SPEC", help="One sample: 3,224,224 or ids:int64:128.")
 @click.option("--dataset", metavar="NAME", help="Shape, classes and size: cifar10, cifar100, mnist, imagenet-1k...")
 @click.option("--sequence-length", type=int, metavar="N", help="Positions of a language model's input.")
-@click.option("--batch-size", default="32", show_default=True, metavar="N", help="Samples per pass and device.")
+@click.option(
+    "--batch-size", "--micro-batch", "batch_size", default="32", show_default=True, metavar="N",
+    help="Samples per pass and device.",
+)  # fmt: skip
 @click.option("--optimizer", default="sgd", show_default=True, metavar="NAME", help="sgd, AdamW, lion, muon, 8-bit...")
 @click.option("--loss", metavar="NAME", help="package.module:function of the output [and a target] to a scalar.")
 @click.option(

@@ -348,6 +348,25 @@ def test_help_imports_nothing_heavy(run: Run) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_the_batch_of_one_device_is_called_micro_batch_too(call: Run) -> None:
+    model = (
+        "estimate",
+        "--model",
+        "torch.nn:Identity",
+        "--input",
+        "4",
+        "--inference",
+        "--steps",
+        "1",
+        "--hardware",
+        "t4",
+    )
+    by_name = [call(*model, option, "8", "--json") for option in ("--batch-size", "--micro-batch")]
+    assert by_name[0].returncode == 0, by_name[0].stderr
+    assert by_name[0].stdout == by_name[1].stdout
+    assert json.loads(by_name[1].stdout)["workload"]["batch_size"] == 8
+
+
 def test_explain_shows_the_watts_of_the_equation(call: Run) -> None:
     shown = call("joulecast", "explain", "t4")
     assert shown.returncode == 0, shown.stderr
