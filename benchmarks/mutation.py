@@ -1,10 +1,10 @@
-"""Mutation testing of one room: how many small faults its own tests detect.
+"""Mutation testing of one folder of the code: how many small faults its own tests detect.
 
     pip install cosmic-ray
     python benchmarks/mutation.py estimator/cost --sample 60 --seed 1 --state cost.json
 
 cosmic-ray changes one operator, number, comparison, keyword or exception at a time in a copy of the checkout, and
-pytest runs the room's tests until the first failure. Every place that can be changed has the same chance to be drawn.
+pytest runs the folder's tests until the first failure. Every place that can be changed has the same chance to be drawn.
 The tests run once without a change, to see which of them call which function. A mutant then runs only those that call
 the changed one (in a file with cached functions, those that call any of them), the fastest first, or all if the line
 runs at import, in a fork of a process that has already imported PyTorch.
@@ -46,7 +46,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
-ROOMS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "service", "cli", "models", "datasets")
+PACKAGES = ("estimator", "measure", "trainers", "check", "report", "sweeps", "service", "cli", "models", "datasets")
 OTHER = ("tests", "docs", "benchmarks", "pyproject.toml", "README.md", "CITATION.cff")
 LEFT_OUT = ("BitOr", "_Is", "_IsNot")
 PRELOADED = ("torch", "scipy.optimize", "scipy.stats", "hypothesis", "pytest")
@@ -181,9 +181,9 @@ def copy_of_checkout(folder: Path) -> Path:
     """The package in the ordinary `src` layout, so that PYTHONPATH alone selects it, with its tests."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(TOP / "src", folder / "src", ignore=ignored)
-    for room in ROOMS:
-        shutil.copytree(TOP / room, folder / "src/joulecast" / room, ignore=ignored)
-        (folder / room).symlink_to(folder / "src/joulecast" / room)  # tests read data files by these paths
+    for package in PACKAGES:
+        shutil.copytree(TOP / package, folder / "src/joulecast" / package, ignore=ignored)
+        (folder / package).symlink_to(folder / "src/joulecast" / package)  # tests read data files by these paths
     for name in OTHER:
         if (TOP / name).is_dir():
             shutil.copytree(TOP / name, folder / name, ignore=ignored)
@@ -192,11 +192,11 @@ def copy_of_checkout(folder: Path) -> Path:
     return folder
 
 
-def places(folder: Path, room: str) -> list[list[Any]]:
-    """All mutations of the room; those of one place and one kind are a group, of which one is drawn."""
+def places(folder: Path, target: str) -> list[list[Any]]:
+    """All mutations of the folder or file; those of one place and one kind are a group, of which one is drawn."""
     from cosmic_ray.commands.init import _all_work_items
 
-    top = folder / "src/joulecast" / room
+    top = folder / "src/joulecast" / target
     files = [top] if top.is_file() else [path for path in sorted(top.rglob("*.py")) if path.name != "testing.py"]
     lines = {path: path.read_text().splitlines() for path in files}
     groups: dict[Any, list[Any]] = {}
@@ -352,8 +352,10 @@ def equivalents() -> dict[tuple[str, str], str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("room", help="a folder with code, such as estimator/fit, or one file of it")
-    parser.add_argument("--tests", nargs="*", help="what to run; default: tests/ROOM, or the tests of a file's folder")
+    parser.add_argument("target", help="a folder with code, such as estimator/fit, or one file of it")
+    parser.add_argument(
+        "--tests", nargs="*", help="what to run; default: tests/FOLDER, or the tests of a file's folder"
+    )
     parser.add_argument("--sample", type=int, default=60, help="how many mutants; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
@@ -368,16 +370,16 @@ def main() -> int:
     for name in PRELOADED:
         importlib.import_module(name)
 
-    room = str(Path(options.room).parent) if options.room.endswith(".py") else options.room
-    tests = Tests(options.tests or [f"tests/{room}"])
+    target = str(Path(options.target).parent) if options.target.endswith(".py") else options.target
+    tests = Tests(options.tests or [f"tests/{target}"])
     before: dict[str, str] = json.loads(options.state.read_text()) if options.state and options.state.exists() else {}
     known = equivalents()
     counts: dict[str, int] = defaultdict(int)
     with tempfile.TemporaryDirectory(prefix="mutation-") as top:
         trees = [copy_of_checkout(Path(top).resolve() / str(number)) for number in range(options.jobs)]
-        groups = places(trees[0], options.room)
+        groups = places(trees[0], options.target)
         chosen = list(drawn(trees[0], groups, options.sample, options.seed))
-        print(f"{options.room}: {len(chosen)} of {len(groups)} places, seed {options.seed}", flush=True)
+        print(f"{options.target}: {len(chosen)} of {len(groups)} places, seed {options.seed}", flush=True)
         test_without_change(trees[0], tests)
         for name in sorted(tests.failed):
             print(f"left out, as it fails without a change: {name}", flush=True)
@@ -404,7 +406,7 @@ def main() -> int:
                 options.state.write_text(json.dumps(before, indent=0))
     tried = len(chosen) - counts["equivalent"]
     killed = counts["killed"] + counts["timeout"]
-    print(f"{options.room}: killed {killed} of {tried} ({killed / tried:.1%}), {counts['timeout']} by the time limit")
+    print(f"{options.target}: killed {killed} of {tried} ({killed / tried:.1%}), {counts['timeout']} by the time limit")
     print(f"{counts['equivalent']} more are listed as equivalent")
     return 0 if killed / tried >= options.least else 1
 

@@ -23,8 +23,8 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _TOP]
 _LONGEST = ("benchmarks", "check", "cli", "measure", "models", "service", "sweeps", "trainers")
 
 # A busy machine is no defect of a test.
-settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("house")
+settings.register_profile("joulecast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("joulecast")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,23 +14,23 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 SETUPTOOLS = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-ROOMS = {name: folder for name, folder in SETUPTOOLS["package-dir"].items() if name}
+FOLDERS = {name: folder for name, folder in SETUPTOOLS["package-dir"].items() if name}
 
 
 def test_every_folder_of_code_is_a_package_of_the_wheel() -> None:
-    found = {"joulecast", *ROOMS}
-    for name, folder in ROOMS.items():
+    found = {"joulecast", *FOLDERS}
+    for name, folder in FOLDERS.items():
         for init in (TOP / folder).rglob("__init__.py"):
             found.add(".".join([name, *init.parent.relative_to(TOP / folder).parts]))
     assert set(SETUPTOOLS["packages"]) == found
 
 
 def test_every_file_that_is_not_code_is_data_of_its_package() -> None:
-    listed = subprocess.run(["git", "ls-files", *ROOMS.values()], cwd=TOP, capture_output=True, text=True)
+    listed = subprocess.run(["git", "ls-files", *FOLDERS.values()], cwd=TOP, capture_output=True, text=True)
     if listed.returncode or not listed.stdout:
         pytest.skip("not a git checkout")
     lacking = []
-    for name, folder in ROOMS.items():
+    for name, folder in FOLDERS.items():
         patterns = SETUPTOOLS["package-data"].get(name, [])
         for line in listed.stdout.split():
             if line.startswith(f"{folder}/") and not line.endswith(".py"):
@@ -56,7 +56,7 @@ def test_every_import_is_declared_and_every_dependency_is_imported() -> None:
     extras = project["optional-dependencies"]
     required = {_module(text) for text in project["dependencies"]}
     offered = {_module(text) for name, texts in extras.items() if name != "test" for text in texts}
-    imported = set().union(*(_imports(path) for folder in ROOMS.values() for path in (TOP / folder).rglob("*.py")))
+    imported = set().union(*(_imports(path) for folder in FOLDERS.values() for path in (TOP / folder).rglob("*.py")))
     imported -= set(sys.stdlib_module_names) | {"joulecast"}
     assert imported <= required | offered | OPTIONAL
     assert required <= imported

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 _TRACE = {"base", "sandbox", "trace"}
 _ANSWER = _TRACE | {"cost", "model", "place", "answer"}
-# Rooms of the estimator by their own names, the other folders by theirs.
+# Folders of the estimator by their own names, the other folders by theirs.
 ALLOWED = {
     "base": {"base"},
     "sandbox": {"base", "sandbox"},
@@ -33,7 +33,7 @@ ALLOWED = {
 FOLDERS = ("estimator", "measure", "trainers", "check", "report", "sweeps", "service", "cli")
 
 
-def room(parts: tuple[str, ...]) -> str:
+def folder_of(parts: tuple[str, ...]) -> str:
     """("estimator", "cost", "profile") is in "cost", ("measure", "meters", "rapl") in "measure/meters"."""
     if parts[0] == "estimator":
         return parts[1] if len(parts) > 1 else "estimator"
@@ -63,17 +63,17 @@ def sources() -> list[Path]:
 def test_every_folder_imports_only_what_is_below_it() -> None:
     wrong = []
     for path in sources():
-        here = room(path.relative_to(ROOT).with_suffix("").parts)
+        here = folder_of(path.relative_to(ROOT).with_suffix("").parts)
         for line, target in imports(path):
             if here == "cli" or target[0] not in FOLDERS:
                 continue
-            if room(target) not in ALLOWED.get(here, {here}):
+            if folder_of(target) not in ALLOWED.get(here, {here}):
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {'.'.join(target)}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_every_folder_has_a_rule() -> None:
-    assert {room(path.relative_to(ROOT).with_suffix("").parts) for path in sources()} - {"cli"} <= (
+    assert {folder_of(path.relative_to(ROOT).with_suffix("").parts) for path in sources()} - {"cli"} <= (
         set(ALLOWED) | {"__init__"}
     )
 
