@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("model", "build_model", "get_model")
+_GUARD = re.compile(r"""^if __name__ == ["']__main__["']""", re.M)
 _NAMES_A_MODEL = re.compile(r"^[A-Z]|model|net")
 
 # These packages pass `num_classes` on in **kwargs, without a parameter of that name.
@@ -134,7 +135,16 @@ def _inventory(module: ModuleType) -> str:
     likely = [name for name in (*ready, *_own_classes(module), *found) if _NAMES_A_MODEL.search(name)]
     first = next(iter([*likely, *main, *found]))
     listed = ", ".join([*ready, *(_with_needs(name, value) for name, value in found.items() if name not in ready)][:12])
-    return f"; it has {listed}: name one (FILE.py:{first.removesuffix('()')}), or define build_model()"
+    script = ", give FILE.py:__main__ for the model that it trains as a script" if _is_script(module) else ""
+    return f"; it has {listed}: name one (FILE.py:{first.removesuffix('()')}){script}, or define build_model()"
+
+
+def _is_script(module: ModuleType) -> bool:
+    """Whether the file has code for `python FILE` alone."""
+    try:
+        return bool(_GUARD.search(inspect.getsource(module)))
+    except OSError:
+        return False
 
 
 def _with_needs(name: str, value: Callable[..., Any]) -> str:

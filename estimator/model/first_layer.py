@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +18,8 @@ from .input_spec import HOW_TO_GIVE_INPUTS, InputSpec, how_to_give_inputs
 
 # Sides of the images in common use. A model that takes exactly one of them has layers for that size.
 _SIDES = (28, 32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 448, 512)
-_LENGTHS = (
-    *("block_size", "context_length", "context_size", "ctx_len", "n_ctx", "max_seq_len", "max_seq_length"),
-    *("seq_len", "seq_length", "sequence_length", "max_len", "max_length", "n_positions", "max_position_embeddings"),
+_LENGTH = re.compile(
+    r"(max_?)?(seq|sequence|context|ctx|block|text)_?(len|length|size)|n_(ctx|positions)|max_(len|length|position_embeddings)"
 )
 _SETTINGS = ("config", "cfg", "args", "hparams", "params", "opt", "options")
 _MOST_TOKENS = 2048
@@ -80,7 +81,8 @@ def _picture(model: nn.Module, name: str, first: nn.Conv1d | nn.Conv2d | nn.Conv
     example = f"{channels},{next(size for kind, size in _CONVOLUTIONS.items() if isinstance(first, kind))}"
     if not isinstance(first, nn.Conv2d):
         return Guess(example)
-    fitting = [spec for side in _SIDES if _takes(model, spec := InputSpec((channels, side, side), None, name))]
+    images = (InputSpec((channels, side, side), None, name) for side in _SIDES)
+    fitting = list(itertools.islice((spec for spec in images if _takes(model, spec)), 2))
     if len(fitting) != 1:
         return Guess(example)
     shape = "x".join(map(str, fitting[0].shape))
@@ -103,8 +105,8 @@ def _text(model: nn.Module, name: str) -> Guess:
 def _lengths(model: nn.Module) -> Iterator[tuple[str, int]]:
     """The longest text by the model's own attributes or settings, with their names."""
     for owner in (model, *(getattr(model, name, None) for name in _SETTINGS)):
-        for name in _LENGTHS:
-            value: Any = owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)
+        for name in filter(_LENGTH.fullmatch, owner if isinstance(owner, dict) else dir(owner)):
+            value: Any = owner[name] if isinstance(owner, dict) else getattr(owner, name, None)
             if isinstance(value, int) and not isinstance(value, bool) and value > 1:
                 yield name, value
 

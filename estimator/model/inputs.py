@@ -145,7 +145,8 @@ def _as_called(call: tuple[Any, Any], batch_size: int, device: str, model: nn.Mo
 
     inputs = _examples(call, "the batch of the training", batch_size, device, model)
     shown = ", ".join(_described("", tensor) for tensor in tensors_in(call))
-    return replace(inputs, notes=(f"inputs as in the training's first call: {shown}", *inputs.notes))
+    note = f"inputs as in the training's call, its first dimension as the batch: {shown}"
+    return replace(inputs, notes=(note, *inputs.notes))
 
 
 def _examples(value: Any, name: str, batch_size: int, device: str, model: nn.Module) -> ModelInputs:

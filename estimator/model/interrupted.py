@@ -40,16 +40,28 @@ class Training:
 
 def stopped_training(stop: TrainingStarted) -> Training | None:
     """The model that was called, otherwise the one model among the variables of the functions that led there."""
-    if call := stop.first_call:
-        variables = (item for frame in _users(stop) for item in frame.f_locals.items())
-        name = next((name for name, value in variables if value is call.module), type(call.module).__name__)
-        precision = str(call.autocast).removeprefix("torch.") if call.autocast else None
-        return Training(name, call.module, (call.args, dict(call.kwargs)), call.optimizers, precision)
+    found = _called(stop) if stop.model is not None else _in_frames(stop)
+    if found is None:
+        return None
+    name, model = found
+    call = next((one for one in stop.calls if any(part is model for part in one.module.modules())), None)
+    if call is None:
+        return Training(name, model, optimizers=stop.optimizers)
+    precision = str(call.autocast).removeprefix("torch.") if call.autocast else None
+    return Training(name, model, (call.args, dict(call.kwargs)), stop.optimizers, precision)
+
+
+def _called(stop: TrainingStarted) -> tuple[str, Any]:
+    variables = (item for frame in _users(stop) for item in frame.f_locals.items())
+    return next((item for item in variables if item[1] is stop.model), (type(stop.model).__name__, stop.model))
+
+
+def _in_frames(stop: TrainingStarted) -> tuple[str, nn.Module] | None:
     for frame in _users(stop):
         found = whole_models(frame.f_locals)
         for name in (*_NAMES, *found):
             if name in found and (name in _NAMES or len(found) == 1):
-                return Training(name, found[name])
+                return name, found[name]
     return None
 
 

@@ -92,6 +92,7 @@ class _Target:
     path: Path = Path()
     module: str = ""
     name: str = ""  # of the callable in it, "" to choose
+    as_script: bool = False  # run under the name "__main__"
     arguments: tuple[str, ...] = ()  # of a script's command line
 
     @property
@@ -121,7 +122,7 @@ def load_model(
     Parameters
     ----------
     spec:
-        `FILE.py` or `FILE.ipynb`, `FILE.py:name`, either with the arguments of a script after a space,
+        `FILE.py` or `FILE.ipynb`, `FILE.py:name`, `FILE.py:__main__` for what it does as a script, `FILE.py ARGUMENTS`,
         `package.module:callable`, a Hugging Face `config.json` (or its folder), or `hf:ORGANISATION/NAME[@REVISION]`
         for the config of a repository on the hub. In a file without a name: the model of a training that the file
         starts, else `model`, `build_model`, `get_model`, otherwise the one model class that builds without arguments
@@ -212,11 +213,14 @@ def _parse_spec(spec: str) -> _Target:
 
 def _parse_path(spec: str) -> _Target:
     if (script := _SCRIPT.fullmatch(spec)) and not Path(spec).exists():
-        return replace(_parse_path(script["spec"]), arguments=_words(script["arguments"]))
+        target = _parse_path(script["spec"])
+        return replace(target, as_script=not target.name, arguments=_words(script["arguments"]))
     before, colon, name = spec.rpartition(":")
     if colon and is_source(before):
         if not _DOTTED.fullmatch(name):
             raise JoulecastError(f"{name!r} in {spec} is not a name in a Python file; give FILE.py:name")
+        if name == "__main__":
+            return _Target("file", _existing(Path(before)), as_script=True)
         return _Target("file", _existing(Path(before)), name=name)
     path = Path(spec).expanduser()
     if path.is_dir():
@@ -368,7 +372,7 @@ def _import(target: _Target, imports: UserImports) -> tuple[Any, TrainingStarted
     try:
         if target.kind == "package":
             return importlib.import_module(target.module), None
-        return imports.import_file(target.path), None
+        return imports.import_file(target.path, as_main=target.as_script), None
     except TrainingStarted as stop:
         if stop.module is None:
             raise JoulecastError(f"{where_it_trains(stop, target.label)} on import; name another file") from None

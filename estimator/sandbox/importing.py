@@ -82,8 +82,8 @@ class UserImports:
                 self._modules[name] = sys.modules.pop(name)
             sys.modules.update(displaced)
 
-    def import_file(self, path: Path) -> ModuleType:
-        """Runs the file as a new module whose `__name__` is never "__main__"; to be called while active.
+    def import_file(self, path: Path, *, as_main: bool = False) -> ModuleType:
+        """Runs the file as a new module, whose `__name__` is "__main__" only if asked for; to be called while active.
 
         A TrainingStarted that the file raises has its `module`, as far as it ran.
         """
@@ -98,7 +98,11 @@ class UserImports:
         stem = path.resolve().parent.name if is_package else path.stem
         name = f"{parent}.{re.sub(r'[^0-9A-Za-z_]', '_', stem)}"
         inside = [str(path.parent)] if is_package else None
-        loader = _Notebook(name, str(path)) if path.suffix == ".ipynb" else None
+        loader: SourceFileLoader | None = None
+        if path.suffix == ".ipynb":
+            loader = _Notebook(name, str(path))
+        elif as_main:
+            loader = _Script(name, str(path))
         spec = importlib.util.spec_from_file_location(name, path, loader=loader, submodule_search_locations=inside)
         assert spec is not None
         assert spec.loader is not None  # a .py file always has both
@@ -205,6 +209,20 @@ class _OnCpu(SourceFileLoader):
             super().exec_module(module)
         guard_module(module)
         with_any_attention(module)
+
+
+class _Script(SourceFileLoader):
+    """Runs a file as `python FILE` does."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__name__ = "__main__"
+        own, code = sys.modules["__main__"], self.get_code(self.name)
+        assert code is not None  # a .py file always has it
+        sys.modules["__main__"] = module  # where the annotations of its dataclasses are looked up
+        try:
+            exec(code, vars(module))
+        finally:
+            sys.modules["__main__"] = own
 
 
 class _Notebook(SourceFileLoader):

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -30,32 +30,45 @@ _STARTS = {
     "fastai.learner": ("Learner.fit",),
     "ultralytics.engine.model": ("Model.train",),
 }
-_active: list[contextlib.ExitStack] = []
 
 
 @dataclass(frozen=True, slots=True)
-class FirstCall:
-    """The first call of a model after optimizers were made for its parameters."""
+class Call:
+    """A call of a module by code that is no module itself."""
 
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    optimizers: tuple[Any, ...]
     autocast: torch.dtype | None
     """The number format of the innermost autocast region around the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the code has done while `training_stopped` is active; `guards` are removed at its end."""
+
+    guards: contextlib.ExitStack
+    optimizers: list[Any] = field(default_factory=list)
+    calls: dict[int, Call] = field(default_factory=dict)
+    """The latest call of each module, by its id."""
+
+
+_active: list[_Seen] = []
 
 
 class TrainingStarted(BaseException):
     """The code reached a training step. Not an Exception, so that `except Exception` does not catch it.
 
-    `call` is what it called; `first_call` has the arguments if that is the model; `frames` are those of the code,
-    innermost first.
+    `call` is what it called, `model` the module if that was one; `calls` and `optimizers` are those of the code so far,
+    `frames` those of the code, innermost first.
     """
 
-    def __init__(self, call: str, first_call: FirstCall | None = None) -> None:
+    def __init__(self, call: str, model: nn.Module | None = None) -> None:
         super().__init__(call)
         self.call = call
-        self.first_call = first_call
+        self.model = model
+        self.calls = tuple(_active[-1].calls.values()) if _active else ()
+        self.optimizers = tuple(_active[-1].optimizers) if _active else ()
         self.module: ModuleType | None = None  # the file as far as it ran
         self.frames = tuple(_frames(sys._getframe(2)))
 
@@ -66,16 +79,15 @@ def training_stopped() -> Iterator[None]:
     from torch import nn
     from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-    optimizers: list[Any] = []
     with contextlib.ExitStack() as stack:
+        seen = _Seen(stack)
         regions = stack.enter_context(_autocast_regions())
-        stack.enter_context(mock.patch.object(Optimizer, "__init__", _noting(Optimizer.__init__, optimizers)))
-        stop_model = _stopping_model(nn.Module.__call__, optimizers, regions)
-        stack.enter_context(mock.patch.object(nn.Module, "__call__", stop_model))
+        stack.enter_context(mock.patch.object(Optimizer, "__init__", _noting(Optimizer.__init__, seen)))
+        stack.enter_context(mock.patch.object(nn.Module, "__call__", _watched(nn.Module.__call__, seen, regions)))
         hook = register_optimizer_step_pre_hook(_stop_step)
         stack.callback(hook.remove)
-        _active.append(stack)
-        stack.callback(_active.remove, stack)
+        _active.append(seen)
+        stack.callback(_active.remove, seen)
         for name in _STARTS:
             if name in sys.modules:
                 guard_module(sys.modules[name])
@@ -92,36 +104,39 @@ def guard_module(module: ModuleType) -> None:
         start = vars(owner).get(name) if owner is not None else None
         if start is not None:
             setattr(owner, name, _stopping(start, path.removeprefix("Torch")))
-            _active[-1].callback(setattr, owner, name, start)
+            _active[-1].guards.callback(setattr, owner, name, start)
 
 
-def _noting(init: Callable[..., None], optimizers: list[Any]) -> Callable[..., None]:
+def _noting(init: Callable[..., None], seen: _Seen) -> Callable[..., None]:
     @functools.wraps(init)
     def note(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        optimizers.append(self)
+        seen.optimizers.append(self)
 
     return note
 
 
-def _stopping_model(
-    call: Callable[..., Any], optimizers: Sequence[Any], regions: Sequence[torch.dtype | None]
-) -> Callable[..., Any]:
-    """`Module.__call__` that stops at the model: the module that holds what all optimizers update.
+def _watched(call: Callable[..., Any], seen: _Seen, regions: Sequence[torch.dtype | None]) -> Callable[..., Any]:
+    """`Module.__call__` that keeps the arguments, and stops at the module that holds what all optimizers update.
 
-    The call may be an evaluation before the first step, of hundreds of batches, or one that compiles the model.
+    That call may be an evaluation before the first step, of hundreds of batches, or one that compiles the model.
     """
+    depth = 0
 
     @functools.wraps(call)
-    def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if optimizers and _holds(self, optimizers):
-            autocast = regions[-1] if regions else None
-            raise TrainingStarted(
-                f"{type(self).__name__}.forward", FirstCall(self, args, kwargs, tuple(optimizers), autocast)
-            )
-        return call(self, *args, **kwargs)
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal depth
+        if not depth:
+            seen.calls[id(self)] = Call(self, args, kwargs, regions[-1] if regions else None)
+            if _holds(self, seen.optimizers):
+                raise TrainingStarted(f"{type(self).__name__}.forward", self)
+        depth += 1
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            depth -= 1
 
-    return stop
+    return watched
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..base.errors import JoulecastError, ModelError
@@ -103,7 +103,7 @@ def model_error(error: BaseException, *, what: str, fix: str = "") -> JoulecastE
     where = _where(frames) or what
     if isinstance(error, SyntaxError) and error.filename and not _ours(error.filename):
         where = f"{Path(error.filename).name}:{error.lineno}"
-    said, hint = _said(error)
+    said, hint = _said(error, frames)
     advice = hint or _folder(error, frames) or (fix if about_arguments(error) else "")
     line = f"{where}: {said.removesuffix('.')}; {advice}" if advice else f"{where}: {said}"
     return ModelError(line, _shown(frames))
@@ -182,7 +182,7 @@ def _where(frames: list[traceback.FrameSummary]) -> str:
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} in {frames[-1].name}"
 
 
-def _said(error: BaseException) -> tuple[str, str]:
+def _said(error: BaseException, frames: Sequence[traceback.FrameSummary]) -> tuple[str, str]:
     """What the error says, in one line, and the fix where it is known."""
     text = one_line(str(error)).replace("`", "'")  # backticks name fields of joulecast's own (base/errors.py)
     if isinstance(error, SystemExit):
@@ -192,7 +192,7 @@ def _said(error: BaseException) -> tuple[str, str]:
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}", "fix the syntax error"
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return _missing_module(error.name)
+        return _missing_module(error.name, frames)
     if isinstance(error, NotImplementedError) and 'missing the required "forward"' in text:
         return text, "define forward"
     if _NO_GPU.search(text):
@@ -221,8 +221,10 @@ def _refused_arguments(error: SystemExit) -> str:
     return ""
 
 
-def _missing_module(name: str) -> tuple[str, str]:
+def _missing_module(name: str, frames: Sequence[traceback.FrameSummary]) -> tuple[str, str]:
     top = name.partition(".")[0]
+    if top != name and any(top in Path(frame.filename).parts for frame in frames if is_users(frame.filename)):
+        return f"the repository's {top} has no module {name}", "build or add it as the repository's instructions say"
     if top != name and _is_installed(top):
         return f"the installed {top} has no module {name}", f"install the version of {top} that has it"
     if top in _REPOSITORY_FOLDERS:

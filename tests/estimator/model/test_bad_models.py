@@ -302,3 +302,12 @@ def test_a_file_that_lies_beside_the_model_is_looked_for_there(write, tmp_path):
     said = message(write("width = open('settings.txt').read()\n" + NET))
     assert said.endswith(f"No such file or directory: 'settings.txt'; run this in {tmp_path}, which has it")
     assert message(write("open('none.txt')\n" + NET)).endswith("No such file or directory: 'none.txt'")
+
+
+def test_a_part_of_the_repositorys_own_package_is_never_to_be_installed(write, tmp_path):
+    (tmp_path / "align").mkdir()
+    (tmp_path / "align" / "__init__.py").write_text("from align.core import path\n")
+    said = message(write("import align\n" + NET))
+    assert said.endswith(
+        "the repository's align has no module align.core; build or add it as the repository's instructions say"
+    )

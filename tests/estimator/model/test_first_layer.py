@@ -65,9 +65,7 @@ class Settings:
     block_size = 48
 
 
-@pytest.mark.parametrize(
-    "attributes", [{"max_seq_len": 48}, {"config": Settings()}, {"hparams": {"context_length": 48}}]
-)
+@pytest.mark.parametrize("attributes", [{"max_seq_len": 48}, {"config": Settings()}, {"hparams": {"sequence_len": 48}}])
 def test_texts_are_as_long_as_the_model_allows(attributes):
     spec, note = only(One(nn.Embedding(100, 8), nn.Linear(8, 100), **attributes))
     assert spec == InputSpec((48,), "int64", "x")

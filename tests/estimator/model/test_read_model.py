@@ -195,7 +195,7 @@ def test_a_training_script_shows_its_batch_its_optimizer_and_its_autocast(
     assert [(op.flops, op.dtype) for op in forward] == [(BATCH * 8 * 4, "bfloat16")]
     assert any("cross_entropy" in op.name or "nll_loss" in op.name for op in work.ops)  # its targets were given
     notes = "\n".join(work.warnings)
-    assert "inputs as in the training's first call: float32 3x8, int64 3" in notes
+    assert "inputs as in the training's call, its first dimension as the batch: float32 3x8, int64 3" in notes
     assert f"train{name} trains under autocast in bfloat16" in notes
     assert f"train{name} has adamw, the update is costed as sgd: give `optimizer` adamw" in notes
 
@@ -206,7 +206,7 @@ def test_the_options_come_before_what_a_script_does(tmp_path: Path) -> None:
     options = TraceOptions(batch_size=BATCH, optimizer="adamw", precision="float16", specs=specs)
     work = read_model(f"{tmp_path / 'train.py'}:main", options)
     assert (work.precision, work.optimizer) == ("float16", "adamw")
-    assert not any("autocast" in note or "first call" in note or "optimizer" in note for note in work.warnings)
+    assert not any("autocast" in note or "training's call" in note or "optimizer" in note for note in work.warnings)
 
 
 def test_a_model_that_declares_nothing_is_read_from_its_first_layer_with_its_targets(tmp_path: Path) -> None:

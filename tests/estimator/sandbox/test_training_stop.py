@@ -105,6 +105,14 @@ def test_a_call_that_only_shows_the_output_is_not_a_training(tmp_path):
     assert found.training is None
 
 
+def test_a_training_without_an_optimizer(tmp_path):
+    text = NET + "model = Net(5)\nfor _ in range(10**9):\n"
+    text += "    model(torch.zeros(7, 3)).sum().backward()\n    model.lin.weight.data -= model.lin.weight.grad\n"
+    training = loaded(tmp_path, text).training
+    assert [tuple(tensor.shape) for tensor in training.called_with[0]] == [(7, 3)]
+    assert training.optimizers == ()
+
+
 def test_one_of_two_models_with_optimizers_is_not_taken_for_the_whole(tmp_path):
     text = NET + NET.replace("Net", "Other") + "a, b = Net(3), Other()\n"
     text += "optimizers = [torch.optim.SGD(net.parameters(), 0.1) for net in (a, b)]\n"
@@ -162,3 +170,18 @@ def test_a_trainer_that_is_imported_meanwhile_is_guarded(monkeypatch):
     assert trainer().train() == "trained"
     guard_module(module)  # outside: nothing
     assert trainer().train() == "trained"
+
+
+def test_a_script_with_its_main_block(tmp_path):
+    text = NET.replace(
+        "import torch", "from __future__ import annotations\nimport dataclasses, typing\nimport torch", 1
+    )
+    text += "@dataclasses.dataclass\nclass Width:\n    value: Number = 5\nNumber = int\n"
+    text += "if __name__ == '__main__':\n    assert typing.get_type_hints(Width) == {'value': int}\n"
+    text += "    import wave  # a module that stays imported\n    model = Net(Width().value)\n" + LOOP
+    path, own = tmp_path / "train.py", sys.modules["__main__"]
+    path.write_text(text)
+    assert load_model(f"{path}:__main__").training.name == "model"
+    assert load_model(str(path)).training is None
+    assert sys.modules["__main__"] is own
+    assert "wave" in sys.modules
