@@ -98,8 +98,8 @@ def _roles(kind: str) -> tuple[str, ...]:
 def weighty(listed: Sequence[Sums]) -> list[str]:
     """Kinds with at least 2 % of the bytes or multiply-adds of some observation.
 
-    What a lighter kind costs cannot be told from whole runs: its price would be that of whatever
-    happens to go along with it.
+    Whole runs do not identify the price of a lighter kind: it would absorb the cost of whatever occurs
+    together with it.
     """
     found: dict[str, None] = {}
     for sums in listed:
