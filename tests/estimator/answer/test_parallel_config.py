@@ -1,0 +1,66 @@
+"""What the file of `parallel_config` states becomes fields of the request, or an error where both contradict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from joulecast.estimator.answer.parallel_config import with_config
+from joulecast.estimator.answer.request import Request
+from joulecast.estimator.base.errors import RequestError
+
+
+def stated(folder: Path, document: dict[str, object], **fields: object) -> Request:
+    path = folder / "deepspeed.json"
+    path.write_text(json.dumps(document))
+    return with_config(Request(cluster="dgx-h100", parallel_config=path, **fields))  # type: ignore[arg-type]
+
+
+def test_without_a_file_the_request_is_the_same() -> None:
+    request = Request(cluster="dgx-h100", zero=1)
+    assert with_config(request) is request
+
+
+def test_a_file_needs_a_cluster(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="`parallel_config` needs `cluster`: give the devices, as in dgx-h100"):
+        with_config(Request(parallel_config=tmp_path / "none.json"))
+
+
+def test_what_the_file_states_becomes_a_field(tmp_path: Path) -> None:
+    found = stated(tmp_path, {"train_batch_size": 64, "gradient_clipping": 1.0, "bf16": {"enabled": True}})
+    assert (found.global_batch, found.accumulate, found.clip_gradients, found.precision) == (64, None, True, "bf16")
+    assert found.parallel_config is None
+
+
+def test_the_samples_of_a_step_follow_from_the_passes(tmp_path: Path) -> None:
+    parts = {"train_batch_size": 64, "gradient_accumulation_steps": 4}
+    assert stated(tmp_path, parts).global_batch is None  # the batch of a pass is not stated
+    whole = stated(tmp_path, {**parts, "train_micro_batch_size_per_gpu": 2})  # 8 devices x 4 passes x 2
+    assert (whole.global_batch, whole.accumulate, whole.batch_size) == (None, 4, 2)
+
+
+@pytest.mark.parametrize(("tp", "passes"), [(1, 32), (2, 16)])
+def test_a_step_of_another_size_than_its_passes_is_refused(tmp_path: Path, tp: int, passes: int) -> None:
+    document = {
+        "train_batch_size": 72,
+        "gradient_accumulation_steps": 4,
+        "train_micro_batch_size_per_gpu": 2,
+        "tensor_parallel": {"autotp_size": tp},
+    }
+    message = (
+        f"the DeepSpeed file's 72 samples of a step and {passes} passes of 2 on the cluster's 8 devices contradict: "
+        "correct one of them"
+    )
+    with pytest.raises(RequestError, match=message):
+        stated(tmp_path, document)
+
+
+def test_a_field_that_both_state_must_agree(tmp_path: Path) -> None:
+    document = {"train_batch_size": 64, "bf16": {"enabled": True}}
+    assert stated(tmp_path, document, precision="bfloat16").precision == "bf16"
+    with pytest.raises(
+        RequestError, match="`precision` fp16 and the DeepSpeed file's bf16 contradict: give one of them"
+    ):
+        stated(tmp_path, document, precision="fp16")
