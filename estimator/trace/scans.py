@@ -7,6 +7,7 @@ and every call is recorded as one op that reads its inputs and writes its output
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -81,10 +82,10 @@ def _found(model: nn.Module) -> Iterator[tuple[Any, str, Callable[..., Any]]]:
 
 def _in_pytorch(function: Any) -> Any:
     """The PyTorch code of a function of transformers that calls an installed package of kernels in its place."""
-    code = getattr(function, "__code__", None)
-    if code is None or not {"torch_function", "implementation"} <= set(code.co_freevars):
+    if not inspect.isfunction(function):
         return function
-    return function.__wrapped__
+    is_wrapper = {"torch_function", "implementation"} <= set(function.__code__.co_freevars)
+    return function.__wrapped__ if is_wrapper else function  # type: ignore[attr-defined]
 
 
 class _Region:

@@ -74,6 +74,18 @@ def linear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     return m * k * n, {"b": 1, "m": m, "k": k, "n": n}
 
 
+def packed_linear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # bitsandbytes' gemm_4bit(input, packed weight, (n, k), ...)
+    n, k = args[2]
+    m = prod(args[0].shape[:-1])
+    return m * k * n, {"b": 1, "m": m, "k": k, "n": n}
+
+
+def mixed_linear(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # bitsandbytes' int8_mixed_scaled_mm(input, its int8 form, int8 weight (n, k), ...)
+    return linear((args[0], args[2]), outputs)
+
+
 def linear_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # linear_backward(input, grad_output, weight, output_mask)
     flops, dims = linear((args[0], args[2]), outputs)

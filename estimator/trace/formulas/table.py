@@ -79,6 +79,9 @@ def _placed(names: str, *, adds: bool = False) -> dict[str, Entry]:
 _PRODUCTS: dict[str, Entry] = {
     **_group("matmul", "mm _sparse_mm _sparse_mm_reduce_impl _int_mm _scaled_mm", products.mm),
     **_group("matmul", "addmm _addmm_activation _sparse_addmm", skip_first(products.mm)),
+    **_group("matmul", "bitsandbytes::gemm_4bit bitsandbytes::gemv_4bit", products.packed_linear),
+    **_group("matmul", "bitsandbytes::int8_linear_matmul bitsandbytes::int8_scaled_mm", products.linear),
+    **_group("matmul", "bitsandbytes::int8_mixed_scaled_mm", products.mixed_linear),
     **_group("matmul", "bmm", products.bmm),
     **_group("matmul", "baddbmm addbmm", skip_first(products.bmm)),
     **_group("matmul", "mv dot vdot", products.vector_product),
@@ -136,6 +139,16 @@ _PRODUCTS: dict[str, Entry] = {
     **_group(
         "attention",
         "_flash_attention_backward _efficient_attention_backward _cudnn_attention_backward",
+        products.packed_attention_backward,
+    ),
+    **_group(
+        "attention",
+        "flash_attn::_flash_attn_forward flash_attn::_flash_attn_varlen_forward flash_attn_3::_flash_attn_forward",
+        products.packed_attention,
+    ),
+    **_group(
+        "attention",
+        "flash_attn::_flash_attn_backward flash_attn::_flash_attn_varlen_backward flash_attn_3::_flash_attn_backward",
         products.packed_attention_backward,
     ),
     **_group("attention", "_transformer_encoder_layer_fwd", products.encoder_layer),
@@ -212,6 +225,12 @@ _POINTWISE: dict[str, Entry] = {
         "_prelu_kernel_backward log_sigmoid_forward log_sigmoid_backward glu glu_backward glu_jvp "
         "softshrink softshrink_backward hardshrink hardshrink_backward rrelu_with_noise "
         "rrelu_with_noise_backward rrelu_with_noise_functional",
+    ),
+    **_group(
+        "elementwise",
+        "bitsandbytes::quantize_4bit bitsandbytes::dequantize_4bit bitsandbytes::quantize_blockwise "
+        "bitsandbytes::dequantize_blockwise bitsandbytes::int8_vectorwise_quant bitsandbytes::int8_vectorwise_dequant "
+        "bitsandbytes::int8_double_quant bitsandbytes::int8_mm_dequant",
     ),
     **_group(
         "elementwise",

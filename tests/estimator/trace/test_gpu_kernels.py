@@ -545,3 +545,15 @@ def test_transformers_own_code_is_read_where_a_package_is_installed(packages: Mo
         delattr(module, name)
     (scan,) = [op for op in work.ops if op.kind == "scan" and op.phase == "forward"]
     assert scan.flops == 2 * 4 * 32 * 32 * 64
+
+
+class Lazy:
+    """As packages make for what is not installed: any attribute raises."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ImportError("this part is not installed")
+
+
+def test_objects_beside_a_model_that_raise_on_any_attribute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "missing", Lazy(), raising=False)
+    assert trace(Calls(torch.relu), torch.zeros(8, 64), layers=False).tracer == "meta"

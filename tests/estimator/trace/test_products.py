@@ -387,3 +387,21 @@ def test_a_transform_of_one_point_computes_nothing() -> None:
     assert counted(aten._fft_c2c, [one, [1], 0, True], one).flops == 0
     none = m(3, 0, dtype=torch.complex64)
     assert counted(aten._fft_c2c, [none, [1], 0, True], none).flops == 0
+
+
+def test_products_with_quantised_weights_of_bitsandbytes():
+    """(4, 8, 64) x (64, 96): the packed weight of 4 bits is a vector of bytes, and its shape an argument."""
+    from joulecast.estimator.trace.formulas import lookup
+
+    data, packed = torch.empty(4, 8, 64, device="meta"), torch.empty(96 * 64 // 2, 1, device="meta", dtype=torch.uint8)
+    whole = torch.empty(96, 64, device="meta", dtype=torch.int8)
+    for name, args in {
+        "gemm_4bit": (data, packed, [96, 64], None, 64, "nf4"),
+        "gemv_4bit": (data, packed, [96, 64], None, None, 64),
+        "int8_linear_matmul": (data.to(torch.int8), whole),
+        "int8_mixed_scaled_mm": (data, data.to(torch.int8), whole, None, None),
+    }.items():
+        entry = lookup(f"bitsandbytes::{name}")
+        flops, dims = entry.formula(args, ())  # type: ignore[call-arg,arg-type]
+        assert (entry.kind, flops) == ("matmul", 4 * 8 * 64 * 96), name
+        assert dims == {"b": 1, "m": 32, "k": 64, "n": 96}
