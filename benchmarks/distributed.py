@@ -5,7 +5,8 @@
 Networks (or sizes, or settings) of each source are sorted by name and dealt to two halves in the order 0, 1, 1, 0. With
 `--fit`, the factors of software and links are fitted on one half and judged on the other, in both directions; what is
 shipped is fitted on all and written to datasets/stacks.json. Its bounds come from sources that were left out as a
-whole: other clusters, software and people. Whole runs, which no fit uses, are sources too; every source counts as much.
+whole: other clusters, software and people. Whole runs, whose overhead is that of other papers, are one more source;
+every source counts as much.
 They are as wide as it takes for 90 % of a source to be inside bounds that were drawn without it.
 The bounds where the software is not stated come from the sources since 2023, all predicted as what is then assumed.
 NVIDIA GPUs before Ampere have a factor and bounds of their own (distributed_older.py).
@@ -28,12 +29,11 @@ from distributed_older import gpt3, left_out_ratios, older_sources, shipped_rati
 from distributed_others import (
     kilowatts,
     left_out_runs,
-    paper_of,
+    long_runs,
+    published_runs,
     runs_of_mlperf,
     scaling,
-    searched_slowdown,
     software_of,
-    whole_run_ratios,
     whole_runs,
 )
 from distributed_runs import SPLIT_UNSURE, Run, all_runs, anatomy_of
@@ -54,10 +54,11 @@ VTRAIN_OWN = 0.0837
 _UTILISATION = 0.4
 _MOST_ROWS = 120  # of one source in a fit
 _SINCE_2023 = ("llm-foundry", "internevo", "jax-toolbox", "nvidia-llm", "fms-fsdp", "maxtext")  # in 16 bits
+_WHOLE = "published runs"  # of all papers
 _ASSUMED = "fused"  # software of a cluster where none is stated
 _COVERAGE = 0.9
 _DERIVED = ("backward_overlap",)  # that a software's links follow from the others (Links.of)
-_TAILS = (0.05, 0.045, 0.04, 0.035, 0.03, 0.025, 0.02, 0.015, 0.01)  # of few sources the quantiles are too narrow
+_TAILS = tuple(step / 1000 for step in range(50, 9, -1))  # of few sources the quantiles are too narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +202,12 @@ def write_fit(
     cache: Path,
     bounds: tuple[float, float],
     assumed_bounds: tuple[float, float],
-    slowdowns: tuple[float, float] | None = None,
+    practice: tuple[float, float] | None = None,
     older_bounds: tuple[float, float] | None = None,
 ) -> None:
     """Writes the fit on all runs and its bounds, and lets the package read them again."""
     fitted, shipped = for_fit(runs), load_stacks()
-    searched, older = slowdowns or (shipped.searched_slowdown, shipped.older_slowdown)
+    of_long_runs, older = practice or (shipped.long_runs, shipped.older_slowdown)
     values = fit(prepare(fitted, cache))
     sources = ", ".join(sorted({run.source for run in fitted}))
     document = {
@@ -216,7 +217,7 @@ def write_fit(
         "links": {name: _rounded(value) for name, value in asdict(links_of(values)).items() if name not in _DERIVED},
         "time_error": [_rounded(bound) for bound in bounds],
         "assumed_time_error": [_rounded(bound) for bound in assumed_bounds],
-        "searched_slowdown": _rounded(searched),
+        "long_runs": _rounded(of_long_runs),
         "older_slowdown": _rounded(older),
         "older_time_error": [_rounded(bound) for bound in older_bounds or shipped.older_time_error],
     }
@@ -278,19 +279,17 @@ def main() -> int:
             seconds = left_out(runs, options.cache)
             stated, assumed = sources_left_out(runs, options.cache)
             write_fit(runs, options.cache, bounds_of(stated), bounds_of(assumed))
-            whole = list(whole_run_ratios(options.measured, reference, options.cache))
-            for row, hours in left_out_runs(whole):
-                paper = paper_of(row)
-                stated[paper] = np.append(stated.get(paper, []), 1 / hours)
-                if software_of(row) == _ASSUMED:
-                    assumed[paper] = np.append(assumed.get(paper, []), 1 / hours)
+            whole = published_runs(options.measured, reference, options.cache)
+            hours = list(left_out_runs(whole))
+            stated[_WHOLE] = np.array([1 / ratio for _, ratio in hours])
+            assumed[_WHOLE] = np.array([1 / ratio for row, ratio in hours if software_of(row) == _ASSUMED])
             older = older_sources(options.measured, options.cache)  # predicted with the fit
             ratios = left_out_ratios(older)
             stated |= {f"before Ampere: {name}": own for name, own in ratios.items()}
             bounds, older_bounds, what = bounds_of(stated), bounds_of(ratios), "left out"
             assumed_bounds = wider(bounds, bounds_of(assumed))
-            slowdowns = searched_slowdown(whole), slowdown_of(older)
-            write_fit(runs, options.cache, bounds, assumed_bounds, slowdowns, older_bounds)
+            practice = long_runs(whole), slowdown_of(older)
+            write_fit(runs, options.cache, bounds, assumed_bounds, practice, older_bounds)
             print(coverage_line("software stated", stated))
             print(coverage_line("software assumed", assumed))
             print(coverage_line("before Ampere", ratios))

@@ -6,8 +6,8 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,20 @@ _STATED = {"BLOOM 176B": (Plan(dp=8, tp=4, pp=12, zero=1, checkpointing="full", 
 _STEP_TOKENS = 4e6  # where the source does not state the batch; 2 million below 3 B parameters
 
 
+@dataclass(frozen=True, slots=True)
+class WholeRun:
+    """A published run: predicted device seconds of its steps, and published ones."""
+
+    row: dict[str, str]
+    devices: int
+    steps_s: float
+    published_s: float
+
+
 def whole_runs(measured: Path, reference: Path, cache: Path) -> Iterator[Found]:
     """Device hours of published pre-trainings, the split chosen by joulecast, the software as the papers state it."""
     found: dict[bool, list[tuple[float, float]]] = {}
-    for row, ratio in left_out_runs(list(whole_run_ratios(measured, reference, cache))):
+    for row, ratio in left_out_runs(published_runs(measured, reference, cache)):
         peak = (find_hardware(_ACCELERATORS[row["accelerator"]]).bf16_tflops or 1.0) * 1e12
         macs = 6 * float(row["params_b"]) * 1e9 * float(row["tokens_b"]) * 1e9
         simple = macs / (0.4 * peak) / 3600 / float(row["accelerator_hours"])
@@ -209,32 +219,32 @@ def paper_of(row: dict[str, str]) -> str:
     return number[1] if number else row["source"].split(" (")[0]
 
 
-def searched_slowdown(runs: list[tuple[dict[str, str], float]]) -> float:
-    """Published over predicted hours of runs whose split was searched; every paper counts as much."""
+def long_runs(runs: Sequence[WholeRun]) -> float:
+    """Published hours over those of the predicted steps, less 1: every paper counts as much."""
     papers: dict[str, list[float]] = {}
-    for row, ratio in runs:
-        if row["model"] not in _STATED:
-            papers.setdefault(paper_of(row), []).append(-np.log(ratio))
-    return float(np.exp(np.mean([np.median(logs) for logs in papers.values()])))
+    for run in runs:
+        papers.setdefault(paper_of(run.row), []).append(np.log(run.published_s / run.steps_s))
+    return float(np.exp(np.mean([np.median(logs) for logs in papers.values()]))) - 1
 
 
-def left_out_runs(runs: list[tuple[dict[str, str], float]]) -> Iterator[tuple[dict[str, str], float]]:
-    """`runs` with the slowdown of other papers."""
-    for row, ratio in runs:
-        others = [(other, own) for other, own in runs if paper_of(other) != paper_of(row)]
-        yield row, ratio if row["model"] in _STATED else ratio * searched_slowdown(others)
+def left_out_runs(runs: Sequence[WholeRun]) -> Iterator[tuple[dict[str, str], float]]:
+    """Rows with predicted over published device hours, the overhead of long runs from other papers."""
+    for run in runs:
+        others = [other for other in runs if paper_of(other.row) != paper_of(run.row)]
+        share = overhead(run.steps_s / run.devices, long_runs(others))
+        yield run.row, run.steps_s * (1 + share) / run.published_s
 
 
-def whole_run_ratios(measured: Path, reference: Path, cache: Path) -> Iterator[tuple[dict[str, str], float]]:
-    """Rows with predicted over published device hours, without the slowdown of searched splits.
-
-    Rows of benchmarks/published have `step_tokens`.
-    """
+def published_runs(measured: Path, reference: Path, cache: Path) -> list[WholeRun]:
+    """Rows of benchmarks/published have `step_tokens`."""
+    found = []
     for path in (reference / "llm_runs.csv", measured / "llm-runs" / "runs.csv", PUBLISHED / "runs.csv"):
         for row in _rows(path):
             gpu = _ACCELERATORS.get(row["accelerator"])
             if gpu and row["accelerator_hours"]:
-                yield row, whole_run(row, gpu, cache) / 3600 / float(row["accelerator_hours"])
+                steps_s, devices = whole_run(row, gpu, cache)
+                found.append(WholeRun(row, devices, steps_s, 3600 * float(row["accelerator_hours"])))
+    return found
 
 
 def software_of(row: dict[str, str]) -> str:
@@ -242,8 +252,8 @@ def software_of(row: dict[str, str]) -> str:
     return row.get("software") or ("megatron" if "BLOOM" in row["model"] else "fused")
 
 
-def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
-    """Predicted device seconds of a row."""
+def whole_run(row: dict[str, str], gpu: str, cache: Path) -> tuple[float, int]:
+    """Predicted device seconds of a row's steps, and the number of devices."""
     layers, hidden, heads, kv, inner = (int(row[name]) for name in ("layers", "hidden", "heads", "kv_heads", "ffn"))
     kind = row.get("kind") or ("gpt" if "BLOOM" in row["model"] or "Pythia" in row["model"] else "llama")
     net = Net(kind, layers, hidden, heads, int(row["vocab"]), inner, kv)
@@ -258,7 +268,7 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
         run = Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, software)
         plan = replace(plan, accumulate=samples // (micro * plan.dp))
         step_s = step_cost(profile, anatomy_of(run, cache)[1], plan, cluster).seconds
-        return _whole_s(step_s * plan.devices / (samples * sequence) * tokens, plan.devices)
+        return step_s * plan.devices / (samples * sequence) * tokens, plan.devices
     cluster = parse_cluster(f"{devices // 8}x8x{gpu}:200gb")
     best = float("inf")
     step_tokens = float(row.get("step_tokens") or (_STEP_TOKENS if large else 2e6))
@@ -273,9 +283,4 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> float:
         except RequestError:
             continue
         best = min(best, choice.cost.seconds * devices / (samples * sequence))
-    return _whole_s(best * tokens, devices)
-
-
-def _whole_s(device_s: float, devices: int) -> float:
-    """Device seconds of a run whose steps take `device_s`, with evaluation and checkpoints."""
-    return device_s * (1 + overhead(device_s / devices))
+    return best * tokens, devices

@@ -54,8 +54,8 @@ class Links:
 class Stacks:
     """`factors` by "software:part" (population.FACTORS), and bounds of measured over predicted on what was left out.
 
-    `assumed_time_error` are the bounds where the software is not stated. Published trainings on several nodes took
-    `searched_slowdown` times as long as the fastest split, which a search finds. NVIDIA GPUs before Ampere have bounds
+    `assumed_time_error` are the bounds where the software is not stated. Published trainings of more than a day took
+    `long_runs` more than their fastest steps, relative to those. NVIDIA GPUs before Ampere have bounds
     of their own, and published trainings on several of their nodes took `older_slowdown` times the prediction.
     """
 
@@ -63,7 +63,7 @@ class Stacks:
     links: Links
     time_error: tuple[float, float]
     assumed_time_error: tuple[float, float]
-    searched_slowdown: float
+    long_runs: float
     older_slowdown: float
     older_time_error: tuple[float, float]
     fitted_on: str
@@ -81,7 +81,7 @@ def load_stacks() -> Stacks:
         links=Links(**document["links"]),
         time_error=tuple(document["time_error"]),
         assumed_time_error=tuple(document["assumed_time_error"]),
-        searched_slowdown=float(document["searched_slowdown"]),
+        long_runs=float(document["long_runs"]),
         older_slowdown=float(document["older_slowdown"]),
         older_time_error=tuple(document["older_time_error"]),
         fitted_on=str(document["fitted_on"]),

@@ -11,6 +11,7 @@ from ..base.units import JOULES_PER_KWH, SECONDS_PER_HOUR
 from .estimate import Estimate, shares, with_parts
 
 DATA, OTHER_WORK, INTERRUPTIONS = "data loading", "evaluation and checkpoints", "interruptions"
+PRACTICE = "long runs in practice"
 
 OVERHEAD = 0.055
 """What long runs take in addition to their steps, relative to those: 0.11 of BLOOM (1,082,990 device hours, Luccioni et
@@ -65,24 +66,30 @@ def _around(value: float, low: float, high: float) -> Interval:
     return Interval(value, min(low, value), max(high, value))
 
 
-def overhead(seconds: float) -> float:
-    """The share of `seconds` that evaluation, checkpoints and the like add: `OVERHEAD` of what is beyond one day."""
-    return OVERHEAD * max(1.0 - _SHORT_S / seconds, 0.0) if seconds else 0.0
+def overhead(seconds: float, most: float = OVERHEAD) -> float:
+    """The share of `seconds` that a run takes in addition to its steps: `most` of what is beyond one day."""
+    return most * max(1.0 - _SHORT_S / seconds, 0.0) if seconds else 0.0
 
 
-def with_overhead(estimate: Estimate, given: float | None = None) -> Estimate:
-    """`estimate` with evaluation and checkpoints, at the run's mean power: a `given` share of its steps, or `overhead`.
+def with_overhead(estimate: Estimate, given: float | None = None, practice: float | None = None) -> Estimate:
+    """`estimate` with what a run adds to its steps, at its mean power: a `given` share, or `overhead`.
 
+    `practice` is the most that published runs like this one add, None where only evaluation and checkpoints are known.
     A share that is not given has a note.
     """
-    share = overhead(estimate.seconds.value) if given is None else given
+    most = OVERHEAD if practice is None else practice
+    share = overhead(estimate.seconds.value, most) if given is None else given
     if not share:
         return estimate
     own_s, kwh = estimate.seconds.value * estimate.devices, estimate.energy_kwh.value
-    parts = shares({OTHER_WORK: own_s * share}, {OTHER_WORK: kwh * share})
+    name = OTHER_WORK if practice is None or given is not None else PRACTICE
+    parts = shares({name: own_s * share}, {name: kwh * share})
     text = (
         f"evaluation and checkpoints are expected to add {share:.1%} to the steps "
         "(mean of two published runs; `overhead` sets another share)"
+        if practice is None
+        else f"published pre-trainings took longer than their fastest steps (other splits and software, evaluation, "
+        f"checkpoints): {share:.1%} is added (`overhead` sets another share)"
     )
     notes = (Note(text, Topic.SCHEDULE, Weight.ROUGH),) if given is None and share > _WORTH_A_NOTE else ()
     return replace(

@@ -12,6 +12,7 @@ from ...base.errors import HardwareError, RequestError
 from ...base.suggest import near
 from ...base.tables import read_table
 from ..hardware import Hardware
+from ..machines import machine
 from ..names import find_hardware
 from ..stacks import Links, load_stacks
 
@@ -81,8 +82,9 @@ class Cluster:
 def parse_cluster(text: str) -> Cluster:
     """The cluster that `text` names.
 
-    "dgx-h100" and "4xdgx-h100" are nodes of `datasets/clusters.csv`; "8xa100-sxm4-80gb" is one node and
-    "64x8xh100-sxm:400gb-ib" 64 nodes of eight with 400 Gbit/s of network for each device.
+    "dgx-h100" and "4xdgx-h100" are nodes of `datasets/clusters.csv`, "4xp4d.24xlarge:50gb" machines of
+    `datasets/instances.csv`; "8xa100-sxm4-80gb" is one node and "64x8xh100-sxm:400gb-ib" 64 nodes of eight with 400
+    Gbit/s of network for each device.
     """
     match = _TEXT.match(text.strip())
     if not match:
@@ -95,6 +97,9 @@ def parse_cluster(text: str) -> Cluster:
     if name.casefold() in known:
         found = replace(known[name.casefold()], name=text, nodes=int(nodes or 1))
         return found if gbit is None else replace(found, network_gb_per_s=gbit / 8)
+    rented = machine(name)
+    if rented and rented.count >= 1:
+        return _of_parts(text, int(nodes or 1), int(rented.count), rented.part, gbit)
     inner = re.match(r"^(?P<devices>\d+)x(?P<hardware>.+)$", name)
     if inner:
         return _of_parts(text, int(nodes or 1), int(inner["devices"]), inner["hardware"], gbit)

@@ -133,9 +133,8 @@ def predict_split(
     interruption costs `restart_hours`.
 
     With software for language models the interval comes from published trainings that were left out of the fit, and is
-    wider where the software is only assumed. On several nodes, published trainings took longer than the fastest split;
-    a split that is chosen is priced like them. So is every split on NVIDIA GPUs before Ampere, with bounds of their
-    own. Raises RequestError for a split that does not fit.
+    wider where the software is only assumed. On NVIDIA GPUs before Ampere both the time and the interval are those of
+    published trainings there. Raises RequestError for a split that does not fit.
     """
     profile = profile.for_precision(work.precision)
     anatomy = dissect(work, accumulation)
@@ -163,9 +162,8 @@ def predict_split(
             checkpointings=[one for one in checkpointings if not dated or one in OLDER_CHECKPOINTING]
             or (plan.checkpointing,),
         )
-    if known and work.train and cluster.nodes > 1 and (older or plan is None):
-        times = load_stacks().older_slowdown if older else load_stacks().searched_slowdown
-        choice = replace(choice, cost=slowed(choice.cost, times))
+    if older and cluster.nodes > 1:
+        choice = replace(choice, cost=slowed(choice.cost, load_stacks().older_slowdown))
     board_w = choice.cost.joules / choice.cost.seconds if choice.cost.seconds else profile.power.static_w
     limit_w, idle_w = _limit_w(cluster, profile), profile.power.static_w
     rest = rest_w(cluster, board_w, limit_w)
@@ -177,11 +175,11 @@ def predict_split(
         estimate = _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0)
     else:
         estimate = _estimate(profile, alone, choice, cluster, steps, split)
-    estimate = replace(
-        estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice), *_slowdown_notes(choice, older))
-    )
+    estimate = replace(estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice), *_older_notes(choice)))
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
-    estimate, interruptions = with_interruptions(with_overhead(estimate, overhead), restart_hours)
+    estimate, interruptions = with_interruptions(
+        with_overhead(estimate, overhead, load_stacks().long_runs if known and not older else None), restart_hours
+    )
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
 
 
@@ -332,16 +330,15 @@ def _layout_notes(anatomy: Anatomy, choice: Choice) -> list[Note]:
     return notes
 
 
-def _slowdown_notes(choice: Choice, older: bool) -> list[Note]:
+def _older_notes(choice: Choice) -> list[Note]:
     cost = choice.cost
     if not cost.unexplained_s:
         return []
     times = cost.seconds / (cost.seconds - cost.unexplained_s)
-    if older:
-        where, what = " on several nodes of NVIDIA GPUs before Ampere", "the modelled parts explain: included"
-    else:
-        where, what = " on several nodes", "the fastest split would: included, as long as `parallel` states no split"
-    text = f"published trainings{where} took {times:.2f} times as long as {what}"
+    text = (
+        f"published trainings on several nodes of NVIDIA GPUs before Ampere took {times:.2f} times as long as the "
+        "modelled parts explain: included"
+    )
     return [Note(text, Topic.SCHEDULE, Weight.ROUGH)]
 
 

@@ -19,6 +19,7 @@ from joulecast.estimator.answer.parallel_config import with_config
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.node import REST_SHARE
+from joulecast.estimator.cost.stacks import load_stacks
 from joulecast.estimator.cost.waiting import overhead
 from joulecast.estimator.trace.fp8 import as_fp8
 from joulecast.estimator.trace.trace import trace
@@ -91,6 +92,9 @@ def test_the_command_line_names_its_options(tmp_path: Path):
     assert document["devices"] == parse_cluster("dgx-h100").devices == 8
     assert document["split"]["tp"] == 2
     assert document["split"]["memory_bytes"]["total"] > 0
+    micro = CliRunner().invoke(command, [*arguments, *cluster, "--micro-batch", "1"])
+    named = CliRunner().invoke(command, [*arguments, *cluster, "--batch-size", "1"])
+    assert micro.stdout == named.stdout != done.stdout
     contradicting = CliRunner().invoke(command, [*arguments, *cluster, "--fsdp"])
     assert contradicting.exit_code == 2
     assert "--fsdp and --zero 1 contradict" in contradicting.output
@@ -321,9 +325,13 @@ def test_a_stated_overhead_replaces_that_of_published_runs() -> None:
     none, some, usual = ask(**days, overhead=0), ask(**days, overhead=0.5), ask(**days)
     assert some.seconds.value == pytest.approx(1.5 * none.seconds.value)
     assert some.energy_kwh.value == pytest.approx(1.5 * none.energy_kwh.value)
-    assert usual.seconds.value == pytest.approx(none.seconds.value * (1 + overhead(none.seconds.value)))
+    assert usual.seconds.value == pytest.approx(
+        none.seconds.value * (1 + overhead(none.seconds.value, load_stacks().long_runs))
+    )
     assert usual.seconds.value > none.seconds.value
-    said = [any("evaluation and checkpoints" in note for note in found.warnings) for found in (none, some, usual)]
+    said = [
+        any("published pre-trainings took longer" in note for note in found.warnings) for found in (none, some, usual)
+    ]
     assert said == [False, False, True]
 
 

@@ -79,6 +79,14 @@ def test_clusters_by_name_and_by_parts():
     assert parse_cluster("8xh100-sxm").nodes == 1
 
 
+def test_cloud_machines_are_nodes():
+    one, many = parse_cluster("p4d.24xlarge"), parse_cluster("4xp4d.24xlarge:50gb")
+    assert (one.nodes, one.devices, one.hardware, one.network_gb_per_s) == (1, 8, "a100-sxm4-40gb", None)
+    assert (many.nodes, many.devices, many.network_gb_per_s) == (4, 32, 6.25)
+    assert parse_cluster("2xStandard_ND96asr_v4:200gb").devices == 16
+    assert parse_cluster("g4dn.xlarge").devices == 1
+
+
 def test_a_cluster_of_parts_takes_the_nodes_watts_of_a_known_node_of_its_size():
     known = clusters()["dgx-h100"]
     assert (known.rated_w, known.typical_w) == (10_200.0, 6_900.0)
