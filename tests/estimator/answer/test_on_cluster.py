@@ -1,0 +1,61 @@
+"""What a cluster changes in a request's profile and plan, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from joulecast.estimator.answer.on_cluster import _as_of_its_time, board_profile, needed_cluster
+from joulecast.estimator.answer.request import Request
+from joulecast.estimator.cost.library import load_profile
+from joulecast.estimator.cost.parallel.plan import Plan
+
+from ..cost.parallel.decoder import decoder
+
+T4, LARGE = load_profile("t4"), replace(decoder(), parameter_bytes=15 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "2x8xt4:12.5gb"),
+        ({"device": "cpu"}, None),
+        ({"memory_bytes": None}, None),
+        ({"hardware": "a card of my own"}, None),
+    ],
+)
+def test_the_cluster_that_a_training_needs(changes: dict[str, object], expected: str | None) -> None:
+    request = Request(model=LARGE, steps=10, devices=16)
+    profile = replace(T4, **changes)  # type: ignore[arg-type]
+    assert needed_cluster(request, LARGE, profile, request.schedule(LARGE)) == expected
+
+
+def test_inference_and_checkpointed_trainings_need_none() -> None:
+    forward = LARGE.forward_only()
+    for work, fields in ((forward, {}), (LARGE, {"activation_checkpointing": "full"})):
+        request = Request(model=LARGE, steps=10, devices=16)
+        request = replace(request, model=None, **fields)  # type: ignore[arg-type]
+        assert needed_cluster(request, work, T4, request.schedule(LARGE)) is None
+
+
+@pytest.mark.parametrize(
+    ("parallel", "dated", "sequence_parallel"),
+    [(None, False, True), (None, True, False), ("tp=2,sp=1", True, True), ("tp=2,vp=2", True, False)],
+)
+def test_dated_software_has_no_sequence_parallelism_unless_it_is_stated(
+    parallel: str | None, dated: bool, sequence_parallel: bool
+) -> None:
+    request = Request(cluster="dgx-h100", parallel=parallel)
+    assert _as_of_its_time(Plan(tp=2), request, dated) == Plan(tp=2, sequence_parallel=sequence_parallel)
+
+
+def test_watts_of_the_host_are_replaced_where_the_part_is_known() -> None:
+    """The profile of the RTX 3090 was measured with its host's CPUs."""
+    measured, eager = load_profile("rtx-3090"), "eager"
+    assert board_profile(measured, decoder(), eager).provenance.power == "datasheet"
+    for changes in ({"hardware": "a card of my own"}, {"device": "cpu"}):
+        own = replace(measured, name="own", **changes)  # type: ignore[arg-type]
+        assert board_profile(own, decoder(), eager) is own
+    alone = replace(measured, name="own", provenance=replace(measured.provenance, boundary="the GPU board"))
+    assert board_profile(alone, decoder(), eager) is alone
