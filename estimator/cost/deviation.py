@@ -1,7 +1,7 @@
 """What is particular to one device and its software: factors on the population's seconds, by kind and shape of op.
 
 Every piece of work has traits (its kind, its size, the component that it waits for); a factor's logarithm is the sum
-of its traits times what runs taught (estimator/fit/few.py).
+of its traits times values that are fitted on runs (estimator/fit/few.py).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .population import (
 COMPONENTS = ("compute", "memory", "launch")
 _SHAPES = ("dense_size", "dense_depth", "dense_narrow", "moving_size", "depthwise_window", "strided")
 TRAITS = (*COMPONENTS, "device", *CLASSES[:-1], *TRAFFIC[1:], "backward", "weight_grad", *_SHAPES)
-"""Names of what is learnt. The first three belong to a component of the time, the others to pieces of work."""
+"""Names of the fitted values. The first three belong to a component of the time, the others to pieces of work."""
 _OF_PIECES = TRAITS[len(COMPONENTS) :]
 ALIKE_SHARE, _ALIKE_REACH = 0.8, 0.4
 """Of the variance among networks, the share that networks with equal slopes have in common; and how much slopes may
 differ until little of it is left."""
 TAIL = 4.0
-"""Degrees of freedom of Student's t, which the rest follows: single networks are far off more often than a normal
-distribution has it."""
+"""Degrees of freedom of Student's t, which the rest follows: errors of single networks are large more often than under
+a normal distribution."""
 _FARTHEST = 1.5
 """A shape counts as no more than this many units from the middle: beyond, nothing was measured."""
 
@@ -107,9 +107,9 @@ def log_of_alike(deviation: Deviation, slopes: Array) -> float:
 
 
 def log_spread(deviation: Deviation, slopes: Array) -> float:
-    """Standard deviation of the logarithm of a step with `slopes`: of what is not known yet, and of single networks.
+    """Standard deviation of the logarithm of a step with `slopes`: of the deviation, and among networks.
 
-    Networks alike that ran tell a share of the latter.
+    Runs of networks alike remove a share of the latter.
     """
     left, noise = slopes, 1.0
     if deviation.runs:
@@ -134,7 +134,7 @@ def prior_spread(population: Population, amd: bool) -> Array:
 
 
 def prior_correlations(population: Population) -> Array:
-    """Shape (traits, traits): how traits go together among devices."""
+    """Shape (traits, traits): correlations of the traits among devices."""
     table = np.eye(len(TRAITS))
     for row, name in enumerate(TRAITS):
         table[row, :row] = table[:row, row] = population.correlations[name]
@@ -144,5 +144,5 @@ def prior_correlations(population: Population) -> Array:
 def learnt_shares(deviation: Deviation, population: Population, amd: bool) -> dict[str, float]:
     """Of each trait, the share of its variance among devices that runs removed, 0 to 1."""
     left = np.diag(np.asarray(deviation.covariance)) / prior_spread(population, amd) ** 2
-    left = left / left.max()  # a fit that narrows all bounds alike (fit/few.py) has learnt nothing about a trait
+    left = left / left.max()  # a fit that narrows all bounds alike (fit/few.py) says nothing of single traits
     return dict(zip(TRAITS, np.clip(1.0 - left, 0.0, 1.0).tolist(), strict=True))

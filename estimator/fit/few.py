@@ -1,9 +1,8 @@
-"""From one run on: a known GPU's deviation from the population, updated by what was measured on it.
+"""The deviation of a known GPU from the population, fitted on one run or more.
 
-Maximum a posteriori. Each trait of a `Deviation` starts at 0 with the spread that it has among GPUs and software.
-Each network measured is evidence; how far networks scatter on one GPU is not known beforehand, so several noises
-compete, each with the share of GPUs that have it, and the runs decide among them. Without runs the answer is the
-datasheet's, with many it is their own.
+Maximum a posteriori. Each trait of a `Deviation` starts at 0 with the spread that it has among GPUs and software, and
+each run moves it. How far networks scatter on one GPU is not known beforehand: several noises are weighed by their
+likelihood, each with the share of GPUs that have it as its prior. Without runs the answer is the datasheet's.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Prior:
     """What is known before any run: `spread` in the order of `TRAITS`, `networks` as `Population` has them.
 
     `alike` is the share of the variance among networks that networks alike have in common. `correlations`, shape
-    (traits, traits), say how traits go together among devices; without them no trait tells about another.
+    (traits, traits), are those of the traits among devices; None where they are independent.
     """
 
     spread: Array
@@ -136,7 +135,7 @@ def fit_few(
 
 
 def left_out_seconds(rows: Sequence[Observation], families: Sequence[str], fitted: Profile) -> Array:
-    """Seconds per step of every row, each predicted with the deviation that the other families teach."""
+    """Seconds per step of every row, each predicted with a deviation fitted on the other families."""
     time = fitted.time
     assert isinstance(time, PopulationTime)
     evidence, sharpness, result = _evidence(rows, time), time.parameters["sharpness"], np.zeros(len(rows))
@@ -386,7 +385,7 @@ def _device(x: Seconds) -> Array:
 
 
 def _limits(evidence: Sequence[Evidence]) -> tuple[str, ...]:
-    """What the runs cannot teach."""
+    """Notes on what the runs do not determine."""
     if all(float(one.seconds.host.sum()) > 2.0 * float(_device(one.seconds).sum()) for one in evidence):
         return (
             "every run waits for the host most of the time: the fit learns the host's speed, not the device's; "
