@@ -13,11 +13,12 @@ from ..base.tables import read_table
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`count` of the part with the key `part`: a share of one where it is below 1."""
+    """`count` of the part with the key `part`: a share of one where it is below 1. `network_gbit` is of the whole."""
 
     name: str
     part: str
     count: float
+    network_gbit: float | None = None
 
 
 def machine(name: str) -> Machine | None:
@@ -38,7 +39,10 @@ def near_machines(name: str) -> list[str]:
 
 @cache
 def _machines() -> dict[str, Machine]:
-    machines = [Machine(row["instance"], row["part"], float(row["count"])) for row in read_table("instances.csv")]
+    machines = [
+        Machine(row["instance"], row["part"], float(row["count"]), float(row["network_gbit"] or 0) or None)
+        for row in read_table("instances.csv")
+    ]
     for row in read_table("clusters.csv"):
         names = (row["key"], *filter(None, row["aliases"].split(";")))
         machines += [Machine(name, row["hardware"], float(row["devices"])) for name in names]

@@ -135,10 +135,18 @@ def _device_notes(profile: Profile, devices: int) -> list[Note]:
 def _memory_notes(profile: Profile, work: Workload) -> list[Note]:
     if not profile.memory_bytes or (needed := memory_needed(work)) <= profile.memory_bytes:
         return []
+    recompute = "" if _recomputes(work) else "recompute activations (`activation_checkpointing` full) "
     text = (
         f"needs about {short(needed / 1e9)} GB per device (modelled: weights, gradients, optimizer state and "
         f"activations), more than the device's {short(profile.memory_bytes / 1e9)} GB: reduce the batch size, "
-        "recompute activations (`activation_checkpointing` full) or give the devices as `cluster`, which finds "
-        "a split that fits"
+        f"{recompute}or give the devices as `cluster`, which finds a split that fits"
     )
     return [Note(text, Topic.MODEL, Weight.STOP)]
+
+
+def _recomputes(work: Workload) -> bool:
+    """Whether the backward pass, of twice the forward's multiply-adds at most, computes the forward again."""
+    flops = {
+        phase: sum(op.flops * op.count for op in work.ops if op.phase == phase) for phase in ("forward", "backward")
+    }
+    return flops["backward"] > 2.5 * flops["forward"]

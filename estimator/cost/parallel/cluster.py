@@ -12,7 +12,7 @@ from ...base.errors import HardwareError, RequestError
 from ...base.suggest import near
 from ...base.tables import read_table
 from ..hardware import Hardware
-from ..machines import machine
+from ..machines import Machine, machine, near_machines
 from ..names import find_hardware
 from ..stacks import Links, load_stacks
 
@@ -63,7 +63,7 @@ class Cluster:
         if self.network_gb_per_s is None:
             raise RequestError(
                 f"cluster {self.name!r} has no network figure for {self.nodes} nodes; "
-                f"add it, as in {self.nodes}x{self.devices_per_node}x{self.hardware}:400gb-ib"
+                f"add it, as in {self.name}:400gb-ib"
             )
         members = max(1, self.devices_per_node // stride)
         links = self.links.link_share * self.link_gb_per_s, self.links.network_share * members * self.network_gb_per_s
@@ -82,7 +82,7 @@ class Cluster:
 def parse_cluster(text: str) -> Cluster:
     """The cluster that `text` names.
 
-    "dgx-h100" and "4xdgx-h100" are nodes of `datasets/clusters.csv`, "4xp4d.24xlarge:50gb" machines of
+    "dgx-h100" and "4xdgx-h100" are nodes of `datasets/clusters.csv`, "4xp5.48xlarge" machines of
     `datasets/instances.csv`; "8xa100-sxm4-80gb" is one node and "64x8xh100-sxm:400gb-ib" 64 nodes of eight with 400
     Gbit/s of network for each device.
     """
@@ -97,16 +97,16 @@ def parse_cluster(text: str) -> Cluster:
     if name.casefold() in known:
         found = replace(known[name.casefold()], name=text, nodes=int(nodes or 1))
         return found if gbit is None else replace(found, network_gb_per_s=gbit / 8)
-    rented = machine(name)
-    if rented and rented.count >= 1:
-        return _of_parts(text, int(nodes or 1), int(rented.count), rented.part, gbit)
+    if (cloud := machine(name)) is not None:
+        return _of_machines(text, int(nodes or 1), cloud, gbit)
     inner = re.match(r"^(?P<devices>\d+)x(?P<hardware>.+)$", name)
     if inner:
         return _of_parts(text, int(nodes or 1), int(inner["devices"]), inner["hardware"], gbit)
     if nodes:
         return _of_parts(text, 1, int(nodes), name, gbit)
+    close = near(name, [*known, *near_machines(name)])
     raise RequestError(
-        f"unknown cluster {text!r}{near(text, known)}; or give NODESxDEVICESxHARDWARE:GBITgb, as in 64x8xh100-sxm:400gb"
+        f"unknown cluster {text!r}{close or ';'} or give NODESxDEVICESxHARDWARE:GBITgb, as in 64x8xh100-sxm:400gb"
     )
 
 
@@ -144,6 +144,15 @@ def clusters() -> Mapping[str, Cluster]:
         for name in (row["key"], *filter(None, row["aliases"].split(";"))):
             found[name.strip().casefold()] = cluster
     return found
+
+
+def _of_machines(text: str, nodes: int, cloud: Machine, gbit: float | None) -> Cluster:
+    devices = int(cloud.count)
+    if devices != cloud.count:
+        raise RequestError(f"`cluster` {text!r}: {cloud.name} has {cloud.count:g} of a device; give it as `hardware`")
+    if gbit is None and cloud.network_gbit:
+        gbit = cloud.network_gbit / devices
+    return _of_parts(text, nodes, devices, cloud.part, gbit)
 
 
 def _of_parts(text: str, nodes: int, devices: int, hardware: str, gbit: float | None) -> Cluster:

@@ -344,6 +344,14 @@ def test_memory_that_just_fits_has_no_note() -> None:
     assert (topic, weight) == (Topic.MODEL, Weight.STOP)
 
 
+def test_memory_advice_leaves_out_what_is_done_already() -> None:
+    forward, backward = op("mm", flops=100), replace(op("mm", flops=100), phase="backward")
+    small = profile(memory_bytes=1)
+    assert "recompute activations" in notes_of(small, workload(forward, backward, backward))[0][0]
+    recomputing = workload(forward, backward, backward, backward)
+    assert "reduce the batch size, or give the devices" in notes_of(small, recomputing)[0][0]
+
+
 def test_a_start_that_takes_longer_than_the_steps_is_noted() -> None:
     work = workload(op("matmul", flops=5_000_000))  # 10 ms
     starting = profile(startup_s=1.0)

@@ -80,11 +80,16 @@ def test_clusters_by_name_and_by_parts():
 
 
 def test_cloud_machines_are_nodes():
-    one, many = parse_cluster("p4d.24xlarge"), parse_cluster("4xp4d.24xlarge:50gb")
-    assert (one.nodes, one.devices, one.hardware, one.network_gb_per_s) == (1, 8, "a100-sxm4-40gb", None)
-    assert (many.nodes, many.devices, many.network_gb_per_s) == (4, 32, 6.25)
-    assert parse_cluster("2xStandard_ND96asr_v4:200gb").devices == 16
+    one = parse_cluster("p4d.24xlarge")
+    assert (one.hardware, one.nodes, one.devices_per_node) == ("a100-sxm4-40gb", 1, 8)
+    assert one.network_gb_per_s == 6.25  # 400 Gbit/s of eight devices
+    four = parse_cluster("4xStandard_ND96asr_v4:200gb")
+    assert (four.hardware, four.nodes, four.devices, four.network_gb_per_s) == ("a100-sxm4-40gb", 4, 32, 25.0)
     assert parse_cluster("g4dn.xlarge").devices == 1
+    assert parse_cluster("2xa3-highgpu-8g").network_gb_per_s is None
+    assert parse_cluster("2xp5.48xlarge:100gb").network_gb_per_s == 12.5
+    with pytest.raises(RequestError, match=r"g6f\.xlarge has 0\.125 of a device; give it as `hardware`"):
+        parse_cluster("g6f.xlarge")
 
 
 def test_a_cluster_of_parts_takes_the_nodes_watts_of_a_known_node_of_its_size():
@@ -134,7 +139,7 @@ def test_groups_use_the_slowest_link_between_them():
     assert cluster.rate_bytes_per_s(4, 8) == pytest.approx(2e9)  # one member in each node
     assert cluster.rate_bytes_per_s(8, 4) == pytest.approx(4e9)  # two members in a node share its adapters
     assert cluster.rate_bytes_per_s(32, 1) == pytest.approx(16e9)
-    with pytest.raises(RequestError, match="has no network figure for 4 nodes; add it, as in 4x8xmade-up:400gb-ib"):
+    with pytest.raises(RequestError, match="has no network figure for 4 nodes; add it, as in made-up:400gb-ib"):
         nodes(count=4, network=None).rate_bytes_per_s(32, 1)
 
 
