@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..estimator.cost.software import SOFTWARE
-from .help import HELP
+from .help import HELP, Sections
 
 if TYPE_CHECKING:
     from ..estimator.answer.answer import Answer
@@ -19,9 +19,23 @@ BUDGET_EXCEEDED = 3
 _PAPERS = ("modelcard", "bibtex", "latex", "codecarbon")
 _FORMATS = ("table", "json", "csv", *_PAPERS)
 _FILE = click.Path(path_type=Path)
+SECTIONS = {
+    "models": "Model and inputs",
+    "batch_size": "A step",
+    "epochs": "Length of the run",
+    "hardware": "Hardware and software",
+    "devices": "Many devices",
+    "pue": "Site and prices",
+    "budgets": "Budgets",
+    "layers": "Output",
+    "time_limit": "Other",
+}
+"""The sections of the help, by the first option of each."""
 
 
 @click.command(
+    cls=Sections,
+    sections=SECTIONS,
     context_settings=HELP,
     epilog="Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 budget exceeded.",
 )
@@ -53,22 +67,32 @@ _FILE = click.Path(path_type=Path)
 @click.option("--ema", is_flag=True, help="A moving average of the parameters is kept.")
 @click.option("--lora", metavar="SPEC", help="Adapters through PEFT: r=16 or r=16,targets=q_proj+v_proj.")
 @click.option("--freeze", multiple=True, metavar="PATTERN", help="Parameters that are not trained: 'encoder.*'.")
+@click.option(
+    "--activation-checkpointing",
+    type=click.Choice(["none", "selective", "full"]),
+    help="Compute activations again in the backward pass; selective needs --cluster.",
+)
 @click.option("--inference", is_flag=True, help="Forward passes only.")
 @click.option("--epochs", metavar="N", help="Passes over the training set.")
 @click.option("--steps", metavar="N", help="Optimizer steps.")
 @click.option("--samples", metavar="N", help="Size of the training set; alone, one epoch of it.")
 @click.option("--tokens", metavar="N", help="Length of the run in tokens.")
 @click.option("--val-samples", metavar="N", help="Samples of the validation after each epoch.")
+@click.option(
+    "--hardware",
+    "--profile",
+    "hardware",
+    metavar="NAME",
+    help="Hardware, machine type, profile or profile file; or figures: tflops=35,bandwidth=448,watts=150.",
+)
+@click.option("--cores", type=click.IntRange(1, 10**6), metavar="N", help="CPU cores that the job uses (default: all).")
+@click.option("--compile", "compiled", is_flag=True, help="Through torch.compile: --software compiled.")
+@click.option("--software", type=click.Choice(SOFTWARE), help="What runs it; stated, the interval is narrower.")
 @click.option("--devices", type=int, metavar="N", help="Accelerators, data parallel.  [default: 1]")
 @click.option("--cluster", metavar="NAME", help="Devices that share the model: dgx-h100, 64x8xh100-sxm:400gb-ib.")
 @click.option("--parallel", metavar="SPLIT", help="How they share it: dp=8,tp=4,pp=2 (default: the fastest that fits).")
 @click.option("--zero", type=click.IntRange(0, 3), metavar="STAGE", help="ZeRO stage of the data parallel devices.")
 @click.option("--fsdp", is_flag=True, help="Fully sharded data parallel: --zero 3.")
-@click.option(
-    "--activation-checkpointing",
-    type=click.Choice(["none", "selective", "full"]),
-    help="Compute activations again in the backward pass; selective needs --cluster.",
-)
 @click.option("--global-batch", metavar="N", help="Samples of a step on all devices of a cluster.")
 @click.option(
     "--parallel-config",
@@ -85,16 +109,6 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--idle-hosts", type=int, metavar="N", help="Nodes of a cluster kept ready for failures.")
 @click.option("--storage-w", type=float, metavar="W", help="Watts of a cluster's storage and other shared machines.")
-@click.option(
-    "--hardware",
-    "--profile",
-    "hardware",
-    metavar="NAME",
-    help="Hardware, machine type, profile or profile file; or figures: tflops=35,bandwidth=448,watts=150.",
-)
-@click.option("--cores", type=click.IntRange(1, 10**6), metavar="N", help="CPU cores that the job uses (default: all).")
-@click.option("--compile", "compiled", is_flag=True, help="Through torch.compile: --software compiled.")
-@click.option("--software", type=click.Choice(SOFTWARE), help="What runs it; stated, the interval is narrower.")
 @click.option(
     "--pue", type=float, metavar="X", help="Energy of the building over energy of the machines (default 1.58)."
 )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..sweeps.engine import ENGINES
-from .estimate import estimate, read_request
-from .help import HELP
+from .estimate import SECTIONS, estimate, read_request
+from .help import HELP, Sections
 
 if TYPE_CHECKING:
     from ..estimator.answer.request import Request
@@ -29,6 +29,10 @@ _OTHER = frozenset(
 
 
 @click.command(
+    cls=Sections,
+    sections={"models": "Candidates", "output": "Results", "budgets": "Budgets", "engine": "Engine"}
+    | {name: heading for name, heading in SECTIONS.items() if name not in ("models", "budgets")}
+    | {"model_args": SECTIONS["models"], "budget_at": "Budgets", "as_json": "Results"},
     context_settings=HELP,
     epilog="Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 the sweep exceeds a budget, "
     "130 interrupted (the same command resumes it).",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+from joulecast.cli.main import load_command
 
 from .conftest import Run
 
@@ -346,6 +349,17 @@ def test_help_imports_nothing_heavy(run: Run) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["estimate", "sweep"])
+def test_the_help_has_each_option_once_in_a_section(call: Run, command: str) -> None:
+    shown = call("joulecast", command, "--help").stdout
+    headings = re.findall(r"^([A-Z][\w ]+):$", shown, re.MULTILINE)
+    assert headings[-2:] == ["Output" if command == "estimate" else "Site and prices", "Other"]
+    assert len(headings) == len(set(headings)) > 7
+    listed = re.findall(r"^  (?:-h, )?(--[\w-]+)", shown, re.MULTILINE)
+    names = [parameter.opts[0] for parameter in load_command(command).params]
+    assert sorted(listed) == sorted([*names, "--help"])
 
 
 def test_the_batch_of_one_device_is_called_micro_batch_too(call: Run) -> None:
