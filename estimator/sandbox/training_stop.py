@@ -14,6 +14,8 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from .first_batch import first_batch
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -59,8 +61,8 @@ _active: list[_Seen] = []
 class TrainingStarted(BaseException):
     """The code reached a training step. Not an Exception, so that `except Exception` does not catch it.
 
-    `call` is what it called, `model` the module if that was one; `calls` and `optimizers` are those of the code so far,
-    `frames` those of the code, innermost first.
+    `call` is what it called, `model` the module that it called or gave to a trainer; `calls` and `optimizers` are those
+    of the code so far, `frames` those of the code, innermost first.
     """
 
     def __init__(self, call: str, model: nn.Module | None = None) -> None:
@@ -174,8 +176,14 @@ def _holds(module: nn.Module, optimizers: Sequence[Any]) -> bool:
 
 def _stopping(start: Callable[..., Any], call: str) -> Callable[..., Any]:
     @functools.wraps(start)
-    def stop(*_args: Any, **_kwargs: Any) -> Any:
-        raise TrainingStarted(call)
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        batch = first_batch(call, args, kwargs)
+        if batch is None or not _active:
+            raise TrainingStarted(call)
+        if batch.args or batch.kwargs:
+            _active[-1].calls[id(batch.model)] = Call(batch.model, batch.args, batch.kwargs, batch.autocast)
+        _active[-1].optimizers[:] = batch.optimizers
+        raise TrainingStarted(call, batch.model)
 
     return stop
 
