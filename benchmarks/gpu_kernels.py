@@ -288,7 +288,7 @@ def timed(run: Run, flush: Tensor) -> tuple[float, float]:
             run()
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1e3 / times
+        return float(start.elapsed_time(end)) / 1e3 / times
 
     run()
     times = max(5, min(_MOST, int(_WINDOW_S / max(seconds(1), 1e-6))))
