@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from joulecast.estimator.answer.estimate import answer
 from joulecast.estimator.answer.on_cluster import _as_of_its_time, board_profile, needed_cluster
 from joulecast.estimator.answer.request import Request
 from joulecast.estimator.cost.library import load_profile
@@ -59,3 +60,13 @@ def test_watts_of_the_host_are_replaced_where_the_part_is_known() -> None:
         assert board_profile(own, decoder(), eager) is own
     alone = replace(measured, name="own", provenance=replace(measured.provenance, boundary="the GPU board"))
     assert board_profile(alone, decoder(), eager) is alone
+
+
+@pytest.mark.parametrize(("checkpointing", "found"), [(None, "none"), ("none", "none"), ("full", "full")])
+def test_a_stated_checkpointing_stays_and_the_fastest_is_chosen_otherwise(
+    checkpointing: str | None, found: str
+) -> None:
+    run = {"model": decoder(), "steps": 10, "cluster": "2x8xa100-sxm4-80gb:200gb", "parallel": "tp=8"}
+    split = answer(Request(**run, activation_checkpointing=checkpointing)).split  # type: ignore[arg-type]
+    assert split is not None
+    assert split.plan.checkpointing == found
