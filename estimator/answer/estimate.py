@@ -317,7 +317,10 @@ def _assumptions(request: Request) -> list[Note]:
     preset = request.assumed_preset
     if preset is None:
         return []
-    text = f"the size of the training set is not given: an epoch has {preset.name}'s {preset.train_samples:,} samples"
+    text = (
+        f"the size of the training set is not given: an epoch has {preset.name}'s {preset.train_samples:,} samples; "
+        "`samples` states yours"
+    )
     return [Note(text, Topic.SCHEDULE, Weight.ACT)]
 
 
