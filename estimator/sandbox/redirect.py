@@ -32,7 +32,7 @@ _GPU_TYPE = re.compile(r"^torch\.(cuda|xpu|mps)\.")
 
 @contextlib.contextmanager
 def redirected() -> Iterator[None]:
-    """Calls that ask for an accelerator succeed on the device in use; `DistributedDataParallel` needs no processes.
+    """Calls that ask for an accelerator succeed on the device in use; a process group has this process alone.
 
     Only attributes that are looked up at each call are replaced: a library that is imported meanwhile keeps none of it.
     """
@@ -44,6 +44,7 @@ def redirected() -> Iterator[None]:
         if _TRANSFORMERS in sys.modules:
             with_any_attention(sys.modules[_TRANSFORMERS])
         stack.enter_context(_Redirect())
+        stack.enter_context(_own_process_group())
         yield
 
 
@@ -136,6 +137,26 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
         yield torch._C, "_cuda_setDevice", lambda _device: None
         yield torch._C, "_cuda_getDevice", lambda: 0
         yield torch._C, "_cuda_synchronize", lambda: None
+
+
+@contextlib.contextmanager
+def _own_process_group() -> Iterator[None]:
+    """`init_process_group` makes a group of this process, whatever its backend, which ends with the context."""
+    distributed = torch.distributed
+    if not distributed.is_available() or distributed.is_initialized():
+        yield
+        return
+    init = distributed.init_process_group
+
+    def alone(*_args: Any, **_kwargs: Any) -> None:
+        init("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+
+    with mock.patch.object(distributed, "init_process_group", alone):
+        try:
+            yield
+        finally:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
 
 
 def _device_context(init: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:

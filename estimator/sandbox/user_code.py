@@ -39,6 +39,8 @@ _REPOSITORY_FOLDERS = frozenset(
         *("config", "configs", "data", "dataset", "datasets", "experiments"),
     ]
 )
+_OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_ONE_PROCESS = "RANK=0 LOCAL_RANK=0 WORLD_SIZE=1"
 _NO_GPU = re.compile(r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU", re.I)
 # Of a compiled kernel, or of Triton, that was given a tensor elsewhere.
 _ON_GPUS_ONLY = re.compile(
@@ -189,6 +191,11 @@ def _said(error: BaseException, frames: Sequence[traceback.FrameSummary]) -> tup
         if refused := _refused_arguments(error):
             return f"its command line needs arguments ({refused})", "give them, as in `model` 'FILE.py --name VALUE'"
         return f"calls sys.exit({text})", 'put what is not the model under `if __name__ == "__main__":`'
+    if isinstance(error, KeyError) and error.args[:1] and error.args[0] in _OF_TORCHRUN:
+        return (
+            f"KeyError: {text}",
+            "it is a script for torchrun: set RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 before the command",
+        )
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}", "fix the syntax error"
     if isinstance(error, ModuleNotFoundError) and error.name:

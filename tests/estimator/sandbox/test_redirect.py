@@ -66,3 +66,19 @@ def test_wrappers_for_several_gpus_are_removed():
     assert unwrapped(inner) is inner
     with pytest.raises(ValueError, match="process group"):
         nn.parallel.DistributedDataParallel(inner)
+
+
+def test_a_process_group_has_this_process_alone() -> None:
+    distributed = torch.distributed
+    init = distributed.init_process_group
+    with redirected():
+        distributed.init_process_group("nccl", init_method="env://", world_size=8, rank=3)
+        assert (distributed.get_rank(), distributed.get_world_size()) == (0, 1)
+        numbers = torch.ones(2)
+        distributed.all_reduce(numbers)
+        assert numbers.tolist() == [1.0, 1.0]
+        with redirected():  # of another model meanwhile
+            assert distributed.is_initialized()
+        assert distributed.is_initialized()
+    assert not distributed.is_initialized()
+    assert distributed.init_process_group is init
