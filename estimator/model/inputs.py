@@ -141,12 +141,24 @@ def _float_dtype(model: nn.Module) -> str | None:
 
 def _as_called(call: tuple[Any, Any], batch_size: int, device: str, model: nn.Module) -> ModelInputs:
     """The arguments of the script's own call, with `batch_size` samples in place of its own."""
+    from torch.utils._pytree import tree_map
+
     from ..trace.batch import tensors_in
 
+    tensors = list(tensors_in(call))
+    shown = ", ".join(_described("", tensor) for tensor in tensors)
+    if all(tensor.dim() == 1 and tensor.is_floating_point() for tensor in tensors):  # a step of an environment
+        call, note = tree_map(_as_one_sample, call), f"inputs as in the training's call, of one sample: {shown}"
+    else:
+        note = f"inputs as in the training's call, its first dimension as the batch: {shown}"
     inputs = _examples(call, "the batch of the training", batch_size, device, model)
-    shown = ", ".join(_described("", tensor) for tensor in tensors_in(call))
-    note = f"inputs as in the training's call, its first dimension as the batch: {shown}"
     return replace(inputs, notes=(note, *inputs.notes))
+
+
+def _as_one_sample(leaf: Any) -> Any:
+    import torch
+
+    return leaf.unsqueeze(0) if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _examples(value: Any, name: str, batch_size: int, device: str, model: nn.Module) -> ModelInputs:

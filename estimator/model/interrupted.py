@@ -52,8 +52,12 @@ def stopped_training(stop: TrainingStarted) -> Training | None:
 
 
 def _called(stop: TrainingStarted) -> tuple[str, Any]:
+    from ..sandbox.redirect import unwrapped
+
+    assert stop.model is not None
     variables = (item for frame in _users(stop) for item in frame.f_locals.items())
-    return next((item for item in variables if item[1] is stop.model), (type(stop.model).__name__, stop.model))
+    own_class = type(unwrapped(stop.model)).__name__
+    return next((item for item in variables if item[1] is stop.model), (own_class, stop.model))
 
 
 def _in_frames(stop: TrainingStarted) -> tuple[str, nn.Module] | None:

@@ -129,6 +129,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
     yield DeviceContext, "__init__", _device_context(DeviceContext.__init__)
     yield nn.parallel.DistributedDataParallel, "__init__", _init_wrapper
     yield nn.parallel.DistributedDataParallel, "forward", _forward_wrapper
+    yield torch.multiprocessing, "spawn", _first_process
     yield torch._C, "_set_default_tensor_type", _set_default_tensor_type(torch._C._set_default_tensor_type)
     for name in _GPU_TENSOR_TYPES:
         yield torch.cuda, name, getattr(torch, name)
@@ -170,6 +171,11 @@ def _device_context(init: Callable[[Any, Any], None]) -> Callable[[Any, Any], No
 
 def _set_default_tensor_type(function: Callable[[Any], None]) -> Callable[[Any], None]:
     return lambda kind: function(_cpu_type(kind))
+
+
+def _first_process(function: Callable[..., Any], args: tuple[Any, ...] = (), *_args: Any, **_kwargs: Any) -> None:
+    """What `torch.multiprocessing.spawn` runs in its first process, in this one."""
+    function(0, *args)
 
 
 def _init_wrapper(wrapper: Any, module: nn.Module, *_args: Any, **_kwargs: Any) -> None:

@@ -229,3 +229,11 @@ def test_a_script_gets_its_arguments(tmp_path: Path) -> None:
     assert work.parameters == 5 + 1
     with pytest.raises(JoulecastError, match=r"arguments .--name .a.: No closing quotation; close the quotation"):
         read_model(f"{tmp_path / 'net.py'} --name 'a", TraceOptions())
+
+
+def test_a_call_without_a_batch_is_one_sample(tmp_path: Path) -> None:
+    text = "net = nn.Linear(8, 4, bias=False)\nnet(torch.zeros(8)).sum().backward()\n"
+    (tmp_path / "net.py").write_text(HEAD + text)
+    work = read_model(str(tmp_path / "net.py"), TraceOptions(batch_size=BATCH, train=False))
+    assert work.flops == BATCH * 8 * 4
+    assert "inputs as in the training's call, of one sample: float32 8" in work.warnings

@@ -82,3 +82,10 @@ def test_a_process_group_has_this_process_alone() -> None:
         assert distributed.is_initialized()
     assert not distributed.is_initialized()
     assert distributed.init_process_group is init
+
+
+def test_spawned_processes_are_the_first_of_them_here() -> None:
+    ranks: list[tuple[int, int]] = []
+    with redirected():
+        torch.multiprocessing.spawn(lambda rank, world: ranks.append((rank, world)), args=(8,), nprocs=8, join=True)
+    assert ranks == [(0, 8)]
