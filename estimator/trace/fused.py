@@ -131,6 +131,8 @@ class FusedLayers(TorchFunctionMode):
         if torch.is_autocast_enabled("cpu") and query.device.type == "cpu":
             dtype = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if query.is_nested:
+            return _of_rows(query, key, value, dropout_p, is_causal)
         learnt = attn_mask if attn_mask is not None and attn_mask.requires_grad else None
         result: torch.Tensor = _Attention.apply(self.recorder, is_causal, dropout_p > 0, query, key, value, learnt)
         return result
@@ -157,6 +159,20 @@ class FusedLayers(TorchFunctionMode):
         shape = _RecurrentShape(cell, data, states, list(weights), layers, bidirectional, biases, batch, batch_first)
         outputs: tuple[torch.Tensor, ...] = _Recurrent.apply(self.recorder, shape, data, *states, *weights)
         return outputs
+
+
+def _of_rows(query: Any, key: Any, value: Any, dropout: float, causal: bool) -> torch.Tensor:
+    """Attention of nested tensors (batch, heads, positions of each row, width): of sequences packed into one."""
+    from torch.nested._internal.nested_tensor import nested_view_from_values_offsets
+
+    rows, keys, values = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    begins, key_begins = rows.offsets(), keys.offsets()
+    longest = rows.values().shape[0], keys.values().shape[0]
+    flash = torch.ops.aten._flash_attention_forward
+    packed = (rows.values(), keys.values(), values.values())
+    out = flash(*packed, begins, key_begins, *longest, dropout, causal, False)[0]
+    nested: torch.Tensor = nested_view_from_values_offsets(out, begins).transpose(1, 2)
+    return nested
 
 
 class _Attention(torch.autograd.Function):

@@ -110,6 +110,11 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if any(one.__name__ == "NestedTensor" for one in types):
+            return NotImplemented  # its own code runs ops on the tensor that has all rows, and these come here
+        if func is torch.ops.aten.matmul.default:  # called by such code, and made of products that are counted
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():  # nothing here is a call of the model's
             return self._dispatched(func, args, kwargs or {})
 

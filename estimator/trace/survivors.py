@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import types
 import weakref
 from collections import OrderedDict
@@ -113,6 +114,10 @@ def _delete(names: dict[Any, Any], ids: set[int]) -> bool:
     """Uses the methods of `dict`: some subclasses refuse `del` (outputs of transformers)."""
     methods: Any = OrderedDict if isinstance(names, OrderedDict) else dict
     keys = [key for key, value in methods.items(names) if id(value) in ids]
+    is_global = getattr(sys.modules.get(names.get("__name__", "")), "__dict__", None) is names
     for key in keys:
-        methods.__delitem__(names, key)
+        if is_global:  # where None says that there is nothing yet: code that names it must not fail
+            names[key] = None
+        else:
+            methods.__delitem__(names, key)
     return bool(keys)

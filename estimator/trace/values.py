@@ -412,6 +412,8 @@ class Values:
         except (RuntimeError, IndexError):
             return  # unknown: the model's own errors are raised by the op on the stand-ins
         results = result if isinstance(result, (tuple, list)) else (result,)
+        if any(isinstance(one, torch.Tensor) and one.layout is not torch.strided for one in results):
+            return  # gradients of few rows, which nothing reads
         of_state = any(self._is_of_state(self._entry(leaf)) for leaf in tensors((*args, *kwargs.values())))
         for one, value in zip(outputs, results, strict=True):
             if isinstance(one, torch.Tensor):
