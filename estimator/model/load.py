@@ -212,10 +212,11 @@ def _parse_spec(spec: str) -> _Target:
 
 
 def _parse_path(spec: str) -> _Target:
-    if (script := _SCRIPT.fullmatch(spec)) and not Path(spec).exists():
+    before, colon, name = spec.rpartition(":")
+    is_path = Path(spec).exists() or (_DOTTED.fullmatch(name) and Path(before).exists())
+    if (script := _SCRIPT.fullmatch(spec)) and not is_path:
         target = _parse_path(script["spec"])
         return replace(target, as_script=not target.name, arguments=_words(script["arguments"]))
-    before, colon, name = spec.rpartition(":")
     if colon and is_source(before):
         if not _DOTTED.fullmatch(name):
             raise JoulecastError(f"{name!r} in {spec} is not a name in a Python file; give FILE.py:name")

@@ -324,3 +324,11 @@ def test_loading_imports_no_torch_before_it_is_used():
         "import joulecast.estimator.model.load, joulecast.estimator.model.inputs, sys; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_path_with_a_space_is_no_script_with_arguments(tmp_path):
+    folder = tmp_path / "my.py nets"
+    folder.mkdir()
+    (folder / "net.py").write_text("from torch import nn\nmodel = nn.Linear(3, 4)\n")
+    assert load_model(str(folder / "net.py")).model.in_features == 3
+    assert load_model(f"{folder / 'net.py'}:model").model.in_features == 3
