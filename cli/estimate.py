@@ -188,10 +188,10 @@ def _output(as_json: bool, as_csv: bool, format_: str | None, options: dict[str,
     if len(set(asked.values())) > 1:
         raise click.UsageError(f"{' and '.join(asked)} contradict: give one of them")
     output = next(iter(asked.values()), "table")
-    beside = [name for name in ("regions", "layers") if options[name]]
-    if beside and output in _PAPERS:
-        raise click.UsageError(f"--{beside[0]} is not part of {output}: use --format table, json or csv")
-    if len(beside) == 2 and output == "csv":
+    tables = [name for name in ("regions", "layers") if options[name]]
+    if tables and output in _PAPERS:
+        raise click.UsageError(f"--{tables[0]} is not part of {output}: use --format table, json or csv")
+    if len(tables) == 2 and output == "csv":
         raise click.UsageError("--regions and --layers are rows of two tables: give one of them, or --json")
     if output == "modelcard" and options["inference"]:
         raise click.UsageError("a model card states the emissions of training: leave out --inference")

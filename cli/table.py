@@ -89,7 +89,7 @@ def _figures(answer: Answer, width: int) -> list[Text]:
     lines = _lines(answer)
     names, pairs = [line[0] for line in lines], [line[1] for line in lines]
     bounds = [text for _, text in pairs]
-    if width < _UNITS_FROM:  # the unit is that of the expected figure beside it
+    if width < _UNITS_FROM:  # the unit is that of the expected figure next to it
         bounds = [text.removesuffix(expected.partition(" ")[2]).rstrip() for expected, text in pairs]
     columns = [
         Column("", names, style="bold"),

@@ -179,7 +179,7 @@ def _optional(model: Any, takes: Mapping[str, Any], needed: Sequence[str]) -> li
     return names
 
 
-# -- images and audio beside a text ----------------------------------------------------------------
+# -- images and audio with a text -------------------------------------------------------------------
 
 
 def _kind(name: str) -> str:

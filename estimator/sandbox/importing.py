@@ -35,7 +35,7 @@ _STDLIB = sysconfig.get_paths()["stdlib"] + os.sep
 class UserImports:
     """The user's modules in `folders`; they are in `sys.modules` only while `active`.
 
-    Two model files may each have a `blocks.py` beside them, and importing one again runs it again.
+    Two model files may each have a `blocks.py` next to them, and importing one again runs it again.
     For a `file`, imports are also looked for in the folders above it, up to the root of its repository; while
     active, `sys.argv` is that file's, with its `arguments`. Inside `timm.py`, `import timm` is the installed package.
     """
@@ -68,7 +68,7 @@ class UserImports:
         displaced = {name: sys.modules[name] for name in self._modules if name in sys.modules}
         sys.modules.update(self._modules)
         sys.meta_path.insert(0, self._finder)
-        sys.dont_write_bytecode = True  # nothing is written beside the user's files
+        sys.dont_write_bytecode = True  # nothing is written next to the user's files
         sys.argv = [str(self._file), *self._arguments] if self._file else arguments[:1]
         try:
             yield

@@ -150,7 +150,7 @@ def _users_own(frames: Iterable[traceback.FrameSummary]) -> list[traceback.Frame
 
 
 def _folder(error: BaseException, frames: list[traceback.FrameSummary]) -> str:
-    """The fix for a file that is looked for in this folder and lies beside the user's code."""
+    """The fix for a file that is looked for in this folder and is next to the user's code."""
     name = getattr(error, "filename", None)
     if not isinstance(error, FileNotFoundError) or not isinstance(name, str) or os.path.isabs(name):
         return ""
@@ -236,7 +236,7 @@ def _missing_module(name: str, frames: Sequence[traceback.FrameSummary]) -> tupl
         return f"the installed {top} has no module {name}", f"install the version of {top} that has it"
     if top in _REPOSITORY_FOLDERS:
         return (
-            f"there is no module {name} beside the file or in the folders above it",
+            f"there is no module {name} next to the file or in the folders above it",
             "add the folder that has it to PYTHONPATH",
         )
     return f"the module {top} is not installed", f"pip install {_PIP_NAMES.get(top, top)}"

@@ -84,7 +84,7 @@ class Bench:
     overhead_s: float  # of the stopwatch, per op
     run: str  # id of this `measure`
     flags: tuple[str, ...] = ()  # problems that affect the whole run
-    reference: Reference | None = None  # timed beside every window, to notice a machine that is slower than it can be
+    reference: Reference | None = None  # timed next to every window, to notice a machine that is slower than it can be
 
 
 @dataclass(frozen=True, slots=True)

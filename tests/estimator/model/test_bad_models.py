@@ -213,8 +213,8 @@ def test_a_command_line_that_needs_arguments(write):
 def test_a_repository_folder_is_never_to_be_installed(write):
     said = message(write("from networks.parts import Block\n" + NET))
     assert "pip install" not in said
-    assert "there is no module networks.parts beside the file or in the folders above it" in said or (
-        "there is no module networks beside the file" in said
+    assert "there is no module networks.parts next to the file or in the folders above it" in said or (
+        "there is no module networks next to the file" in said
     )
 
 
