@@ -27,7 +27,7 @@ from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.cost.parallel.search import choose_plan
 from joulecast.estimator.cost.parallel.step import StepCost, step_cost
 from joulecast.estimator.cost.stacks import load_stacks
-from joulecast.estimator.cost.waiting import overhead
+from joulecast.estimator.cost.waiting import OVERHEAD, overhead
 from joulecast.estimator.trace.fp8 import FP8, as_fp8
 from joulecast.estimator.trace.workload import Workload
 
@@ -220,9 +220,9 @@ def paper_of(row: dict[str, str]) -> str:
 
 
 def long_runs(runs: Sequence[WholeRun]) -> float:
-    """Published hours over those of the predicted steps, less 1: every paper counts as much."""
+    """Published hours over those of the predicted steps, less 1, where the split is searched: papers count as much."""
     papers: dict[str, list[float]] = {}
-    for run in runs:
+    for run in (run for run in runs if run.row["model"] not in _STATED):
         papers.setdefault(paper_of(run.row), []).append(np.log(run.published_s / run.steps_s))
     return float(np.exp(np.mean([np.median(logs) for logs in papers.values()]))) - 1
 
@@ -231,7 +231,8 @@ def left_out_runs(runs: Sequence[WholeRun]) -> Iterator[tuple[dict[str, str], fl
     """Rows with predicted over published device hours, the overhead of long runs from other papers."""
     for run in runs:
         others = [other for other in runs if paper_of(other.row) != paper_of(run.row)]
-        share = overhead(run.steps_s / run.devices, long_runs(others))
+        most = OVERHEAD if run.row["model"] in _STATED else long_runs(others)
+        share = overhead(run.steps_s / run.devices, most)
         yield run.row, run.steps_s * (1 + share) / run.published_s
 
 

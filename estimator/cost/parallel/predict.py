@@ -141,6 +141,7 @@ def predict_split(
     known = profile.software in TRAINING_STACKS and bool(anatomy.heads) and profile.provenance.time == "datasheet"
     older = known and _is_older(cluster)
     dated = is_dated(profile, cluster)
+    tuned = plan is not None and (plan.tp > 1 or plan.pp > 1)
     passes = passes or accumulation * cluster.devices
     if plan is not None and passes % plan.dp:
         raise RequestError(
@@ -178,7 +179,8 @@ def predict_split(
     estimate = replace(estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice), *_older_notes(choice)))
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
     estimate, interruptions = with_interruptions(
-        with_overhead(estimate, overhead, load_stacks().long_runs if known and not older else None), restart_hours
+        with_overhead(estimate, overhead, None if older or tuned or not known else load_stacks().long_runs),
+        restart_hours,
     )
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
 

@@ -93,6 +93,9 @@ def test_long_runs_take_as_much_longer_as_published_ones() -> None:
         f"checkpoints): {share:.1%} is added"
     )
     assert any(one.startswith(note) for one in found.warnings)
+    plan = Plan(dp=2, tp=8)
+    tuned, own = predict_split(profile, decoder(), cluster, steps=steps, plan=plan)
+    assert tuned.seconds.value < own.cost.seconds * steps * (1 + OVERHEAD)
     older, old = predict_split(*of(V100)[:1], decoder(), of(V100)[1], steps=steps, plan=Plan(dp=16))
     assert older.seconds.value < old.cost.seconds * steps * (1 + OVERHEAD)
 
