@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
 from ..base.suggest import near
-from .config_objects import ConfigObject, config_object
+from .config_objects import ConfigObject, config_object, signature_of_call
 from .interrupted import whole_models
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def missing(function: Callable[..., Any], args: Mapping[str, Any]) -> list[str]:
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        return list(inspect.signature(function).parameters.values())
+        return list(signature_of_call(function).parameters.values())
     except (TypeError, ValueError):  # some callables written in C have no signature: they take anything
         return [inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
 

@@ -38,10 +38,20 @@ class ConfigObject:
         return made
 
 
+def signature_of_call(function: Callable[..., Any]) -> inspect.Signature:
+    """What a call takes: of a decorated function, the wrapper's own parameters where it names them.
+
+    `hydra.main` gives the function its config, so that it is called without one.
+    """
+    outer = inspect.signature(function, follow_wrapped=False)
+    takes_all = any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in outer.parameters.values())
+    return inspect.signature(function) if takes_all else outer
+
+
 def config_object(value: Any, args: Mapping[str, Any]) -> ConfigObject | None:
     """The config object that a constructor or function needs besides `args`, or None."""
     try:
-        parameters = inspect.signature(value).parameters
+        parameters = signature_of_call(value).parameters
     except (TypeError, ValueError):
         return None
     required = [
@@ -87,10 +97,14 @@ def _beside(value: Any, parameter: str) -> type | None:
 
 
 def _is_settings(kind: type) -> bool:
-    """Whether a class is one of settings; not a model, and not one of the standard library or of torch."""
+    """Whether a class is one of settings; not a model, and not one of the standard library, torch or omegaconf."""
     from torch import nn
 
-    if issubclass(kind, nn.Module) or kind.__module__.partition(".")[0] in (*sys.stdlib_module_names, "torch"):
+    if issubclass(kind, nn.Module) or kind.__module__.partition(".")[0] in (
+        *sys.stdlib_module_names,
+        "torch",
+        "omegaconf",
+    ):
         return False
     return dataclasses.is_dataclass(kind) or bool(_CLASS.fullmatch(kind.__name__))
 

@@ -29,6 +29,16 @@ _PIP_NAMES = {
     "torch_geometric": "torch-geometric",
     "flash_attn": "flash-attn",
     "mamba_ssm": "mamba-ssm",
+    "causal_conv1d": "causal-conv1d",
+    "fla": "flash-linear-attention",
+    "liger_kernel": "liger-kernel",
+    "transformer_engine": "transformer-engine",
+    "hydra": "hydra-core",
+    "dotenv": "python-dotenv",
+    "open_clip": "open_clip_torch",
+    "sentence_transformers": "sentence-transformers",
+    "pytorch_forecasting": "pytorch-forecasting",
+    "pytorch_metric_learning": "pytorch-metric-learning",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
 }
 # Names of folders in many repositories: a package of that name on PyPI is somebody else's.

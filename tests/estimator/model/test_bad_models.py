@@ -320,3 +320,12 @@ def test_a_script_for_torchrun(write, monkeypatch):
         "KeyError: 'LOCAL_RANK'; it is a script for torchrun: set RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 before the command"
     )
     assert "torchrun" not in message(write("rank = {}['rank']\n" + NET))
+
+
+@pytest.mark.parametrize(
+    ("module", "distribution"),
+    [("hydra", "hydra-core"), ("fla", "flash-linear-attention"), ("open_clip", "open_clip_torch")],
+)
+def test_a_missing_package_is_named_as_pip_knows_it(module, distribution):
+    error = model_error(ModuleNotFoundError(f"No module named '{module}'", name=module), what="net.py")
+    assert str(error).endswith(f"the module {module} is not installed; pip install {distribution}")

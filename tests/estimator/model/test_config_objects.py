@@ -93,3 +93,33 @@ def test_a_config_that_is_given_is_used(load):
 def test_a_class_that_needs_a_number_is_not_given_a_config(load):
     with pytest.raises(JoulecastError, match=r"Net needs width"):
         load(CONFIG + NET.replace("config, scale", "width, scale"))
+
+
+def test_a_decorator_that_gives_the_config_needs_no_argument():
+    """As `hydra.main` does: the wrapper keeps the function's name and signature, and is called without the config."""
+    import functools
+
+    from torch import nn
+
+    from joulecast.estimator.model.builders import build
+
+    def with_config(function):
+        @functools.wraps(function)
+        def decorated(given=None):
+            return function({"width": 3} if given is None else given)
+
+        return decorated
+
+    def passes_all(function):
+        @functools.wraps(function)
+        def decorated(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        return decorated
+
+    def make(config):
+        return nn.Linear(config["width"], 1)
+
+    assert build(with_config(make), "net.py:make", {}, None).in_features == 3
+    with pytest.raises(JoulecastError, match=r"net\.py:make needs config"):
+        build(passes_all(make), "net.py:make", {}, None)
