@@ -41,8 +41,13 @@ def is_about_gpus(error: BaseException) -> bool:
     """Whether the error of the model's code, or the line that raised it (`assert x.is_cuda`), names a GPU."""
     if type(error).__module__.partition(".")[0] == "joulecast":
         return False
-    frames = traceback.extract_tb(error.__traceback__)[-1:]
-    return bool(_ABOUT_GPUS.search(" ".join((str(error), *(frame.line or "" for frame in frames)))))
+    said = [str(error), *(frame.line or "" for frame in traceback.extract_tb(error.__traceback__)[-1:])]
+    if (
+        not said[0] and error.__traceback__ is not None
+    ):  # `raise NotImplementedError`, where the condition before it names the device
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        said += [*last.f_code.co_names, *map(str, last.f_code.co_consts)]
+    return bool(_ABOUT_GPUS.search(" ".join(said)))
 
 
 class _SaysCuda(TorchFunctionMode):

@@ -88,6 +88,11 @@ TRITON = {
                 raise ValueError("this kernel needs tensors on a GPU")
             return made_there(x)
 
+        def says_nothing(x):
+            if "cuda" in x.device.type:
+                return made_there(x)
+            raise NotImplementedError
+
         def made_there(x):
             with torch.cuda.device(x.device.index):
                 return x + torch.ones(x.shape, device=x.device, dtype=x.dtype)
@@ -361,7 +366,7 @@ def test_a_registered_formula_counts_a_triton_kernel(kernels: ModuleType, monkey
 
 
 @pytest.mark.parametrize("precision", [None, "bfloat16"])
-@pytest.mark.parametrize("check", ["asserts", "looks_at_the_type", "refuses"])
+@pytest.mark.parametrize("check", ["asserts", "looks_at_the_type", "refuses", "says_nothing"])
 def test_code_that_accepts_gpu_tensors_only(kernels: ModuleType, check: str, precision: str | None) -> None:
     import gpu_only  # type: ignore[import-not-found]
 
