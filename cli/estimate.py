@@ -101,9 +101,7 @@ SECTIONS = {
     help="Split and batch from DeepSpeed, Accelerate, TrainingArguments, torchtitan or Megatron-LM.",
 )
 @click.option("--input-bound", metavar="N", help="Samples that a node loads in a second, where data is the limit.")
-@click.option(
-    "--overhead", type=float, metavar="SHARE", help="Evaluation and checkpoints on a cluster: 0.1 is 10 % of the steps."
-)
+@click.option("--overhead", type=float, metavar="SHARE", help="What a run on a cluster adds to its steps: 0.1 is 10 %.")
 @click.option(
     "--restart-hours", type=float, metavar="H", help="Hours that an interruption on a cluster costs (default 0.31)."
 )
