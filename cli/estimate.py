@@ -45,7 +45,8 @@ SECTIONS = {
     multiple=True,
     required=True,
     metavar="SPEC",
-    help="FILE.py, FILE.py:name, package.module:callable, or a Hugging Face config.json; several compare.",
+    help="FILE.py, FILE.py:name, 'train.py ITS OPTIONS', package.module:callable, or a Hugging Face config.json; "
+    "several compare.",
 )
 @click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="Argument of the model.")
 @click.option("--input", "inputs", multiple=True, metavar="SPEC", help="One sample: 3,224,224 or ids:int64:128.")
