@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import logging
 import re
-import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
-from ..base.suggest import clipped, near
 from ..sandbox.importing import UserImports
-from ..sandbox.source import is_source, python_source
+from ..sandbox.source import python_source
 from ..sandbox.time_limit import time_limit
 from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import user_code
@@ -24,23 +22,16 @@ from .builders import build, choose, named, parse_args
 from .interrupted import Training, models_in_frames, stopped_training, where_it_trains
 from .keras_target import is_keras_target
 from .loss import file_loss, named_loss
+from .spec import Target, parse_spec
 
 if TYPE_CHECKING:
     from torch import nn
 
-_HUB = "hf:"
 
 _log = logging.getLogger(__name__)
 
-_WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".onnx", ".pkl", ".h5", ".keras")
-_DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_SCRIPT = re.compile(r"(?P<spec>.+?\.(?:py|ipynb)(?::[\w.]+)?)\s+(?P<arguments>\S.*)")
 # Code that asks about the meta device would build another network there.
 _ASKS_FOR_META = re.compile(r"""\bis_meta\b|["']meta["']""")
-_USAGE = (
-    "give FILE.py, FILE.py:name, 'FILE.py ARGUMENTS', package.module:callable, a Hugging Face config.json or "
-    "hf:ORGANISATION/NAME"
-)
 _FIX = "correct the model, or what it is built with (`model_args`)"
 
 
@@ -86,29 +77,6 @@ class LoadedModel:
         return self if self._on_cpu is None else self._on_cpu()
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    kind: str  # "file", "package", "config" or "hub"
-    path: Path = Path()
-    module: str = ""
-    name: str = ""  # of the callable in it, "" to choose
-    as_script: bool = False  # run under the name "__main__"
-    arguments: tuple[str, ...] = ()  # of a script's command line
-
-    @property
-    def code(self) -> str:
-        """The file or the package with the name in it, without a script's arguments."""
-        return ":".join(filter(None, (self.module or str(self.path), self.name)))
-
-    @property
-    def label(self) -> str:
-        if self.kind == "package":
-            return f"{self.module}:{self.name}"
-        if self.kind == "hub":
-            return f"{_HUB}{self.module}"
-        return f"{self.path.name}:{self.name}" if self.name else self.path.name
-
-
 def load_model(
     spec: str,
     *,
@@ -139,7 +107,7 @@ def load_model(
     than `time_limit_s` ends a process that reads user code (`time_limit`). Raises ModelError for errors of the
     model's own code, JoulecastError for a spec or arguments that cannot be used.
     """
-    target = _parse_spec(spec)
+    target = parse_spec(spec)
     if target.kind == "hub":
         from .hub import fetch_config
 
@@ -196,91 +164,11 @@ def _fails_alike(attempt: Callable[[str], LoadedModel], error: Exception) -> boo
     return False
 
 
-# -- what the text names -------------------------------------------------------------------------
-
-
-def _parse_spec(spec: str) -> _Target:
-    """Raises JoulecastError with the text that was given and the forms that are accepted."""
-    if not spec.strip():
-        raise JoulecastError(f"no model is named; {_USAGE}")
-    if spec.startswith(_HUB):
-        return _Target("hub", module=spec.removeprefix(_HUB))
-    try:
-        return _parse_path(spec)
-    except (OSError, ValueError, RuntimeError) as error:  # too long for a file name, a null byte, no such home
-        raise JoulecastError(f"{clipped(spec)!r} cannot be looked up ({clipped(str(error))}); {_USAGE}") from None
-
-
-def _parse_path(spec: str) -> _Target:
-    before, colon, name = spec.rpartition(":")
-    is_path = Path(spec).exists() or (_DOTTED.fullmatch(name) and Path(before).exists())
-    if (script := _SCRIPT.fullmatch(spec)) and not is_path:
-        target = _parse_path(script["spec"])
-        return replace(target, as_script=not target.name, arguments=_words(script["arguments"]))
-    if colon and is_source(before):
-        if not _DOTTED.fullmatch(name):
-            raise JoulecastError(f"{name!r} in {spec} is not a name in a Python file; give FILE.py:name")
-        if name == "__main__":
-            return _Target("file", _existing(Path(before)), as_script=True)
-        return _Target("file", _existing(Path(before)), name=name)
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return _Target("config", _config_in(path))
-    if is_source(spec):
-        return _Target("file", _existing(path))
-    if spec.endswith(".json"):
-        return _Target("config", _existing(path))
-    if colon and _DOTTED.fullmatch(before) and _DOTTED.fullmatch(name):
-        return _Target("package", module=before, name=name)
-    raise JoulecastError(_not_a_spec(spec, path))
-
-
-def _words(arguments: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(arguments))
-    except ValueError as error:
-        raise JoulecastError(f"the script's arguments {clipped(arguments)!r}: {error}; close the quotation") from None
-
-
-def _existing(path: Path) -> Path:
-    path = path.expanduser()
-    if path.is_dir():
-        raise JoulecastError(f"{path} is a folder; give a FILE.py")
-    if path.is_file():
-        return path
-    folder = path.parent
-    if not folder.is_dir():
-        raise JoulecastError(f"there is no file {path}: no folder {folder}; check the path")
-    names = [entry.name for entry in folder.iterdir() if entry.suffix == path.suffix]
-    raise JoulecastError(f"there is no file {path}{near(path.name, names) or '; check the path'}")
-
-
-def _config_in(folder: Path) -> Path:
-    config = folder / "config.json"
-    if config.is_file():
-        return config
-    files = sorted(entry.name for entry in folder.glob("*.py"))[:8]
-    hint = f"name a file in it: {', '.join(files)}" if files else "give a FILE.py"
-    raise JoulecastError(f"{folder} is a folder without a config.json; {hint}")
-
-
-def _not_a_spec(spec: str, path: Path) -> str:
-    if path.suffix in _WEIGHTS:
-        return f"{spec} contains weights, which are not read; give the FILE.py that builds the model"
-    if path.exists():
-        return f"{spec} is not a .py file; {_USAGE}"
-    if path.with_name(path.name + ".py").is_file():
-        return f"there is no file {spec}; did you mean {spec}.py?"
-    if _DOTTED.fullmatch(spec) and "." in spec:
-        return f"{spec} names no callable; did you mean {':'.join(spec.rsplit('.', 1))}?"
-    return f"{spec!r} is neither a file nor package.module:callable; {_USAGE}"
-
-
 # -- building ------------------------------------------------------------------------------------
 
 
 def _build(
-    spec: str, target: _Target, values: dict[str, Any], num_classes: int | None, device: str, loss: str | None
+    spec: str, target: Target, values: dict[str, Any], num_classes: int | None, device: str, loss: str | None
 ) -> LoadedModel:
     """One attempt, with the user's modules imported again. Errors of the user's code are raised as they are."""
     imports: UserImports | None = None
@@ -328,7 +216,7 @@ def _build(
 def _model_of(
     module: Any,
     stop: TrainingStarted | None,
-    target: _Target,
+    target: Target,
     values: Mapping[str, Any],
     num_classes: int | None,
     notes: list[str],
@@ -361,14 +249,14 @@ def _named_loss(text: str, imports: UserImports | None, module: Any) -> Callable
         return named_loss(text, imports, module)
 
 
-def _imports(target: _Target) -> UserImports:
+def _imports(target: Target) -> UserImports:
     """For a file, its own folder comes first, as for a script; for a package, this folder comes last."""
     if target.kind == "file":
         return UserImports([target.path.resolve().parent], file=target.path, arguments=target.arguments)
     return UserImports([Path.cwd()], before_installed=False)
 
 
-def _import(target: _Target, imports: UserImports) -> tuple[Any, TrainingStarted | None]:
+def _import(target: Target, imports: UserImports) -> tuple[Any, TrainingStarted | None]:
     """The module, and the start of a training if its import was stopped there."""
     try:
         if target.kind == "package":
@@ -380,7 +268,7 @@ def _import(target: _Target, imports: UserImports) -> tuple[Any, TrainingStarted
         return stop.module, stop
 
 
-def _pick(module: Any, target: _Target, values: Mapping[str, Any], stop: TrainingStarted | None) -> tuple[str, Any]:
+def _pick(module: Any, target: Target, values: Mapping[str, Any], stop: TrainingStarted | None) -> tuple[str, Any]:
     label = target.module or target.path.name
     try:
         if target.name:
@@ -400,7 +288,7 @@ def _pick(module: Any, target: _Target, values: Mapping[str, Any], stop: Trainin
         ) from None
 
 
-def _display_name(target: _Target, values: Mapping[str, Any]) -> str:
+def _display_name(target: Target, values: Mapping[str, Any]) -> str:
     if target.kind == "config":
         return ""
     if target.kind == "file":
@@ -408,7 +296,7 @@ def _display_name(target: _Target, values: Mapping[str, Any]) -> str:
     return str(values.get("model_name", values.get("name", target.name)))
 
 
-def _allows_meta(target: _Target) -> bool:
+def _allows_meta(target: Target) -> bool:
     return target.kind != "file" or not _ASKS_FOR_META.search(python_source(target.path).decode("utf-8", "replace"))
 
 
