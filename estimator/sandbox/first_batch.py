@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -50,26 +50,12 @@ _READERS: Mapping[str, Callable[..., Batch]] = {"Trainer.fit": _of_lightning, "T
 
 
 def _first(loader: Callable[[], Any]) -> Any:
-    """The first batch, read in this process, on the CPU; None where the data cannot be read."""
+    """The first batch, on the CPU; None where the data cannot be read."""
     import torch
 
     with torch.device("cpu"), contextlib.suppress(Exception):
-        found = loader()
-        with _in_this_process(found):
-            return next(iter(found))
+        return next(iter(loader()))
     return None
-
-
-@contextlib.contextmanager
-def _in_this_process(loader: Any) -> Iterator[None]:
-    workers = getattr(loader, "num_workers", 0)
-    if workers:
-        loader.num_workers = 0
-    try:
-        yield
-    finally:
-        if workers:
-            loader.num_workers = workers
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
+from torch.utils.data import DataLoader
 
 _OWN_DEVICES = ("cpu", "meta")
 _GPU_TENSOR_TYPES = (
@@ -130,6 +131,7 @@ def _replacements() -> Iterator[tuple[Any, str, Any]]:
     yield nn.parallel.DistributedDataParallel, "__init__", _init_wrapper
     yield nn.parallel.DistributedDataParallel, "forward", _forward_wrapper
     yield torch.multiprocessing, "spawn", _first_process
+    yield DataLoader, "__iter__", _batches(DataLoader.__iter__)
     yield torch._C, "_set_default_tensor_type", _set_default_tensor_type(torch._C._set_default_tensor_type)
     for name in _GPU_TENSOR_TYPES:
         yield torch.cuda, name, getattr(torch, name)
@@ -171,6 +173,24 @@ def _device_context(init: Callable[[Any, Any], None]) -> Callable[[Any, Any], No
 
 def _set_default_tensor_type(function: Callable[[Any], None]) -> Callable[[Any], None]:
     return lambda kind: function(_cpu_type(kind))
+
+
+def _batches(iterate: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+    """The batches of a `DataLoader`, on the CPU and without worker processes: a model that is read needs the first."""
+
+    def batches(loader: Any) -> Iterator[Any]:
+        loader.num_workers = loader.timeout = 0
+        with torch.device("cpu"):
+            remaining = iterate(loader)
+        while True:
+            with torch.device("cpu"):
+                try:
+                    batch = next(remaining)
+                except StopIteration:
+                    return
+            yield batch
+
+    return batches
 
 
 def _first_process(function: Callable[..., Any], args: tuple[Any, ...] = (), *_args: Any, **_kwargs: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -89,3 +91,19 @@ def test_spawned_processes_are_the_first_of_them_here() -> None:
     with redirected():
         torch.multiprocessing.spawn(lambda rank, world: ranks.append((rank, world)), args=(8,), nprocs=8, join=True)
     assert ranks == [(0, 8)]
+
+
+def test_data_is_loaded_in_this_process_on_the_cpu() -> None:
+    class Numbers(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.full((2,), float(index)), os.getpid()
+
+    loader = torch.utils.data.DataLoader(Numbers(), batch_size=2, shuffle=True, num_workers=2, timeout=9)
+    with torch.device("meta"), redirected():
+        batches = list(loader)
+    assert [tuple(numbers.shape) for numbers, _ in batches] == [(2, 2), (2, 2), (1, 2)]
+    assert sorted(torch.cat([numbers[:, 0] for numbers, _ in batches]).tolist()) == [0, 1, 2, 3, 4]
+    assert {pid for _, pids in batches for pid in pids.tolist()} == {os.getpid()}
