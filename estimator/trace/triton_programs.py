@@ -111,6 +111,25 @@ for _name in _ARITHMETIC:
 setattr(Number, "__neg__", _number_method("__neg__"))  # noqa: B010
 
 
+class Real(float):
+    """A real number of the launch, with the methods of Triton's scalars."""
+
+    def to(self, *_: Any, **__: Any) -> Real:
+        return self
+
+    cast = to
+
+    @property
+    def dtype(self) -> _Name:
+        return _Name(None, "float32")
+
+
+def _scalar(value: Any) -> Any:
+    if type(value) is int:
+        return Number(value)
+    return Real(value) if type(value) is float else value
+
+
 class Block:
     """A block of values, or of pointers into the arguments `pointers`; only its shape is known."""
 
@@ -236,13 +255,15 @@ class _Language:
         return Number(-(-a // b)) if isinstance(a, int) and isinstance(b, int) else self._run.broadcast(a, b)
 
     def minimum(self, a: Any, b: Any, **_: Any) -> Any:
-        return min(a, b) if _are_numbers(a, b) else self._run.broadcast(a, b)
+        return _scalar(min(a, b)) if _are_numbers(a, b) else self._run.broadcast(a, b)
 
     def maximum(self, a: Any, b: Any, **_: Any) -> Any:
-        return max(a, b) if _are_numbers(a, b) else self._run.broadcast(a, b)
+        return _scalar(max(a, b)) if _are_numbers(a, b) else self._run.broadcast(a, b)
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
-        return (a if condition else b) if _are_numbers(condition, a, b) else self._run.broadcast(condition, a, b)
+        if _are_numbers(condition, a, b):
+            return _scalar(a if condition else b)
+        return self._run.broadcast(condition, a, b)
 
     def next_power_of_2(self, n: int) -> Number:
         return Number(1 << max(n - 1, 0).bit_length())
@@ -361,7 +382,7 @@ class _Language:
         return block
 
     # hints
-    def multiple_of(self, value: Any, *_: Any) -> Any:
+    def multiple_of(self, value: Any, *_: Any, **__: Any) -> Any:
         return value
 
     max_contiguous = max_constancy = cast = multiple_of
@@ -433,8 +454,8 @@ class _Run:
     def broadcast(self, *values: Any) -> Any:
         self.called()
         blocks = [value for value in values if isinstance(value, Block)]
-        if not blocks:
-            return 1.0 if any(isinstance(value, float) for value in values) else Number(1)
+        if not blocks:  # a function of numbers, such as the exponential of a scale
+            return Block(self, ())
         first = blocks[0]
         if all(block.shape == first.shape for block in blocks):
             shape = first.shape
@@ -453,7 +474,7 @@ class _Run:
             return tuple(self.argument(name, one) for one in value)
         if type(value).__name__ == "constexpr":
             value = value.value
-        return Number(value) if type(value) is int else value
+        return _scalar(value)
 
     def over_the_grid(self, function: Callable[[], Any]) -> int:
         """Multiply-adds of all programs: of those that were sampled, times how many programs there are."""

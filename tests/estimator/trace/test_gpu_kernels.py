@@ -159,6 +159,15 @@ TRITON = {
                 tl.store(at, tl.exp(tl.load(at)))
 
         @triton.jit
+        def scalars(x, out, scale, N: tl.constexpr, CAP: tl.constexpr):
+            first = tl.maximum(tl.program_id(0) - 1, 0).to(tl.int32)
+            factor = tl.exp(scale.to(tl.float32)).to(tl.float32)
+            block = tl.load(x + first + tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :])
+            if CAP > 0.5:
+                block = tl.cast(block * factor, dtype=tl.float32)
+            tl.store(out + tl.arange(0, N)[:, None] * N + tl.arange(0, N)[None, :], tl.dot(block, block))
+
+        @triton.jit
         def of_lengths(x, lengths, out, BLOCK: tl.constexpr):
             total = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
             for _ in range(0, tl.load(lengths)):
@@ -328,6 +337,12 @@ def test_functions_that_kernels_call_and_atomics(kernels: ModuleType) -> None:
     done = launched(kernels.gram, (3,), {"x": data, "out": data, "N": 32})
     assert done.flops == 3 * 32**3
     assert (done.read, done.written) == ({"x", "out"}, {"out"})
+
+
+def test_numbers_have_the_methods_of_scalars(kernels: ModuleType) -> None:
+    data, out = torch.empty(16, 16, device="meta"), torch.empty(16, 16, device="meta")
+    done = launched(kernels.scalars, (5,), {"x": data, "out": out, "scale": 0.5, "N": 16, "CAP": 1.0})
+    assert (done.flops, done.read, done.written) == (5 * 16**3, {"x"}, {"out"})
 
 
 def test_a_condition_on_data_takes_both_ways(kernels: ModuleType) -> None:
