@@ -188,12 +188,12 @@ def after_runs(rows: Rows, fits: dict[str, Fit]) -> list[Line]:
     lines = []
     for source in ("lambda", "ec-nas", "timm", "ryujaehun", "lamikr"):
         found = [
-            after([device], prior, sharpness, (0, 1, 3, 10, 25))
+            after([device], prior, sharpness, (0, 1, 3, 10, 25, 50))
             for device, sharpness in known
             if device.source == source
         ]
         text = []
-        for count in (0, 1, 3, 10, 25):
+        for count in (0, 1, 3, 10, 25, 50):
             own_lines = [one[count] for one in found if count in one]
             if own_lines:
                 error, inside, width = np.mean(own_lines, axis=0)
