@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("model", "build_model", "get_model")
-_GUARD = re.compile(r"""^if __name__ == ["']__main__["']""", re.M)
+_GUARD = re.compile(r"""^if\s+__name__\s*==\s*["']__main__["']""", re.M)
 _NAMES_A_MODEL = re.compile(r"^[A-Z]|model|net")
 
 # These packages pass `num_classes` on in **kwargs, without a parameter of that name.

@@ -118,6 +118,14 @@ def test_no_model(write):
     assert "define a torch.nn.Module class" in message(write(""))
 
 
+@pytest.mark.parametrize(
+    "guard", ["if __name__ == '__main__':", 'if __name__=="__main__":', "if  __name__ ==  '__main__' :"]
+)
+def test_a_script_can_be_read_as_one(write, guard):
+    said = message(write(f"def main():\n    pass\n{guard}\n    main()\n"))
+    assert "name one (FILE.py:main), give FILE.py:__main__ for the model that it trains as a script" in said
+
+
 def test_several_models_are_listed(write):
     said = message(write(NET + "class Other(Net):\n    pass\nclass Third(nn.Module):\n    pass\n"))
     assert said.startswith("mynet.py contains several models: Other, Third; name one, as in mynet.py:Other")
