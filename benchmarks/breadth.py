@@ -133,7 +133,7 @@ def fails_alone(class_name: str, reason: str) -> bool:
         model(input_ids=torch.ones(2, 16, dtype=torch.int64, device="meta"))
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        words = str(model_error(error, what=class_name)).partition(": ")[2]
+        words = str(model_error(error, what=class_name)).partition(": ")[2].rstrip(".")
         return any(reason.startswith(f"{Path(at.filename).name}:{at.lineno} in {at.name}: {words}") for at in frames)
     return False
 
