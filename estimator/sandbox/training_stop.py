@@ -177,6 +177,8 @@ def _holds(module: nn.Module, optimizers: Sequence[Any]) -> bool:
 def _stopping(start: Callable[..., Any], call: str) -> Callable[..., Any]:
     @functools.wraps(start)
     def stop(*args: Any, **kwargs: Any) -> Any:
+        if call == "Tensor.backward" and args[0].grad_fn is None:  # of a number that no model computed
+            return None
         batch = first_batch(call, args, kwargs)
         if batch is None or not _active:
             raise TrainingStarted(call)

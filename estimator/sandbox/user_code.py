@@ -212,9 +212,10 @@ def _said(error: BaseException, frames: Sequence[traceback.FrameSummary]) -> tup
         return _missing_module(error.name, frames)
     if isinstance(error, NotImplementedError) and 'missing the required "forward"' in text:
         return text, "define forward"
-    if _NO_GPU.search(text):
+    asserted = frames[-1].line or "" if isinstance(error, AssertionError) and frames and not text else ""
+    if _NO_GPU.search(text) or "cuda.is_available" in asserted:
         return (
-            f"the model asks for a GPU ({text})",
+            f"the model asks for a GPU ({text or asserted})",
             "guard it with torch.cuda.is_available(), or run on the machine that has the GPU",
         )
     if _ON_GPUS_ONLY.search(text):

@@ -337,3 +337,10 @@ def test_a_script_for_torchrun(write, monkeypatch):
 def test_a_missing_package_is_named_as_pip_knows_it(module, distribution):
     error = model_error(ModuleNotFoundError(f"No module named '{module}'", name=module), what="net.py")
     assert str(error).endswith(f"the module {module} is not installed; pip install {distribution}")
+
+
+def test_an_assertion_of_a_gpu(write):
+    said = message(write("import torch\nassert not torch.cuda.is_available() or True\nassert False\n" + NET))
+    assert said.endswith("AssertionError")
+    said = message(write("import torch\nassert torch.cuda.is_available() and False\n" + NET))
+    assert "the model asks for a GPU (assert torch.cuda.is_available() and False); guard it" in said

@@ -113,6 +113,12 @@ def test_a_training_without_an_optimizer(tmp_path):
     assert training.optimizers == ()
 
 
+def test_backward_of_a_tensor_alone_is_no_training(tmp_path):
+    text = NET + "torch.ones(1, device='cuda:0', requires_grad=True).backward()\nmodel = Net(5)\n"
+    found = loaded(tmp_path, text)
+    assert (found.model.lin.out_features, found.training, found.notes) == (5, None, ())
+
+
 def test_one_of_two_models_with_optimizers_is_not_taken_for_the_whole(tmp_path):
     text = NET + NET.replace("Net", "Other") + "a, b = Net(3), Other()\n"
     text += "optimizers = [torch.optim.SGD(net.parameters(), 0.1) for net in (a, b)]\n"
