@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric, MetricCollection
 
+from ..estimator.base.autocast import lightning_autocast
 from ..estimator.base.errors import JoulecastError
 from ..estimator.trace.optimizers import optimizer_of
 from ..estimator.trace.training_step import TrainingStep, step_loss, updated_by
@@ -29,8 +30,6 @@ from .tracing import read_step
 _NAMES = ("lightning.pytorch", "pytorch_lightning")
 _IN_USE = next((name for name in _NAMES if name in sys.modules), _NAMES[0])
 Callback: Any = importlib.import_module(_IN_USE).Callback
-
-_PRECISIONS = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}  # all others run in the dtype of the parameters
 
 
 class LightningBudget(Callback):
@@ -137,7 +136,7 @@ def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
     read = functools.partial(
         read_step,
         optimizer=optimizer_of(trainer.optimizers[0]),
-        precision=_PRECISIONS.get(str(trainer.precision)),
+        precision=lightning_autocast(trainer),
         accumulate=trainer.accumulate_grad_batches,
         name=type(pl_module).__name__,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
+from ..estimator.base.autocast import transformers_autocast
 from ..estimator.trace.optimizers import optimizer_of
 from ..estimator.trace.workload import Workload
 from .frames import running
@@ -142,6 +143,6 @@ def _read(model: Any, inputs: Any, optimizer: Any, args: Any) -> Workload:
         model,
         inputs,
         optimizer=optimizer_of(optimizer if optimizer is not None else "adamw"),
-        precision="bfloat16" if args.bf16 else "float16" if args.fp16 else None,
+        precision=transformers_autocast(args),
         accumulate=args.gradient_accumulation_steps,
     )

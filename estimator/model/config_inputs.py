@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Tokens of a language model whose config allows more: configs allow up to millions.
-_MAX_DEFAULT_TOKENS = 2048
+MAX_DEFAULT_TOKENS = 2048
 Wanted = tuple[list[InputSpec], tuple[str, ...]]
 
 
@@ -72,7 +72,7 @@ def _text_config(config: Any) -> Any:
 def longest_text(model: Any) -> int | None:
     """The tokens of a default text, if that is the longest that the config of a transformers model allows."""
     longest = _longest(_text_config(model.config)) if main_input(model) else None
-    return longest if longest is not None and longest <= _MAX_DEFAULT_TOKENS else None
+    return longest if longest is not None and longest <= MAX_DEFAULT_TOKENS else None
 
 
 _LONGEST = ("max_position_embeddings", "n_positions", "max_target_positions", "max_text_positions", "max_seq_len")
@@ -92,9 +92,9 @@ def _tokens(config: Any, sequence_length: int | None) -> tuple[int, tuple[str, .
     if getattr(config, "axial_pos_embds", False):  # trained on the whole grid of positions only
         tokens = math.prod(config.axial_pos_shape)
         return tokens, (f"{tokens} tokens a sample, as many as the config has axial positions",)
-    if longest is not None and longest <= _MAX_DEFAULT_TOKENS:
+    if longest is not None and longest <= MAX_DEFAULT_TOKENS:
         return longest, (f"{longest} tokens a sample, the config's longest; `sequence_length` sets another",)
-    tokens = _MAX_DEFAULT_TOKENS if longest is not None else 512
+    tokens = MAX_DEFAULT_TOKENS if longest is not None else 512
     limit = f"the config allows {longest}" if longest is not None else "the config has no length"
     return tokens, (f"{tokens} tokens a sample ({limit}); `sequence_length` sets another",)
 

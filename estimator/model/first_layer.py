@@ -14,6 +14,7 @@ from torch import nn
 from ..base.errors import JoulecastError
 from ..trace.signature import arguments
 from .clips import NoLayout, first_taken
+from .config_inputs import MAX_DEFAULT_TOKENS
 from .input_spec import HOW_TO_GIVE_INPUTS, InputSpec, how_to_give_inputs
 
 # Sides of the images in common use. A model that takes exactly one of them has layers for that size.
@@ -22,7 +23,6 @@ _LENGTH = re.compile(
     r"(max_?)?(seq|sequence|context|ctx|block|text)_?(len|length|size)|n_(ctx|positions)|max_(len|length|position_embeddings)"
 )
 _SETTINGS = ("config", "cfg", "args", "hparams", "params", "opt", "options")
-_MOST_TOKENS = 2048
 _CONVOLUTIONS = {nn.Conv1d: "16000", nn.Conv2d: "224,224", nn.Conv3d: "16,112,112"}
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.RMSNorm)
 _OF_VECTORS = (nn.Linear, nn.BatchNorm1d, nn.PReLU)  # attention has other norms
@@ -94,7 +94,7 @@ def _text(model: nn.Module, name: str) -> Guess:
     if found is None:
         return Guess(f"{name}:int64:128")
     setting, longest = found
-    tokens = min(longest, _MOST_TOKENS)
+    tokens = min(longest, MAX_DEFAULT_TOKENS)
     spec = InputSpec((tokens,), "int64", name)
     if not _takes(model, spec):
         return Guess(f"{name}:int64:{tokens}")

@@ -73,8 +73,8 @@ def model_inputs(
             preset.name,
             [InputSpec(preset.input_shape, _float_dtype(model) or preset.input_dtype)],
         )
-    elif loaded.training is not None and loaded.training.called_with is not None:
-        return _as_called(loaded.training.called_with, batch_size, device, model)
+    elif (call := _call(loaded)) is not None:
+        return _as_called(call, batch_size, device, model)
     else:
         with loaded.running():
             source, wanted, notes = _from_model(model, sequence_length, loaded.name, loaded.processor)
@@ -137,6 +137,14 @@ def _float_dtype(model: nn.Module) -> str | None:
 
 
 # -- example_inputs ------------------------------------------------------------------------------
+
+
+def _call(loaded: LoadedModel) -> tuple[Any, Any] | None:
+    """The arguments of the training's call, if there are tensors in them."""
+    from ..trace.batch import tensors_in
+
+    call = loaded.training.called_with if loaded.training else None
+    return call if any(True for _ in tensors_in(call)) else None
 
 
 def _as_called(call: tuple[Any, Any], batch_size: int, device: str, model: nn.Module) -> ModelInputs:

@@ -238,6 +238,8 @@ def _model_of(
             model, read = training.model, training.name
     if stop is not None:
         notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {read} is read as it was then")
+        if stop.problem:
+            notes.append(f"the first batch of the training was not read ({stop.problem}): its shapes are not used")
     return name, model, training
 
 

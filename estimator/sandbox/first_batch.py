@@ -7,21 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..base.autocast import lightning_autocast, transformers_autocast
+
 if TYPE_CHECKING:
     import torch
-
-_PRECISIONS = {"bf16-mixed": "bfloat16", "bf16-true": "bfloat16", "16-mixed": "float16", "16-true": "float16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`model` as the trainer calls it with `args` and `kwargs`; both are empty where its data cannot be read."""
+    """`model` as the trainer calls it with `args` and `kwargs`; where both are empty, `problem` says why."""
 
     model: Any
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     autocast: torch.dtype | None = None
     optimizers: tuple[Any, ...] = ()
+    problem: str = ""
 
 
 def first_batch(call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Batch | None:
@@ -33,29 +34,35 @@ def first_batch(call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 
 def _of_lightning(trainer: Any, model: Any = None, train_dataloaders: Any = None, *args: Any, **kwargs: Any) -> Batch:
-    batch = _first(lambda: train_dataloaders)
-    data: tuple[Any, ...] = () if batch is None else (tuple(batch) if isinstance(batch, list) else batch,)
-    return Batch(model, data, autocast=_dtype(_PRECISIONS.get(str(trainer.precision))))
+    batch, problem = _first(lambda: train_dataloaders)
+    data = () if batch is None else (tuple(batch) if isinstance(batch, list) else batch,)
+    return Batch(model, data, autocast=_dtype(lightning_autocast(trainer)), problem=problem)
 
 
 def _of_transformers(trainer: Any, *args: Any, **kwargs: Any) -> Batch:
-    options = trainer.args
-    precision = "bfloat16" if options.bf16 else "float16" if options.fp16 else None
-    batch = _first(trainer.get_train_dataloader)
+    batch, problem = _first(trainer.get_train_dataloader)
     inputs = dict(batch) if isinstance(batch, Mapping) else {}
-    return Batch(trainer.model, (), inputs, _dtype(precision), (str(getattr(options.optim, "value", options.optim)),))
+    options = trainer.args
+    optimizer = str(getattr(options.optim, "value", options.optim))
+    return Batch(trainer.model, (), inputs, _dtype(transformers_autocast(options)), (optimizer,), problem)
 
 
 _READERS: Mapping[str, Callable[..., Batch]] = {"Trainer.fit": _of_lightning, "Trainer.train": _of_transformers}
 
 
-def _first(loader: Callable[[], Any]) -> Any:
-    """The first batch, on the CPU; None where the data cannot be read."""
+def _first(loader: Callable[[], Any]) -> tuple[Any, str]:
+    """The first batch, on the CPU; or None, and why there is none."""
     import torch
+    from torch.utils._pytree import tree_leaves
 
-    with torch.device("cpu"), contextlib.suppress(Exception):
-        return next(iter(loader()))
-    return None
+    with torch.device("cpu"):
+        try:
+            batch = next(iter(loader()))
+        except Exception as error:  # the user's data
+            return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(batch)):
+        return None, f"it is a {type(batch).__name__} without tensors"
+    return batch, ""
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

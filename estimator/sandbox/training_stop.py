@@ -62,13 +62,14 @@ class TrainingStarted(BaseException):
     """The code reached a training step. Not an Exception, so that `except Exception` does not catch it.
 
     `call` is what it called, `model` the module that it called or gave to a trainer; `calls` and `optimizers` are those
-    of the code so far, `frames` those of the code, innermost first.
+    of the code so far, `frames` those of the code, innermost first; `problem` is why a trainer's batch was not read.
     """
 
-    def __init__(self, call: str, model: nn.Module | None = None) -> None:
+    def __init__(self, call: str, model: nn.Module | None = None, problem: str = "") -> None:
         super().__init__(call)
         self.call = call
         self.model = model
+        self.problem = problem
         self.calls = tuple(_active[-1].calls.values()) if _active else ()
         self.optimizers = tuple(_active[-1].optimizers) if _active else ()
         self.module: ModuleType | None = None  # the file as far as it ran
@@ -185,7 +186,7 @@ def _stopping(start: Callable[..., Any], call: str) -> Callable[..., Any]:
         if batch.args or batch.kwargs:
             _active[-1].calls[id(batch.model)] = Call(batch.model, batch.args, batch.kwargs, batch.autocast)
         _active[-1].optimizers[:] = batch.optimizers
-        raise TrainingStarted(call, batch.model)
+        raise TrainingStarted(call, batch.model, batch.problem)
 
     return stop
 

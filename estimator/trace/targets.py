@@ -1,4 +1,4 @@
-"""The targets that a model takes beside its inputs to compute its own loss: `forward(idx, targets=None)`."""
+"""The targets that a model takes in addition to its inputs, to compute its own loss: `forward(idx, targets=None)`."""
 
 from __future__ import annotations
 

@@ -20,16 +20,25 @@ def shapes(batch: Batch) -> list[tuple[int, ...]]:
     return [tuple(tensor.shape) for tensor in batch.args[0]]
 
 
-@pytest.mark.parametrize("given", [{"train_dataloaders": LOADER}, {"train_dataloaders": [LOADER]}, {}])
-def test_of_lightning(given):
+def test_of_lightning():
     trainer = SimpleNamespace(precision="bf16-mixed")
     with torch.device("meta"):  # as while a model is built
-        batch = first_batch("Trainer.fit", (trainer, NET), given)
-    assert (batch.model, batch.autocast) == (NET, torch.bfloat16)
-    if given.get("train_dataloaders") is LOADER:
-        assert shapes(batch) == [(4, 3), (4,)]
-    elif not given:
-        assert batch.args == ()
+        batch = first_batch("Trainer.fit", (trainer, NET, LOADER), {})
+    assert (batch.model, batch.autocast, batch.problem) == (NET, torch.bfloat16, "")
+    assert shapes(batch) == [(4, 3), (4,)]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({}, "TypeError: 'NoneType' object is not iterable"),
+        ({"train_dataloaders": [LOADER]}, "it is a DataLoader without tensors"),
+        ({"train_dataloaders": [{"text": "a"}]}, "it is a dict without tensors"),
+    ],
+)
+def test_a_batch_that_is_not_read_has_a_reason(given, problem):
+    batch = first_batch("Trainer.fit", (SimpleNamespace(precision="bf16-true"), NET), given)
+    assert (batch.args, batch.problem, batch.autocast) == ((), problem, None)
 
 
 def test_of_transformers():
@@ -47,7 +56,9 @@ def test_data_that_cannot_be_read():
 
     options = SimpleNamespace(bf16=False, fp16=False, optim="sgd")
     trainer = SimpleNamespace(model=NET, args=options, get_train_dataloader=missing)
-    assert first_batch("Trainer.train", (trainer,), {}) == Batch(NET, optimizers=("sgd",))
+    assert first_batch("Trainer.train", (trainer,), {}) == Batch(
+        NET, optimizers=("sgd",), problem="FileNotFoundError: train.bin"
+    )
     assert first_batch("Tensor.backward", (), {}) is None
 
 
@@ -87,3 +98,19 @@ def test_a_script_of_lightning(tmp_path):
     training = load_model(f"{tmp_path / 'train.py'}:main").training
     (batch,), kwargs = training.called_with
     assert ([tuple(tensor.shape) for tensor in batch], kwargs) == ([(4, 3), (4,)], {})
+
+
+def test_data_that_is_not_read_has_a_note(tmp_path):
+    pytest.importorskip("lightning")
+    (tmp_path / "train.py").write_text(
+        "import lightning, torch\n"
+        "class Lit(lightning.LightningModule):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.net = torch.nn.Linear(3, 4)\n"
+        "def main():\n"
+        "    lightning.Trainer(accelerator='cpu', logger=False, enable_checkpointing=False).fit(Lit(), [['text']])\n"
+    )
+    loaded = load_model(f"{tmp_path / 'train.py'}:main")
+    assert loaded.training.called_with is None
+    assert loaded.notes[-1] == (
+        "the first batch of the training was not read (it is a list without tensors): its shapes are not used"
+    )
