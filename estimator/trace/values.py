@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
@@ -85,6 +86,20 @@ class _Later:
     is_peak: bool = False  # an activation of which only the places matter: of local maxima, or of what is not zero
 
 
+class _Storages:
+    """Storages of tensors. The weak references keep their addresses from being used again after they are freed."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, StorageWeakRef] = {}
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._found.setdefault(storage._cdata, StorageWeakRef(storage))
+
+    def __contains__(self, tensor: torch.Tensor) -> bool:
+        return bool(self._found) and tensor.untyped_storage()._cdata in self._found
+
+
 class Values:
     """The known values of the stand-ins of one run, on `device` ("meta", or "cpu" for fake tensors)."""
 
@@ -95,8 +110,8 @@ class Values:
         self.state_reads = 0  # of the latter alone
         self._known: dict[int, tuple[torch.Tensor, torch.Tensor | _Later]] = {}
         self._lifted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._spoilt: set[int] = set()
-        self._of_state: set[int] = set()  # storages of values that follow from parameters or buffers
+        self._spoilt = _Storages()
+        self._of_state = _Storages()  # of values that follow from parameters or buffers
         self._invented: set[int] = set()  # stand-ins whose values are made up, or computed from such when they are read
         self._written: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._generator = torch.Generator().manual_seed(0)
@@ -125,7 +140,7 @@ class Values:
         """Says which stand-ins are parameters and buffers: what is read of these may differ between equal blocks."""
         for stand_in in stand_ins:
             if (value := self.known(stand_in)) is not None:
-                self._of_state.add(value.untyped_storage()._cdata)
+                self._of_state.add(value)
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The values of a tensor; random where they depend on activations. Raises NeedsValuesError for large ones."""
@@ -153,7 +168,7 @@ class Values:
         return id(tensor) in self._invented
 
     def _is_of_state(self, value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.untyped_storage()._cdata in self._of_state
+        return isinstance(value, torch.Tensor) and value in self._of_state
 
     def follows(self, tensor: torch.Tensor) -> bool:
         """Whether the values of a tensor are known or can be computed; False for what follows from weights alone."""
@@ -189,7 +204,7 @@ class Values:
         if found is None:
             return None
         value = found[1]
-        if self._spoilt and isinstance(value, torch.Tensor) and value.untyped_storage()._cdata in self._spoilt:
+        if isinstance(value, torch.Tensor) and value in self._spoilt:
             return None
         return value
 
@@ -385,9 +400,10 @@ class Values:
         """After a write of unknown values, the values of the tensor and its views are unknown."""
         value = self._entry(written)
         if isinstance(value, torch.Tensor):
-            self._spoilt.add(value.untyped_storage()._cdata)
+            self._spoilt.add(value)
         elif value is not None:
-            del self._known[id(written)]
+            del self._known[id(written)]  # and with it the tensor, whose id may then be another's
+            self._invented.discard(id(written))
 
     def _pick(self, name: str, args: Any, kwargs: Any, before: torch.Tensor) -> None:
         """After a write of activations to chosen places of `before`: a router's gates, which are zero elsewhere."""
@@ -419,7 +435,7 @@ class Values:
             if isinstance(one, torch.Tensor):
                 self._set(one, value)
                 if of_state:
-                    self._of_state.add(value.untyped_storage()._cdata)
+                    self._of_state.add(value)
 
     def _found(self, tensor: torch.Tensor, entry: _Later | None, depth: int) -> torch.Tensor:
         """The value of an entry, which is kept; a number is drawn for a float without one, or of too large a source."""
@@ -437,7 +453,7 @@ class Values:
         if any(id(source) in self._invented for source in used):
             self._invented.add(id(tensor))
         if entry.of_weights or any(self._is_of_state(self._entry(source)) for source in used):
-            self._of_state.add(value.untyped_storage()._cdata)
+            self._of_state.add(value)
         if not is_part or value.numel() <= _SMALL_PART:  # parts of a large tensor are many, and each is read once
             self._set(tensor, value)
         return value

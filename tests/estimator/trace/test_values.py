@@ -458,3 +458,15 @@ def test_masks_of_chosen_items_keep_their_values_when_they_are_padded() -> None:
     assert work.tracer == "meta"
     points = next(op.flops for op in work.ops if op.layer == "describe") // 64**2
     assert 4 * 70 < points <= 4 * 100  # about 81 of 100
+
+
+def test_new_values_are_known_wherever_spoilt_ones_lay() -> None:
+    """The memory of a mask whose values were forgotten is used again for other values."""
+    values = Values("meta")
+    for value in range(200):
+        stand_in = values.stand_in_for(torch.tensor([value]))
+        assert values.known(stand_in).tolist() == [value]
+        values.forget(stand_in)
+        assert values.known(stand_in) is None
+        values._set(stand_in, torch.tensor([-1]))  # frees the first values
+        assert values.known(stand_in).tolist() == [-1]
