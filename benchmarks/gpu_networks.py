@@ -258,6 +258,11 @@ NETWORKS = tuple(
 )
 BY_NAME = {network.name: network for network in NETWORKS}
 _FIRST = 18  # of these, both precisions are measured before the others
+_ALSO_CHANNELS_LAST = (
+    *("resnet18", "mobilenetv3_large_100", "vgg16", "inception_v3", "resnext50_32x4d", "efficientnet_b4"),
+    *("wide_resnet50_2", "convnext_base", "poolformer_s12", "mobilevit_s", "resnest50d", "dm_nfnet_f0"),
+    *("repvgg_b0", "convmixer_768_32", "tf_efficientnetv2_s", "ghostnet_100", "mobilenetv2_100"),
+)
 
 
 def optimizer_of(index: int, name: str) -> str:
@@ -279,3 +284,5 @@ def settings() -> Iterator[Setting]:
     for name in ("resnet50", "vit_base_patch16_224", "bert-base-128", "efficientnet_b0", "densenet121"):
         yield Setting(name, 4, "bfloat16", optimizer=optimizers[name])  # these wait for the host
     yield from full[_FIRST:]
+    for name in _ALSO_CHANNELS_LAST:
+        yield Setting(name, BY_NAME[name].half, "bfloat16", "channels-last", optimizers[name])

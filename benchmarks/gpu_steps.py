@@ -42,6 +42,8 @@ def training_step(setting: Setting) -> Callable[[], None]:
         model = model.bfloat16()
     if setting.software == "channels-last":
         model, inputs = model.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
+    if setting.software == "compiled":
+        model.compile()
     optimizer = OPTIMIZERS[setting.optimizer]([one for one in model.parameters() if one.requires_grad])
 
     def step() -> None:
