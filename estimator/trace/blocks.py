@@ -138,6 +138,8 @@ def _token(value: Any, paths: Mapping[int, str], depth: int = 0) -> Any:
         return "module", paths[id(value)]
     if kind in (tuple, list, torch.Size, set, frozenset):
         parts = [_token(one, paths, depth + 1) for one in value]
+        if kind in (set, frozenset):
+            parts.sort(key=repr)  # equal sets may have another order
         return None if None in parts else (kind, tuple(parts))
     if issubclass(kind, dict):
         parts = [_token(one, paths, depth + 1) for item in value.items() for one in item]

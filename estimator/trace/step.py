@@ -260,10 +260,8 @@ def _listed(step: Step, tracer: str, reached: Reached, values: Values) -> Listin
 
 def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repeat: bool = False) -> Listing:
     recorder = Recorder(step.model, values)
-    sizes = _SavedBytes()
     with ExitStack() as stack:
         stack.enter_context(reached.attempt())
-        stack.callback(sizes.release)
         stack.enter_context(_quiet(tracer))
         # Scripted code keeps a record of its runs, and computes otherwise after some of them.
         stack.enter_context(torch.jit.optimized_execution(False))  # type: ignore[attr-defined]
@@ -272,6 +270,8 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stand_ins = StandIns(tracer, values)
         state = stand_ins.swapped_in(step.model, reached)
+        sizes = _SavedBytes(state)
+        stack.callback(sizes.release)
         if values is not None:
             values.note_state(state.values())
         args, kwargs = tree_map(stand_ins.of, (step.args, dict(step.kwargs)))
@@ -285,7 +285,7 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
             stack.enter_context(ReadsValues(values))
         if step.as_on_gpu:
             stack.enter_context(as_on_gpu())
-        stack.enter_context(_following_backward(recorder))
+        stack.enter_context(_following_backward(recorder, sizes))
         blocks = EqualBlocks(step.model, recorder, sizes, reached, state, step.train) if repeat else None
         if blocks is not None:
             stack.callback(blocks.release)
@@ -305,23 +305,21 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
             finished = recorder.ran_backward and isinstance(step.model, TrainingStep)
             needs_loss = step.train and not finished
             loss = training_loss(step.loss, output, (args, kwargs)) if needs_loss else None
+        sizes.backward_starts()
         if loss is not None:
-            if not recorder.ran_backward:  # which frees what it needed
-                sizes.alive()
             recorder.phase = "backward"
             recorder.forward_nodes = torch._C._autograd._get_sequence_nr()
             with recorder:
                 loss.backward()
         if blocks is not None:
             blocks.finish()
-        activations = sizes.total_besides(state.values())
         # Here, because everything that the model has is put back at the end of the block.
         trained = _trained(state, step.model.updates if isinstance(step.model, TrainingStep) else {})
         has_output = next(differentiable(output), None) is not None
     recorder.values = None  # and with it every tensor of this run
     elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
     drawn = values.drawn if values else 0
-    return Listing(recorder, trained, elements, activations, tracer, has_output, drawn, sizes.was_paused)
+    return Listing(recorder, trained, elements, sizes.most, tracer, has_output, drawn, sizes.was_paused)
 
 
 @contextmanager
@@ -354,7 +352,7 @@ def _paused_in_transforms(sizes: _SavedBytes) -> Iterator[None]:
 
 
 @contextmanager
-def _following_backward(recorder: Recorder) -> Iterator[None]:
+def _following_backward(recorder: Recorder, sizes: _SavedBytes) -> Iterator[None]:
     """Code that runs again in backward sees the function modes of the forward; a backward that the model runs is one.
 
     torch switches a mode off while the mode handles a call, and the whole of `backward` is one such call.
@@ -368,6 +366,8 @@ def _following_backward(recorder: Recorder) -> Iterator[None]:
         for mode in missing:
             _push_mode(mode)
         of_model = kwargs.get("accumulate_grad") and recorder.phase == "forward"
+        if of_model:
+            sizes.backward_starts()
         try:
             with recorder.own_backward() if of_model else nullcontext():
                 return run(*args, **kwargs)
@@ -500,13 +500,15 @@ class _Saved:
 
 
 class _SavedBytes:
-    """Bytes of the tensors that autograd keeps for backward, each storage once."""
+    """Bytes of the tensors that autograd keeps for backward, each storage once and without those of `state`."""
 
-    def __init__(self) -> None:
+    def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.most = 0  # at the start of any backward pass, which frees what it needs
         self.storages: dict[int, int] = {}
         self.kept: list[torch.Tensor] = []  # whose storages are listed, and which autograd does not keep
         self.repeated = 0  # bytes of blocks that were left out
         self.was_paused = False
+        self._state = state
         self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
 
     def add(self, tensor: torch.Tensor) -> _Saved:
@@ -528,9 +530,10 @@ class _SavedBytes:
         for saved in self._saved:
             saved.tensor = None
 
-    def total_besides(self, state: Any) -> int:
-        own = {storage._cdata for tensor in state for storage in _storages(tensor)}
-        return self.repeated + sum(size for key, size in self.storages.items() if key not in own)
+    def backward_starts(self) -> None:
+        own = {storage._cdata for tensor in self._state.values() for storage in _storages(tensor)}
+        kept = self.repeated + sum(size for key, size in self.alive().items() if key not in own)
+        self.most = max(self.most, kept)
 
 
 def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:

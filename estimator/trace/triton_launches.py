@@ -63,7 +63,7 @@ class _Launches:
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        self._known: dict[Any, Launched] = {}
+        self._known: dict[Any, tuple[Any, Launched]] = {}  # with the kernel, whose id is part of the key
 
     def around(self, run: Callable[..., Any]) -> Callable[..., Any]:
         def launch(kernel: Any, *args: Any, **kwargs: Any) -> Any:
@@ -88,8 +88,8 @@ class _Launches:
         if key not in self._known:
             found = [self._read(inner, grid, one) for one in _tuned(kernel, given)]
             # Tuning takes blocks that fit: larger ones multiply padding.
-            self._known[key] = min(found, key=lambda done: math.inf if done.flops is None else done.flops)
-        self._add(inner, given, self._known[key])
+            self._known[key] = kernel, min(found, key=lambda done: math.inf if done.flops is None else done.flops)
+        self._add(inner, given, self._known[key][1])
 
     def _read(self, kernel: Any, grid: Any, given: Mapping[str, Any]) -> Launched:
         arguments = {**_defaults(kernel), **{name: given[name] for name in kernel.arg_names if name in given}}

@@ -237,6 +237,17 @@ def test_a_language_model_that_scales_by_the_number_of_its_block(monkeypatch, le
     assert left_out == [0]
 
 
+def test_equal_sets_in_another_order(monkeypatch, left_out):
+    class Chosen(Block):
+        def __init__(self, number):
+            super().__init__(number)
+            self.chosen = {0, 8} if number % 2 else {8, 0}
+
+    assert list({0, 8}) != list({8, 0})
+    same_as_in_full(monkeypatch, Net(blocks(Chosen)))
+    assert left_out == [COUNT - 3]
+
+
 def test_an_attribute_that_an_init_alone_looks_up(monkeypatch, left_out):
     class Looking(Block):
         def __init__(self, number):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from joulecast.estimator.base.errors import JoulecastError
+from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.training_step import (
     TrainingStep,
     configured,
@@ -275,3 +276,21 @@ def test_batches_that_a_step_may_take() -> None:
     assert list(possible_batches((data,), {"x": data}, 5)) == [{"x": data}]
     assert list(possible_batches((data, 3), {}, 5)) == [(data, 3)]
     assert list(possible_batches(("text",), {}, 5)) == ["text"]
+
+
+class Accumulated(Pair):
+    """A training step that runs its backward passes itself, one after the other."""
+
+    def __init__(self, passes: int) -> None:
+        super().__init__()
+        self.passes = passes
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:  # type: ignore[override]
+        for _ in range(self.passes):
+            self.two(self.one(batch)).square().sum().backward()
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_memory_is_that_of_the_largest_backward_pass(passes: int) -> None:
+    # Each pass keeps the inputs of its three products, of 2 x 3, 2 x 4 and 2 x 1 numbers, and then frees them.
+    assert trace(TrainingStep(Accumulated(passes)), X).activation_bytes == 4 * (6 + 8 + 2)
