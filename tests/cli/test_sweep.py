@@ -18,14 +18,15 @@ import pytest
 from .conftest import Run
 
 NET = """
-    import sys, time
+    import os, sys, time
     from torch import nn
 
     class Net(nn.Module):
-        def __init__(self, width=8, slow=0.0):
+        def __init__(self, width=8, stops=0):
             super().__init__()
             print("hello from the model")
-            time.sleep(slow)
+            while stops == width and not os.path.exists("go"):
+                time.sleep(0.01)
             self.body = nn.Linear(16, width)
 
         def forward(self, x):
@@ -146,20 +147,21 @@ def test_mistakes_are_one_line(call: Run, net: str, options: tuple[str, ...], st
 def test_a_sweep_that_was_stopped_goes_on(call: Run, net: str, tmp_path: Path, number: int) -> None:
     command = [
         *(str(Path(sys.executable).parent / "joulecast"), "sweep", "--model", net, "--output", "o.csv"),
-        *("--set", "width=1,2,3,4,5,6", "--set", "slow=0.1", *RUN),
+        *("--set", "width=1,2,3,4,5,6", "--set", "stops=4", *RUN),
     ]
     journal = tmp_path / "o.csv.partial"
     first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ})
     end = time.monotonic() + 120
     while time.monotonic() < end and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
         time.sleep(0.02)
-    first.send_signal(number)
+    first.send_signal(number)  # while it waits for the file `go`
     _, said = first.communicate(timeout=60)
     assert first.returncode == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
         assert b"o.csv.partial keeps the candidates that are done; the same command resumes it" in said
     kept = journal.read_bytes().count(b"\n") - 1
     assert 2 <= kept < 6
+    (tmp_path / "go").touch()
     again = call("joulecast", *command[1:])
     assert again.returncode == 0, again.stderr
     assert pandas.read_csv(tmp_path / "o.csv")["parameters"].tolist() == [17 * width for width in range(1, 7)]

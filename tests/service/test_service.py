@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -65,25 +66,17 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "joulecast"), "serve", "--port", str(port)],
+        [str(Path(sys.executable).parent / "joulecast"), "serve", "--port", "0"],
         stderr=subprocess.PIPE,
         env={**os.environ, "JOULECAST_STORE": str(tmp_path_factory.mktemp("store"))},
     )
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    served = Served(process, connection, time.monotonic())
+    assert process.stderr is not None
+    (port,) = re.findall(rb"listening on http://127\.0\.0\.1:(\d+); ", process.stderr.readline())
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=60)
+    served = Served(process, connection, 0.0)
     try:
-        while True:
-            try:
-                assert served.status() == "ok"
-                break
-            except OSError:
-                connection.close()  # for the next request
-                assert time.monotonic() < served.asked_s + 60
-                time.sleep(0.1)
+        assert served.status() == "ok"
         yield replace(served, asked_s=time.monotonic())
     finally:
         connection.close()
@@ -386,6 +379,10 @@ def test_the_threads_of_a_server_share_one_heap(tmp_path: Path, heaps: str, one:
 @POSIX
 def test_the_command_keeps_a_connection_and_stops(served: Served) -> None:
     """Clients keep a connection for some seconds, and the server must not close it first. The other tests ran since."""
+    if time.monotonic() - served.asked_s > 60:  # on a busy machine; the server closes it after 75 s
+        served.connection.close()
+        assert served.status() == "ok"
+        served = replace(served, asked_s=time.monotonic())
     first = served.own_address()
     time.sleep(max(0.0, served.asked_s + 6 - time.monotonic()))
     assert served.status() == "ok"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shlex
 import signal
@@ -116,11 +117,18 @@ def test_a_search_space_of_ray_tune(here: Here) -> None:
     assert here(command("--from space.py:space")).startswith("4 candidates;")
 
 
+def _free_port() -> int:
+    """One that no program gets by itself: those that the system gives out start at 32768."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    pytest.skip("no free port")
+
+
 def test_a_dask_cluster(folder: Path) -> None:
     pytest.importorskip("distributed")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = _free_port()
     text = command("dask scheduler").replace("8786", str(port))  # the tests of another process may use that one
     text = re.sub(r"^dask ", f"{sys.executable} -m dask ", text, flags=re.MULTILINE)
     background = re.sub(r" &$", " >>cluster.txt 2>&1 &", text, flags=re.MULTILINE)

@@ -255,9 +255,12 @@ def test_a_dripping_answer_is_not_waited_for(api: Api) -> None:
 
 def test_a_slow_zone_does_not_hold_up_the_others(api: Api) -> None:
     api.reply = lambda handler, zone: (held(api) if zone == "SE" else well)(handler, zone)
-    answers = latest(["SE", "FR"], Service(api.url, TOKEN, timeout_s=1.0), NOW)
-    assert isinstance(answers["FR"], LiveIntensity)
-    assert str(answers["SE"]) == "no answer within 1 s"
+    for timeout_s in (1.0, 10.0, 40.0):  # a busy machine may need more than one second for FR
+        answers = latest(["SE", "FR"], Service(api.url, TOKEN, timeout_s=timeout_s), NOW)
+        assert str(answers["SE"]) == f"no answer within {timeout_s:g} s"
+        if isinstance(answers["FR"], LiveIntensity):
+            return
+    pytest.fail(f"FR: {answers['FR']}")
 
 
 def test_a_closed_port(api: Api) -> None:
