@@ -84,7 +84,7 @@ def hub():
     server.server_close()
 
 
-def ask(*specs: str, cache: Path, endpoint: str, **more: str) -> subprocess.CompletedProcess[str]:
+def ask(*specs: str, cache: Path, endpoint: str) -> subprocess.CompletedProcess[str]:
     """Prints a line for each model, read by one new process: the hub's address and cache are read when it starts."""
     code = (
         "import sys\n"
@@ -99,30 +99,11 @@ def ask(*specs: str, cache: Path, endpoint: str, **more: str) -> subprocess.Comp
         "    except JoulecastError as error:\n"
         "        print(error)\n"
     )
-    environment = {**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": endpoint, **more}
+    environment = {**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": endpoint}
     environment.pop("HF_TOKEN", None)
     return subprocess.run(
         [sys.executable, "-c", code, *specs], capture_output=True, text=True, timeout=120, check=True, env=environment
     )
-
-
-def test_a_repository_then_its_cache_and_what_is_not_there(hub, tmp_path):
-    expected = "ViTForImageClassification [2, 3, 64, 96] meta\n"
-    first = ask("hf:some/vit", "hf:some/nothing", "hf:some/data", cache=tmp_path, endpoint=hub).stdout
-    assert first.startswith(expected)
-    nothing, data = first.removeprefix(expected).splitlines()
-    assert "the hub has no repository some/nothing" in nothing
-    assert "hf:some/data has no config.json" in data
-    assert ask("hf:some/vit", cache=tmp_path, endpoint=hub, HF_HUB_OFFLINE="1").stdout == expected
-    unreachable = ask("hf:some/vit", "hf:some/other", cache=tmp_path, endpoint="http://no-such-host.invalid")
-    assert unreachable.stdout == (
-        f"{expected}hf:some/other is not in the local cache and the hub cannot be reached; "
-        "connect to the network, or give a config.json\n"
-    )
-    notes = [
-        line for line in unreachable.stderr.splitlines() if "torch_dtype" not in line
-    ]  # of an old name in the config
-    assert notes == []
 
 
 @pytest.fixture
@@ -130,8 +111,39 @@ def in_process(hub, tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "ENDPOINT", hub)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def opened(spec: str) -> tuple[str, list[int], str]:
+    """The class of a model, the shape of its images and its device."""
+    loaded = load_model(spec)
+    return type(loaded.model).__name__, list(model_inputs(loaded, 2).kwargs["pixel_values"].shape), loaded.device
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_repository_then_its_cache_and_what_is_not_there(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    expected = "ViTForImageClassification", [2, 3, 64, 96], "meta"
+    assert opened("hf:some/vit") == expected
+    with pytest.raises(JoulecastError, match="the hub has no repository some/nothing"):
+        load_model("hf:some/nothing")
+    with pytest.raises(JoulecastError, match=r"hf:some/data has no config\.json"):
+        load_model("hf:some/data")
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert opened("hf:some/vit") == expected
+    unreachable = ask("hf:some/vit", "hf:some/other", cache=tmp_path, endpoint="http://no-such-host.invalid")
+    name, shape, device = expected
+    assert unreachable.stdout == (
+        f"{name} {shape} {device}\nhf:some/other is not in the local cache and the hub cannot be reached; "
+        "connect to the network, or give a config.json\n"
+    )
+    notes = [
+        line for line in unreachable.stderr.splitlines() if "torch_dtype" not in line
+    ]  # of an old name in the config
+    assert notes == []
 
 
 @pytest.mark.usefixtures("in_process")
