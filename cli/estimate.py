@@ -168,10 +168,6 @@ def estimate(models: tuple[str, ...], as_json: bool, as_csv: bool, format_: str 
     from .report_output import read_report_output
 
     output = _output(as_json, as_csv, format_, options)
-    if options["traceback"]:
-        import os
-
-        os.environ["JOULECAST_TRACEBACK"] = "1"
     report = read_report_output(models, options)
     answers = _answers(models, options)
     report.write(answers)
@@ -226,8 +222,14 @@ def _print_json(answers: list[Answer], layers: bool) -> None:
 def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
     """One answer per model, in order. All requests are built first, so that mistakes show at once."""
     from ..estimator.answer.estimate import answers
+    from ..estimator.base.errors import ModelError
 
-    return answers([read_request(model, options) for model in models])
+    try:
+        return answers([read_request(model, options) for model in models])
+    except ModelError as error:
+        if options["traceback"] and error.frames:
+            click.echo(error.frames.rstrip(), err=True)
+        raise
 
 
 def read_request(model: str | None, options: Mapping[str, Any]) -> Request:

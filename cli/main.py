@@ -68,7 +68,7 @@ def run(command: click.Command, program: str) -> None:
     Exit status: 0 done, 1 an input that cannot be used, 2 wrong options, 3 budget exceeded,
     130 interrupted.
     """
-    from ..estimator.base.errors import JoulecastError, ModelError, RequestError
+    from ..estimator.base.errors import JoulecastError, RequestError
     from .fields import with_options
 
     try:
@@ -86,8 +86,6 @@ def run(command: click.Command, program: str) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except JoulecastError as error:
-        if isinstance(error, ModelError) and error.frames and os.environ.get("JOULECAST_TRACEBACK"):
-            click.echo(error.frames.rstrip(), err=True)
         _fail(program, with_options(" ".join(str(error).split()), command), 2 if isinstance(error, RequestError) else 1)
     except BrokenPipeError:  # `estimate ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

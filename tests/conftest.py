@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,20 @@ from hypothesis import HealthCheck, settings
 
 # Set before torch is imported. Processes that tests start inherit it. More threads than cores only slow each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What the shell that starts the tests may have, and what would change their results.
+_TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE")
+_SETTINGS = ("JOULECAST_HARDWARE", "ELECTRICITYMAPS_API_TOKEN", "ELECTRICITYMAPS_API_URL", "HF_TOKEN", "KERAS_BACKEND")
+_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+for _name in (*_TERMINAL, *_SETTINGS, *_LAUNCHER, *_PROXIES):
+    os.environ.pop(_name, None)
+
+# The user's profiles and hardware are others. The workers of xdist inherit these folders.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _own = tempfile.mkdtemp(prefix="joulecast-tests-")
+    os.environ |= {"JOULECAST_STORE": f"{_own}/store", "XDG_CONFIG_HOME": f"{_own}/config"}
+    atexit.register(shutil.rmtree, _own, ignore_errors=True)
 
 # `python -m pytest` puts this checkout on the path, where transformers would take our `datasets/` for a package.
 _TOP = Path(__file__).resolve().parents[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from ..base.errors import JoulecastError
+from .signature import takes_whole
 
 _MAX_DEPTH = 6
 
@@ -21,25 +21,12 @@ def call_arguments(inputs: Any, model: nn.Module) -> tuple[tuple[Any, ...], dict
     A mapping gives keyword arguments, or is passed whole to a model that takes the batch as one argument.
     """
     if isinstance(inputs, Mapping):
-        return ((inputs,), {}) if _takes_whole(model, inputs) else ((), dict(inputs))
+        return ((inputs,), {}) if takes_whole(model, inputs) else ((), dict(inputs))
     if isinstance(inputs, (tuple, list)) and not hasattr(inputs, "_fields"):
         if len(inputs) == 2 and isinstance(inputs[0], tuple) and isinstance(inputs[1], dict):
             return inputs[0], inputs[1]
         return tuple(inputs), {}
     return (inputs,), {}
-
-
-def _takes_whole(model: nn.Module, batch: Mapping[Any, Any]) -> bool:
-    """True where `forward` has one parameter for the batch and none for each of its keys."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    if any(one.kind is one.VAR_KEYWORD for one in parameters) or {one.name for one in parameters} & set(batch):
-        return False
-    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
-    required = [one for one in positional if one.default is one.empty]
-    return bool(positional) and len(required) <= 1
 
 
 def tensors_in(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:

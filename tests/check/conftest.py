@@ -88,8 +88,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
     }
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    for name in ("JOULECAST_HARDWARE", "JOULECAST_TRACEBACK"):
-        monkeypatch.delenv(name, raising=False)
     return dict(os.environ)
 
 

@@ -22,9 +22,6 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JOULECAST_STORE", str(tmp_path / "store"))
-    monkeypatch.delenv("JOULECAST_HARDWARE", raising=False)
-    monkeypatch.delenv("JOULECAST_TRACEBACK", raising=False)
-    monkeypatch.delenv("COLUMNS", raising=False)
 
     def enter(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
@@ -47,8 +44,6 @@ def run(tmp_path: Path) -> Run:
         executable = shutil.which(program, path=scripts)
         assert executable, f"{program} is not installed beside {sys.executable}"
         environment = {**os.environ, "JOULECAST_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1", **(env or {})}
-        environment.pop("JOULECAST_HARDWARE", None)
-        environment.pop("COLUMNS", None)
         return subprocess.run(
             [executable, *map(str, arguments)],
             capture_output=True,

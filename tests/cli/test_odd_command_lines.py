@@ -82,9 +82,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def enter(folder: Path, arguments: list[str]) -> tuple[int, str]:
     out, err, argv, before = io.StringIO(), io.StringIO(), sys.argv, os.getcwd()
     own = {"HF_HUB_OFFLINE": "1", "JOULECAST_STORE": str(folder / "store")}
-    saved = {name: os.environ.get(name) for name in (*own, "JOULECAST_TRACEBACK", "JOULECAST_HARDWARE")}
+    saved = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
-    os.environ.pop("JOULECAST_HARDWARE", None)
     os.chdir(folder)
     sys.argv = ["estimate", *arguments]
     try:

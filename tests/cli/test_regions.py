@@ -29,9 +29,7 @@ TOKEN = "s3cret-t0ken"
 
 
 @pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    for name in ("ELECTRICITYMAPS_API_TOKEN", "ELECTRICITYMAPS_API_URL"):
-        monkeypatch.delenv(name, raising=False)
+def base(tmp_path: Path) -> list[str]:
     (tmp_path / "net.py").write_text(NET)
     return ["--model", "net.py:build", "--input", "16", "--steps", "1000", "--hardware", "t4", "--pue", "1"]
 

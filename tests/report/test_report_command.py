@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 
@@ -29,10 +31,8 @@ def test_both_files_are_written_beside_the_table(run: Run, tmp_path: Path, nets:
     page = (tmp_path / "out" / "page.html").read_text()
     command = re.search(r"<code>(.*)</code>", page)
     assert command
-    assert (
-        command.group(1)
-        == f"estimate --model {nets['small']} {' '.join(RUN_)} --report out/page.html --figure chart.svg"
-    )
+    entered = ["estimate", "--model", nets["small"], *RUN_, "--report", "out/page.html", "--figure", "chart.svg"]
+    assert shlex.split(html.unescape(command.group(1))) == entered
     assert (tmp_path / "chart.svg").read_text().startswith("<?xml")
     mask = os.umask(0)
     os.umask(mask)

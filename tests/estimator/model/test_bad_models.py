@@ -322,7 +322,6 @@ def test_a_part_of_the_repositorys_own_package_is_never_to_be_installed(write, t
 
 
 def test_a_script_for_torchrun(write, monkeypatch):
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
     said = message(write("import os\nrank = int(os.environ['LOCAL_RANK'])\n" + NET))
     assert said.endswith(
         "KeyError: 'LOCAL_RANK'; it is a script for torchrun: set RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 before the command"
