@@ -37,14 +37,13 @@ from joulecast.estimator.trace.workload import Workload
 HERE = Path(__file__).parent
 MEASURED, PROFILES = HERE / "measured", HERE.parent / "datasets" / "profiles"
 FOLDS = 6
-SOURCES = {
-    "h100-sxm": (
-        "{steps} training steps of {networks} networks that the joulecast developers measured with "
-        "benchmarks/gpu_steps.py on one NVIDIA H100 80GB HBM3 of 700 W in a virtual machine of 16 CPUs, "
-        "2026-11-26 (PyTorch 2.11.0 for CUDA 13.0, cuDNN 9.19, driver 580.159.04; eager, float32 and bfloat16; "
-        "meter: nvml)"
-    )
-}
+BOARDS = {"h100-sxm": "H100 80GB HBM3", "h200": "H200"}  # each of 700 W
+SOURCE = (
+    "{steps} training steps of {networks} networks that the joulecast developers measured with "
+    "benchmarks/gpu_steps.py on one NVIDIA {board} of 700 W in a virtual machine of 16 CPUs, "
+    "2026-11-26 (PyTorch 2.11.0 for CUDA 13.0, cuDNN 9.19, driver 580.159.04; eager, float32 and bfloat16; "
+    "meter: nvml)"
+)
 Row = dict[str, str]
 
 
@@ -134,7 +133,7 @@ def report(name: str, found: Sequence[tuple[Observation, Interval, Interval]]) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=sorted(SOURCES), default="h100-sxm")
+    parser.add_argument("--part", choices=sorted(BOARDS), default="h100-sxm")
     parser.add_argument("--write", action="store_true", help="write the profile to datasets/profiles")
     parser.add_argument("--cache", type=Path, help="file with traces; default: in the temporary folder")
     options = parser.parse_args()
@@ -154,7 +153,7 @@ def main() -> int:
         report(f"  {precision}", [one for one in without if one[0].workload.precision == precision])
     profile = fit(rows, name=part, hardware=part)
     networks = len({row.family for row in rows})
-    source = SOURCES[part].format(steps=len(rows), networks=networks)
+    source = SOURCE.format(board=BOARDS[part], steps=len(rows), networks=networks)
     basis = profile.provenance
     profile = replace(  # without the note on what was learnt, which `joulecast explain` shows in detail
         profile,

@@ -31,9 +31,9 @@ print("ready", flush=True)
 input()
 before = os.path.getsize("written")
 time.sleep(0.3)
+{then}
 print(os.path.getsize("written") - before, flush=True)
 """
-END = "open('end', 'w')"
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_a_network_is_measured_while_the_others_are_stopped(
 ) -> None:
     """The process of another one writes nothing in the meantime, and goes on afterwards."""
     monkeypatch.chdir(tmp_path)
-    after = [AFTER.format(size=size) for size in (20, 400)]
-    assert run(module, BUSY, after[0], after[1] + END) == {0: "", 1: "0", 2: "0"}
+    first, second = AFTER.format(size=20, then=""), AFTER.format(size=400, then="open('end', 'w').close()")
+    assert run(module, BUSY, first, second) == {0: "", 1: "0", 2: "0"}
 
 
 def test_networks_wait_for_their_place_and_one_that_fails_has_no_result(module: ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+from collections import Counter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -26,17 +27,26 @@ def rows_of(part: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_measured_row_names_a_network_and_has_possible_figures(load) -> None:
+@pytest.mark.parametrize(
+    ("part", "count", "memory_bytes"),
+    [
+        ("h100-sxm", {"eager": 115, "channels-last": 12, "compiled": 14}, 80e9),
+        ("h200", {"eager": 59, "channels-last": 6}, 141e9),
+    ],
+)
+def test_every_measured_row_names_a_network_and_has_possible_figures(
+    load, part: str, count: dict[str, int], memory_bytes: float
+) -> None:
     networks, steps = load("gpu_networks"), load("gpu_steps")
-    rows = rows_of("h100-sxm")
-    assert len(rows) == 121
+    rows = rows_of(part)
+    assert Counter(row["software"] for row in rows) == count
     assert tuple(rows[0]) == steps.COLUMNS
     for row in rows:
         assert row["model"] in networks.BY_NAME
         assert row["optimizer"] in networks.OPTIMIZERS
         assert 76 < float(row["watts"]) < 700  # between idle and the power limit
         assert 1e-3 < float(row["seconds_per_step"]) < 1
-        assert 1e8 < int(row["peak_memory_bytes"]) < 80e9
+        assert 1e8 < int(row["peak_memory_bytes"]) < memory_bytes
 
 
 def test_settings_are_all_different(load) -> None:
