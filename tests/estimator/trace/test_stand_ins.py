@@ -77,18 +77,24 @@ def test_a_scripted_module_gets_its_tensors_back() -> None:
 
 
 def test_kept_bytes_count_each_storage_once_and_no_state() -> None:
-    kept = step._SavedBytes()
     x, weight = torch.zeros(4, 4), torch.zeros(3)
-    saved = kept.add(x)
-    kept.add(x.t())
-    kept.add(x[0])
-    kept.add(weight)
-    kept.add(torch.zeros(5, dtype=torch.int64))
-    assert saved.unpacked() is x
-    assert kept.total_besides([weight]) == 64 + 40
-    assert kept.total_besides([]) == 64 + 12 + 40
-    kept.release()
-    assert saved.tensor is None
+    without, whole = step._SavedBytes({"weight": weight}), step._SavedBytes({})
+    for kept, size in ((without, 64 + 40), (whole, 64 + 12 + 40)):
+        saved = [kept.add(one) for one in (x, x.t(), x[0], weight, torch.zeros(5, dtype=torch.int64))]
+        assert saved[0].unpacked() is x
+        kept.backward_starts()
+        assert kept.most == size
+        kept.release()
+        assert saved[0].tensor is None
+
+
+def test_kept_bytes_are_those_of_the_largest_backward_pass() -> None:
+    kept = step._SavedBytes({})
+    for elements in (2, 5, 3):
+        saved = kept.add(torch.zeros(elements))
+        kept.backward_starts()
+        del saved  # which the pass frees
+    assert kept.most == 4 * 5
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
@@ -100,13 +106,14 @@ def test_kept_bytes_of_sparse_tensors_are_those_of_indices_and_values(compressed
         make = torch.sparse_csr_tensor if compressed == "csr" else torch.sparse_csc_tensor
         tensor = make(torch.arange(7), torch.arange(6), torch.ones(6), (6, 6))
         size = 7 * 8 + 6 * 8 + 6 * 4
-    sizes = step._SavedBytes()
-    kept = [sizes.add(tensor), sizes.add(tensor)]
-    assert sum(sizes.alive().values()) == size
-    assert sizes.total_besides([]) == size
-    assert sizes.total_besides([tensor]) == 0
-    del kept
-    assert not sizes.alive()
+    whole, without = step._SavedBytes({}), step._SavedBytes({"tensor": tensor})
+    for sizes, most in ((whole, size), (without, 0)):
+        kept = [sizes.add(tensor), sizes.add(tensor)]
+        assert sum(sizes.alive().values()) == size
+        sizes.backward_starts()
+        assert sizes.most == most
+        del kept
+        assert not sizes.alive()
 
 
 class KeepsSparse(nn.Module):
