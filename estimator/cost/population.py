@@ -489,6 +489,8 @@ def step_seconds(host: Array, device: Array, sharpness: float, xp: Any = np) -> 
 
 FACTORS = ("compute", "conv", "attention", "rate", "traffic", "host", "kernels", "reorder", "unaligned")
 CHANNELS_LAST = frozenset({"channels-last", "vendor-tuned"})
+_LITTLE_MEASURED = frozenset({"compiled"})
+"""Software with few measured steps, as uncertain as software that is not stated."""
 SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
 _TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
 """PyTorch itself uses TF32 in cuDNN alone: in convolutions and recurrent layers."""
@@ -551,7 +553,7 @@ class Population:
         """Bounds of time and energy for a device without measurements."""
         specs = time.specs
         vendor = next((name for name in ("radeon", "amd", "other") if specs[name]), "nvidia")
-        known = "known" if software_known else "unknown"
+        known = "known" if software_known and time.software not in _LITTLE_MEASURED else "unknown"
         times, energies = (ErrorModel(*self.errors[f"{what} {vendor} {known}"]) for what in ("time", "energy"))
         return times, energies
 

@@ -204,6 +204,14 @@ def test_known_software_narrows_the_interval() -> None:
     assert eager.seconds.high / eager.seconds.low < unknown.seconds.high / unknown.seconds.low
 
 
+def test_software_with_few_measured_steps_is_as_uncertain_as_unknown_software() -> None:
+    profile, step = profile_of(find_hardware("rtx-3090")), work(convolution(32, 64, 64, 56, 3))
+    unknown, compiled = profile.predict(step), profile.predict(step, software="compiled")
+    for name in ("seconds", "energy_kwh"):
+        one, other = getattr(unknown, name), getattr(compiled, name)
+        assert other.high / other.low == pytest.approx(one.high / one.low)
+
+
 def test_software_changes_the_time() -> None:
     profile = profile_of(find_hardware("a100-sxm4-80gb"))
     step = work(*[convolution(32, 64, 64, 14, 3, dtype="float16"), copy(10**6)] * 50)
