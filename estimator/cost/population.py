@@ -669,8 +669,13 @@ class PopulationTime:
 
 
 def _complete(parameters: dict[str, float]) -> dict[str, float]:
-    """The parameters. Raises ProfileError where one is missing: the model had fewer when the profile was made."""
-    if missing := sorted(set(load_population().parameters) - set(parameters)):
+    """The parameters, with today's factors of software that had none of its own when the profile was made.
+
+    Raises ProfileError where another one is missing: the model had fewer then.
+    """
+    current = load_population().parameters
+    parameters = {**{name: value for name, value in current.items() if ":" in name}, **parameters}
+    if missing := sorted(set(current) - set(parameters)):
         raise ProfileError(f"the profile has no parameter {missing[0]!r}: an older version made it; fit it again")
     return parameters
 

@@ -220,6 +220,18 @@ def test_software_changes_the_time() -> None:
     assert seconds["compiled"] < seconds["eager"]
 
 
+def test_a_profile_of_an_older_version_takes_new_factors_of_software_and_no_other_parameter() -> None:
+    document = profile_of(find_hardware("a100-sxm4-80gb")).to_json()
+    parameters = document["time"]["parameters"]
+    expected = parameters.pop("compiled:conv")
+    time = Profile.from_json(document).time
+    assert isinstance(time, PopulationTime)
+    assert time.parameters["compiled:conv"] == expected
+    del parameters["floor"]
+    with pytest.raises(ProfileError, match="no parameter 'floor': an older version made it; fit it again"):
+        Profile.from_json(document)
+
+
 def test_unknown_software_is_an_error_with_the_names() -> None:
     with pytest.raises(ProfileError, match="did you mean eager"):
         profile_of(MADE_UP).predict(work(copy(10)), software="eagre")
