@@ -11,6 +11,7 @@ from collections.abc import Callable
 import click
 
 from .help import HELP
+from .mistakes import in_one_line
 
 # Each subcommand is in the module of its name, which is imported when the command is used.
 _COMMANDS = {
@@ -78,11 +79,11 @@ def run(command: click.Command, program: str) -> None:
         _fail(program, "interrupted", 130)
     except KeyboardInterrupt:
         _fail(program, "interrupted", 130)
-    except click.MissingParameter as error:
-        path = error.ctx.command_path if error.ctx else program
-        _fail(program, f"{error.format_message().rstrip('.')}; `{path} --help` shows an example", 2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
-        _fail(program, _in_plain_words(" ".join(error.format_message().split())), 2)
+        _fail(program, in_one_line(error, program), 2)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except JoulecastError as error:
@@ -92,13 +93,6 @@ def run(command: click.Command, program: str) -> None:
         sys.exit(141)
     else:
         sys.exit(status if isinstance(status, int) else 0)
-
-
-def _in_plain_words(message: str) -> str:
-    """click's message without the names of Python's types."""
-    return message.replace("is not a valid float", "is not a number").replace(
-        "is not a valid integer", "is not a whole number"
-    )
 
 
 _LONG_WORD = re.compile(r"\S{300,}")

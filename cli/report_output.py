@@ -72,7 +72,12 @@ def read_report_output(models: Sequence[str], options: Mapping[str, Any]) -> Rep
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Raises JoulecastError when `path` cannot be written, as far as its folder shows."""
+    """Raises JoulecastError when `path` cannot be written, as far as its folder shows, or names another format."""
+    if option == "--report" and path.suffix.lower() not in ("", ".html", ".htm"):
+        raise JoulecastError(
+            f"--report {path} has the suffix {path.suffix!r}: a report is HTML, as in {path.with_suffix('.html')}; "
+            "--figure writes .png, .svg and .pdf"
+        )
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         if path.is_dir():

@@ -19,6 +19,9 @@ from .machines import family, machine, near_machines
 FIGURES_EXAMPLE = "`hardware` 'tflops=35,bandwidth=448,watts=150'"
 
 
+_ANY_DEVICE = re.compile(r"(cpu|gpu|cuda|mps|rocm|xpu|tpu)s?(:\d+)?", re.IGNORECASE)  # what frameworks call a device
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """The part that a name means. `note` says what was assumed; empty where the name is exact."""
@@ -47,6 +50,8 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
         return Match(cpu)
     close = near_names(name)
     hint = f"near names are {', '.join(close)}; " if close else ""
+    if _ANY_DEVICE.fullmatch(name.strip()):
+        hint = "name the part, as in rtx-4090 or epyc-7763 (`joulecast profiles` lists them); "
     raise UnknownHardwareError(
         f"unknown hardware {clipped(name)!r}: {hint}"
         f"give its figures ({FIGURES_EXAMPLE}), add its row to {user_file() or default_user_file()} "

@@ -331,6 +331,8 @@ class Profile:
     def from_json(cls, document: Mapping[str, Any], origin: str = "profile") -> Profile:
         """Raises ProfileError for a document of another schema or with a part missing or wrong."""
         schema = document.get("schema") if isinstance(document, Mapping) else None
+        if schema is None:
+            raise ProfileError(f"{origin} is not a profile of joulecast; `joulecast profiles` lists the available ones")
         if schema != SCHEMA:
             raise ProfileError(
                 f"{origin} has schema {schema!r}, this version reads {SCHEMA!r}; "

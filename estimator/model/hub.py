@@ -107,9 +107,8 @@ def _config_class(document: Mapping[str, Any], path: Path) -> Any:
     kind = document["model_type"]
     if kind not in CONFIG_MAPPING:
         raise JoulecastError(
-            f"{path}: model_type {kind!r} is not in transformers {__version__}"
-            f"{near(kind, CONFIG_MAPPING.keys())}; "
-            "install a version that has it (code from a hub is not run)"
+            f"{path}: model_type {kind!r} is not in transformers {__version__}; install a version that has it (code "
+            f"from a hub is not run){near(kind, CONFIG_MAPPING.keys())}"
         )
     return CONFIG_MAPPING[kind]
 

@@ -15,6 +15,7 @@ _HUB = "hf:"
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".onnx", ".pkl", ".h5", ".keras")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SCRIPT = re.compile(r"(?P<spec>.+?\.(?:py|ipynb)(?::[\w.]+)?)\s+(?P<arguments>\S.*)")
+_ON_THE_HUB = re.compile(r"(?:https?://huggingface\.co/)?(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)")
 _USAGE = (
     "give FILE.py, FILE.py:name, 'FILE.py ARGUMENTS', package.module:callable, a Hugging Face config.json or "
     "hf:ORGANISATION/NAME"
@@ -66,7 +67,7 @@ def _parse_path(spec: str) -> Target:
         return replace(target, as_script=not target.name, arguments=_words(script["arguments"]))
     if colon and is_source(before):
         if not _DOTTED.fullmatch(name):
-            raise JoulecastError(f"{name!r} in {spec} is not a name in a Python file; give FILE.py:name")
+            raise JoulecastError(f"{name!r} in {spec} is not a name in a Python file; give {_named(before, name)}")
         if name == "__main__":
             return Target("file", _existing(Path(before)), as_script=True)
         return Target("file", _existing(Path(before)), name=name)
@@ -80,6 +81,14 @@ def _parse_path(spec: str) -> Target:
     if colon and _DOTTED.fullmatch(before) and _DOTTED.fullmatch(name):
         return Target("package", module=before, name=name)
     raise JoulecastError(_not_a_spec(spec, path))
+
+
+def _named(file: str, call: str) -> str:
+    """How the callable of `call`, such as `Net(width=8)`, is given."""
+    found = re.fullmatch(r"([A-Za-z_][\w.]*)\((.*)\)", call)
+    if found is None:
+        return "FILE.py:name"
+    return f"{file}:{found[1]}" + (f" and `model_args` {found[2]}" if found[2] else "")
 
 
 def _words(arguments: str) -> tuple[str, ...]:
@@ -118,6 +127,10 @@ def _not_a_spec(spec: str, path: Path) -> str:
         return f"{spec} is not a .py file; {_USAGE}"
     if path.with_name(path.name + ".py").is_file():
         return f"there is no file {spec}; did you mean {spec}.py?"
+    if "::" in spec:
+        return f"{spec!r} is not FILE.py:name; did you mean {spec.replace('::', ':')}?"
+    if (found := _ON_THE_HUB.fullmatch(spec)) and not path.suffix[1:].isalpha():
+        return f"there is no file {spec}; if it is a model of the hub, give {_HUB}{found['name']}"
     if _DOTTED.fullmatch(spec) and "." in spec:
         return f"{spec} names no callable; did you mean {':'.join(spec.rsplit('.', 1))}?"
     return f"{spec!r} is neither a file nor package.module:callable; {_USAGE}"

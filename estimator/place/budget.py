@@ -132,10 +132,18 @@ def parse_limit(text: str) -> Limit:
     if known is None and not unit:
         raise JoulecastError(f"budget {text!r} has no unit: give {_UNITS}")
     if known is None:
-        raise JoulecastError(f"budget {text!r} has the unknown unit {unit!r}: give {_UNITS}")
+        raise JoulecastError(f"budget {text!r} has the unknown unit {unit!r}{_meant(number, unit)}: give {_UNITS}")
     quantity, base, factor = known
     given = unit if quantity != "cost" else base
     return Limit(quantity, amount * factor, base, text.strip(), given, factor)
+
+
+def _meant(number: str, unit: str) -> str:
+    """A mass is one of CO2e, and a power may be an energy: ` (did you mean 2kgCO2e?)`."""
+    for ending in ("CO2e", "h"):
+        if _unit(unit + ending) is not None:
+            return f" (did you mean {number}{unit}{ending}?)"
+    return ""
 
 
 def _unit(unit: str) -> tuple[str, str, float] | None:

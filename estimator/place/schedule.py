@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
@@ -145,6 +146,15 @@ def _ceil_divide(amount: int, size: int) -> int:
     return -(-amount // size)
 
 
+def _written_out(text: str) -> str:
+    """ "50000" for 50k or 50,000: how a number with a suffix or with separators is given; "" for other texts."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", text.strip().lower().replace(",", "").replace(" ", ""))
+    if found is None or not float(found[1]):
+        return ""
+    exponent = {"": 0, "k": 3, "m": 6, "b": 9, "t": 12}[found[2]]
+    return f"{found[1]}e{exponent}" if exponent else found[1]
+
+
 def positive_number(field: str, value: Number) -> float:
     """`value` as a number above 0; JoulecastError names the field and the value."""
     try:
@@ -152,7 +162,9 @@ def positive_number(field: str, value: Number) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise JoulecastError(f"`{field}` {value} cannot be used: give a number above 0")
+        written = _written_out(str(value))
+        example = f", such as {written}" if written else ""
+        raise JoulecastError(f"`{field}` {value} cannot be used: give a number above 0{example}")
     return number
 
 

@@ -39,7 +39,10 @@ def read_trace(path: Path) -> PowerTrace:
             raise ValueError("columns seconds, watts, DOMAIN_uj and two or more rows in order of time")
         if any(len(point.energy_uj) != len(names) for point in points):
             raise ValueError("as many cells in each row as in the first")
-    except (OSError, ValueError, IndexError) as error:
+    except OSError as error:
+        fix = "record a power trace with measure watch --trace"
+        raise MeterError(f"{path} cannot be read ({error.strerror}); {fix}") from error
+    except (ValueError, IndexError) as error:
         raise MeterError(f"{path}: not a power trace ({error}); record one with measure watch --trace") from error
     # Older traces have no column ending, so the name decides.
     counted = tuple(

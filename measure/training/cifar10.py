@@ -140,7 +140,8 @@ def _reader(path: Path) -> Callable[[str], bytes]:
                 if folder_name == FOLDER and member.isfile() and (file := archive.extractfile(member)):
                     contents[name] = file.read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{path}: not a readable archive ({error}); {_FIX}") from error
+        reason = str(error).partition(": -")[0]  # tarfile lists what each format says
+        raise DataError(f"{path}: not a readable archive ({reason}); {_FIX}") from error
     return contents.__getitem__
 
 
