@@ -29,6 +29,7 @@ for _name in (*_TERMINAL, *_SETTINGS, *_LAUNCHER, *_PROXIES):
 # The user's profiles and hardware are others. The workers of xdist inherit these folders.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _own = tempfile.mkdtemp(prefix="joulecast-tests-")
+    os.chmod(_own, 0o755)  # tests without root's rights read it too
     os.environ |= {"JOULECAST_STORE": f"{_own}/store", "XDG_CONFIG_HOME": f"{_own}/config"}
     atexit.register(shutil.rmtree, _own, ignore_errors=True)
 

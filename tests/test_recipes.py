@@ -74,7 +74,7 @@ def test_the_init_container_lets_a_job_within_its_budget_start(
 @posix
 def test_one_job_is_submitted_for_each_idle_node(tmp_path: Path) -> None:
     program(tmp_path, "sinfo", "printf 'node2\\nnode1\\nnode2\\n'")  # a node of two partitions
-    program(tmp_path, "sbatch", f'echo "$1|$5" >> {tmp_path}/submitted')
+    program(tmp_path, "sbatch", f"echo \"$1|$5\" >> '{tmp_path}/submitted'")
     done = run(block("fleet.md", "sh", "sbatch"), tmp_path)
     assert done.returncode == 0, done.stderr
     command = f"measure --quick --quiet --store {STORE}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import tempfile
 from collections.abc import Mapping
@@ -142,12 +143,19 @@ def _read(model: Any, fit: Mapping[str, Any], replicas: int) -> Workload:
             "with @keras.saving.register_keras_serializable()"
         )
     return _traced(
-        model.to_json(),
+        _architecture(model),
         model.name,
         _inputs(model, fit.get("x")),
         math.ceil(_batch_size(fit) / replicas),
         optimizer_of(model.optimizer),
     )
+
+
+def _architecture(model: Any) -> str:
+    """The model as JSON, without its loss and optimizer: learning rates and losses change no trace."""
+    document = json.loads(model.to_json())
+    document.pop("compile_config", None)
+    return json.dumps(document)
 
 
 def _inputs(model: Any, x: Any) -> tuple[InputSpec, ...]:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from joulecast.trainers.budget import Budget
+from joulecast.trainers.keras import _traced
 from joulecast.trainers.terms import BudgetExceeded
 
 EPOCHS, BATCHES, BATCH = 2, 20, 4
@@ -121,10 +122,11 @@ FITS: dict[str, Callable[[], dict[str, Any]]] = {
     "stopped": lambda: fit(Slow(), budget("60 J", checkpoint=f"{FOLDER}/stopped.weights.h5")),
     "warned": with_model_checkpoint,
     "meter fails": lambda: fit(Slow(), budget("2 kWh", meter=SHORT_METER)),
-    "own layer": with_own_layer,
     "in fives": in_fives,
+    "own layer": with_own_layer,
 }
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: run() for name, run in FITS.items()}))
+    outcomes = {name: run() for name, run in FITS.items()}
+    print(json.dumps({**outcomes, "traced": _traced.cache_info().misses}))

@@ -108,3 +108,7 @@ def test_a_layer_that_nobody_else_can_make_is_trained_and_metered(fits: dict[str
 
 def test_batches_run_together_are_all_counted(fits: dict[str, Any]) -> None:
     assert fits["in fives"]["lines"][-1].startswith("40 steps took")
+
+
+def test_a_network_is_traced_once_however_it_is_compiled(fits: dict[str, Any]) -> None:
+    assert fits["traced"] == 2  # the network of all fits, and the one with its own layer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -431,7 +432,7 @@ def test_measure_profiles_the_machine_and_labels_every_figure(tmp_path: Path):
     assert process.returncode == 0, errors
     (path,) = (tmp_path / "store/profiles").glob("*.json")
     assert f"profile {path}" in output
-    assert f"`estimate --hardware {path}` now predicts for SimpleNet" in output
+    assert f"`estimate --hardware {shlex.quote(str(path))}` now predicts for SimpleNet" in output
     assert "measured), " in output
     assert "power modelled)" in output
     profile = read_profile(path)

@@ -134,7 +134,7 @@ def test_ctrl_c_in_the_last_test_begins_no_other_training(
 ) -> None:
     """A training that is in its final test completes."""
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\ntrap '' INT\necho $4 >> {tmp_path}/trained\n{signals}\nexit 0\n")
+    python.write_text(f"#!/bin/sh\ntrap '' INT\necho $4 >> '{tmp_path}/trained'\n{signals}\nexit 0\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     assert run_trainings(["simplenet", "alexnet"], [], tmp_path) == status
