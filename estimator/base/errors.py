@@ -36,6 +36,10 @@ class InternalError(ModelError):
     """A mistake of joulecast's own while it read a model. `frames` is its traceback."""
 
 
+class NoModelError(JoulecastError):
+    """A file holds nothing that is a model or builds one."""
+
+
 class ProfileError(JoulecastError):
     """A profile that is missing, corrupt or of a newer schema, or that does not fit the workload."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import JoulecastError
+from ..base.errors import JoulecastError, NoModelError
 from ..base.suggest import near
 from .config_objects import ConfigObject, config_object, signature_of_call
 from .interrupted import whole_models
@@ -80,7 +80,7 @@ def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str
         )
     if len(classes) == 1:  # calling it says which arguments it needs
         return next(iter(classes.items()))
-    raise JoulecastError(f"{label} contains no model class that builds without arguments{_inventory(module)}")
+    raise NoModelError(f"{label} contains no model class that builds without arguments{_inventory(module)}")
 
 
 def _counts(value: Callable[..., Any], module: ModuleType, args: Mapping[str, Any]) -> bool:
@@ -135,11 +135,10 @@ def _inventory(module: ModuleType) -> str:
     likely = [name for name in (*ready, *_own_classes(module), *found) if _NAMES_A_MODEL.search(name)]
     first = next(iter([*likely, *main, *found]))
     listed = ", ".join([*ready, *(_with_needs(name, value) for name, value in found.items() if name not in ready)][:12])
-    script = ", give FILE.py:__main__ for the model that it trains as a script" if _is_script(module) else ""
-    return f"; it has {listed}: name one (FILE.py:{first.removesuffix('()')}){script}, or define build_model()"
+    return f"; it has {listed}: name one (FILE.py:{first.removesuffix('()')}), or define build_model()"
 
 
-def _is_script(module: ModuleType) -> bool:
+def is_script(module: ModuleType) -> bool:
     """Whether the file has code for `python FILE` alone."""
     try:
         return bool(_GUARD.search(inspect.getsource(module)))

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import JoulecastError
+from ..base.errors import JoulecastError, NoModelError
 from ..sandbox.importing import UserImports
 from ..sandbox.source import python_source
 from ..sandbox.time_limit import time_limit
 from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import user_code
-from .builders import build, choose, named, parse_args
+from .builders import build, choose, is_script, named, parse_args
 from .interrupted import Training, models_in_frames, stopped_training, where_it_trains
 from .keras_target import is_keras_target
 from .loss import file_loss, named_loss
@@ -94,8 +94,8 @@ def load_model(
         `package.module:callable`, a Hugging Face `config.json` (or its folder), or `hf:ORGANISATION/NAME[@REVISION]`
         for the config of a repository on the hub. In a file without a name: the model of a training that the file
         starts, else `model`, `build_model`, `get_model`, otherwise the one model class that builds without arguments
-        and is not part of another, otherwise the one variable that holds a model. A named function that trains is
-        stopped in the same way.
+        and is not part of another, otherwise the one variable that holds a model, otherwise that of a training under
+        `if __name__ == "__main__":`. A named function that trains is stopped in the same way.
     args:
         Arguments of the callable, or settings of the config, as text; literals are parsed.
     num_classes:
@@ -189,7 +189,13 @@ def _build(
             stack.enter_context(redirected())
             stack.enter_context(training_stopped())
             module, stop = _import(target, imports)
-            name, model, training = _model_of(module, stop, target, values, num_classes, notes)
+            try:
+                name, model, training = _model_of(module, stop, target, values, num_classes, notes)
+            except NoModelError:
+                if target.as_script or target.kind == "package" or not is_script(module):
+                    raise
+                module, stop = _import(target := replace(target, as_script=True), imports)
+                name, model, training = _model_of(module, stop, target, values, num_classes, notes)
             model = unwrapped(model)
             example_inputs, own_loss = vars(module).get("example_inputs"), file_loss(module)
         if loss is not None:

@@ -30,6 +30,9 @@ _END_S = 5.0  # for a process to end when it is asked to
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
+# A script that prepares its data would draw progress bars above the answer.
+_NO_PROGRESS = dict.fromkeys(("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"), "1")
+
 
 # -- the caller's side -----------------------------------------------------------------------------
 
@@ -61,13 +64,15 @@ class Sandbox:
     ) -> dict[str, Any]:
         """The answer to `request`, in the folder and with the environment and import path of the caller.
 
+        Progress bars are off where the environment does not say otherwise.
+
         `quiet` drops what the code prints; `threads` are those of torch (0: its default). Raises ModelError, about
         `what`, for code that ends its process or still runs after `patience_s`, beyond its own time limits.
         """
         with self._lock, tempfile.TemporaryDirectory(prefix="joulecast-") as name:
             folder = Path(name)
             task: dict[str, Any] = {"request": request, "place": name, "folder": os.getcwd(), "path": _path()}
-            task |= {"environment": dict(os.environ), "quiet": quiet, "threads": threads}
+            task |= {"environment": {**_NO_PROGRESS, **os.environ}, "quiet": quiet, "threads": threads}
             status = self._done({**task, "forks": self._forks, "patience_s": patience_s})
             with contextlib.suppress(OSError, ValueError):  # none, or half of one
                 answer: dict[str, Any] = json.loads((folder / "answer").read_bytes())

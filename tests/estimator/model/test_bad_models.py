@@ -121,9 +121,18 @@ def test_no_model(write):
 @pytest.mark.parametrize(
     "guard", ["if __name__ == '__main__':", 'if __name__=="__main__":', "if  __name__ ==  '__main__' :"]
 )
-def test_a_script_can_be_read_as_one(write, guard):
+def test_a_file_without_a_model_is_run_as_a_script(write, guard):
+    """The model of what it trains is read; a script that trains nothing has no model either."""
+    training = "    net = nn.Linear(3, 4)\n    opt = torch.optim.SGD(net.parameters(), 0.1)\n"
+    training += "    net(torch.rand(8, 3)).sum().backward()\n    opt.step()\n"
+    text = f"import torch\nfrom torch import nn\ndef main():\n{training}{guard}\n    main()\n"
+    loaded = load_model(str(write(text)))
+    assert loaded.training.name == "net"
+    assert any("it was stopped there" in note for note in loaded.notes), loaded.notes
     said = message(write(f"def main():\n    pass\n{guard}\n    main()\n"))
-    assert "name one (FILE.py:main), give FILE.py:__main__ for the model that it trains as a script" in said
+    assert "contains no model class that builds without arguments; it has main(): name one (FILE.py:main)" in said
+    said = message(write(f"def main():\n    pass\n{guard}\n    open('missing.csv')\n"))
+    assert "No such file or directory: 'missing.csv'" in said
 
 
 def test_several_models_are_listed(write):
