@@ -111,4 +111,4 @@ def test_batches_run_together_are_all_counted(fits: dict[str, Any]) -> None:
 
 
 def test_a_network_is_traced_once_however_it_is_compiled(fits: dict[str, Any]) -> None:
-    assert fits["traced"] == 2  # the network of all fits, and the one with its own layer
+    assert fits["traced"] == 1
