@@ -1,4 +1,4 @@
-"""Imports of large libraries without the collector, which walks all that they have made again and again."""
+"""Code that makes very many objects, without the collector, which walks all of them again and again."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from collections.abc import Iterator
 def without_collection() -> Iterator[None]:
     """Nothing is collected meanwhile. Afterwards what was made counts as old: it is not walked at once.
 
-    PyTorch and transformers make hundreds of thousands of objects, none of them garbage.
+    Imports of PyTorch and transformers, and traces, make hundreds of thousands of objects, few of them garbage.
     """
-    if not gc.isenabled() or gc.get_freeze_count():
+    if not gc.isenabled():
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()  # all objects, into the generation that is never collected,
-        gc.unfreeze()  # and from there into the oldest
+        if not gc.get_freeze_count():  # else the objects that someone has frozen would be walked again
+            gc.freeze()  # all objects, into the generation that is never collected,
+            gc.unfreeze()  # and from there into the oldest
         gc.enable()

@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -77,8 +77,13 @@ Place = tuple[int, int]  # the number of ops listed before, and of blocks left o
 
 @dataclass(eq=False, slots=True)
 class Kind:
-    """Calls with equal arguments: those that ran, and the blocks that were left out."""
+    """Calls with equal arguments: those that ran, and the blocks that were left out.
 
+    `entries` are those of the block in key-value caches, by the slots of its numbers.
+    """
+
+    key: Any
+    entries: Mapping[Any, Any]
     tries: int = 0
     usable: bool = True
     runs: list[Run] = field(default_factory=list)
@@ -127,13 +132,18 @@ def pair_class() -> Any:
     return getattr(sys.modules.get("transformers.cache_utils"), "EncoderDecoderCache", None)
 
 
+def is_cache(value: Any) -> bool:
+    """Whether `value` is a key-value cache whose entries can be compared."""
+    if type(value) is pair_class():
+        return is_cache(value.self_attention_cache) and is_cache(value.cross_attention_cache)
+    return type(value) is cache_class()
+
+
 def cache_entry(cache: Any, number: int) -> Any:
-    """The kind of a block's own entry in a key-value cache, before its call; None for other objects."""
+    """The kind of a block's own entry in a key-value cache, before its call."""
     if type(cache) is pair_class():
         entries = [cache_entry(one, number) for one in (cache.self_attention_cache, cache.cross_attention_cache)]
-        return None if None in entries else (*entries, cache.is_updated.get(number))
-    if type(cache) is not cache_class():
-        return None
+        return (*entries, cache.is_updated.get(number))
     if number >= len(cache.layers):
         return ()
     entry = cache.layers[number]
@@ -272,11 +282,8 @@ def alike(one: Sequence[Op], two: Sequence[Op]) -> bool:
 
 def renamed(ops: Sequence[Op], old: str, new: str) -> list[Op]:
     """The ops of the block at `old`, as those of the block at `new`."""
-    below = f"{old}."
-    return [
-        replace(op, layer=new + op.layer[len(old) :]) if op.layer == old or op.layer.startswith(below) else op
-        for op in ops
-    ]
+    layers = {layer: new + layer[len(old) :] for layer in {op.layer for op in ops} if f"{layer}.".startswith(f"{old}.")}
+    return [op.in_layer(layers[op.layer]) if op.layer in layers else op for op in ops]
 
 
 def inserted(ops: Sequence[Op], places: Sequence[tuple[Place, list[Op]]]) -> list[Op]:

@@ -32,6 +32,10 @@ PLAIN = (
 )
 
 
+# Names a hidden attribute of every block of a group: the position of its owner in `Block.hidden`, and its name.
+Slot = tuple[int, str]
+
+
 @dataclass(eq=False, slots=True)
 class Group:
     """Equal blocks of one parent, in order, and what is known of their calls."""
@@ -40,8 +44,9 @@ class Group:
     usable: bool = True
     called: int = -1  # position of the block that was called last
     state: list[Any] | None = None  # of all that the model reaches, when the first block was called
-    kinds: dict[Any, Any] = field(default_factory=dict)
+    kinds: list[Any] = field(default_factory=list)
     last_kind: Any = None
+    cached: frozenset[Slot] | None = None  # the numbers that name a block's entries in caches; None before one ran
 
 
 @dataclass(eq=False, slots=True)
@@ -55,9 +60,20 @@ class Block:
     hidden: list[tuple[nn.Module, dict[str, Any]]] = field(default_factory=list)
 
     @property
-    def numbers(self) -> set[int]:
+    def numbers(self) -> dict[Slot, int]:
         """Its own whole numbers, such as `layer_idx`."""
-        return {value for _, names in self.hidden for value in names.values() if type(value) is int}
+        return {
+            (index, name): value
+            for index, (_, names) in enumerate(self.hidden)
+            for name, value in names.items()
+            if type(value) is int
+        }
+
+    @property
+    def cache_numbers(self) -> dict[Slot, int]:
+        """Those of its numbers that may name its entries in caches."""
+        cached = self.group.cached
+        return {slot: number for slot, number in self.numbers.items() if cached is None or slot in cached}
 
 
 def equal_blocks(model: nn.Module) -> list[Group]:
@@ -210,6 +226,7 @@ def _looks_into_itself(kind: type) -> bool:
 class HiddenNumber(int):
     """A whole number that notes whether something computes with it."""
 
+    slot: Slot
     used = False
     cached = False
 

@@ -51,6 +51,7 @@ from .block_calls import (
     gradient_layout,
     gradients,
     inserted,
+    is_cache,
     is_plain,
     layout,
     numbers_into_caches,
@@ -58,7 +59,7 @@ from .block_calls import (
     random_state,
     renamed,
 )
-from .blocks import PLAIN, Block, Group, HiddenNumber, equal_blocks, has_hooks
+from .blocks import PLAIN, Block, Group, HiddenNumber, Slot, equal_blocks, has_hooks
 from .recorder import Recorder
 from .untouched import Reached
 from .workload import Op
@@ -105,8 +106,11 @@ class EqualBlocks:
         reached: Reached,
         state: Mapping[str, Any],
         train: bool,
+        known_equal: frozenset[str] = frozenset(),
     ) -> None:
+        """`known_equal` are the blocks that equal later ones in a run of the same step with another batch."""
         self.left_out = 0
+        self.equal: set[str] = set(known_equal)
         self._recorder, self._sizes, self._reached, self._train = recorder, sizes, reached, train
         self._own = {tensor.untyped_storage()._cdata for tensor in state.values() if is_plain(tensor)}
         self._groups = equal_blocks(model) if reached.complete else []
@@ -132,12 +136,15 @@ class EqualBlocks:
         originals = {cls: cls.__call__ for cls in classes}
         own = {cls for cls in classes if "__call__" in vars(cls)}
         hidden = {id(owner): names for block in self._blocks.values() for owner, names in block.hidden}
+        indices = {id(one[0]): index for block in self._blocks.values() for index, one in enumerate(block.hidden)}
         owners = [owner for block in self._blocks.values() for owner, _ in block.hidden]
         getattribute = nn.Module.__getattr__
 
         def hidden_too(module: nn.Module, name: str) -> Any:
             names = hidden.get(id(module), {})
-            return self._read(names[name]) if name in names else getattribute(module, name)
+            if name not in names:
+                return getattribute(module, name)
+            return self._read(names[name], (indices[id(module)], name))
 
         try:
             for owner in owners:
@@ -181,15 +188,16 @@ class EqualBlocks:
     def forward_ends(self) -> None:
         """No block is compared any more: arguments that nothing else uses are free."""
         for group in self._groups:
-            for kind in group.kinds.values():
+            for kind in group.kinds:
                 kind.kept.clear()
 
-    def _read(self, value: Any) -> Any:
+    def _read(self, value: Any, slot: Slot) -> Any:
         """A hidden attribute is read: by the code around the blocks, which may, or by a block."""
         if self._running is None and self._recorder.phase == "forward":
             return value
         if self._running is not None and type(value) is int:
             self._numbers.append(number := HiddenNumber(value))
+            number.slot = slot
             return number
         if self._running is not None:
             self._running.group.usable = False
@@ -215,12 +223,18 @@ class EqualBlocks:
             finally:
                 self._running = None
             with torch._C.DisableTorchFunction():
-                if any(number.used or not number.cached for number in self._numbers):
-                    block.group.usable = False
+                self._note_numbers(block.group)
                 self._ran(kind, before, block, data, output, args, kwargs)
             return output
 
         return call
+
+    def _note_numbers(self, group: Group) -> None:
+        """Notes which numbers of a block that ran name its entries in caches; other uses make blocks unequal."""
+        cached = frozenset(number.slot for number in self._numbers)
+        if any(number.used or not number.cached for number in self._numbers) or group.cached not in (None, cached):
+            group.usable = False
+        group.cached = cached
 
     def _kind(self, block: Block, args: Any, kwargs: Any) -> tuple[Kind | None, Any]:
         """The calls that this one is equal to; None if the block must run and is not to be repeated."""
@@ -240,12 +254,14 @@ class EqualBlocks:
         if self._train and torch._C._autograd._top_saved_tensors_default_hooks(False) != self._saving:
             return None, None  # checkpointed: it will be called again
         kept: list[Any] = []
-        key = self._key(block, data, args, kwargs, kept)
-        if key is None:
+        key = self._key(data, args, kwargs, kept)
+        caches = [one for one in flat_arguments(args, kwargs) if is_cache(one)]
+        entries = {slot: [cache_entry(one, number) for one in caches] for slot, number in block.cache_numbers.items()}
+        if key is None or (caches and not block.numbers):
             return None, None
-        kind = group.kinds.get(key)
+        kind = next((kind for kind in group.kinds if kind.key == key and kind.entries.items() >= entries.items()), None)
         if kind is None:
-            kind = group.kinds[key] = Kind(kept=kept)
+            group.kinds.append(kind := Kind(key, entries, kept=kept))
         group.last_kind = kind
         last = block is group.blocks[-1]
         kind.tries += 1
@@ -258,7 +274,7 @@ class EqualBlocks:
     def _refuse(self, group: Group, why: str) -> None:
         """No block of `group` is repeated; too late if some were."""
         group.usable = False
-        if any(kind.repeated for kind in group.kinds.values()):
+        if any(kind.repeated for kind in group.kinds):
             raise NotEqualError(why)
 
     def _is_unchanged(self, group: Group) -> bool:
@@ -271,14 +287,14 @@ class EqualBlocks:
             a is b or (type(a) is bytes and a == b) for a, b in zip(state, group.state, strict=True)
         )
 
-    def _key(self, block: Block, data: torch.Tensor, args: Any, kwargs: Any, kept: list[Any]) -> Any:
+    def _key(self, data: torch.Tensor, args: Any, kwargs: Any, kept: list[Any]) -> Any:
         """What two calls must have in common: all arguments apart from the values of `data`."""
         values = self._recorder.values
         if values is not None and values.follows(data):
             return None
         tokens = []
         for name, value in (*enumerate(args), *kwargs.items()):
-            token = ("data",) if value is data else self._argument(block, value, kept)
+            token = ("data",) if value is data else self._argument(value, kept)
             if token is None:
                 return None
             tokens.append((name, token))
@@ -289,7 +305,7 @@ class EqualBlocks:
         autocast = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.get_default_dtype()
         return tuple(tokens), described, data.requires_grad, data._is_view(), saved, autocast
 
-    def _argument(self, block: Block, value: Any, kept: list[Any], depth: int = 0) -> Any:
+    def _argument(self, value: Any, kept: list[Any], depth: int = 0) -> Any:
         kind = type(value)
         if kind in PLAIN:
             return kind, repr(value)
@@ -297,18 +313,17 @@ class EqualBlocks:
             kept.append(value)
             return "tensor", id(value), value._version
         if kind is tuple and depth < 4:
-            parts = tuple(self._argument(block, one, kept, depth + 1) for one in value)
+            parts = tuple(self._argument(one, kept, depth + 1) for one in value)
             return None if None in parts else (kind, parts)
         if kind is torch.Size:
             return kind, tuple(value)
         if kind is BlockMask:
             kept.append(value)
             return kind, id(value)
-        entries = [cache_entry(value, number) for number in sorted(block.numbers)]
-        if not entries or None in entries:
+        if not is_cache(value):
             return None
         kept.append(value)
-        return "cache", id(value), tuple(entries)
+        return "cache", id(value)
 
     # -- a block that runs -------------------------------------------------------------------------
 
@@ -341,6 +356,9 @@ class EqualBlocks:
         tensors, template = new
         if values is not None and any(values.known(one) is not None for one in tensors):
             return
+        # A mask or a table of positions, which the first block is the first to save.
+        shared = {one.untyped_storage()._cdata for one in flat_arguments(args, kwargs) if is_plain(one)}
+        shared -= {data.untyped_storage()._cdata}
         keys = [(key, size) for key, size in self._sizes.alive().items() if key not in saved]
         made = tuple(
             Made(
@@ -357,7 +375,7 @@ class EqualBlocks:
             len(recorder.ops),
             (node, torch._C._autograd._get_sequence_nr()),
             difference(recorder.unsupported, unsupported),
-            [(key, size) for key, size in keys if key not in self._own],
+            [(key, size) for key, size in keys if key not in self._own and key not in shared],
             template,
             made,
             any(key == data.untyped_storage()._cdata for key, _ in keys),
@@ -367,8 +385,11 @@ class EqualBlocks:
         if tensors[0].requires_grad:
             self._hooks.append(tensors[0].register_hook(lambda grad: self._mark(run, "after", grad)))
             self._hooks.append(data.register_hook(lambda grad: self._mark(run, "before", grad)))
-        if kind.runs and self._same_forward(kind.runs[-1], run):
+        if block.path in self.equal:
+            kind.equal = run, run
+        elif kind.runs and self._same_forward(kind.runs[-1], run):
             kind.equal = kind.runs[-1], run
+            self.equal.add(kind.runs[-1].block.path)
         kind.runs.append(run)
 
     def _repeats(self, data: torch.Tensor, made: Sequence[torch.Tensor], args: Any, kwargs: Any) -> bool:
@@ -427,7 +448,8 @@ class EqualBlocks:
         run = kind.equal[1]
         self.left_out += 1
         kind.repeated.append((block, self._place()))
-        self._unfilled |= {(id(cache), number) for cache in caches_in(args, kwargs) for number in block.numbers}
+        numbers = block.cache_numbers.values()
+        self._unfilled |= {(id(cache), number) for cache in caches_in(args, kwargs) for number in numbers}
         outputs = [
             output.view(output.shape) if made.is_view else output
             for output, made in zip(_Repeated.apply(self, kind, block, data), run.made, strict=True)
@@ -468,7 +490,7 @@ class EqualBlocks:
             raise NotEqualError("the input of a block is used elsewhere")
         places: list[tuple[Place, list[Op]]] = []
         for group in self._groups:
-            for kind in group.kinds.values():
+            for kind in group.kinds:
                 if kind.repeated:
                     if not group.usable or group.called != len(group.blocks) - 1 or group.last_kind is None:
                         raise NotEqualError("the last block is not called as the others are")

@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from ..base.errors import JoulecastError, ModelError
+from ..sandbox.collection import without_collection
 from .batch import leads_with_batch
 from .block_calls import NotEqualError
 from .formulas import dtype_name, numel
@@ -39,9 +40,10 @@ from .losses import differentiable, training_loss
 from .parts import NeedsValuesError
 from .recorder import Recorder
 from .repeats import EqualBlocks
-from .training_step import TrainingStep, Update
+from .training_step import NotOneStepError, TrainingStep, Update
 from .untouched import Reached
 from .values import ReadsValues, Values
+from .workload import Op
 
 Loss = Callable[[Any], torch.Tensor]
 
@@ -93,6 +95,7 @@ class Listing:
     has_output: bool
     values_drawn: int = 0  # that the model read, and that depend on its activations
     has_transforms: bool = False  # of torch.func, which keep tensors that are not counted
+    equal: frozenset[str] = frozenset()  # paths of blocks that were found to be equal to later ones
 
 
 def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
@@ -107,6 +110,8 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
     if step.precision not in ("bfloat16", "float16"):
         try:
             return _on_any_device(step, "meta", reached, values)
+        except NotOneStepError:
+            raise
         except Exception as error:
             _log_retry(step, "meta", error)
             on_meta = error
@@ -116,6 +121,8 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
                 return few
     try:
         return _on_any_device(step, "fake", reached, Values("cpu"))
+    except NotOneStepError:
+        raise
     except Exception as error:
         if not _can_run_for_real(step.model):
             cause = on_meta if on_meta is not None and _is_of_fake_tensors(error) else error
@@ -125,7 +132,7 @@ def list_step(step: Step, batch_size: int, reached: Reached) -> Listing:
         on_fake = error
         reached.try_again()
     try:
-        few = _of_two_and_four(step, batch_size, lambda small: _run(small, "real", reached, None))
+        few = _of_two_and_four(step, batch_size, lambda small, _: _run(small, "real", reached, None))
         return few or _run(step, "real", reached, None)
     except Exception as error:
         # The CPU has no kernel for some ops: then the model's own error is the one on meta tensors.
@@ -176,18 +183,26 @@ def _can_run_for_real(model: nn.Module) -> bool:
 
 def _from_few_samples(step: Step, batch_size: int, reached: Reached) -> Listing | None:
     """The step where a whole batch has too many values to compute: by two and four samples on meta tensors."""
+
+    def listed(small: Step, earlier: Listing | None) -> Listing:
+        return _listed(small, "meta", reached, Values("meta"), earlier.equal if earlier else frozenset())
+
     try:
-        return _of_two_and_four(step, batch_size, lambda small: _listed(small, "meta", reached, Values("meta")))
+        return _of_two_and_four(step, batch_size, listed)
     except Exception as error:
         _log_retry(step, "few meta", error)
         return None
 
 
-def _of_two_and_four(step: Step, batch_size: int, listed: Callable[[Step], Listing]) -> Listing | None:
-    """The step by those of two and four samples; None if these list other ops, or the batch is as small."""
+def _of_two_and_four(step: Step, batch_size: int, listed: Callable[[Step, Listing | None], Listing]) -> Listing | None:
+    """The step by those of two and four samples; None if these list other ops, or the batch is as small.
+
+    `listed` gets the step and the listing before.
+    """
     if batch_size <= 4 or not leads_with_batch((step.args, step.kwargs), batch_size):
         return None
-    two, four = (listed(_with_batch(step, batch_size, size)) for size in (2, 4))
+    two = listed(_with_batch(step, batch_size, 2), None)
+    four = listed(_with_batch(step, batch_size, 4), two)
     if [op.name for op in two.recorder.ops] != [op.name for op in four.recorder.ops]:
         return None
     return _extrapolated(two, four, batch_size)
@@ -210,16 +225,22 @@ def _extrapolated(two: Listing, four: Listing, batch_size: int) -> Listing:
         return a + (b - a) * (batch_size - 2) // 2
 
     recorder = two.recorder
-    recorder.ops = [
-        replace(
-            a,
-            flops=at(a.flops, b.flops),
-            bytes_read=at(a.bytes_read, b.bytes_read),
-            bytes_written=at(a.bytes_written, b.bytes_written),
-            dims={name: at(size, b.dims.get(name, size)) for name, size in a.dims.items()},
-        )
-        for a, b in zip(recorder.ops, four.recorder.ops, strict=True)
-    ]
+    made: dict[Any, Op] = {}  # by all but the layers: the dims of copied ops are one object
+
+    def between(a: Op, b: Op) -> Op:
+        key = a.name, a.phase, a.dtype, *((op.flops, op.bytes_read, op.bytes_written, id(op.dims)) for op in (a, b))
+        if key not in made:
+            made[key] = replace(
+                a,
+                flops=at(a.flops, b.flops),
+                bytes_read=at(a.bytes_read, b.bytes_read),
+                bytes_written=at(a.bytes_written, b.bytes_written),
+                dims={name: at(size, b.dims.get(name, size)) for name, size in a.dims.items()},
+            )
+        return made[key].in_layer(a.layer)
+
+    with without_collection():
+        recorder.ops = [between(a, b) for a, b in zip(recorder.ops, four.recorder.ops, strict=True)]
     for path, shape in recorder.output_shapes.items():
         other = four.recorder.output_shapes.get(path, shape)
         if len(other) == len(shape):
@@ -245,10 +266,12 @@ def _model_error(step: Step, error: Exception, is_final: bool = False) -> Joulec
 # -- one run -------------------------------------------------------------------------------------
 
 
-def _listed(step: Step, tracer: str, reached: Reached, values: Values) -> Listing:
+def _listed(
+    step: Step, tracer: str, reached: Reached, values: Values, known_equal: frozenset[str] = frozenset()
+) -> Listing:
     """One run in which equal blocks are traced once; where they turn out to differ, one in full."""
     try:
-        return _run(step, tracer, reached, values, repeat=True)
+        return _run(step, tracer, reached, values, known_equal, repeat=True)
     except NotEqualError as error:
         _log_retry(step, "repeated", error)
     in_full = Values(values.device)
@@ -258,7 +281,14 @@ def _listed(step: Step, tracer: str, reached: Reached, values: Values) -> Listin
         values.drawn = in_full.drawn
 
 
-def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repeat: bool = False) -> Listing:
+def _run(
+    step: Step,
+    tracer: str,
+    reached: Reached,
+    values: Values | None,
+    known_equal: frozenset[str] = frozenset(),
+    repeat: bool = False,
+) -> Listing:
     recorder = Recorder(step.model, values)
     with ExitStack() as stack:
         stack.enter_context(reached.attempt())
@@ -279,6 +309,7 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
         stack.enter_context(recorder.watching_modules())
         stack.enter_context(torch.set_grad_enabled(step.train))
         if tracer != "real":
+            stack.enter_context(without_collection())  # stand-ins take no memory, and ops are many objects
             stack.enter_context(FusedLayers(recorder))
         if values is not None:
             stack.callback(values.put_back)
@@ -286,7 +317,7 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
         if step.as_on_gpu:
             stack.enter_context(as_on_gpu())
         stack.enter_context(_following_backward(recorder, sizes))
-        blocks = EqualBlocks(step.model, recorder, sizes, reached, state, step.train) if repeat else None
+        blocks = EqualBlocks(step.model, recorder, sizes, reached, state, step.train, known_equal) if repeat else None
         if blocks is not None:
             stack.callback(blocks.release)
             stack.enter_context(blocks.watching())
@@ -319,7 +350,8 @@ def _run(step: Step, tracer: str, reached: Reached, values: Values | None, repea
     recorder.values = None  # and with it every tensor of this run
     elements = {id(parameter): stand_ins.of(parameter).numel() for parameter in step.model.parameters()}
     drawn = values.drawn if values else 0
-    return Listing(recorder, trained, elements, sizes.most, tracer, has_output, drawn, sizes.was_paused)
+    equal = frozenset(blocks.equal) if blocks is not None else frozenset()
+    return Listing(recorder, trained, elements, sizes.most, tracer, has_output, drawn, sizes.was_paused, equal)
 
 
 @contextmanager

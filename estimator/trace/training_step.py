@@ -23,6 +23,10 @@ _MOST_OPTIMIZERS = 100  # longer lists are data
 _NO_LOSS = "training_step returned no loss and ran no backward pass; return the loss, or define forward"
 
 
+class NotOneStepError(JoulecastError):
+    """An iteration of a script's loop is not one step of all its optimizers."""
+
+
 def has_training_step(model: nn.Module) -> bool:
     """True for a module whose work is in `training_step`, not in `forward`."""
     return callable(getattr(model, "training_step", None))
@@ -45,9 +49,9 @@ class TrainingStep(nn.Module):
         self._per_optimizer = "optimizer_idx" in parameters
         self._index = (batch_index,) if len(parameters) > 1 else ()
         paths = [updated_by(one, module) for one in configured(module)] if optimizers is None else optimizers
-        self._optimizers = [_Optimizer(self, one) for one in paths]
+        self._optimizers = [StandInOptimizer(self, one) for one in paths]
         self._own = {
-            name: [_Optimizer(self, updated_by(one, module)) for one in found]
+            name: [StandInOptimizer(self, updated_by(one, module)) for one in found]
             for name, value in vars(module).items()
             if (found := _optimizers_in(value))
         }
@@ -100,7 +104,7 @@ class Update:
         self.count, self.elements = 0, elements
 
 
-class _Optimizer:
+class StandInOptimizer:
     """Stands for an optimizer of the step, whose parameters are given by their paths."""
 
     def __init__(self, step: TrainingStep, paths: Iterable[str]) -> None:
@@ -112,7 +116,7 @@ class _Optimizer:
         return [{"params": list(self._parameters().values()), "lr": 0.001}]
 
     @property
-    def optimizer(self) -> _Optimizer:
+    def optimizer(self) -> StandInOptimizer:
         return self
 
     def step(self, closure: Callable[[], Any] | None = None, **_: Any) -> Any:
@@ -194,7 +198,7 @@ def updated_by(optimizer: torch.optim.Optimizer, module: nn.Module) -> list[str]
     return [known[id(one)] for group in optimizer.param_groups for one in group["params"] if id(one) in known]
 
 
-def _like(value: Any, optimizers: Sequence[_Optimizer]) -> Any:
+def _like(value: Any, optimizers: Sequence[StandInOptimizer]) -> Any:
     """`value`, a list or dictionary of optimizers, with stand-ins."""
     if isinstance(value, Mapping) and len(value) == len(optimizers):
         return dict(zip(value, optimizers, strict=True))

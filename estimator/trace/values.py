@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from .formulas.traffic import tensors
+from .formulas.traffic import tensors, with_tensors
 from .parts import NeedsValuesError, in_parts
 
 # The largest tensor whose values are computed, in elements. Above `_MAX_TOTAL` bytes in all, only small tensors are.
@@ -218,7 +218,7 @@ class Values:
         leaves = list(tensors((*args, *kwargs.values())))
         stands = [self.stands_in(leaf) for leaf in leaves]
         if not all(stands) and (any(stands) or self.device == "cpu"):
-            args, kwargs = tree_map_only(torch.Tensor, self._lift, (args, kwargs))
+            args, kwargs = with_tensors(self._lift, (args, kwargs))
         elif not any(stands) and func._schema.is_mutable:
             self._keep_written(func, args)
         if name in _BY_MASK and any(stands):
@@ -312,8 +312,8 @@ class Values:
                 count = int(self.of(args[1]).expand(torch.broadcast_shapes(args[0].shape, args[1].shape)).sum())
             return args[0].new_empty((count,))
         with for_real():
-            output = function(*tree_map_only(torch.Tensor, self.of, args), **kwargs)
-        return tree_map_only(torch.Tensor, self.stand_in_for, output)
+            output = function(*with_tensors(self.of, args), **kwargs)
+        return with_tensors(self.stand_in_for, output)
 
     def stand_in_for(self, value: torch.Tensor) -> torch.Tensor:
         """A new stand-in with the values of a real tensor."""
@@ -423,7 +423,7 @@ class Values:
 
         try:
             with for_real():
-                given, named = tree_map_only(torch.Tensor, real, (args, kwargs))
+                given, named = with_tensors(real, (args, kwargs))
                 result = func(*given, **_on_cpu(named))
         except (RuntimeError, IndexError):
             return  # unknown: the model's own errors are raised by the op on the stand-ins
@@ -480,7 +480,7 @@ class Values:
         large = next((one for one in tensors(later.args) if self._is_too_large(one)), None)
         if large is not None and later.index is None:
             return in_parts(later.func, later.args, later.kwargs, large, made_by, real), used, True
-        args, kwargs = tree_map_only(torch.Tensor, real, (later.args, later.kwargs))
+        args, kwargs = with_tensors(real, (later.args, later.kwargs))
         result = later.func(*args, **_on_cpu(kwargs))
         value: torch.Tensor = result if later.index is None else result[later.index]
         is_part = any(not isinstance(self._entry(tensor), torch.Tensor) for tensor in used)
@@ -569,7 +569,7 @@ class ReadsValues(TorchFunctionMode):
     def _constant(self, func: Any, args: Any, kwargs: Any) -> Any:
         """A stand-in with the constant's values; a real tensor where the model asks for the CPU."""
         if isinstance(args[0] if args else None, (list, tuple)):  # of numbers and tensors of one number
-            args = tree_map_only(torch.Tensor, lambda one: self.values.scalar(one) if one.numel() == 1 else one, args)
+            args = with_tensors(lambda one: self.values.scalar(one) if one.numel() == 1 else one, args)
         if any(True for _ in tensors(args)) or (self.values.device == "meta" and _is_cpu(kwargs.get("device"))):
             return func(*args, **kwargs)
         with for_real():

@@ -37,6 +37,21 @@ class Op:
     dims: Mapping[str, int] = field(default_factory=dict)
     count: int = 1
 
+    def in_layer(self, layer: str) -> Op:
+        """The same op in another layer. `replace` takes three times as long, which matters for many experts."""
+        return Op(
+            self.name,
+            self.kind,
+            self.phase,
+            layer,
+            self.flops,
+            self.bytes_read,
+            self.bytes_written,
+            self.dtype,
+            self.dims,
+            self.count,
+        )
+
     @property
     def bytes_moved(self) -> int:
         return self.bytes_read + self.bytes_written
@@ -91,6 +106,7 @@ class Workload:
     warnings: tuple[str, ...] = ()
     optimizer_state_bytes: int | None = None  # of moments, averages and preconditioners; None in older documents
     tracer: str = "meta"  # "meta", "fake" or "real": the tensors the step was read off from
+    samples_per_epoch: int | None = None  # of the data that a training script reads, where it was seen
     compiled: bool = False  # the whole model runs through torch.compile; the ops are listed as without it
 
     @property

@@ -10,6 +10,7 @@ from joulecast.estimator.sandbox.collection import without_collection
 
 
 def test_what_was_made_counts_as_old_and_collection_goes_on() -> None:
+    gc.unfreeze()  # what earlier tests have left
     gc.collect()
     with without_collection():
         assert not gc.isenabled()
@@ -36,7 +37,8 @@ def test_what_the_caller_has_set_stays() -> None:
     gc.freeze()
     try:
         with without_collection():
-            assert gc.isenabled()
+            assert not gc.isenabled()
+        assert gc.isenabled()
         assert gc.get_freeze_count() > 0
     finally:
         gc.unfreeze()

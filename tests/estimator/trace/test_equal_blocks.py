@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from joulecast.estimator.trace import step
+from joulecast.estimator.trace import parts, step, values
 from joulecast.estimator.trace.trace import trace
 
 from .block_networks import COUNT, DATA, WIDTH, Block, Net, blocks, same_as_in_full
@@ -186,6 +186,61 @@ _SIZES = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4
 def test_language_models_whose_blocks_fill_a_cache(monkeypatch, left_out, name, options):
     same_as_in_full(monkeypatch, _language_model(name, **options), _TOKENS)
     assert left_out[0] in (COUNT - 4, COUNT - 3)
+
+
+_TWO_ENTRIES = {
+    "hidden_size": 64,
+    "ffn_hidden_size": 64,
+    "expert_ffn_hidden_size": 32,
+    "num_layers": COUNT,
+    "num_hidden_layers": 2 * COUNT,
+    "num_attention_heads": 4,
+    "n_routed_experts": 4,
+    "zero_expert_num": 2,
+    "moe_topk": 2,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "vocab_size": 100,
+}
+
+
+def _with_two_entries():
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        return transformers.LongcatFlashModel(transformers.LongcatFlashConfig(**_TWO_ENTRIES))
+
+
+def _counts(work):
+    return Counter((op.layer, op.name, op.phase) for op in work.ops)
+
+
+def _same_but_for_the_draws(one, two):
+    """Which expert gets how many tokens differs between traces, and zero experts compute nothing."""
+    assert _counts(one) == _counts(two)
+    assert one.parameters == two.parameters
+    for name in ("forward_flops", "flops", "bytes_moved", "activation_bytes"):
+        assert getattr(one, name) == pytest.approx(getattr(two, name), rel=0.01), name
+
+
+def test_a_number_of_the_block_that_names_no_entry_of_a_cache(monkeypatch, left_out):
+    """A block of LongCat has its own number and those of its two attentions; only the latter name its entries."""
+    fast = trace(_with_two_entries(), _TOKENS, layers=False)
+    assert left_out == [COUNT - 3]
+    monkeypatch.setattr(step, "_listed", lambda *args: step._run(*args[:4]))
+    _same_but_for_the_draws(fast, trace(_with_two_entries(), _TOKENS, layers=False))
+
+
+def test_blocks_that_are_equal_for_two_samples_are_so_for_four(monkeypatch, left_out):
+    """Of eight samples, the one-hot vectors of all choices are too many: the step is read by two and by four."""
+    inputs = {"input_ids": torch.zeros(8, 64, dtype=torch.int64)}
+    in_full = trace(_with_two_entries(), inputs, layers=False)
+    left_out.clear()
+    monkeypatch.setattr(parts, "_MOST", 4 * 64 * 2 * 6)
+    for owner, name in ((values, "MAX_ELEMENTS"), (parts, "_PART")):
+        monkeypatch.setattr(owner, name, 3000)
+    few = trace(_with_two_entries(), inputs, layers=False)
+    assert left_out == [COUNT - 3, COUNT - 2]
+    _same_but_for_the_draws(few, in_full)
 
 
 @pytest.mark.parametrize(
