@@ -53,7 +53,7 @@ SECTIONS = {
 @click.option("--dataset", metavar="NAME", help="Shape, classes and size: cifar10, cifar100, mnist, imagenet-1k...")
 @click.option("--sequence-length", type=int, metavar="N", help="Positions of a language model's input.")
 @click.option(
-    "--batch-size", "--micro-batch", "batch_size", default="32", show_default=True, metavar="N",
+    "--batch-size", "--micro-batch", "batch_size", show_default="a training script's own, otherwise 32", metavar="N",
     help="Samples per pass and device.",
 )  # fmt: skip
 @click.option("--optimizer", default="sgd", show_default=True, metavar="NAME", help="sgd, AdamW, lion, muon, 8-bit...")

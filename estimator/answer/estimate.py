@@ -253,7 +253,7 @@ def _priced(request: Request, work: Workload, profile: Profile, where: Where, sc
     """The same for the request as it is: on its cluster, or with the whole model on each device."""
     profile, notes = _with_software(request, work, profile)
     estimate, split = _predicted(request, work, profile, schedule)
-    warnings = (*estimate.warnings, *notes, *_assumptions(request), *where.notes_on(estimate.seconds))
+    warnings = (*estimate.warnings, *notes, *_assumptions(request, work), *where.notes_on(estimate.seconds))
     estimate = replace(estimate, warnings=warnings)
     answer = Answer(request.name, work, profile, schedule, estimate, where.site, split=split, rent=_rent(request))
     if request.embodied:
@@ -313,10 +313,13 @@ def _embodied(answer: Answer) -> Embodied:
     return embodied_kg(hardware, answer.seconds, answer.estimate.devices, cluster.nodes if cluster else 0)
 
 
-def _assumptions(request: Request) -> list[Note]:
+def _assumptions(request: Request, work: Workload) -> list[Note]:
     preset = request.assumed_preset
     if preset is None:
         return []
+    if own := work.samples_per_epoch:
+        text = f"an epoch has {own:,} samples, as the training's own data; `samples` states another number"
+        return [Note(text, Topic.SCHEDULE)]
     text = (
         f"the size of the training set is not given: an epoch has {preset.name}'s {preset.train_samples:,} samples; "
         "`samples` states yours"

@@ -264,6 +264,7 @@ class Request:
             preset=self.preset,
             sequence_length=self.sequence_length,
             batch_size=whole_number("batch_size", _given(self.batch_size, self.default_batch)),
+            own_batch=self.batch_size is None and self.cluster is None and self.global_batch is None,
             train=_given(self.train, True),
             optimizer=_given(self.optimizer, "sgd"),
             loss=None if self.loss is None else check_loss(str(self.loss)),
@@ -291,6 +292,7 @@ class Request:
     def schedule(self, work: Workload | None = None) -> Schedule:
         """How long `work`, read from the model, runs; without it, any model. Raises JoulecastError where unknown."""
         preset = self.preset or self.assumed_preset
+        own = work.samples_per_epoch if work and self.dataset is None else None
         return make_schedule(
             batch_size=self._batch_size(work),
             epochs=self.epochs,
@@ -298,7 +300,7 @@ class Request:
             samples=self.samples,
             tokens=self.tokens,
             val_samples=self.val_samples,
-            dataset_samples=preset.train_samples if preset else None,
+            dataset_samples=own or (preset.train_samples if preset else None),
             tokens_per_sample=work.tokens_per_sample if work else 2,  # 2 stands for a sequence of any length
             accumulation=self.passes,
             devices=self.device_count,
@@ -306,10 +308,10 @@ class Request:
         )
 
     def _batch_size(self, work: Workload | None) -> Number:
-        """Samples of one pass on one device: as given, otherwise of a module's inputs, or the default for a text."""
+        """Samples of one pass on one device: as given, otherwise those of the step that was read."""
         if self.batch_size is not None:
             return self.batch_size
-        if work is None or isinstance(self.model, str | Path):
+        if work is None:
             return self.default_batch
         return work.batch_size // self.passes
 

@@ -46,8 +46,11 @@ def model_inputs(
     preset: DatasetPreset | None = None,
     sequence_length: int | None = None,
     device: str | None = None,
+    own_batch: bool = False,
 ) -> ModelInputs:
     """The inputs of `loaded` (of framework "pytorch"), `batch_size` samples on `device` (its own by default).
+
+    With `own_batch`, those of a training that was stopped keep the samples that its first batch has.
 
     They come from the first of: `specs` (`--input`); the file's `example_inputs`; the dataset's `preset`; the
     call that was stopped in the file's training; the model's own config (transformers, timm's `default_cfg`). If none
@@ -74,7 +77,8 @@ def model_inputs(
             [InputSpec(preset.input_shape, _float_dtype(model) or preset.input_dtype)],
         )
     elif (call := _call(loaded)) is not None:
-        return _as_called(call, batch_size, device, model)
+        loading = loaded.training.loading if own_batch and loaded.training else None
+        return _as_called(call, batch_size, loading.batch_size if loading else None, device, model)
     else:
         with loaded.running():
             source, wanted, notes = _from_model(model, sequence_length, loaded.name, loaded.processor)
@@ -147,20 +151,40 @@ def _call(loaded: LoadedModel) -> tuple[Any, Any] | None:
     return call if any(True for _ in tensors_in(call)) else None
 
 
-def _as_called(call: tuple[Any, Any], batch_size: int, device: str, model: nn.Module) -> ModelInputs:
-    """The arguments of the script's own call, with `batch_size` samples in place of its own."""
+def _as_called(call: tuple[Any, Any], batch_size: int, own: int | None, device: str, model: nn.Module) -> ModelInputs:
+    """The arguments of the script's own call, with `batch_size` samples; its own ones if its loader gives `own`."""
     from torch.utils._pytree import tree_map
 
     from ..trace.batch import tensors_in
 
     tensors = list(tensors_in(call))
     shown = ", ".join(_described("", tensor) for tensor in tensors)
+    notes: tuple[str, ...]
     if all(tensor.dim() == 1 and tensor.is_floating_point() for tensor in tensors):  # a step of an environment
-        call, note = tree_map(_as_one_sample, call), f"inputs as in the training's call, of one sample: {shown}"
+        call, notes = tree_map(_as_one_sample, call), (f"inputs as in the training's call, of one sample: {shown}",)
     else:
-        note = f"inputs as in the training's call, its first dimension as the batch: {shown}"
+        notes = (f"inputs as in the training's call, its first dimension as the batch: {shown}",)
+        if own is not None and {tensor.shape[0] for tensor in tensors if tensor.dim()} == {own}:
+            batch_size = own
+            notes = (*notes, f"batch size {own}: the training's own; `batch_size` sets another")
     inputs = _examples(call, "the batch of the training", batch_size, device, model)
-    return replace(inputs, notes=(note, *inputs.notes))
+    return replace(inputs, notes=(*notes, *inputs.notes))
+
+
+def rebatched_item(item: Any, batch_size: int | None, device: str) -> tuple[Any, int | None]:
+    """What a script's loop takes, with `batch_size` samples (None: its own), and the samples that it had.
+
+    None for an item without tensors, or with tensors of several lengths, which is used unchanged.
+    """
+    from torch.utils._pytree import tree_map
+
+    from ..trace.batch import tensors_in
+
+    leads = {tensor.shape[0] for tensor in tensors_in([item]) if tensor.dim()}
+    own = leads.pop() if len(leads) == 1 else None
+    if own and batch_size not in (None, own):
+        item = tree_map(lambda leaf: _resized(leaf, batch_size), item)
+    return _on_device(item, device), own
 
 
 def _as_one_sample(leaf: Any) -> Any:

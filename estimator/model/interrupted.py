@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ..sandbox.loop_body import LoopBody, loops_around
 from ..sandbox.training_stop import TrainingStarted
 from ..sandbox.user_code import is_joulecasts, is_users
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _NAMES = ("model", "net")
+_MOST_LOOPS, _MOST_ITEMS = 3, 100
 
 
 def where_it_trains(stop: TrainingStarted, label: str) -> str:
@@ -28,6 +30,14 @@ def where_it_trains(stop: TrainingStarted, label: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """What the training's `DataLoader` gives: samples in a batch and in an epoch, None where that is not known."""
+
+    batch_size: int | None
+    samples: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """The model of a training that was stopped. Where the training had called it: with what, under which autocast."""
 
@@ -36,6 +46,13 @@ class Training:
     called_with: tuple[tuple[Any, ...], dict[str, Any]] | None = None
     optimizers: tuple[Any, ...] = ()
     precision: str | None = None
+    loops: tuple[LoopBody, ...] = ()
+    """Loops of which an iteration may be one step, where the training is that of several models."""
+    samples: int | None = None
+    """Of the batch that the first of several models was called with."""
+    loading: Loading | None = None
+    with_others: Training | None = None
+    """The same training with the other models at hand, which it may call: a teacher, an encoder."""
 
 
 def stopped_training(stop: TrainingStarted) -> Training | None:
@@ -44,11 +61,69 @@ def stopped_training(stop: TrainingStarted) -> Training | None:
     if found is None:
         return None
     name, model = found
+    loading = _loading(stop.loader)
     call = next((one for one in stop.calls if any(part is model for part in one.module.modules())), None)
+    together = whole_step(stop)
     if call is None:
-        return Training(name, model, optimizers=stop.optimizers)
+        return Training(name, model, optimizers=stop.optimizers, loading=loading, with_others=together)
     precision = str(call.autocast).removeprefix("torch.") if call.autocast else None
-    return Training(name, model, (call.args, dict(call.kwargs)), stop.optimizers, precision)
+    arguments = call.args, dict(call.kwargs)
+    return Training(name, model, arguments, stop.optimizers, precision, loading=loading, with_others=together)
+
+
+def whole_step(stop: TrainingStarted) -> Training | None:
+    """The step of a training of several models: an iteration of a loop that it was stopped in."""
+    import torch
+
+    from ..trace.batch import tensors_in
+    from ..trace.script_step import ScriptStep
+
+    frames = list(_users(stop))
+    loops = [loop for frame in frames for loop in loops_around(frame)][:_MOST_LOOPS]
+    models = whole_models({name: value for frame in reversed(frames) for name, value in _all_in(frame.f_locals)})
+    known = {id(parameter) for model in models.values() for parameter in model.parameters()}
+    optimizers = [
+        one
+        for one in stop.optimizers
+        if isinstance(one, torch.optim.Optimizer)
+        and any(id(parameter) in known for group in one.param_groups for parameter in group["params"])
+    ]
+    if not loops or len(models) < 2 or not optimizers:
+        return None
+    name = " and ".join(models)
+    step = ScriptStep(loops[0], {one.replace(".", "_"): model for one, model in models.items()}, optimizers)
+    calls = (tensors_in([one.args, one.kwargs]) for one in stop.calls)
+    samples = next((tensor.shape[0] for call in calls for tensor in call if tensor.dim()), None)
+    loading = _loading(stop.loader)
+    return Training(name, step, optimizers=tuple(optimizers), loops=tuple(loops), samples=samples, loading=loading)
+
+
+def _loading(loader: Any) -> Loading | None:
+    if loader is None:
+        return None
+    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    try:
+        samples = len(loader.sampler) if loader.batch_size else len(loader) * (size or 0)
+    except Exception:  # of the user's data, which may be a stream
+        samples = None
+    return Loading(size if isinstance(size, int) else None, samples if isinstance(samples, int) and samples else None)
+
+
+def _all_in(variables: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Variables, and what the user's own objects, lists and dictionaries among them contain."""
+    for name, value in variables.items():
+        yield name, value
+        if isinstance(value, dict) and len(value) <= _MOST_ITEMS:
+            yield from ((f"{name}.{key}", one) for key, one in value.items() if isinstance(key, str))
+        elif isinstance(value, (list, tuple)) and len(value) <= _MOST_ITEMS:
+            yield from ((f"{name}.{index}", one) for index, one in enumerate(value))
+        elif _is_of_users(type(value)):
+            yield from ((f"{name}.{key}", one) for key, one in getattr(value, "__dict__", {}).items())
+
+
+def _is_of_users(kind: type) -> bool:
+    codes = (getattr(one, "__code__", None) for one in vars(kind).values())
+    return any(code is not None and is_users(code.co_filename) for code in codes)
 
 
 def _called(stop: TrainingStarted) -> tuple[str, Any]:

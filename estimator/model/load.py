@@ -19,7 +19,7 @@ from ..sandbox.time_limit import time_limit
 from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import user_code
 from .builders import build, choose, is_script, named, parse_args
-from .interrupted import Training, models_in_frames, stopped_training, where_it_trains
+from .interrupted import Training, models_in_frames, stopped_training, where_it_trains, whole_step
 from .keras_target import is_keras_target
 from .loss import file_loss, named_loss
 from .spec import Target, parse_spec
@@ -202,6 +202,8 @@ def _build(
             own_loss = _named_loss(loss, imports, module)
     if device == "meta":
         _all_to_meta(model)
+        if training is not None and training.with_others is not None:
+            _all_to_meta(training.with_others.model)
     return LoadedModel(
         spec=spec,
         name=_display_name(target, values) or type(model).__name__,
@@ -228,7 +230,7 @@ def _model_of(
     notes: list[str],
 ) -> tuple[str, nn.Module, Training | None]:
     """The name in `module` and the model that it builds, or the one of a training that was stopped there."""
-    training = None if stop is None or target.name else stopped_training(stop)
+    training = None if stop is None or target.name else stopped_training(stop) or whole_step(stop)
     name, value = (training.name, training.model) if training else _pick(module, target, values, stop)
     label = target.label if target.kind == "package" else f"{target.path.name}:{name}"
     read = name
@@ -236,14 +238,15 @@ def _model_of(
         try:
             model = build(value, label, values, num_classes, notes)
         except TrainingStarted as while_built:
-            stop, training = while_built, stopped_training(while_built)
+            stop, training = while_built, stopped_training(while_built) or whole_step(while_built)
             if training is None:
                 raise JoulecastError(
                     f"{where_it_trains(stop, label)} while it builds the model; name a function that only builds it"
                 ) from None
             model, read = training.model, training.name
     if stop is not None:
-        notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {read} is read as it was then")
+        as_then = "are read as they were then" if training and training.loops else "is read as it was then"
+        notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {read} {as_then}")
         if stop.problem:
             notes.append(f"the first batch of the training was not read ({stop.problem}): its shapes are not used")
     return name, model, training

@@ -31,6 +31,7 @@ class TraceOptions:
     preset: DatasetPreset | None = None
     sequence_length: int | None = None
     batch_size: int = 32
+    own_batch: bool = False  # a script's batch in place of `batch_size`, which nobody stated
     train: bool = True
     optimizer: str = "sgd"
     loss: str | None = None
@@ -127,20 +128,20 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
 
     from ..sandbox.time_limit import time_limit
     from ..sandbox.user_code import user_code
+    from ..trace.script_step import ScriptStep
     from ..trace.targets import with_targets
     from ..trace.trace import trace
     from ..trace.training_step import has_training_step
     from .config_faults import config_fault
-    from .inputs import describe_inputs, model_inputs
+    from .inputs import ModelInputs, describe_inputs
+    from .script import read_script, read_with_others
 
     assert loaded.model is not None
-    inputs: ModelInputs = model_inputs(
-        loaded,
-        options.batch_size,
-        specs=options.specs,
-        preset=options.preset,
-        sequence_length=options.sequence_length,
-    )
+    is_script = isinstance(loaded.model, ScriptStep)
+    if is_script and (options.specs or not options.train or loaded.loss_asked):
+        option = "inputs" if options.specs else "loss" if loaded.loss_asked else "train"
+        raise JoulecastError(f"`{option}` is not available for a script that trains several models; leave it out")
+    inputs = ModelInputs((), {}, "script") if is_script else _inputs(loaded, options)
     precision = options.precision or (loaded.training.precision if loaded.training else None)
     fix = config_fault(getattr(loaded.model, "config", None)) or describe_inputs(inputs.args, inputs.kwargs)
     with (
@@ -162,7 +163,17 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             ema=options.ema,
             fix=fix,
         )
-        if options.train and has_training_step(loaded.model) and not loaded.loss_asked:
+        batch_size = None if options.own_batch else options.batch_size
+        together: Workload | None = None
+        as_written = functools.partial(read, precision=options.precision)  # the script has its own autocast
+        if options.train and not (options.specs or options.preset or loaded.loss_asked):
+            together, problem = read_with_others(as_written, loaded, batch_size)
+            notes = (*notes, *[problem] * bool(problem))
+        if is_script:
+            work = read_script(as_written, loaded, batch_size)
+        elif together is not None:
+            work, inputs = together, ModelInputs((), {}, "script")
+        elif options.train and has_training_step(loaded.model) and not loaded.loss_asked:
             work = _trace_training_step(read, loaded.model, inputs, options.batch_size)
         else:
             kwargs = dict(inputs.kwargs)
@@ -174,7 +185,25 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         if precision != options.precision:
             notes = (*notes, f"{loaded.name} trains under autocast in {precision}")
         notes = (*notes, *_other_optimizers(loaded.training.optimizers, work.optimizer, loaded.name))
-    return replace(work, warnings=(*work.warnings, *inputs.notes, *loaded.notes, *notes))
+    loading = loaded.training.loading if loaded.training else None
+    return replace(
+        work,
+        warnings=(*work.warnings, *inputs.notes, *loaded.notes, *notes),
+        samples_per_epoch=loading.samples if loading else None,
+    )
+
+
+def _inputs(loaded: LoadedModel, options: TraceOptions) -> ModelInputs:
+    from .inputs import model_inputs
+
+    return model_inputs(
+        loaded,
+        options.batch_size,
+        own_batch=options.own_batch,
+        specs=options.specs,
+        preset=options.preset,
+        sequence_length=options.sequence_length,
+    )
 
 
 def _trace_training_step(

@@ -53,6 +53,8 @@ class _Seen:
     optimizers: list[Any] = field(default_factory=list)
     calls: dict[int, Call] = field(default_factory=dict)
     """The latest call of each module, by its id."""
+    loaders: list[Any] = field(default_factory=list)
+    """The `DataLoader`s that gave batches, latest last."""
 
 
 _active: list[_Seen] = []
@@ -63,6 +65,7 @@ class TrainingStarted(BaseException):
 
     `call` is what it called, `model` the module that it called or gave to a trainer; `calls` and `optimizers` are those
     of the code so far, `frames` those of the code, innermost first; `problem` is why a trainer's batch was not read.
+    `loader` is the DataLoader that gave the latest batch; None in an evaluation.
     """
 
     def __init__(self, call: str, model: nn.Module | None = None, problem: str = "") -> None:
@@ -72,8 +75,16 @@ class TrainingStarted(BaseException):
         self.problem = problem
         self.calls = tuple(_active[-1].calls.values()) if _active else ()
         self.optimizers = tuple(_active[-1].optimizers) if _active else ()
+        self.loader = _loader(model, call)
         self.module: ModuleType | None = None  # the file as far as it ran
         self.frames = tuple(_frames(sys._getframe(2)))
+
+
+def _loader(model: nn.Module | None, call: str) -> Any:
+    import torch
+
+    evaluates = call.endswith(".forward") and not (torch.is_grad_enabled() and (model is None or model.training))
+    return _active[-1].loaders[-1] if _active and _active[-1].loaders and not evaluates else None
 
 
 @contextlib.contextmanager
@@ -81,12 +92,14 @@ def training_stopped() -> Iterator[None]:
     """Calls that start a training raise TrainingStarted."""
     from torch import nn
     from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+    from torch.utils.data import DataLoader
 
     with contextlib.ExitStack() as stack:
         seen = _Seen(stack)
         regions = stack.enter_context(_autocast_regions())
         stack.enter_context(mock.patch.object(Optimizer, "__init__", _noting(Optimizer.__init__, seen)))
         stack.enter_context(mock.patch.object(nn.Module, "__call__", _watched(nn.Module.__call__, seen, regions)))
+        stack.enter_context(mock.patch.object(DataLoader, "__iter__", _noting_loader(DataLoader.__iter__, seen)))
         hook = register_optimizer_step_pre_hook(_stop_step)
         stack.callback(hook.remove)
         _active.append(seen)
@@ -115,6 +128,15 @@ def _noting(init: Callable[..., None], seen: _Seen) -> Callable[..., None]:
     def note(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         seen.optimizers.append(self)
+
+    return note
+
+
+def _noting_loader(iterate: Callable[..., Any], seen: _Seen) -> Callable[..., Any]:
+    @functools.wraps(iterate)
+    def note(self: Any) -> Any:
+        seen.loaders.append(self)
+        return iterate(self)
 
     return note
 
