@@ -69,7 +69,7 @@ def _read(read: Read, step: ScriptStep, loaded: LoadedModel, batch_size: int | N
         if batch_size not in (None, samples):
             raise JoulecastError(
                 f"`batch_size` {batch_size} cannot be set: {loaded.name} makes its own batches, of {samples} samples; "
-                "give the script's option for it, as in `model` 'train.py --batch 64'"
+                "give it as an argument of the script in `model`"
             )
     work = read(step, ((item,), {}), batch_size=samples, loss=step_loss)
     if step.without_idle(work):
