@@ -51,7 +51,11 @@ _REPOSITORY_FOLDERS = frozenset(
 )
 _OF_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ONE_PROCESS = "RANK=0 LOCAL_RANK=0 WORLD_SIZE=1"
-_NO_GPU = re.compile(r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU", re.I)
+_NO_GPU = re.compile(
+    r"not compiled with CUDA|NVIDIA driver|No CUDA GPUs|CUDA driver|no NVIDIA GPU|"
+    r"\b(CUDA|GPUs?)\b.{0,12}\b(not|un)\s?(available|found|detected)|\bno\b.{0,12}\b(CUDA|GPUs?)\b.{0,20}\b(available|found)",
+    re.I,
+)
 # Of a compiled kernel, or of Triton, that was given a tensor elsewhere.
 _ON_GPUS_ONLY = re.compile(
     r"is_cuda\b|(only|must|should|expect|require)\w*\b.{0,40}\bCUDA\b|\(cpu tensor\?\)|\d active drivers", re.I
@@ -216,7 +220,8 @@ def _said(error: BaseException, frames: Sequence[traceback.FrameSummary]) -> tup
     if _NO_GPU.search(text) or "cuda.is_available" in asserted:
         return (
             f"the model asks for a GPU ({text or asserted})",
-            "guard it with torch.cuda.is_available(), or run on the machine that has the GPU",
+            "guard it with torch.cuda.is_available(), give the script's option for the CPU, or run on the machine that "
+            "has the GPU",
         )
     if _ON_GPUS_ONLY.search(text):
         return (

@@ -347,6 +347,27 @@ def test_a_missing_package_is_named_as_pip_knows_it(module, distribution):
     assert str(error).endswith(f"the module {module} is not installed; pip install {distribution}")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA is not available but cuda was specified.",
+        "No GPU found!",
+        "no CUDA device is available",
+        "This requires a GPU: CUDA unavailable",
+        "GPU not detected",
+    ],
+)
+def test_a_script_that_refuses_to_run_without_a_gpu(write, text):
+    said = message(write(f"raise RuntimeError({text!r})\n"))
+    assert f"the model asks for a GPU ({text}" in said
+    assert "give the script's option for the CPU" in said
+
+
+@pytest.mark.parametrize("text", ["no GPU name is given", "the GPU kernel is not needed", "weights are not available"])
+def test_other_errors_of_gpus_keep_their_words(write, text):
+    assert f"RuntimeError: {text}" in message(write(f"raise RuntimeError({text!r})\n"))
+
+
 def test_an_assertion_of_a_gpu(write):
     said = message(write("import torch\nassert not torch.cuda.is_available() or True\nassert False\n" + NET))
     assert said.endswith("AssertionError")
