@@ -41,7 +41,7 @@ def _of_lightning(trainer: Any, model: Any = None, train_dataloaders: Any = None
 
 def _of_transformers(trainer: Any, *args: Any, **kwargs: Any) -> Batch:
     batch, problem = _first(trainer.get_train_dataloader)
-    inputs = dict(batch) if isinstance(batch, Mapping) else {}
+    inputs = batch if isinstance(batch, dict) else {}
     options = trainer.args
     optimizer = str(getattr(options.optim, "value", options.optim))
     return Batch(trainer.model, (), inputs, _dtype(transformers_autocast(options)), (optimizer,), problem)
@@ -57,12 +57,17 @@ def _first(loader: Callable[[], Any]) -> tuple[Any, str]:
 
     with torch.device("cpu"):
         try:
-            batch = next(iter(loader()))
+            batch = _plain(next(iter(loader())))
         except Exception as error:  # the user's data
             return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
     if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(batch)):
         return None, f"it is a {type(batch).__name__} without tensors"
     return batch, ""
+
+
+def _plain(batch: Any) -> Any:
+    """A batch of a tokenizer's own mapping type (transformers' BatchEncoding) as a dictionary."""
+    return dict(batch) if isinstance(batch, Mapping) else batch
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

@@ -203,12 +203,12 @@ class _OnCpu(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         import torch
 
-        from .redirect import with_any_attention
+        from .redirect import as_on_a_gpu
 
         with torch.device("cpu"):
             super().exec_module(module)
         guard_module(module)
-        with_any_attention(module)
+        as_on_a_gpu(module)
 
 
 class _Script(SourceFileLoader):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -25,7 +25,6 @@ _GPU_TENSOR_TYPES = (
     *("FloatTensor", "DoubleTensor", "HalfTensor", "BFloat16Tensor"),
     *("LongTensor", "IntTensor", "ShortTensor", "CharTensor", "ByteTensor", "BoolTensor"),
 )
-_TRANSFORMERS = "transformers.modeling_utils"
 _FLASH = re.compile(r"flash|^[\w-]+/")  # flash_attention_2, or a kernel of the hub
 _active: list[contextlib.ExitStack] = []
 _GPU_TYPE = re.compile(r"^torch\.(cuda|xpu|mps)\.")
@@ -42,8 +41,9 @@ def redirected() -> Iterator[None]:
             stack.enter_context(mock.patch.object(owner, name, stand_in, create=True))
         _active.append(stack)
         stack.callback(_active.remove, stack)
-        if _TRANSFORMERS in sys.modules:
-            with_any_attention(sys.modules[_TRANSFORMERS])
+        for name in _ADAPTED:
+            if name in sys.modules:
+                as_on_a_gpu(sys.modules[name])
         stack.enter_context(_Redirect())
         stack.enter_context(_own_process_group())
         yield
@@ -54,13 +54,17 @@ def asks_for_flash_attention(implementation: Any) -> bool:
     return bool(_FLASH.search(str(implementation)))
 
 
-def with_any_attention(module: ModuleType) -> None:
-    """While `redirected`, models of transformers that ask for FlashAttention are built where it cannot run.
+def as_on_a_gpu(module: ModuleType) -> None:
+    """While `redirected`, a module of transformers that was just imported accepts what it does where a GPU is.
 
-    `module` was just imported. Such a model gets PyTorch's own attention, which is the same op in a trace.
+    Only attributes are replaced, until the context ends.
     """
-    if not _active or module.__name__ != _TRANSFORMERS:
-        return
+    if _active and (adapt := _ADAPTED.get(module.__name__)):
+        adapt(module)
+
+
+def _with_any_attention(module: ModuleType) -> None:
+    """A model that asks for FlashAttention gets PyTorch's own attention, which is the same op in a trace."""
     model: Any = getattr(module, "PreTrainedModel", None)
     name = "_check_and_adjust_attn_implementation"
     check = getattr(model, name, None)
@@ -75,8 +79,26 @@ def with_any_attention(module: ModuleType) -> None:
                 raise
             return check(self, None, *args, **kwargs)
 
-    setattr(model, name, chosen)
-    _active[-1].callback(setattr, model, name, check)
+    _replace(model, name, chosen)
+
+
+def _with_any_format(module: ModuleType) -> None:
+    """`TrainingArguments` take `bf16` and `tf32`, and leave torch's own setting as it is."""
+    answers = {"is_torch_bf16_gpu_available": True, "is_torch_tf32_available": True, "enable_tf32": None}
+    for name, answer in answers.items():
+        if hasattr(module, name):
+            _replace(module, name, lambda *_args, answer=answer: answer)
+
+
+def _replace(owner: Any, name: str, value: Any) -> None:
+    _active[-1].callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)
+
+
+_ADAPTED: Mapping[str, Callable[[ModuleType], None]] = {
+    "transformers.modeling_utils": _with_any_attention,
+    "transformers.training_args": _with_any_format,
+}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

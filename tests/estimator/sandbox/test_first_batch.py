@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +49,16 @@ def test_of_transformers():
     batch = first_batch("Trainer.train", (trainer,), {})
     assert (batch.model, dict(batch.kwargs), batch.autocast) == (NET, batches[0], torch.float16)
     assert batch.optimizers == ("adamw_torch",)
+
+
+def test_a_tokenizers_batch_is_a_dictionary():
+    """transformers' collators give a UserDict."""
+    batches = [UserDict(input_ids=torch.zeros(4, 7), labels=torch.zeros(4, 7))]
+    options = SimpleNamespace(bf16=False, fp16=False, optim="sgd")
+    trainer = SimpleNamespace(model=NET, args=options, get_train_dataloader=lambda: batches)
+    assert dict(first_batch("Trainer.train", (trainer,), {}).kwargs) == batches[0].data
+    batch = first_batch("Trainer.fit", (SimpleNamespace(precision=None), NET, batches), {})
+    assert (batch.args, batch.problem) == ((batches[0].data,), "")
 
 
 def test_data_that_cannot_be_read():

@@ -107,3 +107,17 @@ def test_data_is_loaded_in_this_process_on_the_cpu() -> None:
     assert [tuple(numbers.shape) for numbers, _ in batches] == [(2, 2), (2, 2), (1, 2)]
     assert sorted(torch.cat([numbers[:, 0] for numbers, _ in batches]).tolist()) == [0, 1, 2, 3, 4]
     assert {pid for _, pids in batches for pid in pids.tolist()} == {os.getpid()}
+
+
+def test_training_arguments_for_gpus() -> None:
+    """They are refused on a machine without one, before and afterwards; torch's own setting stays."""
+    arguments = pytest.importorskip("transformers.training_args")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    before = torch.backends.cuda.matmul.allow_tf32
+    for options in ({"bf16": True}, {"tf32": True}, {"bf16_full_eval": True}):
+        with redirected():
+            assert vars(arguments.TrainingArguments(**options))[next(iter(options))] is True
+        assert torch.backends.cuda.matmul.allow_tf32 is before
+        with pytest.raises(ValueError, match=r"bf16|tf32"):
+            arguments.TrainingArguments(**options)
