@@ -23,7 +23,7 @@ from joulecast.estimator.model.worker import answer
 
 OPTIONS = TraceOptions(specs=(InputSpec((16,)),), batch_size=4)
 MODEL = "from torch import nn\nmodel = nn.Linear(16, 2)\n"
-LIMIT = "still ran after 0.5 s, the time limit; raise it with `time_limit_s`"
+LIMITS_S = (0.5, 4.0, 30.0)  # a busy machine may not get to the endless code within the first of them
 ENDED = 'put what is not the model under `if __name__ == "__main__":`'
 
 
@@ -57,13 +57,24 @@ ENDLESS = {
 }
 
 
+def ended_in(place: str, folder: Path, source: str, doing: str) -> ModelError:
+    """The error of code that has no end, which the time limit finds at `place`."""
+    for limit_s in LIMITS_S:
+        with pytest.raises(ModelError) as caught:
+            read(folder, source, time_limit_s=limit_s)
+        ending = f"{doing} still ran after {limit_s:g} s, the time limit; raise it with `time_limit_s`"
+        if str(caught.value) == f"{place}: {ending}":
+            break
+    else:
+        pytest.fail(str(caught.value))
+    return caught.value
+
+
 @pytest.mark.parametrize(("source", "line"), ENDLESS.values(), ids=ENDLESS)
 def test_code_that_does_not_end_is_ended_at_the_time_limit(tmp_path: Path, source: str, line: int) -> None:
-    with pytest.raises(ModelError) as caught:
-        read(tmp_path, source, time_limit_s=0.5)
-    place = r"__init__" if "__init__" in source else "<module>"
-    assert str(caught.value) == f"mynet.py:{line} in {place}: loading mynet.py {LIMIT}"
-    assert f"line {line}, in {place}" in caught.value.frames
+    place = "__init__" if "__init__" in source else "<module>"
+    error = ended_in(f"mynet.py:{line} in {place}", tmp_path, source, "loading mynet.py")
+    assert f"line {line}, in {place}" in error.frames
 
 
 def test_an_endless_forward_is_ended_too(tmp_path: Path) -> None:
@@ -75,9 +86,7 @@ def test_an_endless_forward_is_ended_too(tmp_path: Path) -> None:
         "        while True: x = x + 1\n"
     )
     for _ in range(5):  # a stack that changes while it is written is cut, in one of three cases
-        with pytest.raises(ModelError) as caught:
-            read(tmp_path, source, time_limit_s=0.5)
-        assert str(caught.value) == f"mynet.py:5 in forward: tracing mynet {LIMIT}"
+        ended_in("mynet.py:5 in forward", tmp_path, source, "tracing mynet")
 
 
 def test_a_process_that_holds_on_beyond_all_patience_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
