@@ -92,7 +92,8 @@ def whole_step(stop: TrainingStarted) -> Training | None:
         return None
     name = " and ".join(models)
     step = ScriptStep(loops[0], {one.replace(".", "_"): model for one, model in models.items()}, optimizers)
-    calls = (tensors_in([one.args, one.kwargs]) for one in stop.calls)
+    learning_first = sorted(stop.calls, key=lambda one: not one.with_grad)  # others may act on one sample
+    calls = (tensors_in([one.args, one.kwargs]) for one in learning_first)
     samples = next((tensor.shape[0] for call in calls for tensor in call if tensor.dim()), None)
     loading = _loading(stop.loader)
     return Training(name, step, optimizers=tuple(optimizers), loops=tuple(loops), samples=samples, loading=loading)

@@ -43,6 +43,7 @@ class Call:
     kwargs: Mapping[str, Any]
     autocast: torch.dtype | None
     """The number format of the innermost autocast region around the call."""
+    with_grad: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +147,16 @@ def _watched(call: Callable[..., Any], seen: _Seen, regions: Sequence[torch.dtyp
 
     That call may be an evaluation before the first step, of hundreds of batches, or one that compiles the model.
     """
+    import torch
+
     depth = 0
 
     @functools.wraps(call)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal depth
         if not depth:
-            seen.calls[id(self)] = Call(self, args, kwargs, regions[-1] if regions else None)
+            autocast = regions[-1] if regions else None
+            seen.calls[id(self)] = Call(self, args, kwargs, autocast, torch.is_grad_enabled())
             if _holds(self, seen.optimizers):
                 raise TrainingStarted(f"{type(self).__name__}.forward", self)
         depth += 1

@@ -226,6 +226,33 @@ def test_a_step_that_cannot_be_run_as_a_whole_has_a_note(tmp_path):
     assert any("student alone is costed" in note and "no data" in note for note in work.warnings)
 
 
+def test_an_actor_that_acts_on_one_sample(tmp_path):
+    """The batch is that of the networks which learn; the actor's own call counts too."""
+    code = """
+import torch
+from torch import nn
+actor, critic = nn.Linear(3, 5), nn.Linear(8, 7)
+of_actor, of_critic = torch.optim.Adam(actor.parameters()), torch.optim.Adam(critic.parameters())
+
+def update(state):
+    of_critic.zero_grad()
+    critic(torch.cat([state, torch.zeros(32, 5)], 1)).square().mean().backward()
+    of_critic.step()
+    of_actor.zero_grad()
+    critic(torch.cat([state, actor(state)], 1)).mean().backward()
+    of_actor.step()
+
+for step in range(10000):
+    with torch.no_grad():
+        action = actor(torch.zeros(1, 3))[0].tolist()
+    update(torch.tensor([[0.0, 1.0, 2.0]] * 32))
+"""
+    work = read(tmp_path, code)
+    assert work.batch_size == 32
+    assert work.forward_flops == 15 + 32 * (56 + 15 + 56)
+    assert work.flops - work.forward_flops == 32 * (56 + 2 * 56 + 15)
+
+
 def test_models_that_no_one_loop_trains(tmp_path):
     code = (
         HEAD
