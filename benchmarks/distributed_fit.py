@@ -16,14 +16,15 @@ import numpy as np
 from distributed_runs import Run, anatomy_of
 from scipy.optimize import least_squares
 
-from joulecast.estimator.cost import population as model
+from joulecast.estimator.cost import piece_time as model
 from joulecast.estimator.cost.fusion import as_fused
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.anatomy import Anatomy
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.shard import Stage, slowest_stage
 from joulecast.estimator.cost.parallel.step import combined
-from joulecast.estimator.cost.population import FIELDS, SPECS, columns, load_population, merged, specs
+from joulecast.estimator.cost.pieces import FIELDS, Columns, columns, merged
+from joulecast.estimator.cost.population import SPECS, load_population, specs
 from joulecast.estimator.cost.stacks import Links, Stacks
 from joulecast.estimator.trace.workload import Op
 
@@ -95,7 +96,7 @@ def predicted(data: Prepared, values: Mapping[str, float]) -> Array:
     p = {**load_population().parameters, **factors_of(values)}
     names = [run.software for run in data.runs]
     factors = {name: model.software_factors(name, p) for name in set(names)}
-    t = model.Columns(data.table)
+    t = Columns(data.table)
     owner = (data.owner // 2).astype(int)
     size = len(owner)
     software = {part: np.array([factors[name][part] for name in names])[owner] for part in factors[names[0]]}

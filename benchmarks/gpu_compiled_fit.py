@@ -25,14 +25,9 @@ from gpu_profile import MEASURED, observations
 from scipy.optimize import least_squares
 
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.population import (
-    Columns,
-    PopulationTime,
-    load_population,
-    pieces,
-    population_time,
-    step_seconds,
-)
+from joulecast.estimator.cost.piece_time import step_seconds
+from joulecast.estimator.cost.pieces import Columns, pieces
+from joulecast.estimator.cost.population import PopulationTime, load_population, population_time
 
 PART, SOFTWARE = "h100-sxm", "compiled"
 POPULATION = Path(__file__).parents[1] / "datasets" / "population.json"

@@ -26,11 +26,11 @@ from population_runs import all_steps
 from population_spread import Device, devices
 from population_spread import after_runs as after
 
-from joulecast.estimator.cost import population as model
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.population import Columns
+from joulecast.estimator.cost.pieces import MOVING, Columns
+from joulecast.estimator.cost.population import load_population
 from joulecast.estimator.fit.few import Prior
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -52,7 +52,7 @@ class Line:
 def roofline(rows: Rows) -> Array:
     """Logarithm of seconds: the larger of arithmetic and traffic of each op, or 75 us."""
     t, s = Columns(rows.table), rows.specs
-    dense = t.cls < model.MOVING
+    dense = t.cls < MOVING
     half = np.where(s["tensor"] > 0, 0.4 * s["half"], 0.9 * s["fp32"])
     rate = np.where(
         t.half > 0, half, np.where((rows.tf32 > 0) & (s["tf32"] > s["fp32"]), 0.3 * s["tf32"], 0.9 * s["fp32"])
@@ -179,7 +179,7 @@ def coverage(rows: Rows, log_s: Array) -> list[Line]:
 
 def after_runs(rows: Rows, fits: dict[str, Fit]) -> list[Line]:
     """Median error on a GPU after runs of other networks on it, from parameters fitted without its chip."""
-    population = model.load_population()
+    population = load_population()
     prior = {amd: Prior.of(population, amd) for amd in (False, True)}
     known: list[tuple[Device, float]] = []
     for name, made in fits.items():
@@ -256,7 +256,7 @@ def main() -> int:
     ]
     print_table([*after_runs(rows, fits), *elsewhere])
     error = np.exp(rows.log_s - log_s)
-    low, high = model.load_population().errors["time nvidia known"]
+    low, high = load_population().errors["time nvidia known"]
     nvidia = (rows.software >= 0) & (rows.specs["amd"][np.searchsorted(rows.row, np.arange(len(rows.steps)))] == 0)
     inside = float(np.mean((error[nvidia] >= low) & (error[nvidia] <= high)))
     print(f"{inside:.0%} of the steps on NVIDIA GPUs left out are inside of the shipped bounds")

@@ -31,7 +31,7 @@ import population_kernels
 from population_rows import Rows, all_specs, chip, for_fit, rows_of, seconds_of, traces_of
 from population_runs import all_steps
 
-from joulecast.estimator.cost import population as model
+from joulecast.estimator.cost import piece_time, pieces, population
 from joulecast.estimator.cost.population import SCHEMA, SPECS
 from joulecast.estimator.cost.software import SOFTWARE
 
@@ -166,7 +166,7 @@ def log_seconds(rows: Rows, values: Mapping[str, Any], own: Any, xp: Any = np) -
     floor = total(x.floor) * by[:, 2] ** 0.5 * xp.where(alone, values["floor_k"], 1.0)
     device = compute + total(x.memory) * by[:, 1] + floor
     host = xp.where(alone, 1e-9, total(x.host) * by[:, 2])
-    step = model.step_seconds(host, device, values["sharpness"], xp) + rows.copied * values["copy"]
+    step = piece_time.step_seconds(host, device, values["sharpness"], xp) + rows.copied * values["copy"]
     several = np.array([step.devices > 1 for step in rows.steps])
     step = xp.where(several, values["multi"], 1.0) * step
     kinds = np.array([source.removeprefix("neusight kernel ") for source in rows.source.tolist()])
@@ -175,7 +175,7 @@ def log_seconds(rows: Rows, values: Mapping[str, Any], own: Any, xp: Any = np) -
     issue = values["issue_k"] * by[:, 2] * xp.where(amd, values["issue_amd"], 1.0)
     for kind, name in (("linear", "issue_linear"), ("bmm", "issue_batched"), ("ln", "issue_norm")):
         issue = issue * xp.where(kinds == kind, values[name], 1.0)
-    return xp.log(xp.where(timed, model.step_seconds(issue, step + values["copy_k"], _AT_LEAST, xp), step))
+    return xp.log(xp.where(timed, piece_time.step_seconds(issue, step + values["copy_k"], _AT_LEAST, xp), step))
 
 
 _AT_LEAST = 8.0
@@ -368,7 +368,7 @@ def fitted(rows: Rows, cache: Path) -> tuple[Fit, Array, dict[str, Fit]]:
 
 def shipped() -> Fit:
     """The values in datasets/population.json, where a fit begins; parameters that it lacks are at their first guess."""
-    known = model.load_population().parameters
+    known = population.load_population().parameters
     logs = [math.log(known.get(name, guess) / guess) / spread for name, (guess, spread) in FIRST.items()]
     return Fit(np.array(logs), np.zeros((0, 3)), {})
 
@@ -388,7 +388,7 @@ def _fit_of(rows: Rows, logs: Array, own: Array) -> Fit:
 
 
 def _kept(rows: Rows, cache: Path, what: str, make: Callable[[], Any]) -> Any:
-    of = inspect.getsource(model) + repr(FIRST) + repr(rows.log_s.tolist())
+    of = "".join(map(inspect.getsource, (pieces, piece_time, population))) + repr(FIRST) + repr(rows.log_s.tolist())
     kept = cache / f"{what}-{hashlib.md5(of.encode()).hexdigest()}.pkl"
     if not kept.exists():
         kept.write_bytes(pickle.dumps(make()))
@@ -412,7 +412,7 @@ def document(made: Fit, rows: Rows, error: Array, power: Mapping[str, float], po
     for name in list(errors):
         wider = [math.exp(math.copysign(math.hypot(math.log(x), spread), math.log(x))) for x in errors[name]]
         errors[name.replace("time", "energy")] = wider
-    shipped = model.load_population()  # how devices deviate is fitted afterwards, by population_spread.py
+    shipped = population.load_population()  # how devices deviate is fitted afterwards, by population_spread.py
     return {
         "schema": SCHEMA,
         "fitted_on": f"{int(step.sum())} steps and {int((~step).sum())} kernels on {len(rows.gpus)} devices",

@@ -13,7 +13,7 @@ import numpy as np
 from population_networks import WorkKey
 from population_runs import GPU_KEYS, Step
 
-from joulecast.estimator.cost.population import BATCHED, CONV, CONV1, FIELDS, MATMUL, MOVING, TRAFFIC
+from joulecast.estimator.cost.pieces import BATCHED, CONV, CONV1, FIELDS, MATMUL, MOVING, TRAFFIC
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -18,19 +18,11 @@ from population_networks import WorkKey, build_work
 from population_runs import Step
 
 from joulecast.estimator.base.errors import JoulecastError
-from joulecast.estimator.cost import population as model
+from joulecast.estimator.cost import piece_time as model
 from joulecast.estimator.cost.hardware import load_hardware
-from joulecast.estimator.cost.population import (
-    FACTORS,
-    FIELDS,
-    MOVING,
-    SPECS,
-    Columns,
-    columns,
-    merged,
-    software_factors,
-    specs,
-)
+from joulecast.estimator.cost.piece_time import FACTORS, software_factors
+from joulecast.estimator.cost.pieces import FIELDS, MOVING, Columns, columns, merged
+from joulecast.estimator.cost.population import SPECS, specs
 from joulecast.estimator.cost.software import SOFTWARE
 from joulecast.estimator.trace.workload import Op, Workload
 

@@ -22,7 +22,9 @@ from population_rows import Rows, for_fit, half_of, rows_of, seconds_of, traces_
 from population_runs import all_steps
 
 from joulecast.estimator.cost.deviation import ALIKE_SHARE, TRAITS, log_spread, log_step, traits
-from joulecast.estimator.cost.population import Columns, Seconds, load_population
+from joulecast.estimator.cost.piece_time import Seconds
+from joulecast.estimator.cost.pieces import Columns
+from joulecast.estimator.cost.population import load_population
 from joulecast.estimator.cost.profile import NINETY_PERCENT
 from joulecast.estimator.fit.few import Evidence, Prior, learnt, mixed, posterior, predicted
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .bounds import ErrorModel
 from .features import COMPUTE, LAUNCH, MEMORY
 from .hardware import BOUNDARIES, Hardware
-from .population import PopulationTime, larger_units, load_population, population_time, population_watts
+from .piece_time import larger_units
+from .population import PopulationTime, load_population, population_time, population_watts
 from .profile import PowerModel, Profile, Provenance
 from .roofline import Roofline
 

@@ -9,18 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from .features import Array, Mask
-from .population import (
-    BACKWARD,
-    CLASSES,
-    DEPTHWISE,
-    MOVING,
-    TRAFFIC,
-    Columns,
-    Deviation,
-    Population,
-    Seconds,
-    step_seconds,
-)
+from .piece_time import Seconds, step_seconds
+from .pieces import BACKWARD, CLASSES, DEPTHWISE, MOVING, TRAFFIC, Columns
+from .population import Deviation, Population
 
 COMPONENTS = ("compute", "memory", "launch")
 _SHAPES = ("dense_size", "dense_depth", "dense_narrow", "moving_size", "depthwise_window", "strided")

@@ -36,7 +36,9 @@ from ..cost.deviation import (
 from ..cost.features import Array
 from ..cost.hardware import Hardware
 from ..cost.library import hardware_of
-from ..cost.population import Deviation, Population, PopulationTime, Seconds, load_population, merged, pieces
+from ..cost.piece_time import Seconds
+from ..cost.pieces import merged, pieces
+from ..cost.population import Deviation, Population, PopulationTime, load_population
 from ..cost.profile import NINETY_PERCENT, Profile, Provenance
 from ..trace.workload import Op
 from .evidence import network_of

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from joulecast.estimator.cost.population import pieces
+from joulecast.estimator.cost.pieces import pieces
 from joulecast.estimator.trace.workload import Op
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

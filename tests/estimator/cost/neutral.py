@@ -6,14 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from joulecast.estimator.cost.population import (
-    FACTORS,
-    SPECS,
-    Deviation,
-    PopulationTime,
-    columns,
-    piece_seconds,
-)
+from joulecast.estimator.cost.piece_time import FACTORS, piece_seconds
+from joulecast.estimator.cost.pieces import columns
+from joulecast.estimator.cost.population import SPECS, Deviation, PopulationTime
 from joulecast.estimator.trace.workload import Op
 
 # Nothing but the plain rate of each unit counts.

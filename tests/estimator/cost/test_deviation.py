@@ -15,7 +15,9 @@ from joulecast.estimator.cost.deviation import (
     traits,
     values_of,
 )
-from joulecast.estimator.cost.population import Deviation, Seconds, columns, load_population
+from joulecast.estimator.cost.piece_time import Seconds
+from joulecast.estimator.cost.pieces import columns
+from joulecast.estimator.cost.population import Deviation, load_population
 from joulecast.estimator.trace.workload import Op
 
 NAMES = TRAITS[3:]

@@ -13,20 +13,14 @@ from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.hardware import Hardware, load_hardware
 from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.names import find_hardware
+from joulecast.estimator.cost.piece_time import step_seconds
+from joulecast.estimator.cost.pieces import BATCHED, CONV, DEPTHWISE, MATMUL, RNN, columns, merged
 from joulecast.estimator.cost.population import (
-    BATCHED,
-    CONV,
-    DEPTHWISE,
-    MATMUL,
-    RNN,
     PopulationTime,
-    columns,
     load_population,
-    merged,
     population_time,
     population_watts,
     specs,
-    step_seconds,
 )
 from joulecast.estimator.cost.profile import Profile
 from joulecast.estimator.cost.software import SOFTWARE

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from joulecast.estimator.cost.population import (
-    CLASSES,
-)
+from joulecast.estimator.cost.pieces import CLASSES
 from joulecast.estimator.trace.workload import Op
 
 from .neutral import CUBE, conv, matmul, parts

@@ -13,14 +13,7 @@ from joulecast.estimator.cost.bounds import ErrorModel
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.deviation import TRAITS
 from joulecast.estimator.cost.hardware import Hardware
-from joulecast.estimator.cost.population import (
-    SPECS,
-    Deviation,
-    Population,
-    PopulationTime,
-    population_watts,
-    specs,
-)
+from joulecast.estimator.cost.population import SPECS, Deviation, Population, PopulationTime, population_watts, specs
 from joulecast.estimator.trace.workload import Workload
 
 from .neutral import DEVICE, NEUTRAL, mover, time_of

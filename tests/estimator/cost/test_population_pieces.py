@@ -6,14 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from joulecast.estimator.cost import population
-from joulecast.estimator.cost.population import (
-    CLASSES,
-    TRAFFIC,
-    Columns,
-    columns,
-    merged,
-)
+from joulecast.estimator.cost.pieces import CLASSES, FIELDS, TRAFFIC, Columns, columns, merged
 from joulecast.estimator.trace.workload import Op
 
 from .neutral import conv, matmul, mover, parts
@@ -39,7 +32,7 @@ def test_a_device_without_such_units_runs_them_in_16_bits() -> None:
 
 def row(parts: Columns, index: int = 0) -> dict[str, float]:
     """The fields of one piece that are not 0."""
-    fields = population.FIELDS
+    fields = FIELDS
     return {name: value for name, value in zip(fields, parts.table[index].tolist(), strict=True) if value}
 
 

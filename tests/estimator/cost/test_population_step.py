@@ -7,12 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from joulecast.estimator.cost import population
-from joulecast.estimator.cost.population import (
-    Deviation,
-    software_factors,
-    step_seconds,
-)
+from joulecast.estimator.cost.piece_time import SOFTWARE_YEAR, software_factors, step_seconds
+from joulecast.estimator.cost.population import Deviation
 from joulecast.estimator.cost.software import SOFTWARE
 from joulecast.estimator.trace.workload import Op
 
@@ -64,11 +60,11 @@ def test_which_software_uses_tf32_for_what(software: str, op: Op, rate: float) -
 
 def test_the_year_of_software_is_todays() -> None:
     time = time_of(host_forward=1.0, yearly_host=2.0)
-    assert time.parts([mover()])[3] == pytest.approx(2.0 ** -(population.SOFTWARE_YEAR - 2021))
+    assert time.parts([mover()])[3] == pytest.approx(2.0 ** -(SOFTWARE_YEAR - 2021))
 
 
 def test_factors_of_software_are_1_unless_fitted() -> None:
-    p, plain = {"ngc:conv": 0.5, "ngc:host": 0.25}, {**PLAIN, "year": population.SOFTWARE_YEAR}
+    p, plain = {"ngc:conv": 0.5, "ngc:host": 0.25}, {**PLAIN, "year": SOFTWARE_YEAR}
     assert software_factors("eager", p) == plain
     assert software_factors("ngc", p) == {**plain, "conv": 0.5, "host": 0.25}
     assert [name for name in SOFTWARE if software_factors(name, p)["last"]] == ["channels-last", "vendor-tuned"]

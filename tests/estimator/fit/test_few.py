@@ -14,7 +14,8 @@ from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.deviation import TRAITS, log_step, traits
 from joulecast.estimator.cost.explain import explain
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.population import Deviation, PopulationTime, columns
+from joulecast.estimator.cost.pieces import columns
+from joulecast.estimator.cost.population import Deviation, PopulationTime
 from joulecast.estimator.cost.profile import Profile
 from joulecast.estimator.fit.few import Prior, posterior
 from joulecast.estimator.fit.fit import fit

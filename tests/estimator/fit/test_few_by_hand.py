@@ -16,7 +16,8 @@ from joulecast.estimator.base.errors import FitError
 from joulecast.estimator.cost.datasheet import datasheet_profile
 from joulecast.estimator.cost.deviation import TRAITS, log_of_alike, log_spread, log_step, values_of
 from joulecast.estimator.cost.names import find_hardware
-from joulecast.estimator.cost.population import Deviation, PopulationTime, Seconds, load_population
+from joulecast.estimator.cost.piece_time import Seconds
+from joulecast.estimator.cost.population import Deviation, PopulationTime, load_population
 from joulecast.estimator.fit.few import (
     Evidence,
     Prior,
