@@ -21,6 +21,7 @@ import torch
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
 from joulecast.estimator.cost.parallel.plan import Plan
+from joulecast.estimator.cost.software import OVERLAPPED_TENSORS
 from joulecast.estimator.trace.fp8 import FP8, as_fp8
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.workload import Workload
@@ -582,7 +583,7 @@ _RECOMPUTED = 96  # FLOPs of a block for each token and squared width, recomputa
 
 
 def published_steps() -> Iterator[tuple[str, Run]]:
-    """Whose cluster, and a step of Megatron-LM with full checkpointing, from benchmarks/published/steps.csv."""
+    """Whose cluster, and a step of Megatron-LM or Megatron-Core, from benchmarks/published/steps.csv."""
     for row in _rows(PUBLISHED / "steps.csv"):
         layers, hidden, heads, vocabulary, sequence, micro, samples, dp, tp, pp, zero = (
             int(row[one]) for one in _WHOLE
@@ -592,15 +593,25 @@ def published_steps() -> Iterator[tuple[str, Run]]:
             tp=tp,
             pp=pp,
             zero=zero,
-            checkpointing="full",
+            checkpointing=row["checkpointing"],
             accumulate=samples // (micro * dp),
-            sequence_parallel=False,
+            interleave=int(row["interleave"]),
+            sequence_parallel=row["software"] == OVERLAPPED_TENSORS,  # Megatron-LM had none before 2022
         )
         per_token = _RECOMPUTED * layers * hidden**2 * (1 + sequence / (6 * hidden))
         rate = float(row["hardware_tflops"] or 0) * 1e12 * plan.devices
         run = Run(
             source=row["source"],
-            net=Net("gpt", layers, hidden, heads, vocabulary, dropout=float(row["dropout"])),
+            net=Net(
+                row["kind"],
+                layers,
+                hidden,
+                heads,
+                vocabulary,
+                inner=_whole(row["inner"]),
+                kv_heads=_whole(row["kv_heads"]),
+                dropout=float(row["dropout"]),
+            ),
             group=f"h{hidden} {plan.devices}",
             gpu=row["gpu"],
             cluster=row["cluster"],
@@ -609,7 +620,7 @@ def published_steps() -> Iterator[tuple[str, Run]]:
             plan=plan,
             samples=samples,
             seconds=float(row["step_s"]) if row["step_s"] else samples * sequence * per_token / rate,
-            software="megatron",
+            software=row["software"],
             half=row["half"],
         )
         yield row["owner"], run

@@ -24,11 +24,18 @@ from ..place.schedule import Schedule
 from ..trace.workload import Workload
 from .request import Request
 
-_FUSED, _MEGATRON, _EAGER, _COMPILED = "fused", "megatron", "eager", "compiled"
+_FUSED, _MEGATRON, _CORE, _EAGER, _COMPILED = "fused", "megatron", "megatron-core", "eager", "compiled"
+_LARGE = 100e9
+"""Parameters from which published trainings on GPUs with FP8 had pipelines. Megatron-Core was chosen for them on three
+steps of Nemotron-4 340B, and judged on Llama 3.1 405B and DeepSeek-V3."""
 _ASSUMED = {
     _FUSED: f"fused kernels are assumed on a cluster (`software` {_FUSED})",
     _MEGATRON: (
         f"Megatron-LM is assumed (`software` {_MEGATRON}), because FlashAttention-2 needs Ampere GPUs or later"
+    ),
+    _CORE: (
+        f"Megatron-Core is assumed (`software` {_CORE}), because published trainings of more than "
+        f"{_LARGE / 1e9:.0f} billion parameters on such GPUs were as fast"
     ),
     _EAGER: f"eager PyTorch is assumed for a model that reads no sequences (`software` {_EAGER})",
     _COMPILED: f"torch.compile is assumed for a model that reads no sequences (`software` {_COMPILED})",
@@ -164,9 +171,11 @@ def _assumed_software(work: Workload, profile: Profile) -> str:
     """Fused kernels for models that read sequences, as in published trainings on clusters; for others PyTorch.
 
     FlashAttention-2 needs an NVIDIA GPU of Ampere or later, which are those with bfloat16 (its README): before them,
-    attention writes its scores.
+    attention writes its scores. Large models on GPUs with FP8 run with Megatron-Core.
     """
     if work.tokens_per_sample > 1 or any(op.kind == "attention" for op in work.ops):
         part = _known_part(profile.hardware)
-        return _MEGATRON if part is not None and part.before_ampere else _FUSED
+        if part is not None and part.before_ampere:
+            return _MEGATRON
+        return _CORE if part is not None and part.fp8_tflops and work.parameters > _LARGE else _FUSED
     return _COMPILED if work.compiled else _EAGER

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..trace.workload import Op
 
 FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5
-_ELEMENT_WISE = frozenset({"elementwise", "activation", "norm", "dropout", "copy", "reduce", "softmax", "loss"})
+ELEMENT_WISE = frozenset({"elementwise", "activation", "norm", "dropout", "copy", "reduce", "softmax", "loss"})
 _ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -37,7 +37,7 @@ def as_fused(ops: Sequence[Op]) -> list[Op | None]:
             found[index] = None
     largest: dict[tuple[str, str], int] = {}
     for index, op in enumerate(found):
-        if op is None or op.phase == "optimizer" or op.kind not in _ELEMENT_WISE:
+        if op is None or op.phase == "optimizer" or op.kind not in ELEMENT_WISE:
             continue
         place = (op.layer, op.phase)
         other = largest.get(place)

@@ -23,6 +23,10 @@ NVIDIA's containers and examples; MLPerf submissions; TensorFlow and Keras."""
 TRAINING_STACKS = ("fused", "megatron", "megatron-core")
 WRITTEN_SCORES = "megatron"
 """Software whose attention writes its scores to memory."""
+FLASH_STACKS = frozenset({"fused", "megatron-core"})
+"""Training stacks with flash attention. Their selective checkpointing keeps the results of products and of attention,
+and computes norms and activations again (torchtitan, XLA's policies for products, Megatron-Core's `--recompute-modules
+layernorm mlp_act`; DeepSeek-AI 2024, "DeepSeek-V3", section 3.2.3). That of Megatron-LM computes attention again."""
 WHOLE_BLOCKS = frozenset({"megatron", "megatron-core"})
 """Software that recomputes a checkpointed block to its end. PyTorch (without reentry) and XLA stop where the backward
 pass has all that it needs."""

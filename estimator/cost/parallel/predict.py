@@ -16,7 +16,7 @@ from ...trace.workload import Workload
 from ..estimate import Estimate, Share, shares
 from ..names import find_hardware
 from ..profile import PowerModel, Profile
-from ..software import TRAINING_STACKS, WRITTEN_SCORES
+from ..software import OVERLAPPED_TENSORS, TRAINING_STACKS, WRITTEN_SCORES
 from ..stacks import load_stacks
 from ..waiting import Interruptions, with_interruptions, with_overhead, with_slow_data
 from .anatomy import Anatomy, dissect
@@ -141,7 +141,6 @@ def predict_split(
     known = profile.software in TRAINING_STACKS and bool(anatomy.heads) and profile.provenance.time == "datasheet"
     older = known and _is_older(cluster)
     dated = is_dated(profile, cluster)
-    tuned = plan is not None and (plan.tp > 1 or plan.pp > 1)
     passes = passes or accumulation * cluster.devices
     if plan is not None and passes % plan.dp:
         raise RequestError(
@@ -170,6 +169,7 @@ def predict_split(
     rest = rest_w(cluster, board_w, limit_w)
     idle_node_w = cluster.devices_per_node * idle_w + rest_w(cluster, idle_w, limit_w)
     split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost, rest, idle_node_w)
+    tuned = _is_tuned(profile, choice.plan, stated=plan is not None)
     alone = profile.predict(work, steps=steps)
     if known:
         alone = _with_known_errors(alone, software_known, fp8=work.precision == FP8, older=older)
@@ -183,6 +183,14 @@ def predict_split(
         restart_hours,
     )
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
+
+
+def _is_tuned(profile: Profile, plan: Plan, *, stated: bool) -> bool:
+    """Whether published trainings were as fast as the steps of this split: those that state tp or pp, and pipelines of
+    Megatron-Core (Nemotron-4 340B, Llama 3.1 405B, DeepSeek-V3)."""
+    if stated:
+        return plan.tp > 1 or plan.pp > 1
+    return plan.pp > 1 and profile.software == OVERLAPPED_TENSORS
 
 
 def _is_older(cluster: Cluster) -> bool:

@@ -10,12 +10,15 @@ from itertools import accumulate
 
 from ...trace.workload import Op
 from ..features import DENSE
-from ..software import WHOLE_BLOCKS
+from ..fusion import ELEMENT_WISE, is_product
+from ..software import FLASH_STACKS, WHOLE_BLOCKS
 from .anatomy import Anatomy
 from .experts import on_one_device, product_elements
 from .plan import Plan
 
-_SELECTED = ("attention", "softmax", "dropout")  # that selective checkpointing computes again
+_SELECTED = ("attention", "softmax", "dropout")  # that Megatron-LM's selective checkpointing computes again
+
+_WIDENED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,10 @@ def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stag
     chosen = _end_of_slowest(anatomy, plan.pp)
     ops = list(chosen)
     for block, times in _counted(blocks):
-        ops += [replace(op, count=op.count * times) for op in block]
-        again = _recomputed(block, plan.checkpointing, whole=software in WHOLE_BLOCKS)
+        ops += [
+            replace(op, count=op.count * times * (1 + _runs_twice(op, plan.checkpointing, software))) for op in block
+        ]
+        again = _recomputed(block, plan.checkpointing, software)
         ops += [replace(op, phase="backward", count=op.count * times) for op in again]
     divided = [divided_op(op, anatomy, plan) for op in ops if not _is_elsewhere(op, anatomy, plan)]
     updates = tuple(op for op in divided if op.phase == "optimizer")
@@ -184,16 +189,32 @@ def _is_sharded(op: Op, anatomy: Anatomy) -> bool:
     return anatomy.child(op.layer) in anatomy.sharded if inside else op.dims.get("elements", 0) > anatomy.tokens
 
 
-def _recomputed(block: Sequence[Op], checkpointing: str, *, whole: bool) -> Sequence[Op]:
-    """The forward ops of a block that are computed again for its backward pass.
+def _runs_twice(op: Op, checkpointing: str, software: str) -> bool:
+    """Whether selective checkpointing of software with flash attention runs the forward kernel of `op` again."""
+    selective = checkpointing == "selective" and software in FLASH_STACKS and op.phase == "forward"
+    return selective and (op.kind in ELEMENT_WISE or widens(op))
 
-    With full checkpointing these are all that come before the last tensor that the backward pass needs, or the `whole`
-    block. It does not need the sum at the end, nor the result of a product that is only added to something.
+
+def widens(op: Op) -> bool:
+    """Whether this product makes so much of so little that it is rather computed again than kept.
+
+    As those of multi-head latent attention, which DeepSeek-V3 computes again (DeepSeek-AI 2024, section 3.2.3).
+    """
+    return is_product(op) and op.dims["n"] >= _WIDENED * op.dims["k"]
+
+
+def _recomputed(block: Sequence[Op], checkpointing: str, software: str) -> Sequence[Op]:
+    """The forward ops of a block that are computed again for its backward pass, without those that run twice.
+
+    With full checkpointing these are all that come before the last tensor that the backward pass needs, or with some
+    software the whole block. It does not need the sum at the end, nor the result of a product that is only added to
+    something.
     """
     forward = [op for op in block if op.phase == "forward"]
     if checkpointing != "full":
-        return [op for op in forward if checkpointing == "selective" and op.kind in _SELECTED]
-    if not whole:
+        selected = checkpointing == "selective" and software not in FLASH_STACKS
+        return [op for op in forward if selected and op.kind in _SELECTED]
+    if software not in WHOLE_BLOCKS:
         while forward and forward[-1].kind == "elementwise" and forward[-1].name.startswith("add"):
             forward.pop()
         if forward and forward[-1].kind == "matmul":

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from joulecast.estimator.answer.estimate import answer
-from joulecast.estimator.answer.on_cluster import _as_of_its_time, board_profile, needed_cluster
+from joulecast.estimator.answer.on_cluster import _as_of_its_time, _assumed_software, board_profile, needed_cluster
 from joulecast.estimator.answer.request import Request
 from joulecast.estimator.cost.library import load_profile
 from joulecast.estimator.cost.parallel.plan import Plan
@@ -70,3 +70,19 @@ def test_a_stated_checkpointing_stays_and_the_fastest_is_chosen_otherwise(
     split = answer(Request(**run, activation_checkpointing=checkpointing)).split  # type: ignore[arg-type]
     assert split is not None
     assert split.plan.checkpointing == found
+
+
+@pytest.mark.parametrize(
+    ("part", "parameters", "software"),
+    [
+        ("h100-sxm", 101_000_000_000, "megatron-core"),
+        ("h100-sxm", 99_000_000_000, "fused"),
+        ("a100-sxm4-80gb", 101_000_000_000, "fused"),  # no FP8
+        ("v100-sxm2-32gb", 101_000_000_000, "megatron"),
+    ],
+)
+def test_large_models_on_gpus_with_fp8_are_assumed_to_run_with_megatron_core(
+    part: str, parameters: int, software: str
+) -> None:
+    work = replace(decoder(), parameters=parameters)
+    assert _assumed_software(work, load_profile(part)) == software

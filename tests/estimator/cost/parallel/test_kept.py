@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from joulecast.estimator.cost.parallel.anatomy import dissect
-from joulecast.estimator.cost.parallel.kept import kept_bytes, kept_per_block
+from joulecast.estimator.cost.parallel.experts import Experts
+from joulecast.estimator.cost.parallel.kept import kept_by_selection, kept_bytes, kept_per_block
 from joulecast.estimator.cost.parallel.memory import memory_of
 from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.cost.parallel.shard import slowest_stage
@@ -18,7 +19,8 @@ from .decoder import BLOCKS, HEADS, HIDDEN, TOKENS, decoder, matmul
 WHOLE = TOKENS * HIDDEN
 # Results: attention, its projection, the wide and the narrow product. Inputs: the MLP's two; the projection's is
 # attention's result.
-ELEMENTS = WHOLE * (1 + 1 + 4 + 1) + WHOLE * (1 + 4)
+RESULTS = WHOLE * (1 + 1 + 4 + 1)
+ELEMENTS = RESULTS + WHOLE * (1 + 4)
 SCORES = HEADS * TOKENS * TOKENS
 
 
@@ -51,7 +53,9 @@ def test_a_dropout_keeps_a_byte_for_each_element() -> None:
     ("software", "checkpointing", "expected"),
     [
         ("fused", "none", 2 * ELEMENTS),
-        ("fused", "selective", 2 * ELEMENTS),
+        ("fused", "selective", 2 * RESULTS),
+        ("megatron-core", "selective", 2 * RESULTS),
+        ("megatron-core", "full", 2 * ELEMENTS),
         ("megatron", "none", 2 * ELEMENTS + 2 * SCORES),
         ("megatron", "selective", 2 * ELEMENTS),
         ("megatron", "full", 2 * ELEMENTS),
@@ -61,6 +65,32 @@ def test_a_dropout_keeps_a_byte_for_each_element() -> None:
 )
 def test_who_keeps_what(software: str, checkpointing: str, expected: float | None) -> None:
     assert kept_per_block(dissect(decoder()), software, checkpointing) == expected
+
+
+def test_inputs_of_fp8_products_are_kept_in_fp8() -> None:
+    found = dissect(decoder())
+    op = replace(product("mlp.up", 2, 3, 5), dtype="float8_e4m3fn")
+    assert kept_bytes([op], found, scores=False) == 2 * 2 * 5 + 2 * 3
+
+
+def test_selection_computes_products_that_widen_eight_times_again() -> None:
+    found = dissect(decoder())
+    assert kept_by_selection([product("attn.up", 2, 3, 24)], found) == 0
+    assert kept_by_selection([product("attn.up", 2, 3, 23)], found) == 2 * 2 * 23
+    assert kept_by_selection([attention(b=2, q=3, s=11, dv=5)], found) == 2 * 30
+    assert kept_by_selection([replace(product("mlp.up", 2, 3, 5), phase="backward")], found) == 0
+
+
+def test_selection_keeps_the_tokens_sent_to_experts_once_and_not_what_these_send_back() -> None:
+    found = dissect(decoder())
+    experts = Experts(4, 2, 4 * 2 * HIDDEN, frozenset())
+    at = "model.layers.0.mlp.experts"
+    found = replace(found, experts={at: experts, f"{at}.up": experts, f"{at}.gate": experts, f"{at}.down": experts})
+    up, gate = (product(f"mlp.experts.{name}", 2, HIDDEN, 5, b=4) for name in ("up", "gate"))
+    down = product("mlp.experts.down", 2, 5, HIDDEN, b=4)
+    assert kept_by_selection([up, gate, down], found) == 2 * 4 * (2 * HIDDEN + 2 * 5 + 2 * 5)
+    narrow = replace(up, dtype="float8_e4m3fn")
+    assert kept_by_selection([narrow, down], found) == 4 * 2 * HIDDEN + 2 * 4 * 2 * 5
 
 
 def test_a_network_without_attention_keeps_what_was_traced() -> None:

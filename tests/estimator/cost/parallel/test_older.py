@@ -13,7 +13,14 @@ from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.anatomy import dissect
 from joulecast.estimator.cost.parallel.cluster import Cluster, parse_cluster, usual_cluster
 from joulecast.estimator.cost.parallel.plan import Plan
-from joulecast.estimator.cost.parallel.predict import POWER_SLOPE, UNEXPLAINED, is_dated, predict_split, slowed
+from joulecast.estimator.cost.parallel.predict import (
+    POWER_SLOPE,
+    UNEXPLAINED,
+    _is_tuned,
+    is_dated,
+    predict_split,
+    slowed,
+)
 from joulecast.estimator.cost.parallel.search import choose_plan
 from joulecast.estimator.cost.parallel.step import StepCost
 from joulecast.estimator.cost.profile import Profile
@@ -98,6 +105,17 @@ def test_long_runs_take_as_much_longer_as_published_ones() -> None:
     assert tuned.seconds.value < own.cost.seconds * steps * (1 + OVERHEAD)
     older, old = predict_split(*of(V100)[:1], decoder(), of(V100)[1], steps=steps, plan=Plan(dp=16))
     assert older.seconds.value < old.cost.seconds * steps * (1 + OVERHEAD)
+
+
+def test_pipelines_of_megatron_core_take_as_long_as_their_steps() -> None:
+    core, fused = (of(A100, software)[0] for software in ("megatron-core", "fused"))
+    pipeline, flat = Plan(dp=8, pp=2), Plan(dp=8, tp=2)
+    assert _is_tuned(core, pipeline, stated=False)
+    assert not _is_tuned(fused, pipeline, stated=False)
+    assert not _is_tuned(core, flat, stated=False)
+    assert _is_tuned(fused, pipeline, stated=True)
+    assert _is_tuned(fused, flat, stated=True)
+    assert not _is_tuned(core, Plan(dp=16, zero=3), stated=True)
 
 
 def test_eager_pytorch_is_not_slowed() -> None:

@@ -10,7 +10,7 @@ from joulecast.estimator.cost.parallel.anatomy import dissect
 from joulecast.estimator.cost.parallel.node import rest_w
 from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.cost.parallel.search import choose_settings, splits
-from joulecast.estimator.cost.parallel.shard import Stage, divided_op, slowest_stage
+from joulecast.estimator.cost.parallel.shard import Stage, divided_op, slowest_stage, widens
 from joulecast.estimator.trace.workload import Op
 
 from .decoder import decoder, device, nodes
@@ -123,6 +123,15 @@ def test_the_slowest_stage_has_the_heavier_end() -> None:
         recomputed = slowest_stage(five, Plan(pp=2, checkpointing=checkpointing)).passes
         assert sum(one.count for one in recomputed) == runs(stage) + again
         assert sum(one.count for one in recomputed if one.phase == "backward") == again
+    for software in ("fused", "megatron-core"):  # the norm runs twice, attention once
+        again = slowest_stage(five, Plan(pp=2, checkpointing="selective"), software).passes
+        assert runs(stage) + 3 == sum(one.count for one in again)
+        assert {one.kind: one.count for one in again if one.kind in ("attention", "norm")} == {
+            "attention": 3,
+            "norm": 6,
+        }
+    assert not widens(product(k=4, n=31))
+    assert widens(product(k=4, n=32))
     added, multiplied = (replace(op("elementwise"), name=name) for name in ("add", "mul"))
     ends = (product(), added, added)  # no gradient needs their results
     for end, software, again in (
