@@ -5,10 +5,11 @@
 Networks (or sizes, or settings) of each source are sorted by name and dealt to two halves in the order 0, 1, 1, 0. With
 `--fit`, the factors of software and links are fitted on one half and judged on the other, in both directions; what is
 shipped is fitted on all and written to datasets/stacks.json. Its bounds come from sources that were left out as a
-whole: other clusters, software and people. Whole runs, whose overhead is that of other papers, are one more source;
-every source counts as much.
+whole: other clusters, software and people. The whole runs of a paper, whose overhead is that of other papers, are a
+source too; every source counts as much.
 They are as wide as it takes for 90 % of a source to be inside bounds that were drawn without it.
-The bounds where the software is not stated come from the sources since 2023, all predicted as what is then assumed.
+The bounds where the software is not stated are the wider of these and those from sources since 2023, all predicted as
+what is then assumed, with all whole runs as one source.
 NVIDIA GPUs before Ampere have a factor and bounds of their own (distributed_older.py).
 Without `--fit`, the shipped values are judged. A network is traced once per size, sequence and batch, and cached.
 """
@@ -30,6 +31,7 @@ from distributed_others import (
     kilowatts,
     left_out_runs,
     long_runs,
+    paper_of,
     published_runs,
     runs_of_mlperf,
     scaling,
@@ -38,12 +40,13 @@ from distributed_others import (
 )
 from distributed_runs import SPLIT_UNSURE, Run, all_runs, anatomy_of
 
+from joulecast.estimator.answer.on_cluster import LARGE
 from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.parallel.kept import kept_per_block
 from joulecast.estimator.cost.parallel.memory import memory_of
 from joulecast.estimator.cost.parallel.shard import slowest_stage
 from joulecast.estimator.cost.population import load_population
-from joulecast.estimator.cost.software import OVERLAPPED_TENSORS
+from joulecast.estimator.cost.software import OVERLAPPED_TENSORS, WRITTEN_SCORES
 from joulecast.estimator.cost.stacks import SCHEMA, load_stacks
 from joulecast.estimator.trace.fp8 import FP8
 
@@ -53,9 +56,12 @@ VTRAIN_OWN = 0.0837
 """vTrain's own mean error on one node (Bang et al., MICRO 2024), from kernels profiled on the target."""
 _UTILISATION = 0.4
 _MOST_ROWS = 120  # of one source in a fit
-_SINCE_2023 = ("llm-foundry", "internevo", "jax-toolbox", "nvidia-llm", "fms-fsdp", "maxtext")  # in 16 bits
+# In 16 bits.
+_SINCE_2023 = (
+    *("llm-foundry", "internevo", "jax-toolbox", "nvidia-llm", "fms-fsdp", "maxtext"),
+    *("Nemotron-4 340B", "Llama 3 405B"),
+)
 _WHOLE = "published runs"  # of all papers
-_ASSUMED = "fused"  # software of a cluster where none is stated
 _COVERAGE = 0.9
 _DERIVED = ("backward_overlap",)  # that a software's links follow from the others (Links.of)
 _TAILS = tuple(step / 1000 for step in range(50, 9, -1))  # of few sources the quantiles are too narrow
@@ -151,9 +157,15 @@ def sources_left_out(runs: Sequence[Run], cache: Path) -> tuple[dict[str, Array]
         measured = np.array([run.seconds for run in own])
         stated[str(source)] = measured / predicted(prepare(own, cache), values)
         if source in _SINCE_2023:
-            as_assumed = [replace(run, software=_ASSUMED) for run in own]
+            as_assumed = [replace(run, software=assumed_software(run)) for run in own]
             assumed[str(source)] = measured / predicted(prepare(as_assumed, cache), values)
     return stated, assumed
+
+
+def assumed_software(run: Run) -> str:
+    """What is assumed where no software is stated, on GPUs since Ampere."""
+    large = run.net.parameters > LARGE and find_hardware(run.gpu).fp8_tflops
+    return OVERLAPPED_TENSORS if large else "fused"
 
 
 def bounds_of(sources: Mapping[str, Array]) -> tuple[float, float]:
@@ -182,6 +194,23 @@ def coverage(sources: Mapping[str, Array], tail: float) -> float:
         low, high = quantiles({other: rows for other, rows in sources.items() if other != name}, tail)
         shares.append(float(np.mean((own >= low) & (own <= high))))
     return float(np.mean(shares))
+
+
+def by_paper(hours: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, Array]:
+    """Published over predicted hours of each paper's runs."""
+    found: dict[str, list[float]] = {}
+    for row, ratio in hours:
+        found.setdefault(paper_of(row), []).append(1 / ratio)
+    return {paper: np.array(ratios) for paper, ratios in found.items()}
+
+
+def inside_of_papers(papers: Mapping[str, Array], sources: Mapping[str, Array]) -> float:
+    """How many of all papers' runs are inside bounds that were drawn without their paper."""
+    tail, inside = tail_of(sources), []
+    for name, own in papers.items():
+        low, high = quantiles({other: rows for other, rows in sources.items() if other != name}, tail)
+        inside += list((own >= low) & (own <= high))
+    return float(np.mean(inside))
 
 
 def wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
@@ -281,8 +310,9 @@ def main() -> int:
             write_fit(runs, options.cache, bounds_of(stated), bounds_of(assumed))
             whole = published_runs(options.measured, reference, options.cache)
             hours = list(left_out_runs(whole))
-            stated[_WHOLE] = np.array([1 / ratio for _, ratio in hours])
-            assumed[_WHOLE] = np.array([1 / ratio for row, ratio in hours if software_of(row) == _ASSUMED])
+            papers = by_paper(hours)
+            stated |= papers
+            assumed[_WHOLE] = np.array([1 / ratio for row, ratio in hours if software_of(row) != WRITTEN_SCORES])
             older = older_sources(options.measured, options.cache)  # predicted with the fit
             ratios = left_out_ratios(older)
             stated |= {f"before Ampere: {name}": own for name, own in ratios.items()}
@@ -292,6 +322,7 @@ def main() -> int:
             write_fit(runs, options.cache, bounds, assumed_bounds, practice, older_bounds)
             print(coverage_line("software stated", stated))
             print(coverage_line("software assumed", assumed))
+            print(f"published runs: {inside_of_papers(papers, stated):.0%} inside bounds without their paper")
             print(coverage_line("before Ampere", ratios))
         else:
             shipped = load_stacks()

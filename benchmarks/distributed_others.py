@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +24,11 @@ from joulecast.estimator.cost.parallel.anatomy import Anatomy, dissect
 from joulecast.estimator.cost.parallel.cluster import Cluster, parse_cluster
 from joulecast.estimator.cost.parallel.node import rest_w
 from joulecast.estimator.cost.parallel.plan import Plan
+from joulecast.estimator.cost.parallel.predict import is_tuned
 from joulecast.estimator.cost.parallel.search import choose_plan
 from joulecast.estimator.cost.parallel.step import StepCost, step_cost
 from joulecast.estimator.cost.stacks import load_stacks
-from joulecast.estimator.cost.waiting import OVERHEAD, overhead
+from joulecast.estimator.cost.waiting import LOST_HOURS, OVERHEAD, PER_DEVICE_HOUR, overhead
 from joulecast.estimator.trace.fp8 import FP8, as_fp8
 from joulecast.estimator.trace.workload import Workload
 
@@ -124,7 +125,7 @@ def scaling(measured: Path, cache: Path) -> Iterator[Found]:
 
 def runs_of_mlperf(measured: Path, cache: Path) -> Iterator[Found]:
     """Hours of closed submissions on 8 to 512 accelerators; as many samples as the run took."""
-    steps = [step for step in mlperf_steps(measured, 512) if step.devices >= 8]
+    steps = [step for step in mlperf_steps(measured, 512, flagged=("SSD300 ResNet-34",)) if step.devices >= 8]
     for label in sorted({step.label for step in steps}):
         own = [step for step in steps if step.label == label]
         ratios = []
@@ -190,12 +191,16 @@ _STEP_TOKENS = 4e6  # where the source does not state the batch; 2 million below
 
 @dataclass(frozen=True, slots=True)
 class WholeRun:
-    """A published run: predicted device seconds of its steps, and published ones."""
+    """A published run: predicted device seconds of its steps and interruptions, and published ones.
+
+    `tuned` where published steps are as predicted: splits that are stated, and pipelines of Megatron-Core.
+    """
 
     row: dict[str, str]
     devices: int
     steps_s: float
     published_s: float
+    tuned: bool = False
 
 
 def whole_runs(measured: Path, reference: Path, cache: Path) -> Iterator[Found]:
@@ -213,7 +218,7 @@ def whole_runs(measured: Path, reference: Path, cache: Path) -> Iterator[Found]:
         yield what, ratios, simple_ratios, "12 % median, 20 % mean", bounds
 
 
-def paper_of(row: dict[str, str]) -> str:
+def paper_of(row: Mapping[str, str]) -> str:
     """Its number on arXiv, otherwise what comes before the details."""
     number = re.search(r"arXiv (\d{4}\.\d{5})", row["source"])
     return number[1] if number else row["source"].split(" (")[0]
@@ -222,7 +227,7 @@ def paper_of(row: dict[str, str]) -> str:
 def long_runs(runs: Sequence[WholeRun]) -> float:
     """Published hours over those of the predicted steps, less 1, where the split is searched: papers count as much."""
     papers: dict[str, list[float]] = {}
-    for run in (run for run in runs if run.row["model"] not in _STATED):
+    for run in (run for run in runs if not run.tuned):
         papers.setdefault(paper_of(run.row), []).append(np.log(run.published_s / run.steps_s))
     return float(np.exp(np.mean([np.median(logs) for logs in papers.values()]))) - 1
 
@@ -231,7 +236,7 @@ def left_out_runs(runs: Sequence[WholeRun]) -> Iterator[tuple[dict[str, str], fl
     """Rows with predicted over published device hours, the overhead of long runs from other papers."""
     for run in runs:
         others = [other for other in runs if paper_of(other.row) != paper_of(run.row)]
-        most = OVERHEAD if run.row["model"] in _STATED else long_runs(others)
+        most = OVERHEAD if run.tuned else long_runs(others)
         share = overhead(run.steps_s / run.devices, most)
         yield run.row, run.steps_s * (1 + share) / run.published_s
 
@@ -243,8 +248,9 @@ def published_runs(measured: Path, reference: Path, cache: Path) -> list[WholeRu
         for row in _rows(path):
             gpu = _ACCELERATORS.get(row["accelerator"])
             if gpu and row["accelerator_hours"]:
-                steps_s, devices = whole_run(row, gpu, cache)
-                found.append(WholeRun(row, devices, steps_s, 3600 * float(row["accelerator_hours"])))
+                steps_s, devices, tuned = whole_run(row, gpu, cache)
+                steps_s *= 1 + PER_DEVICE_HOUR * LOST_HOURS * devices
+                found.append(WholeRun(row, devices, steps_s, 3600 * float(row["accelerator_hours"]), tuned))
     return found
 
 
@@ -253,8 +259,8 @@ def software_of(row: dict[str, str]) -> str:
     return row.get("software") or ("megatron" if "BLOOM" in row["model"] else "fused")
 
 
-def whole_run(row: dict[str, str], gpu: str, cache: Path) -> tuple[float, int]:
-    """Predicted device seconds of a row's steps, and the number of devices."""
+def whole_run(row: dict[str, str], gpu: str, cache: Path) -> tuple[float, int, bool]:
+    """Predicted device seconds of a row's steps, the number of devices, and whether the split is tuned."""
     layers, hidden, heads, kv, inner = (int(row[name]) for name in ("layers", "hidden", "heads", "kv_heads", "ffn"))
     kind = row.get("kind") or ("gpt" if "BLOOM" in row["model"] or "Pythia" in row["model"] else "llama")
     net = Net(kind, layers, hidden, heads, int(row["vocab"]), inner, kv)
@@ -269,9 +275,9 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> tuple[float, int]:
         run = Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, software)
         plan = replace(plan, accumulate=samples // (micro * plan.dp))
         step_s = step_cost(profile, anatomy_of(run, cache)[1], plan, cluster).seconds
-        return step_s * plan.devices / (samples * sequence) * tokens, plan.devices
-    cluster = parse_cluster(f"{devices // 8}x8x{gpu}:200gb")
-    best = float("inf")
+        return step_s * plan.devices / (samples * sequence) * tokens, plan.devices, True
+    cluster = parse_cluster(f"{devices // 8}x8x{gpu}:{400 if 'h100' in gpu else 200}gb")
+    best, tuned = float("inf"), False
     step_tokens = float(row.get("step_tokens") or (_STEP_TOKENS if large else 2e6))
     for micro in (1, 2, 4, 8):
         samples = max(devices * micro, round(step_tokens / sequence / (devices * micro)) * devices * micro)
@@ -283,5 +289,7 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> tuple[float, int]:
             choice = choose_plan(replace(work, optimizer="adamw"), anatomy, profile, cluster, passes=samples // micro)
         except RequestError:
             continue
-        best = min(best, choice.cost.seconds * devices / (samples * sequence))
-    return best * tokens, devices
+        per_token_s = choice.cost.seconds * devices / (samples * sequence)
+        if per_token_s < best:
+            best, tuned = per_token_s, is_tuned(profile, choice.plan, stated=False)
+    return best * tokens, devices, tuned

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..estimator.answer.estimate import find_profile
-from ..estimator.answer.parallel_config import with_config
+from ..estimator.answer.parallel_config import config_notes, with_config
 from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError, RequestError, name_fields
 from ..estimator.base.files import read_text
+from ..estimator.base.notes import Note
 from ..estimator.base.suggest import near
 from ..estimator.cost.profile import Profile
 
@@ -90,12 +91,16 @@ class ConfigError(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model of the configuration. `model` and the paths in its options are relative to the file's folder."""
+    """One model of the configuration. `model` and the paths in its options are relative to the file's folder.
+
+    `notes` are those on the file of `parallel_config`.
+    """
 
     name: str
     model: str
     request: Request
     profile: Profile
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +226,13 @@ def _entry(
     if "parallel_config" in values:
         values["parallel_config"] = str(root / values["parallel_config"])
     try:
-        request = with_config(_request(values))
+        asked = _request(values)
+        notes, request = config_notes(asked), with_config(asked)
         if request.hardware_key not in profiles:
             profiles[request.hardware_key] = find_profile(request)
     except JoulecastError as error:
         raise ConfigError(f"{place}: {with_keys(str(error))}") from error
-    return Entry(name, values["model"], request, profiles[request.hardware_key])
+    return Entry(name, values["model"], request, profiles[request.hardware_key], notes)
 
 
 def _hardware(name: str, root: Path) -> str:

@@ -122,7 +122,7 @@ def _outcomes(
 def _priced(entry: Entry, found: Reading | Failure) -> Outcome:
     if isinstance(found, Reading):
         try:
-            answer = priced(entry.request, found.work, entry.profile)
+            answer = priced(entry.request, found.work, entry.profile).noting(entry.notes)
             return Outcome(entry.name, entry.model, answer, None, found.seconds)
         except JoulecastError as error:
             found = Failure.of(error)

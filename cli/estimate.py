@@ -238,7 +238,7 @@ def read_request(model: str | None, options: Mapping[str, Any]) -> Request:
 
     from ..estimator.answer.request import Request
 
-    if options["parallel_config"] or options["cluster"]:
+    if options["parallel_config"] or options["cluster"] or (options["tokens"] and options["devices"]):
         options = {**options, **_not_given()}
     of_the_same_name = {field.name: options[field.name] for field in fields(Request) if field.name in options}
     others = {

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..estimator.answer import figures
 from ..estimator.base.digits import counted
 from ..estimator.base.interval import Interval
+from ..sweeps.ranking import NODES
 from .fields import with_options
 from .layout import Column, make_console, show, table_lines, wrapped
 
@@ -106,6 +107,7 @@ def _totals(report: SweepReport, width: int) -> list[Text]:
         return []
     shown = {
         "energy": figures.energy(report.totals["energy_kwh"]),
+        **({"nodes": figures.energy(report.totals[NODES])} if NODES in report.totals else {}),
         "with PUE": figures.energy(report.totals["facility_energy_kwh"]),
         "CO2e": figures.carbon(report.totals["co2e_kg"]),
         "time": figures.seconds(report.totals["seconds"]),

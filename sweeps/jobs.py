@@ -17,7 +17,7 @@ from typing import Any
 from .. import __version__
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.estimate import find_profile, priced
-from ..estimator.answer.parallel_config import with_config
+from ..estimator.answer.parallel_config import config_notes, with_config
 from ..estimator.answer.request import Request
 from ..estimator.answer.where import Where, read_where
 from ..estimator.base.errors import JoulecastError
@@ -89,8 +89,10 @@ def run_job(job: Job) -> list[Result]:
 
 def _result(index: int, values: Mapping[str, Any], job: Job) -> Result:
     try:
-        request = with_config(placed(candidate(index, values, job["columns"]).request(job["base"]), job["folder"]))
+        asked = placed(candidate(index, values, job["columns"]).request(job["base"]), job["folder"])
+        request = with_config(asked)
         answer = priced(request, _KEPT.workload(request), _KEPT.profile(request), where=_KEPT.where(request))
+        answer = answer.noting(config_notes(asked))
     except JoulecastError as error:
         return failed(index, values, error)
     except Exception as error:  # a bug of joulecast: the other candidates are still priced

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..estimator.answer.answer import Answer
 from ..estimator.answer.estimate import find_profile, priced, read
-from ..estimator.answer.parallel_config import with_config
+from ..estimator.answer.parallel_config import config_notes, with_config
 from ..estimator.answer.request import Request
 from ..estimator.base.errors import JoulecastError
 from .candidates import candidate
@@ -68,9 +68,10 @@ class Cost:
 
     def answer(self, **values: Any) -> Answer:
         """The candidate's answer, with its intervals, budgets and notes."""
-        request = with_config(candidate(0, values).request(self._base))
-        kept = self._kept
-        return priced(request, kept.workload(request), kept.profile(request), where=kept.where(request))
+        asked = candidate(0, values).request(self._base)
+        request, kept = with_config(asked), self._kept
+        found = priced(request, kept.workload(request), kept.profile(request), where=kept.where(request))
+        return found.noting(config_notes(asked))
 
 
 def _copied(base: Request, column: str) -> Cost:

@@ -13,6 +13,8 @@ from ..estimator.base.interval import Interval
 from ..estimator.base.suggest import near
 
 TOTALS = ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost")
+NODES = "node_energy_kwh"
+"""A total too, where all candidates are on a cluster."""
 _COLUMNS = {
     "energy": "energy_kwh",
     "facility_energy": "facility_energy_kwh",
@@ -86,6 +88,7 @@ class Ranking:
     over_budget: int = 0
     sources: set[str] = field(default_factory=set)
     """What the figures are based on: those of `time_source` and `power_source` that occur."""
+    _nodes: bool = True
     _points: list[tuple[float, ...]] = field(default_factory=list)
     _indices: list[int] = field(default_factory=list)
     _losses: list[tuple[float, int]] = field(default_factory=list)
@@ -98,7 +101,10 @@ class Ranking:
             return
         columns = columns_of(result)
         self.sources |= {columns[name] for name in ("time_source", "power_source") if name in columns}
-        for name in TOTALS:
+        if self._nodes and columns.get(NODES) is None:
+            self._nodes = False
+            self.totals.pop(NODES, None)
+        for name in (*TOTALS, NODES) if self._nodes else TOTALS:
             own = Interval(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
             self.totals[name] = self.totals[name] + own if name in self.totals else own
         if columns.get("over_budget"):

@@ -269,8 +269,9 @@ class Answer:
         """Flat rows: intervals as three columns (`co2e_kg`, `co2e_kg_low`, `co2e_kg_high`)."""
         document = self.to_json()
         row: dict[str, Any] = {"model": document["model"]}
-        for name in ("seconds", "energy_kwh", "facility_energy_kwh", "co2e_kg", "cost"):
-            row |= _ends(name, getattr(self, name))
+        for name in ("seconds", "energy_kwh", "node_energy_kwh", "facility_energy_kwh", "co2e_kg", "cost"):
+            if (figure := getattr(self, name)) is not None:  # only clusters have nodes
+                row |= _ends(name, figure)
         for name in ("profile", "hardware", "time_source", "power_source", "steps", "devices", "currency"):
             row[name] = document[name]
         for name in ("batch_size", "optimizer", "precision", "parameters", "forward_flops_per_sample"):

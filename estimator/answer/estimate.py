@@ -314,17 +314,21 @@ def _embodied(answer: Answer) -> Embodied:
 
 
 def _assumptions(request: Request, work: Workload) -> list[Note]:
-    preset = request.assumed_preset
-    if preset is None:
-        return []
-    if own := work.samples_per_epoch:
+    notes, preset = [], request.assumed_preset
+    if preset is not None and (own := work.samples_per_epoch):
         text = f"an epoch has {own:,} samples, as the training's own data; `samples` states another number"
-        return [Note(text, Topic.SCHEDULE)]
-    text = (
-        f"the size of the training set is not given: an epoch has {preset.name}'s {preset.train_samples:,} samples; "
-        "`samples` states yours"
-    )
-    return [Note(text, Topic.SCHEDULE, Weight.ACT)]
+        notes.append(Note(text, Topic.SCHEDULE))
+    elif preset is not None:
+        text = (
+            f"the size of the training set is not given: an epoch has {preset.name}'s {preset.train_samples:,} "
+            "samples; `samples` states yours"
+        )
+        notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
+    read_here = request.train is not False and not isinstance(request.model, Workload)
+    if read_here and request.optimizer is None and request.default_optimizer != "sgd":
+        text = f"the optimizer is not given: {request.default_optimizer} is assumed (`optimizer`)"
+        notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
+    return notes
 
 
 def _what_fits(answer: Answer, verdict: BudgetVerdict) -> list[str]:
@@ -349,7 +353,7 @@ def _traced(model: nn.Module, request: Request) -> Workload:
         model,
         request.inputs,
         train=request.train is not False,
-        optimizer=request.optimizer or "sgd",
+        optimizer=request.optimizer or request.default_optimizer,
         precision=request.precision,
         loss=request.loss if callable(request.loss) else None,
         accumulate=request.passes,

@@ -25,7 +25,7 @@ from ..trace.workload import Workload
 from .request import Request
 
 _FUSED, _MEGATRON, _CORE, _EAGER, _COMPILED = "fused", "megatron", "megatron-core", "eager", "compiled"
-_LARGE = 100e9
+LARGE = 100e9
 """Parameters from which published trainings on GPUs with FP8 had pipelines. Megatron-Core was chosen for them on three
 steps of Nemotron-4 340B, and judged on Llama 3.1 405B and DeepSeek-V3."""
 _ASSUMED = {
@@ -35,7 +35,7 @@ _ASSUMED = {
     ),
     _CORE: (
         f"Megatron-Core is assumed (`software` {_CORE}), because published trainings of more than "
-        f"{_LARGE / 1e9:.0f} billion parameters on such GPUs were as fast"
+        f"{LARGE / 1e9:.0f} billion parameters on such GPUs were as fast"
     ),
     _EAGER: f"eager PyTorch is assumed for a model that reads no sequences (`software` {_EAGER})",
     _COMPILED: f"torch.compile is assumed for a model that reads no sequences (`software` {_COMPILED})",
@@ -177,5 +177,5 @@ def _assumed_software(work: Workload, profile: Profile) -> str:
         part = _known_part(profile.hardware)
         if part is not None and part.before_ampere:
             return _MEGATRON
-        return _CORE if part is not None and part.fp8_tflops and work.parameters > _LARGE else _FUSED
+        return _CORE if part is not None and part.fp8_tflops and work.parameters > LARGE else _FUSED
     return _COMPILED if work.compiled else _EAGER

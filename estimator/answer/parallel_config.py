@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..base.errors import RequestError
+from ..base.errors import HardwareError, RequestError
 from ..base.notes import Note, Topic, Weight
+from ..cost.names import find_hardware
 from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
 from ..cost.parallel.configs import StatedRun, read_config
+from ..cost.software import WRITTEN_SCORES
+from ..place.schedule import whole_number
 from .request import PRECISIONS, Request
 
 _STATED = (
@@ -35,10 +38,32 @@ def with_config(request: Request) -> Request:
     values = _stated_fields(stated, request)
     accumulates = values.get("accumulate") or request.accumulate
     global_batch = values.pop("global_batch", None) if accumulates else None  # it follows from the passes
-    found = replace(request, parallel_config=None, **values)
+    found = replace(request, parallel_config=None, software=_software(request, stated), **values)
     if global_batch is not None:
         _check_global_batch(global_batch, stated, found)
-    return found
+    return _with_batch_of_replicas(found, stated)
+
+
+def _software(request: Request, stated: StatedRun) -> str | None:
+    """The software of the request, otherwise of the file. Megatron-Core needs an NVIDIA GPU since Ampere or another."""
+    if request.software is not None or stated.software is None or request.split_devices is None:
+        return request.software
+    try:
+        part = find_hardware(request.split_devices.hardware)
+    except HardwareError:
+        return stated.software
+    return WRITTEN_SCORES if part.before_ampere else stated.software
+
+
+def _with_batch_of_replicas(request: Request, stated: StatedRun) -> Request:
+    """`request` with the samples of a step: a file's batch and passes are those of a replica, which devices share."""
+    plan, cluster = request.plan, request.split_devices
+    if plan is None or cluster is None or plan.dp == cluster.devices or request.global_batch is not None:
+        return request
+    if stated.batch_size is None and stated.accumulate is None:
+        return request
+    samples = plan.dp * request.passes * whole_number("batch_size", request.batch_size or request.default_batch)
+    return replace(request, global_batch=samples, accumulate=None)
 
 
 def config_notes(request: Request) -> tuple[Note, ...]:
@@ -46,7 +71,11 @@ def config_notes(request: Request) -> tuple[Note, ...]:
     if request.parallel_config is None:
         return ()
     stated, devices = read_config(request.parallel_config), request.device_count
-    texts = [
+    texts = []
+    if stated.software is not None and request.software is None:
+        software = _software(request, stated)
+        texts.append(f"{software} is assumed for the {stated.kind} file (`software`)")
+    texts += [
         f"{name} of the {stated.kind} file is not modelled: transfers to the host's memory are left out"
         for name in stated.not_modelled
     ]

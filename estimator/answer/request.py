@@ -266,7 +266,7 @@ class Request:
             batch_size=whole_number("batch_size", _given(self.batch_size, self.default_batch)),
             own_batch=self.batch_size is None and self.cluster is None and self.global_batch is None,
             train=_given(self.train, True),
-            optimizer=_given(self.optimizer, "sgd"),
+            optimizer=_given(self.optimizer, self.default_optimizer),
             loss=None if self.loss is None else check_loss(str(self.loss)),
             precision=self.precision,
             accumulate=self.passes,
@@ -281,8 +281,18 @@ class Request:
 
     @property
     def default_batch(self) -> int:
-        """Samples of a pass where none are given: one sequence on a cluster where the run is given in tokens."""
-        return 1 if self.cluster is not None and self.tokens is not None else DEFAULT_BATCH_SIZE
+        """Samples of a pass where none are given: one sequence on several devices where the run is given in tokens."""
+        return 1 if self._reads_tokens_on_several else DEFAULT_BATCH_SIZE
+
+    @property
+    def default_optimizer(self) -> str:
+        """The optimizer where none is given: AdamW on several devices where the run is given in tokens."""
+        return "adamw" if self._reads_tokens_on_several else "sgd"
+
+    @property
+    def _reads_tokens_on_several(self) -> bool:
+        several = self.cluster is not None or _given(self.devices, 1) not in (1, 1.0, "1")
+        return several and self.tokens is not None
 
     @property
     def passes(self) -> int:

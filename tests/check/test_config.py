@@ -156,5 +156,9 @@ def test_a_parallel_configuration_is_read_beside_the_file(tmp_path: Path) -> Non
     model = '{ model = "net.py", cluster = "dgx-a100", steps = 1, parallel_config = "ds.json" }'
     (entry,) = read(tmp_path, f"models = [{model}]\n").entries
     assert (entry.request.batch_size, entry.request.zero, entry.request.parallel_config) == (4, 2, None)
+    assert entry.notes == ()
+    (tmp_path / "ds.json").write_text('{"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}')
+    (entry,) = read(tmp_path, f"models = [{model}]\n").entries
+    assert [note.partition(" of ")[0] for note in entry.notes] == ["offload_param"]
     with pytest.raises(ConfigError, match=r"none.json cannot be read"):
         read(tmp_path, f"models = [{model.replace('ds.json', 'none.json')}]\n")

@@ -95,6 +95,7 @@ def test_a_parallel_configuration_is_read_as_by_estimate(call: Run, net: str, tm
     found = call("joulecast", "sweep", "--model", net, "--set", "width=8", *run, "--jobs", "1", "--json")
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["seconds"] == own["seconds"]
+    assert json.loads(found.stdout)["node_energy_kwh"] == own["node_energy_kwh"]
 
 
 def test_a_budget_of_the_sweep_and_one_of_each_candidate(call: Run, net: str) -> None:

@@ -94,3 +94,10 @@ def test_in_a_search_of_scikit_learn(cost: jc.Cost) -> None:
 
     search = GridSearchCV(Net(), {"width": [8192, 4, 64]}, scoring=cheapness, cv=2, n_jobs=1)
     assert search.fit([[0], [1], [0], [1]], [0, 1, 0, 1]).best_params_ == {"width": 4}
+
+
+def test_notes_of_a_parallel_configuration(net: str, tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text('{"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}')
+    cost = jc.Cost(model=net, inputs="16", steps=1, cluster="dgx-h100", parallel_config=str(path))
+    assert any(note.startswith("offload_param of the DeepSpeed file") for note in cost.answer(width=4).warnings)

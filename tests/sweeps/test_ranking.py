@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulecast.estimator.base.errors import JoulecastError
-from joulecast.sweeps.ranking import TOTALS, Merit, Ranking, parse_merits
+from joulecast.sweeps.ranking import NODES, TOTALS, Merit, Ranking, parse_merits
 
 
 def result(index: int, energy: float = 1.0, **columns: Any) -> dict[str, Any]:
@@ -30,6 +30,14 @@ def ranking(*results: dict[str, Any], pareto: str = "", by: str = "energy") -> R
 def test_the_total_adds_values_and_bounds() -> None:
     total = ranking(result(0, 1.0), result(1, 4.0)).totals["energy_kwh"]
     assert (total.low, total.value, total.high) == (2.5, 5.0, 15.0)
+
+
+def test_nodes_are_a_total_where_all_candidates_have_them() -> None:
+    nodes = {"node_energy_kwh": 2.0, "node_energy_kwh_low": 1.0, "node_energy_kwh_high": 4.0}
+    total = ranking(result(0, **nodes), result(1, **nodes)).totals[NODES]
+    assert (total.low, total.value, total.high) == (2.0, 4.0, 8.0)
+    for order in ([result(0, **nodes), result(1)], [result(0), result(1, **nodes)]):
+        assert NODES not in ranking(*order).totals
 
 
 def test_failures_are_counted_by_their_reason_and_have_no_figures() -> None:

@@ -7,6 +7,7 @@ stated.
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ class StatedRun:
     precision: str | None = None
     optimizer: str | None = None
     clip_gradients: bool | None = None
+    software: str | None = None
     devices: int | None = None
     not_modelled: tuple[str, ...] = ()
     """Settings that change the time of a step and that joulecast leaves out, in the file's words."""
@@ -232,23 +234,37 @@ def _torchtitan(document: Mapping[str, Any]) -> StatedRun:
         raise _UnknownKindError
     shard, replicate = parallel.get("data_parallel_shard_degree"), parallel.get("data_parallel_replicate_degree")
     mode = str(_part(document, "activation_checkpoint").get("mode", "selective"))
+    pp = _count(parallel.get("pipeline_parallel_degree")) or 1
+    local, whole = _count(training.get("local_batch_size")), _count(training.get("global_batch_size"))
+    local = local or _count(training.get("batch_size"))
+    micro, passes = local, None
+    if pp > 1 and local:  # the batch of a replica is divided among the stages
+        micro = math.gcd(local, _count(parallel.get("pipeline_parallel_microbatch_size")) or 1)
+        passes = None if whole else local // micro
     return StatedRun(
         kind="torchtitan",
         parallel=_sizes(
             tp=_count(parallel.get("tensor_parallel_degree")) or 1,
-            pp=_count(parallel.get("pipeline_parallel_degree")) or 1,
+            pp=pp,
             cp=_count(parallel.get("context_parallel_degree")),
             ep=_count(parallel.get("expert_parallel_degree")),
         ),
-        zero=0 if shard == 1 and _count(replicate) else 3,
+        zero=0 if shard == 1 and _count(replicate) else _resharded(parallel, pp),
         activation_checkpointing=mode if mode in ("full", "selective", "none") else None,
-        batch_size=_count(training.get("local_batch_size")) or _count(training.get("batch_size")),
-        global_batch=_count(training.get("global_batch_size")),
+        batch_size=micro,
+        accumulate=passes,
+        global_batch=whole,
         sequence_length=_count(training.get("seq_len")),
         precision="bf16" if training.get("mixed_precision_param", "bfloat16") == "bfloat16" else None,
         optimizer=_optimizer(_part(document, "optimizer").get("name")),
         clip_gradients=bool(training.get("max_norm", True)),
     )
+
+
+def _resharded(parallel: Mapping[str, Any], stages: int) -> int:
+    """The ZeRO stage of FSDP: by default, pipelines keep gathered weights from the forward to the backward pass."""
+    policy = parallel.get("fsdp_reshard_after_forward", "default")
+    return 2 if policy == "never" or (policy == "default" and stages > 1) else 3
 
 
 # -- Megatron-LM ----------------------------------------------------------------------------------------------
@@ -263,6 +279,7 @@ def _megatron(text: str) -> StatedRun:
         _count(found.get("pipeline-model-parallel-size")) or 1,
     )
     layers, chunk = _count(found.get("num-layers")), _count(found.get("num-layers-per-virtual-pipeline-stage"))
+    chunks = layers // (pp * chunk) if layers and chunk else _count(found.get("num-virtual-stages-per-pipeline-rank"))
     granularity, clip = found.get("recompute-granularity"), found.get("clip-grad")
     if "recompute-activations" in found:
         granularity = "selective"
@@ -275,7 +292,7 @@ def _megatron(text: str) -> StatedRun:
             pp=pp,
             cp=_count(found.get("context-parallel-size")),
             ep=_count(found.get("expert-model-parallel-size")),
-            vp=layers // (pp * chunk) if layers and chunk else None,
+            vp=chunks,
             sp=None if tp == 1 else int("sequence-parallel" in found),
             eo=1 if "overlap-moe-expert-parallel-comm" in found else None,
         ),
@@ -287,6 +304,7 @@ def _megatron(text: str) -> StatedRun:
         precision=_precision("bf16" in found, "fp16" in found),
         optimizer=_optimizer(found.get("optimizer", "adam")),
         clip_gradients=not clip or not re.fullmatch(r"0*\.?0*", clip),
+        software="megatron" if found.get("transformer-impl") == "local" else "megatron-core",
     )
 
 

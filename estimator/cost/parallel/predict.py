@@ -169,14 +169,16 @@ def predict_split(
     rest = rest_w(cluster, board_w, limit_w)
     idle_node_w = cluster.devices_per_node * idle_w + rest_w(cluster, idle_w, limit_w)
     split = Split(choice.plan, cluster, plan is None, choice.memory, choice.cost, rest, idle_node_w)
-    tuned = _is_tuned(profile, choice.plan, stated=plan is not None)
+    tuned = is_tuned(profile, choice.plan, stated=plan is not None)
     alone = profile.predict(work, steps=steps)
     if known:
         alone = _with_known_errors(alone, software_known, fp8=work.precision == FP8, older=older)
         estimate = _estimate(profile, alone, choice, cluster, steps, split, waiting_doubt=0.0)
     else:
         estimate = _estimate(profile, alone, choice, cluster, steps, split)
-    estimate = replace(estimate, warnings=(*estimate.warnings, *_layout_notes(anatomy, choice), *_older_notes(choice)))
+    left = _rest_notes(choice.plan, zeros, checkpointings) if plan is not None else []
+    notes = (*left, *_layout_notes(anatomy, choice), *_older_notes(choice))
+    estimate = replace(estimate, warnings=(*estimate.warnings, *notes))
     estimate = with_slow_data(estimate, data_s * steps, waiting_w(profile.power))
     estimate, interruptions = with_interruptions(
         with_overhead(estimate, overhead, None if older or tuned or not known else load_stacks().long_runs),
@@ -185,7 +187,7 @@ def predict_split(
     return estimate, replace(split, cost=_fed(choice.cost, data_s, profile.power), interruptions=interruptions)
 
 
-def _is_tuned(profile: Profile, plan: Plan, *, stated: bool) -> bool:
+def is_tuned(profile: Profile, plan: Plan, *, stated: bool) -> bool:
     """Whether published trainings were as fast as the steps of this split: those that state tp or pp, and pipelines of
     Megatron-Core (Nemotron-4 340B, Llama 3.1 405B, DeepSeek-V3)."""
     if stated:
@@ -321,6 +323,16 @@ def _scaled(parts: tuple[Share, ...], kwh: float, seconds: float) -> tuple[Share
 def _other_notes(notes: tuple[str, ...]) -> list[str]:
     """The notes of one device's run without the one on its memory, which the split changes."""
     return [note for note in notes if not note.startswith("needs about ")]
+
+
+def _rest_notes(plan: Plan, zeros: Sequence[int], checkpointings: Sequence[str]) -> list[Note]:
+    """What was chosen for sizes that are stated."""
+    chosen = [f"ZeRO stage {plan.zero} (`zero`)"] if len(zeros) > 1 and plan.dp > 1 else []
+    if len(checkpointings) > 1:
+        how = "no" if plan.checkpointing == "none" else plan.checkpointing
+        chosen.append(f"{how} checkpointing (`activation_checkpointing`)")
+    text = f"chosen for the stated split: {' and '.join(chosen)}"
+    return [Note(text, Topic.SCHEDULE, Weight.ROUGH)] if chosen else []
 
 
 def _layout_notes(anatomy: Anatomy, choice: Choice) -> list[Note]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from joulecast.estimator.answer.estimate import answer
+from joulecast.estimator.answer.estimate import _assumptions, answer
 from joulecast.estimator.answer.on_cluster import _as_of_its_time, _assumed_software, board_profile, needed_cluster
 from joulecast.estimator.answer.request import Request
 from joulecast.estimator.cost.library import load_profile
@@ -86,3 +86,37 @@ def test_large_models_on_gpus_with_fp8_are_assumed_to_run_with_megatron_core(
 ) -> None:
     work = replace(decoder(), parameters=parameters)
     assert _assumed_software(work, load_profile(part)) == software
+
+
+@pytest.mark.parametrize(
+    ("fields", "optimizer", "batch"),
+    [
+        ({"cluster": "dgx-h100"}, "adamw", 1),
+        ({"devices": "8"}, "adamw", 1),
+        ({}, "sgd", 32),
+        ({"devices": 1}, "sgd", 32),
+    ],
+)
+def test_several_devices_that_read_tokens_have_adamw_and_one_sequence_each(
+    fields: dict[str, object], optimizer: str, batch: int
+) -> None:
+    request = Request(tokens=1e6, **fields)  # type: ignore[arg-type]
+    assert (request.default_optimizer, request.default_batch) == (optimizer, batch)
+    assert Request(steps=1, cluster="dgx-h100").default_optimizer == "sgd"
+    notes = [str(note) for note in _assumptions(request, decoder())]
+    assert notes == (["the optimizer is not given: adamw is assumed (`optimizer`)"] if optimizer == "adamw" else [])
+    assert _assumptions(replace(request, optimizer="lion"), decoder()) == []
+    assert _assumptions(replace(request, train=False), decoder()) == []
+
+
+def test_what_a_stated_split_leaves_open_is_named() -> None:
+    run = {"model": decoder(), "steps": 10, "cluster": "2x8xa100-sxm4-80gb:200gb", "parallel": "tp=8"}
+    found = answer(Request(**run))  # type: ignore[arg-type]
+    assert found.split is not None
+    note = (
+        f"chosen for the stated split: ZeRO stage {found.split.plan.zero} (`zero`) and no checkpointing "
+        "(`activation_checkpointing`)"
+    )
+    assert note in found.warnings
+    stated = answer(Request(**run, zero=1, activation_checkpointing="full"))  # type: ignore[arg-type]
+    assert not any(one.startswith("chosen for the stated split") for one in stated.warnings)

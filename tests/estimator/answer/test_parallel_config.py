@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from joulecast.estimator.answer.parallel_config import with_config
+from joulecast.estimator.answer.parallel_config import config_notes, with_config
 from joulecast.estimator.answer.request import Request
 from joulecast.estimator.base.errors import RequestError
 
@@ -39,6 +39,34 @@ def test_the_samples_of_a_step_follow_from_the_passes(tmp_path: Path) -> None:
     assert stated(tmp_path, parts).global_batch is None  # the batch of a pass is not stated
     whole = stated(tmp_path, {**parts, "train_micro_batch_size_per_gpu": 2})  # 8 devices x 4 passes x 2
     assert (whole.global_batch, whole.accumulate, whole.batch_size) == (None, 4, 2)
+
+
+def test_a_files_batch_is_that_of_a_replica(tmp_path: Path) -> None:
+    """Two pipeline stages on eight devices are four replicas: 4 x 4 passes x 2 samples."""
+    parts = {"gradient_accumulation_steps": 4, "train_micro_batch_size_per_gpu": 2, "pipeline": {"stages": 2}}
+    for document in (parts, {**parts, "train_batch_size": 32}):
+        found = stated(tmp_path, document)
+        assert (found.global_batch, found.accumulate, found.batch_size, found.step_passes) == (32, None, 2, 16)
+    alone = stated(tmp_path, {"pipeline": {"stages": 2}, "zero_optimization": {"stage": 1}}, batch_size=2)
+    assert alone.global_batch is None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "given", "software"),
+    [
+        ("dgx-h100", None, "megatron-core"),
+        ("8xmi250x", None, "megatron-core"),
+        ("8xv100-sxm2-32gb", None, "megatron"),
+        ("dgx-h100", "fused", "fused"),
+    ],
+)
+def test_software_of_a_megatron_file(tmp_path: Path, cluster: str, given: str | None, software: str) -> None:
+    path = tmp_path / "run.sh"
+    path.write_text("pretrain_gpt.py --tensor-model-parallel-size 2 --micro-batch-size 1 --global-batch-size 8")
+    request = Request(cluster=cluster, parallel_config=path, software=given)
+    assert with_config(request).software == software
+    notes = [str(note) for note in config_notes(request)]
+    assert notes == ([] if given else [f"{software} is assumed for the Megatron-LM file (`software`)"])
 
 
 @pytest.mark.parametrize(("tp", "passes"), [(1, 32), (2, 16)])

@@ -120,9 +120,9 @@ def test_torchtitan(tmp_path: Path):
     assert read(tmp_path, "train.toml", TITAN) == StatedRun(
         kind="torchtitan",
         parallel="tp=8,pp=4",
-        zero=3,
+        zero=2,  # gathered weights stay for all micro-batches of a pipeline
         activation_checkpointing="full",
-        batch_size=2,
+        batch_size=1,  # torchtitan's default of the micro-batch
         global_batch=1024,
         sequence_length=8192,
         precision="bf16",
@@ -172,6 +172,7 @@ def test_megatron(tmp_path: Path):
         precision="bf16",
         optimizer="adam",
         clip_gradients=False,
+        software="megatron-core",
     )
 
 
@@ -355,6 +356,24 @@ def test_either_key_tells_accelerate(tmp_path: Path):
         ('mixed_precision_param = "float32"', "", "precision", None),
         ('mixed_precision_param = "bfloat16"', "", "precision", "bf16"),
         ("seq_len = 2048", "", "activation_checkpointing", "selective"),  # torchtitan's default
+        ("local_batch_size = 8", "pipeline_parallel_degree = 2", "accumulate", 8),
+        (
+            "local_batch_size = 8",
+            "pipeline_parallel_degree = 2\npipeline_parallel_microbatch_size = 4",
+            "accumulate",
+            2,
+        ),
+        (
+            "local_batch_size = 8",
+            "pipeline_parallel_degree = 2\npipeline_parallel_microbatch_size = 4",
+            "batch_size",
+            4,
+        ),
+        ("local_batch_size = 8\nglobal_batch_size = 64", "pipeline_parallel_degree = 2", "accumulate", None),
+        ("local_batch_size = 8", "", "accumulate", None),
+        ("seq_len = 2048", "pipeline_parallel_degree = 2", "zero", 2),
+        ("seq_len = 2048", 'pipeline_parallel_degree = 2\nfsdp_reshard_after_forward = "always"', "zero", 3),
+        ("seq_len = 2048", 'fsdp_reshard_after_forward = "never"', "zero", 2),
         ("seq_len = 2048", "data_parallel_shard_degree = 1", "zero", 3),
         ("seq_len = 2048", "data_parallel_replicate_degree = 8", "zero", 3),
         ("seq_len = 2048", "data_parallel_shard_degree = 1\ndata_parallel_replicate_degree = 8", "zero", 0),
@@ -386,6 +405,9 @@ def test_checkpointing_of_torchtitan(tmp_path: Path, mode: str, stated: str | No
         ("--expert-model-parallel-size 8", "parallel", "tp=1,pp=1,ep=8"),
         ("--num-layers 24 --num-layers-per-virtual-pipeline-stage 6", "parallel", "tp=1,pp=1,vp=4"),
         ("--num-layers 24", "parallel", "tp=1,pp=1"),
+        ("--num-virtual-stages-per-pipeline-rank 4", "parallel", "tp=1,pp=1,vp=4"),
+        ("--transformer-impl local", "software", "megatron"),
+        ("--transformer-impl transformer_engine", "software", "megatron-core"),
         ("--num-layers-per-virtual-pipeline-stage 6", "parallel", "tp=1,pp=1"),
         ("", "zero", 0),
         ("--use-distributed-optimizer", "zero", 1),

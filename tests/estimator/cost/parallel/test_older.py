@@ -16,8 +16,8 @@ from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.cost.parallel.predict import (
     POWER_SLOPE,
     UNEXPLAINED,
-    _is_tuned,
     is_dated,
+    is_tuned,
     predict_split,
     slowed,
 )
@@ -110,12 +110,12 @@ def test_long_runs_take_as_much_longer_as_published_ones() -> None:
 def test_pipelines_of_megatron_core_take_as_long_as_their_steps() -> None:
     core, fused = (of(A100, software)[0] for software in ("megatron-core", "fused"))
     pipeline, flat = Plan(dp=8, pp=2), Plan(dp=8, tp=2)
-    assert _is_tuned(core, pipeline, stated=False)
-    assert not _is_tuned(fused, pipeline, stated=False)
-    assert not _is_tuned(core, flat, stated=False)
-    assert _is_tuned(fused, pipeline, stated=True)
-    assert _is_tuned(fused, flat, stated=True)
-    assert not _is_tuned(core, Plan(dp=16, zero=3), stated=True)
+    assert is_tuned(core, pipeline, stated=False)
+    assert not is_tuned(fused, pipeline, stated=False)
+    assert not is_tuned(core, flat, stated=False)
+    assert is_tuned(fused, pipeline, stated=True)
+    assert is_tuned(fused, flat, stated=True)
+    assert not is_tuned(core, Plan(dp=16, zero=3), stated=True)
 
 
 def test_eager_pytorch_is_not_slowed() -> None:
