@@ -40,8 +40,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _TOP]
 # Folders whose tests start processes or train. Their files run first, so that no worker is left with one of them.
 _LONGEST = ("benchmarks", "check", "cli", "measure", "models", "service", "sweeps", "trainers")
 
-# A busy machine is no defect of a test.
-settings.register_profile("joulecast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A busy machine is no defect of a test, and neither is a checkout that cannot be written to: Hypothesis warns there.
+_examples = {} if os.access(_TOP, os.W_OK) else {"database": None}
+settings.register_profile("joulecast", deadline=None, suppress_health_check=[HealthCheck.too_slow], **_examples)
 settings.load_profile("joulecast")
 
 
