@@ -75,7 +75,7 @@ def choose_plan(
     if least is None:
         raise RequestError(
             f"no split of {cluster.devices} devices gives each replica a whole number of the {passes} micro-batches of "
-            "a step; change `accumulate` or `batch_size`"
+            "a step; change `global_batch`, `accumulate` or `batch_size`"
         )
     raise RequestError(
         f"no split fits in {short((profile.memory_bytes or 0) / 1e9)} GB per device; the smallest ({least[0]}) needs "
