@@ -17,6 +17,7 @@ from .fused import GROUPED, with_imbalance
 from .layer_table import FVCORE_MAX_PARAMETERS, fvcore_counts, layer_table
 from .masks import with_masks
 from .optimizers import OPTIMIZERS, clip_op, ema_op, optimizer_name, state_bytes, update_ops
+from .signature import arguments
 from .step import PRECISIONS, Listing, Loss, Step, Trained, list_step
 from .targets import missing_targets
 from .training_step import TrainingStep
@@ -198,6 +199,10 @@ def _check_trainable(step: Step) -> None:
         )
 
 
+# Models of more optional inputs are not meant to get all of them.
+_FEW_INPUTS = 2
+
+
 # -- from the listing to the workload --------------------------------------------------------------
 
 
@@ -246,6 +251,17 @@ def _arithmetic(ops: Sequence[Op]) -> str:
     return max(flops, key=lambda dtype: flops[dtype]) if any(flops.values()) else "float32"
 
 
+def _not_given(step: Step) -> str:
+    """The optional inputs that a model with few of them was called without: the text of one for images and texts."""
+    if isinstance(step.model, TrainingStep):
+        return ""
+    behind = list(arguments(step.model).items())[len(step.args) :]
+    others = [name for name, one in behind if one.default is None and name not in step.kwargs]
+    if not 0 < len(others) <= _FEW_INPUTS:
+        return ""
+    return f"; the model was called without {' and '.join(others)}: give all of its `inputs` by name"
+
+
 def _notes(step: Step, listing: Listing) -> list[str]:
     notes = []
     if listing.values_drawn:
@@ -260,7 +276,7 @@ def _notes(step: Step, listing: Listing) -> list[str]:
     if step.train:
         untrained = sum(p.requires_grad for p in step.model.parameters()) - len(listing.trained)
         if untrained > 0:
-            notes.append(f"{untrained} trainable parameter tensors get no gradient from the loss")
+            notes.append(f"{untrained} trainable parameter tensors get no gradient from the loss{_not_given(step)}")
         if step.loss is None and (targets := missing_targets(step.model, step.args, step.kwargs)):
             notes.append(f"the model was called without `{targets}`: what it computes from them is not counted")
         if step.loss is None and not listing.has_output:

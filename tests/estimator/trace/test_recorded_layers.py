@@ -223,3 +223,21 @@ def test_a_method_that_computes_a_scan_is_one_op_and_put_back(name: str) -> None
 
 def test_scans_that_the_code_names() -> None:
     assert {"_rnn_scan", "selective_scan", "mlstm_recurrent_sequence_native"} == scans.METHODS
+
+
+def test_an_optional_input_that_a_part_of_the_model_needs_is_named():
+    class TwoTowers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual, self.words = nn.Linear(4, 3), nn.Embedding(10, 3)
+
+        def forward(self, image=None, text=None):
+            return self.visual(image) if text is None else self.visual(image) + self.words(text).mean(1)
+
+    image, text = torch.zeros(2, 4), torch.zeros(2, 5, dtype=torch.int64)
+    note = (
+        "1 trainable parameter tensors get no gradient from the loss; "
+        "the model was called without text: give all of its `inputs` by name"
+    )
+    assert note in trace(TwoTowers(), image).warnings
+    assert not any("gradient" in one for one in trace(TwoTowers(), (image, text)).warnings)
