@@ -56,7 +56,9 @@ SECTIONS = {
     "--batch-size", "--micro-batch", "batch_size", show_default="a training script's own, otherwise 32", metavar="N",
     help="Samples per pass and device.",
 )  # fmt: skip
-@click.option("--optimizer", default="sgd", show_default=True, metavar="NAME", help="sgd, AdamW, lion, muon, 8-bit...")
+@click.option(
+    "--optimizer", metavar="NAME", help="sgd, AdamW, lion, muon, 8-bit...; default: a training's own, otherwise sgd."
+)
 @click.option("--loss", metavar="NAME", help="package.module:function of the output [and a target] to a scalar.")
 @click.option(
     "--precision",

@@ -136,7 +136,7 @@ def _read(trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> Workload:
     read = functools.partial(
         read_step,
         optimizer=optimizer_of(trainer.optimizers[0]),
-        precision=lightning_autocast(trainer),
+        precision=lightning_autocast(trainer.precision),
         accumulate=trainer.accumulate_grad_batches,
         name=type(pl_module).__name__,
     )

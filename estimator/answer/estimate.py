@@ -145,7 +145,8 @@ def estimate(
         or the "expected" value.
     train, optimizer, precision, accumulate, loss:
         How a step runs; see `trace`. `train=False` is inference. For a text, `loss` is the name of a function,
-        "package.module:function".
+        "package.module:function", and the default optimizer is that of a training that the file starts or of
+        `configure_optimizers`, otherwise "sgd".
     clip_gradients, ema:
         Gradients are clipped by their norm; a moving average of the parameters is kept.
     lora, freeze:

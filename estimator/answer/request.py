@@ -267,6 +267,7 @@ class Request:
             own_batch=self.batch_size is None and self.cluster is None and self.global_batch is None,
             train=_given(self.train, True),
             optimizer=_given(self.optimizer, self.default_optimizer),
+            own_optimizer=self.optimizer is None,
             loss=None if self.loss is None else check_loss(str(self.loss)),
             precision=self.precision,
             accumulate=self.passes,

@@ -40,6 +40,10 @@ class NoModelError(JoulecastError):
     """A file holds nothing that is a model or builds one."""
 
 
+class UndeclaredInputsError(JoulecastError):
+    """Nothing says what a model takes."""
+
+
 class ProfileError(JoulecastError):
     """A profile that is missing, corrupt or of a newer schema, or that does not fit the workload."""
 

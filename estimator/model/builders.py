@@ -6,11 +6,13 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError, NoModelError
 from ..base.suggest import near
+from ..sandbox.source import has_main_block
 from .config_objects import ConfigObject, config_object, signature_of_call
 from .interrupted import whole_models
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = ("model", "build_model", "get_model")
-_GUARD = re.compile(r"""^if\s+__name__\s*==\s*["']__main__["']""", re.M)
 _NAMES_A_MODEL = re.compile(r"^[A-Z]|model|net")
 
 # These packages pass `num_classes` on in **kwargs, without a parameter of that name.
@@ -75,8 +76,13 @@ def choose(module: ModuleType, label: str, args: Mapping[str, Any]) -> tuple[str
     if len(variables) == 1 and not args:
         return next(iter(variables.items()))
     if whole:
+        trained = (
+            f", or give {label}:__main__ for what it trains as a script"
+            if has_main_block(Path(str(module.__file__)))
+            else ""
+        )
         raise JoulecastError(
-            f"{label} contains several models: {', '.join(whole)}; name one, as in {label}:{next(iter(whole))}"
+            f"{label} contains several models: {', '.join(whole)}; name one, as in {label}:{next(iter(whole))}{trained}"
         )
     if len(classes) == 1:  # calling it says which arguments it needs
         return next(iter(classes.items()))
@@ -136,14 +142,6 @@ def _inventory(module: ModuleType) -> str:
     first = next(iter([*likely, *main, *found]))
     listed = ", ".join([*ready, *(_with_needs(name, value) for name, value in found.items() if name not in ready)][:12])
     return f"; it has {listed}: name one (FILE.py:{first.removesuffix('()')}), or define build_model()"
-
-
-def is_script(module: ModuleType) -> bool:
-    """Whether the file has code for `python FILE` alone."""
-    try:
-        return bool(_GUARD.search(inspect.getsource(module)))
-    except OSError:
-        return False
 
 
 def _with_needs(name: str, value: Callable[..., Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..base.errors import JoulecastError
+from ..base.errors import UndeclaredInputsError
 from ..trace.signature import arguments
 from .clips import NoLayout, first_taken
 from .config_inputs import MAX_DEFAULT_TOKENS
@@ -38,18 +38,18 @@ class Guess:
 
 
 def input_of_first_layer(model: nn.Module, label: str) -> tuple[list[InputSpec], tuple[str, ...]]:
-    """The one input that fits the model, with a note. Raises JoulecastError that suggests one for this model."""
+    """The one input that fits the model, with a note. Raises UndeclaredInputsError that suggests one for this model."""
     takes = arguments(model)
     needed = [name for name, one in takes.items() if one.default is inspect.Parameter.empty]
     if len(needed) > 1:
         each = " ".join(f"`inputs` {name}:SHAPE" for name in needed)
-        raise JoulecastError(f"{label} takes {', '.join(needed)}; give {each}, or define example_inputs")
+        raise UndeclaredInputsError(f"{label} takes {', '.join(needed)}; give {each}, or define example_inputs")
     name = next(iter(needed or takes), "")
     guess = _guess(model, name) if name else None
     if guess is None:
-        raise JoulecastError(f"{label} does not declare its inputs; {HOW_TO_GIVE_INPUTS}")
+        raise UndeclaredInputsError(f"{label} does not declare its inputs; {HOW_TO_GIVE_INPUTS}")
     if guess.certain is None:
-        raise JoulecastError(f"{label} does not declare its inputs; {how_to_give_inputs(guess.example)}")
+        raise UndeclaredInputsError(f"{label} does not declare its inputs; {how_to_give_inputs(guess.example)}")
     return [guess.certain], (f"{label}: {guess.note}",)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from ..base.autocast import accelerate_autocast, lightning_autocast
 from ..sandbox.loop_body import LoopBody, loops_around
 from ..sandbox.training_stop import TrainingStarted
 from ..sandbox.user_code import is_joulecasts, is_users
@@ -66,7 +67,7 @@ def stopped_training(stop: TrainingStarted) -> Training | None:
     together = whole_step(stop)
     if call is None:
         return Training(name, model, optimizers=stop.optimizers, loading=loading, with_others=together)
-    precision = str(call.autocast).removeprefix("torch.") if call.autocast else None
+    precision = str(call.autocast).removeprefix("torch.") if call.autocast else _of_trainers(stop)
     arguments = call.args, dict(call.kwargs)
     return Training(name, model, arguments, stop.optimizers, precision, loading=loading, with_others=together)
 
@@ -97,6 +98,20 @@ def whole_step(stop: TrainingStarted) -> Training | None:
     samples = next((tensor.shape[0] for call in calls for tensor in call if tensor.dim()), None)
     loading = _loading(stop.loader)
     return Training(name, step, optimizers=tuple(optimizers), loops=tuple(loops), samples=samples, loading=loading)
+
+
+def _of_trainers(stop: TrainingStarted) -> str | None:
+    """The autocast that Lightning's `Fabric` or an `Accelerator` among the variables would enter on a GPU."""
+    from ..sandbox.redirect import is_fabrics
+
+    if is_fabrics(stop.model):
+        plugin = getattr(getattr(stop.model, "_strategy", None), "precision", None)
+        return lightning_autocast(getattr(plugin, "precision", None))
+    for frame in _users(stop):
+        for _, value in _all_in(frame.f_locals):
+            if type(value).__name__ == "Accelerator" and hasattr(value, "mixed_precision"):
+                return accelerate_autocast(value)
+    return None
 
 
 def _loading(loader: Any) -> Loading | None:

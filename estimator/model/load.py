@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError, NoModelError
 from ..sandbox.importing import UserImports
-from ..sandbox.source import python_source
+from ..sandbox.source import has_main_block, python_source
 from ..sandbox.time_limit import time_limit
 from ..sandbox.training_stop import TrainingStarted, training_stopped
 from ..sandbox.user_code import user_code
-from .builders import build, choose, is_script, named, parse_args
+from .builders import build, choose, named, parse_args
 from .interrupted import Training, models_in_frames, stopped_training, where_it_trains, whole_step
 from .keras_target import is_keras_target
 from .loss import file_loss, named_loss
@@ -192,7 +192,7 @@ def _build(
             try:
                 name, model, training = _model_of(module, stop, target, values, num_classes, notes)
             except NoModelError:
-                if target.as_script or target.kind == "package" or not is_script(module):
+                if target.as_script or target.kind == "package" or not has_main_block(target.path):
                     raise
                 module, stop = _import(target := replace(target, as_script=True), imports)
                 name, model, training = _model_of(module, stop, target, values, num_classes, notes)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import JoulecastError, ModelError
+from ..base.errors import JoulecastError, ModelError, UndeclaredInputsError
 from ..trace.workload import Workload
 from .adapt import Lora, adapt
 from .input_spec import InputSpec
@@ -34,6 +35,7 @@ class TraceOptions:
     own_batch: bool = False  # a script's batch in place of `batch_size`, which nobody stated
     train: bool = True
     optimizer: str = "sgd"
+    own_optimizer: bool = False  # that of a training in place of `optimizer`, which nobody stated
     loss: str | None = None
     precision: str | None = None
     accumulate: int = 1
@@ -78,6 +80,10 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
         return read_keras(loaded, options)
     try:
         return _trace(loaded, options)
+    except UndeclaredInputsError:
+        if (work := _as_script(spec, options)) is None:
+            raise
+        return work
     except ModelError as error:
         if shorter := _shorter(loaded, options, error):
             return shorter
@@ -85,6 +91,19 @@ def read_model(spec: str, options: TraceOptions) -> Workload:
             raise
         # The model may need values, which meta tensors do not have: trace it again with real tensors.
         return _trace(loaded.on_cpu(), options)
+
+
+def _as_script(spec: str, options: TraceOptions) -> Workload | None:
+    """The training that a file without inputs starts as a script, which has a batch; None where it has none."""
+    from ..sandbox.source import has_main_block
+    from .spec import parse_spec
+
+    target = parse_spec(spec)
+    if target.kind != "file" or target.name or target.as_script or not has_main_block(target.path):
+        return None
+    with contextlib.suppress(JoulecastError):
+        return read_model(f"{spec}:__main__", options)
+    return None
 
 
 def _shorter(loaded: LoadedModel, options: TraceOptions, error: ModelError) -> Workload | None:
@@ -143,6 +162,8 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         raise JoulecastError(f"`{option}` is not available for a script that trains several models; leave it out")
     inputs = ModelInputs((), {}, "script") if is_script else _inputs(loaded, options)
     precision = options.precision or (loaded.training.precision if loaded.training else None)
+    own = _names(loaded.training.optimizers) if options.own_optimizer and loaded.training else set()
+    optimizer = min(own) if len(own) == 1 else options.optimizer
     fix = config_fault(getattr(loaded.model, "config", None)) or describe_inputs(inputs.args, inputs.kwargs)
     with (
         time_limit(options.time_limit_s, f"tracing {loaded.name}"),
@@ -154,7 +175,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         read = functools.partial(
             trace,
             train=options.train,
-            optimizer=options.optimizer,
+            optimizer=optimizer,
             precision=precision,
             accumulate=options.accumulate,
             name=loaded.name,
@@ -174,7 +195,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         elif together is not None:
             work, inputs = together, ModelInputs((), {}, "script")
         elif options.train and has_training_step(loaded.model) and not loaded.loss_asked:
-            work = _trace_training_step(read, loaded.model, inputs, options.batch_size)
+            work = _trace_training_step(read, loaded.model, inputs, options)
         else:
             kwargs = dict(inputs.kwargs)
             if options.train and loaded.loss is None and not inputs.are_whole:
@@ -207,16 +228,20 @@ def _inputs(loaded: LoadedModel, options: TraceOptions) -> ModelInputs:
 
 
 def _trace_training_step(
-    read: Callable[..., Workload], model: nn.Module, inputs: ModelInputs, batch_size: int
+    read: Callable[..., Workload], model: nn.Module, inputs: ModelInputs, options: TraceOptions
 ) -> Workload:
     """The training step of a LightningModule on the first form of a batch that it takes, otherwise its forward."""
     from ..trace.training_step import TrainingStep, configured, possible_batches, step_loss
 
     first: JoulecastError | None = None
+    optimizers = configured(model)
+    if options.own_optimizer and len(own := _names(optimizers)) == 1:
+        read = functools.partial(read, optimizer=min(own))
+    batch_size = inputs.batch_size or options.batch_size
     for batch in possible_batches(inputs.args, inputs.kwargs, batch_size):
         try:
             work = read(TrainingStep(model), ((batch,), {}), loss=step_loss, batch_size=batch_size)
-            notes = _other_optimizers(configured(model), work.optimizer, "configure_optimizers")
+            notes = _other_optimizers(optimizers, work.optimizer, "configure_optimizers")
             return replace(work, warnings=(*work.warnings, *notes))
         except JoulecastError as error:
             first = first or error
@@ -231,11 +256,15 @@ def _trace_training_step(
 
 def _other_optimizers(own: Iterable[Any], priced: str | None, place: str) -> list[str]:
     """A note where the optimizers that `place` makes are not the one whose update is priced."""
-    from ..trace.optimizers import optimizer_of
-
-    names = {optimizer_of(optimizer) for optimizer in own}
+    names = _names(own)
     if not names or priced is None or names == {priced}:
         return []
     return [
         f"{place} has {' and '.join(sorted(names))}, the update is costed as {priced}: give `optimizer` {min(names)}"
     ]
+
+
+def _names(optimizers: Iterable[Any]) -> set[str]:
+    from ..trace.optimizers import optimizer_of
+
+    return {optimizer_of(optimizer) for optimizer in optimizers}

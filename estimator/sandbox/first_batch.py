@@ -36,7 +36,8 @@ def first_batch(call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 def _of_lightning(trainer: Any, model: Any = None, train_dataloaders: Any = None, *args: Any, **kwargs: Any) -> Batch:
     batch, problem = _first(lambda: train_dataloaders)
     data = () if batch is None else (tuple(batch) if isinstance(batch, list) else batch,)
-    return Batch(model, data, autocast=_dtype(lightning_autocast(trainer)), problem=problem)
+    precision = getattr(getattr(trainer, "_accelerator_connector", None), "asked_precision", None) or trainer.precision
+    return Batch(model, data, autocast=_dtype(lightning_autocast(precision)), problem=problem)
 
 
 def _of_transformers(trainer: Any, *args: Any, **kwargs: Any) -> Batch:

@@ -55,7 +55,7 @@ def asks_for_flash_attention(implementation: Any) -> bool:
 
 
 def as_on_a_gpu(module: ModuleType) -> None:
-    """While `redirected`, a module of transformers that was just imported accepts what it does where a GPU is.
+    """While `redirected`, a trainer's module that was just imported accepts what it does where a GPU is.
 
     Only attributes are replaced, until the context ends.
     """
@@ -90,6 +90,24 @@ def _with_any_format(module: ModuleType) -> None:
             _replace(module, name, lambda *_args, answer=answer: answer)
 
 
+def _with_any_accelerator(module: ModuleType) -> None:
+    """A `Trainer` or `Fabric` of Lightning for GPUs, on several machines too, is made for this process on the CPU.
+
+    The precision that it was asked for is kept beside it: on a CPU, Lightning takes bfloat16 in place of float16.
+    """
+    for name in ("_AcceleratorConnector", "_Connector"):
+        connector: Any = getattr(module, name, None)
+        if connector is not None:
+            init = connector.__init__
+
+            def made(self: Any, *args: Any, init: Any = init, **kwargs: Any) -> None:
+                kwargs |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+                self.asked_precision = kwargs.get("precision")
+                init(self, *args, **kwargs)
+
+            _replace(connector, "__init__", made)
+
+
 def _replace(owner: Any, name: str, value: Any) -> None:
     _active[-1].callback(setattr, owner, name, getattr(owner, name))
     setattr(owner, name, value)
@@ -98,14 +116,23 @@ def _replace(owner: Any, name: str, value: Any) -> None:
 _ADAPTED: Mapping[str, Callable[[ModuleType], None]] = {
     "transformers.modeling_utils": _with_any_attention,
     "transformers.training_args": _with_any_format,
+    "lightning.pytorch.trainer.connectors.accelerator_connector": _with_any_accelerator,
+    "pytorch_lightning.trainer.connectors.accelerator_connector": _with_any_accelerator,
+    "lightning.fabric.connector": _with_any_accelerator,
+    "lightning_fabric.connector": _with_any_accelerator,
 }
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `DataParallel` and `DistributedDataParallel`."""
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    return model
+    """The model inside `DataParallel`, `DistributedDataParallel` and what Lightning's `Fabric.setup` returns."""
+    inner: Any = model
+    while isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel) or is_fabrics(inner):
+        inner = inner.module
+    return inner  # type: ignore[no-any-return]
+
+
+def is_fabrics(model: Any) -> bool:
+    return type(model).__name__ == "_FabricModule"
 
 
 class _Redirect(TorchFunctionMode):

@@ -16,6 +16,7 @@ SOURCE_SUFFIXES = (".py", ".ipynb")
 
 # Lines that only IPython understands: `!pip install x`, `%matplotlib inline`, `?help`, `help?`.
 _MAGIC_LINE = re.compile(r"^\s*([!%?]|\S+\?\s*$)")
+_GUARD = re.compile(rb"""^if\s+__name__\s*==\s*["']__main__["']""", re.M)
 _SHELL_VALUE = re.compile(r"^(\s*)\w[\w, ]*=\s*[!%]")
 
 
@@ -36,6 +37,14 @@ def python_source(path: Path) -> bytes:
     if path.suffix == ".ipynb":
         return "\n".join(cell.source for cell in notebook_cells(path)).encode()
     return read_bytes(path)
+
+
+def has_main_block(path: Path) -> bool:
+    """Whether the file has code for `python FILE` alone."""
+    try:
+        return bool(_GUARD.search(python_source(path)))
+    except (OSError, JoulecastError):
+        return False
 
 
 def parsed_source(path: Path) -> ast.Module | None:

@@ -1,0 +1,112 @@
+"""Scripts that ask Lightning, Fabric or accelerate for GPUs, read on a machine without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from joulecast.estimator.model.read_model import TraceOptions, read_model
+from joulecast.estimator.trace.workload import Workload
+
+HEAD = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+def data():
+    return DataLoader(TensorDataset(torch.randn(640, 32), torch.randint(10, (640,))), batch_size=64)
+def network():
+    return nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
+"""
+LOOP = """
+    for x, y in batches:
+        loss = nn.functional.cross_entropy(net(x), y)
+        {backward}
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+LIGHTNING = """
+import {package} as L
+class Net(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+    def training_step(self, batch, index):
+        x, y = batch
+        return nn.functional.cross_entropy(self.net(x), y)
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+if __name__ == "__main__":
+    L.Trainer(max_epochs=1, accelerator="gpu", devices=8, num_nodes=2, strategy="ddp", precision={precision!r}).fit(
+        Net(), data())
+"""
+FABRIC = """
+import lightning as L
+def main():
+    fabric = L.Fabric(accelerator="cuda", devices=8, strategy="fsdp", precision={precision!r})
+    fabric.launch()
+    net = network()
+    net, optimizer = fabric.setup(net, torch.optim.AdamW(net.parameters()))
+    batches = fabric.setup_dataloaders(data())
+""" + LOOP.format(backward="fabric.backward(loss)")
+ACCELERATE = """
+from accelerate import Accelerator
+def main():
+    accelerator = Accelerator(mixed_precision={precision!r})
+    net = network()
+    net, optimizer, batches = accelerator.prepare(net, torch.optim.AdamW(net.parameters()), data())
+""" + LOOP.format(backward="accelerator.backward(loss)")
+MAIN = '\nif __name__ == "__main__":\n    main()\n'
+PRODUCTS = 32 * 64 + 64 * 10
+
+
+def read(folder: Path, text: str, **options: object) -> Workload:
+    path = folder / "train.py"
+    path.write_text(HEAD + text)
+    return read_model(str(path), TraceOptions(own_batch=True, own_optimizer=True, **options))  # type: ignore[arg-type]
+
+
+def forward_products(work: Workload) -> float:
+    return sum(op.flops * op.count for op in work.ops if op.phase == "forward" and op.kind == "matmul") / 64
+
+
+@pytest.mark.parametrize("package", ["lightning", "pytorch_lightning"])
+@pytest.mark.parametrize(
+    ("asked", "precision"), [("16-mixed", "float16"), ("bf16-mixed", "bfloat16"), (16, "float16"), (None, "float32")]
+)
+def test_a_lightning_trainer_for_several_gpus(tmp_path: Path, package: str, asked: object, precision: str) -> None:
+    pytest.importorskip(package)
+    work = read(tmp_path, LIGHTNING.format(package=package, precision=asked))
+    assert (work.precision, work.optimizer, work.batch_size) == (precision, "adamw", 64)
+    assert forward_products(work) == PRODUCTS
+
+
+@pytest.mark.parametrize(("asked", "precision"), [("bf16-mixed", "bfloat16"), ("32-true", "float32")])
+def test_a_fabric_for_several_gpus(tmp_path: Path, asked: str, precision: str) -> None:
+    pytest.importorskip("lightning")
+    work = read(tmp_path, FABRIC.format(precision=asked) + MAIN)
+    assert (work.precision, work.optimizer, work.batch_size) == (precision, "adamw", 64)
+    assert forward_products(work) == PRODUCTS
+
+
+@pytest.mark.parametrize(("asked", "precision"), [("fp16", "float16"), ("bf16", "bfloat16"), ("no", "float32")])
+def test_an_accelerator_with_mixed_precision(tmp_path: Path, asked: str, precision: str) -> None:
+    """accelerate has no autocast in float16 on a CPU."""
+    state = pytest.importorskip("accelerate.state")
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        work = read(tmp_path, ACCELERATE.format(precision=asked) + MAIN)
+    finally:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+    assert (work.precision, work.optimizer, work.batch_size) == (precision, "adamw", 64)
+    assert forward_products(work) == PRODUCTS
+
+
+def test_a_stated_optimizer_is_the_one_that_counts(tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    text = LIGHTNING.format(package="lightning", precision=None)
+    path = tmp_path / "train.py"
+    path.write_text(HEAD + text)
+    work = read_model(str(path), TraceOptions(optimizer="sgd"))
+    assert work.optimizer == "sgd"
+    assert any("has adamw, the update is costed as sgd: give `optimizer` adamw" in note for note in work.warnings)
