@@ -211,7 +211,7 @@ def test_a_profile_survives_its_document(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "has schema None"),
+        ("[]", "is not a profile of joulecast"),
         ('{"schema": "joulecast.profile/9"}', "has schema 'joulecast.profile/9'"),
         ('{"schema": "joulecast.profile/1", "name": "x"}', "is corrupt"),
         ("\x80\x04K.", "cannot be read|schema"),
