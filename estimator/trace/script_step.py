@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..sandbox.loop_body import LoopBody, with_count
+from ..sandbox.no_writes import nothing_written
 from .training_step import NotOneStepError, StandInOptimizer, TrainingStep, Update, updated_by
 from .workload import Workload
 
@@ -56,7 +57,8 @@ class ScriptStep(TrainingStep):
         stepped: list[int] = []
         with self._counting(stepped):
             try:
-                self.body.run(item)
+                with nothing_written():
+                    self.body.run(item)
             except _StepEndedError:
                 raise NotOneStepError(f"{self._loop} updates parameters more than {_MOST_UPDATES} times") from None
             except Exception as error:
