@@ -60,7 +60,7 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
         with suppress(ImportError):
             owner = importlib.import_module(module)
             yield from ((owner, name, _nothing) for name in names if hasattr(owner, name))
-    yield torch.jit.RecursiveScriptModule, "save", _nothing
+    yield torch.jit._script.RecursiveScriptModule, "save", _nothing
 
 
 _open, _open_descriptor = io.open, os.open
