@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,18 @@ def _of_transformers(trainer: Any, *args: Any, **kwargs: Any) -> Batch:
     inputs = batch if isinstance(batch, dict) else {}
     options = trainer.args
     optimizer = str(getattr(options.optim, "value", options.optim))
+    _prepare(trainer.model, options)
     return Batch(trainer.model, (), inputs, _dtype(transformers_autocast(options)), (optimizer,), problem)
+
+
+def _prepare(model: Any, options: Any) -> None:
+    """What `Trainer.train` does with the model before its first batch."""
+    if getattr(options, "activation_checkpointing", None) or getattr(options, "gradient_checkpointing", None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers 5 has another name for it
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if getattr(options, "torch_compile", False):
+        model.compile()
 
 
 _READERS: Mapping[str, Callable[..., Batch]] = {"Trainer.fit": _of_lightning, "Trainer.train": _of_transformers}

@@ -56,6 +56,18 @@ def main():
     net = network()
     net, optimizer, batches = accelerator.prepare(net, torch.optim.AdamW(net.parameters()), data())
 """ + LOOP.format(backward="accelerator.backward(loss)")
+TRANSFORMERS = """
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 128
+    def __getitem__(self, index):
+        return {{"input_ids": torch.arange(7), "labels": torch.arange(7)}}
+def main():
+    net = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=1, vocab_size=50))
+    options = TrainingArguments({folder!r}, per_device_train_batch_size=64, report_to=[], {options})
+    Trainer(model=net, args=options, train_dataset=Data()).train()
+"""
 MAIN = '\nif __name__ == "__main__":\n    main()\n'
 PRODUCTS = 32 * 64 + 64 * 10
 
@@ -100,6 +112,20 @@ def test_an_accelerator_with_mixed_precision(tmp_path: Path, asked: str, precisi
         state.AcceleratorState._reset_state(reset_partial_state=True)
     assert (work.precision, work.optimizer, work.batch_size) == (precision, "adamw", 64)
     assert forward_products(work) == PRODUCTS
+
+
+@pytest.mark.parametrize(
+    ("options", "times", "compiled"),
+    [("bf16=True", 3, False), ("bf16=True, gradient_checkpointing=True", 4, False), ("torch_compile=True", 3, True)],
+)
+def test_training_arguments(tmp_path: Path, options: str, times: int, compiled: bool) -> None:
+    """With checkpointing, the two blocks run forward once more; the head's product is not repeated."""
+    pytest.importorskip("accelerate")
+    pytest.importorskip("transformers")
+    work = read(tmp_path, TRANSFORMERS.format(folder=str(tmp_path / "out"), options=options) + MAIN)
+    blocks = sum(op.flops * op.count for op in work.ops if op.kind == "matmul" and ".h." in op.layer)
+    assert blocks == times * 64 * 7 * 2 * 12 * 8 * 8  # projections and MLP of two blocks
+    assert (work.compiled, work.batch_size, work.optimizer) == (compiled, 64, "adamw")
 
 
 def test_a_stated_optimizer_is_the_one_that_counts(tmp_path: Path) -> None:
