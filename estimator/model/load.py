@@ -249,6 +249,10 @@ def _model_of(
         notes.append(f"{where_it_trains(stop, label)}: it was stopped there, and {read} {as_then}")
         if stop.problem:
             notes.append(f"the first batch of the training was not read ({stop.problem}): its shapes are not used")
+        if stop.accumulated > 1:
+            notes.append(
+                f"the training updates once in {stop.accumulated} batches: `accumulate` {stop.accumulated} says so"
+            )
     return name, model, training
 
 

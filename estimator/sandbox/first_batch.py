@@ -24,6 +24,8 @@ class Batch:
     autocast: torch.dtype | None = None
     optimizers: tuple[Any, ...] = ()
     problem: str = ""
+    accumulated: int = 1
+    """Batches of one update, as the trainer was told."""
 
 
 def first_batch(call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Batch | None:
@@ -38,7 +40,8 @@ def _of_lightning(trainer: Any, model: Any = None, train_dataloaders: Any = None
     batch, problem = _first(lambda: train_dataloaders)
     data = () if batch is None else (tuple(batch) if isinstance(batch, list) else batch,)
     precision = getattr(getattr(trainer, "_accelerator_connector", None), "asked_precision", None) or trainer.precision
-    return Batch(model, data, autocast=_dtype(lightning_autocast(precision)), problem=problem)
+    accumulated = getattr(trainer, "accumulate_grad_batches", 1)
+    return Batch(model, data, autocast=_dtype(lightning_autocast(precision)), problem=problem, accumulated=accumulated)
 
 
 def _of_transformers(trainer: Any, *args: Any, **kwargs: Any) -> Batch:
@@ -47,7 +50,8 @@ def _of_transformers(trainer: Any, *args: Any, **kwargs: Any) -> Batch:
     options = trainer.args
     optimizer = str(getattr(options.optim, "value", options.optim))
     _prepare(trainer.model, options)
-    return Batch(trainer.model, (), inputs, _dtype(transformers_autocast(options)), (optimizer,), problem)
+    accumulated = getattr(options, "gradient_accumulation_steps", 1)
+    return Batch(trainer.model, (), inputs, _dtype(transformers_autocast(options)), (optimizer,), problem, accumulated)
 
 
 def _prepare(model: Any, options: Any) -> None:

@@ -65,15 +65,17 @@ class TrainingStarted(BaseException):
     """The code reached a training step. Not an Exception, so that `except Exception` does not catch it.
 
     `call` is what it called, `model` the module that it called or gave to a trainer; `calls` and `optimizers` are those
-    of the code so far, `frames` those of the code, innermost first; `problem` is why a trainer's batch was not read.
+    of the code so far, `frames` those of the code, innermost first; `problem` is why a trainer's batch was not read,
+    and `accumulated` the batches of one of its updates.
     `loader` is the DataLoader that gave the latest batch; None in an evaluation.
     """
 
-    def __init__(self, call: str, model: nn.Module | None = None, problem: str = "") -> None:
+    def __init__(self, call: str, model: nn.Module | None = None, problem: str = "", *, accumulated: int = 1) -> None:
         super().__init__(call)
         self.call = call
         self.model = model
         self.problem = problem
+        self.accumulated = accumulated
         self.calls = tuple(_active[-1].calls.values()) if _active else ()
         self.optimizers = tuple(_active[-1].optimizers) if _active else ()
         self.loader = _loader(model, call)
@@ -212,7 +214,7 @@ def _stopping(start: Callable[..., Any], call: str) -> Callable[..., Any]:
         if batch.args or batch.kwargs:
             _active[-1].calls[id(batch.model)] = Call(batch.model, batch.args, batch.kwargs, batch.autocast)
         _active[-1].optimizers[:] = batch.optimizers
-        raise TrainingStarted(call, batch.model, batch.problem)
+        raise TrainingStarted(call, batch.model, batch.problem, accumulated=batch.accumulated)
 
     return stop
 

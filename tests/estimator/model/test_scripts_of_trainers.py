@@ -128,6 +128,14 @@ def test_training_arguments(tmp_path: Path, options: str, times: int, compiled: 
     assert (work.compiled, work.batch_size, work.optimizer) == (compiled, 64, "adamw")
 
 
+def test_accumulation_has_a_note(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    pytest.importorskip("transformers")
+    options = "gradient_accumulation_steps=4, gradient_checkpointing=False"
+    work = read(tmp_path, TRANSFORMERS.format(folder=str(tmp_path / "out"), options=options) + MAIN)
+    assert any("the training updates once in 4 batches: `accumulate` 4" in note for note in work.warnings)
+
+
 def test_a_stated_optimizer_is_the_one_that_counts(tmp_path: Path) -> None:
     pytest.importorskip("lightning")
     text = LIGHTNING.format(package="lightning", precision=None)
