@@ -228,7 +228,14 @@ def _extrapolated(two: Listing, four: Listing, batch_size: int) -> Listing:
     made: dict[Any, Op] = {}  # by all but the layers: the dims of copied ops are one object
 
     def between(a: Op, b: Op) -> Op:
-        key = a.name, a.phase, a.dtype, *((op.flops, op.bytes_read, op.bytes_written, id(op.dims)) for op in (a, b))
+        key = (
+            a.name,
+            a.kind,
+            a.phase,
+            a.dtype,
+            a.count,
+            *((op.flops, op.bytes_read, op.bytes_written, id(op.dims)) for op in (a, b)),
+        )
         if key not in made:
             made[key] = replace(
                 a,
