@@ -326,8 +326,9 @@ def _assumptions(request: Request, work: Workload) -> list[Note]:
         )
         notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
     read_here = request.train is not False and not isinstance(request.model, Workload)
-    if read_here and request.optimizer is None and request.default_optimizer != "sgd":
-        text = f"the optimizer is not given: {request.default_optimizer} is assumed (`optimizer`)"
+    assumed = request.default_optimizer
+    if read_here and request.optimizer is None and work.optimizer == assumed != "sgd":
+        text = f"the optimizer is not given: {assumed} is assumed (`optimizer`)"
         notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
     return notes
 

@@ -45,7 +45,7 @@ def with_config(request: Request) -> Request:
 
 
 def _software(request: Request, stated: StatedRun) -> str | None:
-    """The software of the request, otherwise of the file. Megatron-Core needs an NVIDIA GPU since Ampere or another."""
+    """The software of the request, otherwise of the file. On NVIDIA GPUs before Ampere, Megatron-LM."""
     if request.software is not None or stated.software is None or request.split_devices is None:
         return request.software
     try:

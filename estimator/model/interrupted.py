@@ -97,7 +97,15 @@ def whole_step(stop: TrainingStarted) -> Training | None:
     calls = (tensors_in([one.args, one.kwargs]) for one in learning_first)
     samples = next((tensor.shape[0] for call in calls for tensor in call if tensor.dim()), None)
     loading = _loading(stop.loader)
-    return Training(name, step, optimizers=tuple(optimizers), loops=tuple(loops), samples=samples, loading=loading)
+    return Training(
+        name,
+        step,
+        optimizers=tuple(optimizers),
+        precision=_of_trainers(stop),
+        loops=tuple(loops),
+        samples=samples,
+        loading=loading,
+    )
 
 
 def _of_trainers(stop: TrainingStarted) -> str | None:

@@ -186,7 +186,9 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         )
         batch_size = None if options.own_batch else options.batch_size
         together: Workload | None = None
-        as_written = functools.partial(read, precision=options.precision)  # the script has its own autocast
+        whole = loaded.training if is_script or loaded.training is None else loaded.training.with_others
+        # The script has its own autocast, apart from that of its trainer.
+        as_written = functools.partial(read, precision=options.precision or (whole.precision if whole else None))
         if options.train and not (options.specs or options.preset or loaded.loss_asked):
             together, problem = read_with_others(as_written, loaded, batch_size)
             notes = (*notes, *[problem] * bool(problem))

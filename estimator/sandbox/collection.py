@@ -20,7 +20,7 @@ def without_collection() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():  # else the objects that someone has frozen would be walked again
+        if not gc.get_freeze_count():  # `unfreeze` would undo what a caller has frozen
             gc.freeze()  # all objects, into the generation that is never collected,
             gc.unfreeze()  # and from there into the oldest
         gc.enable()

@@ -22,9 +22,6 @@ _CHANGES = (
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Functions of compiled libraries, which open files themselves; each where its callers look it up.
 _WRITERS = {
-    "torch": ("save",),
-    "torch.serialization": ("save",),
-    "torch.jit": ("save",),
     "safetensors": ("serialize_file",),
     "safetensors.torch": ("serialize_file", "save_file"),
     "safetensors.numpy": ("serialize_file", "save_file"),
@@ -60,6 +57,8 @@ def _replacements() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
         with suppress(ImportError):
             owner = importlib.import_module(module)
             yield from ((owner, name, _nothing) for name in names if hasattr(owner, name))
+    for owner in (torch, torch.serialization, torch.jit):
+        yield owner, "save", _saved(owner.save)
     yield torch.jit._script.RecursiveScriptModule, "save", _nothing
 
 
@@ -76,6 +75,16 @@ def _opened_descriptor(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
     if flags & _WRITING:
         return _open_descriptor(os.devnull, flags & (os.O_WRONLY | os.O_RDWR))
     return _open_descriptor(path, flags, *args, **kwargs)
+
+
+def _saved(save: Callable[..., Any]) -> Callable[..., Any]:
+    """Objects are saved to buffers, which copy them, and not to paths."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        to = kwargs.get("f", args[1] if len(args) > 1 else None)
+        return None if isinstance(to, (str, os.PathLike)) else save(*args, **kwargs)
+
+    return call
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None: ...

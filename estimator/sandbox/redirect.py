@@ -93,7 +93,7 @@ def _with_any_format(module: ModuleType) -> None:
 def _with_any_accelerator(module: ModuleType) -> None:
     """A `Trainer` or `Fabric` of Lightning for GPUs, on several machines too, is made for this process on the CPU.
 
-    The precision that it was asked for is kept beside it: on a CPU, Lightning takes bfloat16 in place of float16.
+    Its `asked_precision` is what the script asked for: on a CPU, Lightning takes bfloat16 in place of float16.
     """
     for name in ("_AcceleratorConnector", "_Connector"):
         connector: Any = getattr(module, name, None)

@@ -18,6 +18,8 @@ from .plan import Plan
 
 _SELECTED = ("attention", "softmax", "dropout")  # that Megatron-LM's selective checkpointing computes again
 
+# Results over inputs, from which a product is computed again. DeepSeek-V3's latent products widen 16 and 64 times, most
+# MLPs 2.7 to 4 times.
 _WIDENED = 8
 
 

@@ -128,6 +128,21 @@ def test_training_arguments(tmp_path: Path, options: str, times: int, compiled: 
     assert (work.compiled, work.batch_size, work.optimizer) == (compiled, 64, "adamw")
 
 
+def test_an_accelerator_around_two_models(tmp_path: Path) -> None:
+    """Its format is that of the whole step: of the student's products and of its teacher's."""
+    state = pytest.importorskip("accelerate.state")
+    text = ACCELERATE.format(precision="fp16").replace("cross_entropy(net(x), y)", "mse_loss(net(x), teacher(x))")
+    text = text.replace("    net = network()\n", "    net, teacher = network(), network().requires_grad_(False)\n")
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        work = read(tmp_path, text + MAIN)
+    finally:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+    products = [op for op in work.ops if op.kind == "matmul" and op.phase == "forward"]
+    assert sum(op.flops * op.count for op in products) == 2 * 64 * PRODUCTS
+    assert {op.dtype for op in products} == {"float16"}
+
+
 def test_accumulation_has_a_note(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     pytest.importorskip("transformers")

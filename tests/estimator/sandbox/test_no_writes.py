@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import threading
@@ -41,6 +42,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "descriptor": by_descriptor,
     "torch": lambda path: torch.save({"a": torch.zeros(3)}, path),
     "torch on meta": lambda path: torch.save(torch.zeros(3, device="meta"), path),
+    "torch by name": lambda path: torch.save(obj=torch.zeros(3), f=str(path)),
     "torchscript": lambda path: torch.jit.script(torch.nn.Linear(2, 2)).save(str(path)),
     "numpy": lambda path: np.save(path, np.zeros(3)),
     "safetensors": with_safetensors,
@@ -62,6 +64,14 @@ def test_files_stay_as_they_are(tmp_path: Path, write: Callable[[Path], Any]) ->
     with nothing_written():
         write(path)
     assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"own.bin": "own", "other": "other"}
+
+
+def test_a_buffer_takes_a_copy() -> None:
+    buffer = io.BytesIO()
+    with nothing_written():
+        torch.save(torch.arange(3), buffer)
+        buffer.seek(0)
+        assert torch.load(buffer).tolist() == [0, 1, 2]
 
 
 def test_files_are_read_and_other_threads_write(tmp_path: Path) -> None:
