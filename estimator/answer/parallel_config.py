@@ -79,6 +79,11 @@ def config_notes(request: Request) -> tuple[Note, ...]:
         f"{name} of the {stated.kind} file is not modelled: transfers to the host's memory are left out"
         for name in stated.not_modelled
     ]
+    if stated.unknown_optimizer is not None and request.optimizer is None:
+        texts.append(
+            f"the optimizer {stated.unknown_optimizer} of the {stated.kind} file is not known: another is counted; "
+            "give the nearest one (`optimizer`)"
+        )
     if stated.devices not in (None, devices):
         texts.append(f"the {stated.kind} file has {stated.devices} processes: the cluster's {devices} devices are used")
     return tuple(Note(text, Topic.SCHEDULE, Weight.ACT) for text in texts)

@@ -11,12 +11,13 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...base.errors import JoulecastError, RequestError
 from ...base.files import read_text
+from .megatron_args import UnsetError, is_megatron, of_text, of_yaml
 
 KINDS = "a DeepSpeed JSON, an Accelerate YAML, a TrainingArguments JSON, a torchtitan TOML or Megatron-LM arguments"
 
@@ -43,6 +44,8 @@ class StatedRun:
     devices: int | None = None
     not_modelled: tuple[str, ...] = ()
     """Settings that change the time of a step and that joulecast leaves out, in the file's words."""
+    unknown_optimizer: str | None = None
+    """The file's optimizer where joulecast knows none of its name."""
 
 
 def read_config(path: str | Path) -> StatedRun:
@@ -54,8 +57,8 @@ def read_config(path: str | Path) -> StatedRun:
         why = getattr(error, "strerror", None) or error
         raise RequestError(f"`parallel_config` {path} cannot be read ({why}); give {KINDS}") from error
     try:
-        return _read(text, path.suffix.lower())
-    except _OutOfRangeError as error:
+        return _read(text, path)
+    except (_OutOfRangeError, UnsetError) as error:
         raise RequestError(f"`parallel_config` {path} has {error}") from None
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         kind = "JSON" if isinstance(error, json.JSONDecodeError) else "TOML"
@@ -78,24 +81,43 @@ class _OutOfRangeError(Exception):
     pass
 
 
-def _read(text: str, suffix: str) -> StatedRun:
+def _read(text: str, path: Path) -> StatedRun:
+    suffix = path.suffix.lower()
     if suffix == ".toml":
         return _torchtitan(tomllib.loads(text))
     if suffix == ".json" or text.lstrip().startswith("{"):
         document = json.loads(text)
         if not isinstance(document, dict):
             raise _UnknownKindError
-        if any(key.startswith("per_device_") or key in ("output_dir", "gradient_checkpointing") for key in document):
-            return _training_arguments(document)
+        if any(key.startswith("per_device_") or key in _ARGUMENTS_KEYS for key in document):
+            return _training_arguments(document, path)
         if any(key in document for key in _DEEPSPEED_KEYS):
             return _deepspeed(document)
         raise _UnknownKindError
-    if re.search(r"--(tensor-model-parallel-size|micro-batch-size|pipeline-model-parallel-size)\b", text):
-        return _megatron(text)
-    document = _yaml(text)
+    if is_megatron(text):
+        return _megatron(of_text(text))
+    document = _yaml(text, path)
     if "distributed_type" in document or "compute_environment" in document:
-        return _accelerate(document)
+        return _accelerate(document, path)
+    if any(key.startswith("per_device_") for key in document):
+        return _training_arguments(document, path)
+    if arguments := of_yaml(document):
+        return _megatron(arguments)
     raise _UnknownKindError
+
+
+def _named_deepspeed(name: Any, key: str, path: Path) -> StatedRun | None:
+    """The DeepSpeed configuration in the file that `key` of the one at `path` names, seen from its folder or from here.
+
+    Raises _OutOfRangeError where it cannot be read.
+    """
+    if not isinstance(name, str) or not name:
+        return None
+    for place in (path.parent / name, Path(name)):
+        if place.is_file():
+            document = json.loads(read_text(place))
+            return _deepspeed(document if isinstance(document, dict) else {})
+    raise _OutOfRangeError(f"{key} {name}, which is not there; give that file instead, or correct the path")
 
 
 # -- DeepSpeed ------------------------------------------------------------------------------------------------
@@ -112,11 +134,12 @@ def _deepspeed(document: Mapping[str, Any]) -> StatedRun:
     tensor = _part(document, "tensor_parallel")
     tp = _count(tensor.get("autotp_size")) or _count(tensor.get("tp_size"))
     pp = _count(_part(document, "pipeline").get("stages"))
-    clip = document.get("gradient_clipping")
+    clip, zero = document.get("gradient_clipping"), document.get("zero_optimization")
+    optimizer = _part(document, "optimizer").get("type")
     return StatedRun(
         kind="DeepSpeed",
         parallel=_sizes(tp=tp or 1, pp=pp or 1),
-        zero=_level(_part(document, "zero_optimization").get("stage")),
+        zero=int(zero) if isinstance(zero, bool) else _level(_part(document, "zero_optimization").get("stage")),
         batch_size=_count(document.get("train_micro_batch_size_per_gpu")),
         accumulate=_count(document.get("gradient_accumulation_steps")),
         global_batch=_count(document.get("train_batch_size")),
@@ -124,9 +147,10 @@ def _deepspeed(document: Mapping[str, Any]) -> StatedRun:
             _part(document, "bf16").get("enabled") or _part(document, "bfloat16").get("enabled"),
             _part(document, "fp16").get("enabled"),
         ),
-        optimizer=_optimizer(_part(document, "optimizer").get("type")),
+        optimizer=_optimizer(optimizer),
         clip_gradients=clip > 0 if isinstance(clip, int | float) and not isinstance(clip, bool) else None,
         not_modelled=_offloaded(_part(document, "zero_optimization")),
+        unknown_optimizer=_unknown_optimizer(optimizer),
     )
 
 
@@ -139,28 +163,42 @@ def _offloaded(zero: Mapping[str, Any]) -> tuple[str, ...]:
 # -- transformers ---------------------------------------------------------------------------------------------
 
 
-def _training_arguments(document: Mapping[str, Any]) -> StatedRun:
+_ARGUMENTS_KEYS = ("output_dir", "gradient_checkpointing")
+
+
+def _training_arguments(document: Mapping[str, Any], path: Path) -> StatedRun:
+    fsdp_config, checkpointing = _part(document, "fsdp_config"), document.get("gradient_checkpointing")
+    if any(fsdp_config.get(name) is True for name in ("activation_checkpointing", "fsdp_activation_checkpointing")):
+        checkpointing = True
     own = StatedRun(
         kind="TrainingArguments",
         parallel=_sizes(tp=1, pp=1),
         zero=_fsdp_stage(document.get("fsdp")),
-        activation_checkpointing="full" if document.get("gradient_checkpointing") else None,
+        activation_checkpointing=None if checkpointing is None else "full" if checkpointing else "none",
         batch_size=_count(document.get("per_device_train_batch_size")),
         accumulate=_count(document.get("gradient_accumulation_steps")),
         precision=_precision(document.get("bf16"), document.get("fp16")),
         optimizer=_optimizer(document.get("optim")),
         clip_gradients=bool(document.get("max_grad_norm", True)),
+        not_modelled=("fsdp offload",) if "offload" in _words(document.get("fsdp")) else (),
+        unknown_optimizer=_unknown_optimizer(document.get("optim")),
     )
-    if isinstance(document.get("deepspeed"), Mapping):
-        return _over(_deepspeed(document["deepspeed"]), own)
-    return own
+    deepspeed = document.get("deepspeed")
+    if isinstance(deepspeed, Mapping):
+        return _over(_deepspeed(deepspeed), own)
+    named = _named_deepspeed(deepspeed, "deepspeed", path)
+    return own if named is None else _over(named, own)
+
+
+def _words(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else str(value or "").split()
 
 
 def _fsdp_stage(value: Any) -> int | None:
-    words = value if isinstance(value, list) else str(value or "").split()
-    if "full_shard" in words or value is True:
+    words = _words(value)
+    if value is True or not {"full_shard", "hybrid_shard"}.isdisjoint(words):
         return 3
-    return 2 if "shard_grad_op" in words else None
+    return 2 if not {"shard_grad_op", "hybrid_shard_zero2"}.isdisjoint(words) else None
 
 
 # -- Accelerate -----------------------------------------------------------------------------------------------
@@ -172,7 +210,7 @@ _FSDP_STRATEGIES = {
 }
 
 
-def _accelerate(document: Mapping[str, Any]) -> StatedRun:
+def _accelerate(document: Mapping[str, Any], path: Path) -> StatedRun:
     fsdp, deepspeed = _part(document, "fsdp_config"), _part(document, "deepspeed_config")
     megatron, sizes = _part(document, "megatron_lm_config"), _part(document, "parallelism_config")
     zero: int | None = None
@@ -185,7 +223,7 @@ def _accelerate(document: Mapping[str, Any]) -> StatedRun:
     recompute = fsdp.get("fsdp_activation_checkpointing")
     clip = deepspeed.get("gradient_clipping", megatron.get("megatron_lm_gradient_clipping"))
     mixed = str(document.get("mixed_precision", "no"))
-    return StatedRun(
+    own = StatedRun(
         kind="Accelerate",
         parallel=_sizes(
             tp=_count(megatron.get("megatron_lm_tp_degree")) or _count(sizes.get("parallelism_config_tp_size")) or 1,
@@ -200,7 +238,7 @@ def _accelerate(document: Mapping[str, Any]) -> StatedRun:
         else None,
         accumulate=_count(deepspeed.get("gradient_accumulation_steps"))
         or _count(document.get("gradient_accumulation_steps")),
-        precision=mixed if mixed in ("bf16", "fp16") else None,
+        precision=mixed if mixed in ("bf16", "fp16", "fp8") else None,
         clip_gradients=clip > 0 if isinstance(clip, int | float) else None,
         devices=_count(document.get("num_processes")),
         not_modelled=(
@@ -208,17 +246,21 @@ def _accelerate(document: Mapping[str, Any]) -> StatedRun:
             *(name for name in _OFFLOADS if str(deepspeed.get(name, "none")) != "none"),
         ),
     )
+    named = _named_deepspeed(deepspeed.get("deepspeed_config_file"), "deepspeed_config_file", path)
+    return own if named is None else _over(replace(named, kind="Accelerate"), own)
 
 
 _OFFLOADS = ("offload_optimizer_device", "offload_param_device")
 
 
-def _yaml(text: str) -> dict[str, Any]:
+def _yaml(text: str, path: Path) -> dict[str, Any]:
     import yaml
 
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            raise _UnknownKindError from error
         raise _InvalidYamlError(" ".join(str(error).split())) from error
     if not isinstance(document, dict):
         raise _UnknownKindError
@@ -229,9 +271,12 @@ def _yaml(text: str) -> dict[str, Any]:
 
 
 def _torchtitan(document: Mapping[str, Any]) -> StatedRun:
-    training, parallel = _part(document, "training"), _part(document, "parallelism")
+    training = _part(document, "training")
     if not training:
         raise _UnknownKindError
+    # Until 2025, degrees stood in [training] and [experimental].
+    parallel = {**training, **_part(document, "experimental"), **_part(document, "parallelism")}
+    optimizer = _part(document, "optimizer").get("name")
     shard, replicate = parallel.get("data_parallel_shard_degree"), parallel.get("data_parallel_replicate_degree")
     mode = str(_part(document, "activation_checkpoint").get("mode", "selective"))
     pp = _count(parallel.get("pipeline_parallel_degree")) or 1
@@ -255,10 +300,21 @@ def _torchtitan(document: Mapping[str, Any]) -> StatedRun:
         accumulate=passes,
         global_batch=whole,
         sequence_length=_count(training.get("seq_len")),
-        precision="bf16" if training.get("mixed_precision_param", "bfloat16") == "bfloat16" else None,
-        optimizer=_optimizer(_part(document, "optimizer").get("name")),
+        precision=_titan_precision(document),
+        optimizer=_optimizer(optimizer),
         clip_gradients=bool(training.get("max_norm", True)),
+        unknown_optimizer=_unknown_optimizer(optimizer),
     )
+
+
+def _titan_precision(document: Mapping[str, Any]) -> str | None:
+    """FP8 where linear layers are converted to it, otherwise the type that FSDP computes in."""
+    converters = _part(document, "model").get("converters")
+    if any("float8" in str(name) for name in (converters if isinstance(converters, list) else [])):
+        return "fp8"
+    if _part(document, "float8").get("enable_float8_linear") is True:
+        return "fp8"
+    return "bf16" if _part(document, "training").get("mixed_precision_param", "bfloat16") == "bfloat16" else None
 
 
 def _resharded(parallel: Mapping[str, Any], stages: int) -> int:
@@ -270,10 +326,7 @@ def _resharded(parallel: Mapping[str, Any], stages: int) -> int:
 # -- Megatron-LM ----------------------------------------------------------------------------------------------
 
 
-def _megatron(text: str) -> StatedRun:
-    found: dict[str, str] = {}
-    for name, value in re.findall(r"--([a-z0-9-]+)(?:[ =]+(?!--)([^\s\\]+))?", text):
-        found[name] = value
+def _megatron(found: Mapping[str, str]) -> StatedRun:
     tp, pp = (
         _count(found.get("tensor-model-parallel-size")) or 1,
         _count(found.get("pipeline-model-parallel-size")) or 1,
@@ -301,10 +354,11 @@ def _megatron(text: str) -> StatedRun:
         batch_size=_count(found.get("micro-batch-size")),
         global_batch=_count(found.get("global-batch-size")),
         sequence_length=_count(found.get("seq-length")),
-        precision=_precision("bf16" in found, "fp16" in found),
+        precision="fp8" if "fp8-format" in found else _precision("bf16" in found, "fp16" in found),
         optimizer=_optimizer(found.get("optimizer", "adam")),
         clip_gradients=not clip or not re.fullmatch(r"0*\.?0*", clip),
         software="megatron" if found.get("transformer-impl") == "local" else "megatron-core",
+        unknown_optimizer=_unknown_optimizer(found.get("optimizer")),
     )
 
 
@@ -353,11 +407,15 @@ def _optimizer(name: Any) -> str | None:
         return None
     from ...trace.optimizers import optimizer_name
 
-    plain = re.sub(r"(?:_(?:torch|fused|apex|hf|npu|xla))+$|^fused_?|^deepspeedcpu", "", name.lower())
+    plain = re.sub(r"(?:_(?:torch|fused|apex|hf|npu|xla))+$|^fused_?|^deepspeedcpu|^onebit|^zeroone", "", name.lower())
     try:
         return optimizer_name(plain)
     except JoulecastError:
         return None
+
+
+def _unknown_optimizer(name: Any) -> str | None:
+    return name if isinstance(name, str) and name and _optimizer(name) is None else None
 
 
 def _over(first: StatedRun, second: StatedRun) -> StatedRun:

@@ -284,7 +284,7 @@ def test_values_of_deepspeed(tmp_path: Path, key: str, value: object, field: str
     [
         ("max_grad_norm", 0, "clip_gradients", False),
         ("max_grad_norm", 0.3, "clip_gradients", True),
-        ("gradient_checkpointing", False, "activation_checkpointing", None),
+        ("gradient_checkpointing", False, "activation_checkpointing", "none"),
         ("fp16", True, "precision", "fp16"),
         ("fp16", False, "precision", None),
         ("optim", "fused_adamw", "optimizer", "adamw"),
@@ -334,7 +334,7 @@ def test_training_arguments_keep_what_their_deepspeed_part_leaves_open(tmp_path:
         ("deepspeed_config:\n  gradient_clipping: auto\n", "clip_gradients", None),
         ("gradient_accumulation_steps: 4\n", "accumulate", 4),
         ("mixed_precision: fp16\n", "precision", "fp16"),
-        ("mixed_precision: fp8\n", "precision", None),
+        ("mixed_precision: fp8\n", "precision", "fp8"),
         ("mixed_precision: 'no'\n", "precision", None),
     ],
 )
@@ -439,3 +439,82 @@ def test_megatron_states_exchanges_of_experts_that_are_hidden(tmp_path: Path):
     path = tmp_path / "train.sh"
     path.write_text("--micro-batch-size 1 --expert-model-parallel-size 8 --overlap-moe-expert-parallel-comm\n")
     assert read_config(path).parallel == "tp=1,pp=1,ep=8,eo=1"
+
+
+def test_a_script_of_megatron_with_variables(tmp_path: Path):
+    script = "TP=4\nMBS=2\ntorchrun pretrain.py --tensor-model-parallel-size $TP --micro-batch-size ${MBS} --bf16\n"
+    found = read(tmp_path, "train.sh", script)
+    assert (found.parallel, found.batch_size, found.precision) == ("tp=4,pp=1,sp=0", 2, "bf16")
+    with pytest.raises(RequestError, match=r"train.sh has --micro-batch-size \$\{MBS\}, and does not set MBS"):
+        read(tmp_path, "train.sh", script.replace("MBS=2\n", ""))
+
+
+def test_yaml_of_megatron(tmp_path: Path):
+    text = (
+        "model_parallel:\n  tensor_model_parallel_size: 8\n  pipeline_model_parallel_size: 2\nglobal_batch_size: 64\n"
+    )
+    found = read(tmp_path, "gpt.yaml", text)
+    assert (found.kind, found.parallel, found.global_batch) == ("Megatron-LM", "tp=8,pp=2,sp=0", 64)
+
+
+def test_a_script_that_states_no_split_is_no_faulty_yaml(tmp_path: Path):
+    with pytest.raises(RequestError, match=r"env\.sh is not a kind that joulecast reads"):
+        read(tmp_path, "env.sh", "RED='[0;31m'\nfunction f { echo; }\n")
+
+
+def test_degrees_of_torchtitan_before_2025(tmp_path: Path):
+    text = (
+        "[training]\nbatch_size = 16\nseq_len = 8192\ntensor_parallel_degree = 8\n"
+        "[experimental]\npipeline_parallel_degree = 16\n[float8]\nenable_float8_linear = true\n"
+    )
+    found = read(tmp_path, "old.toml", text)
+    assert (found.parallel, found.precision) == ("tp=8,pp=16", "fp8")
+    new = '[training]\nlocal_batch_size = 1\n[model]\nconverters = ["float8"]\n'
+    assert read(tmp_path, "new.toml", new).precision == "fp8"
+
+
+@pytest.mark.parametrize("kind", ["accelerate", "arguments"])
+def test_a_deepspeed_file_that_another_file_names_is_read(tmp_path: Path, kind: str):
+    (tmp_path / "zero.json").write_text(json.dumps(DEEPSPEED))
+    text: str | dict[str, object] = {"per_device_train_batch_size": 4, "deepspeed": "zero.json"}
+    if kind == "accelerate":
+        text = "distributed_type: DEEPSPEED\ndeepspeed_config:\n  deepspeed_config_file: zero.json\nnum_processes: 8\n"
+    found = read(tmp_path, "args.json" if kind == "arguments" else "acc.yaml", text)
+    assert (found.zero, found.batch_size, found.global_batch, found.precision) == (3, 2, 512, "bf16")
+    (tmp_path / "zero.json").unlink()
+    with pytest.raises(RequestError, match=r"zero\.json, which is not there; give that file instead"):
+        read(tmp_path, "args.json" if kind == "arguments" else "acc.yaml", text)
+
+
+def test_arguments_that_state_no_checkpointing(tmp_path: Path):
+    stated = {"per_device_train_batch_size": 1, "gradient_checkpointing": False}
+    assert read(tmp_path, "a.json", stated).activation_checkpointing == "none"
+    fsdp = {
+        "per_device_train_batch_size": 1,
+        "fsdp": "hybrid_shard offload",
+        "fsdp_config": {"activation_checkpointing": True},
+    }
+    found = read(tmp_path, "b.json", fsdp)
+    assert (found.zero, found.activation_checkpointing, found.not_modelled) == (3, "full", ("fsdp offload",))
+
+
+def test_training_arguments_in_yaml(tmp_path: Path):
+    found = read(tmp_path, "sft.yaml", "per_device_train_batch_size: 4\nbf16: true\noptim: adamw_torch\n")
+    assert (found.kind, found.batch_size, found.precision, found.optimizer) == ("TrainingArguments", 4, "bf16", "adamw")
+
+
+def test_precision_of_accelerate_in_fp8(tmp_path: Path):
+    assert read(tmp_path, "a.yaml", "distributed_type: FSDP\nmixed_precision: fp8\n").precision == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "unknown"),
+    [("OneBitAdam", "adam", None), ("ZeroOneAdam", "adam", None), ("OneBitLamb", "lamb", None), ("Foo", None, "Foo")],
+)
+def test_optimizers_of_deepspeed(tmp_path: Path, name: str, known: str | None, unknown: str | None):
+    found = read(tmp_path, "ds.json", {"train_batch_size": 8, "optimizer": {"type": name}})
+    assert (found.optimizer, found.unknown_optimizer) == (known, unknown)
+
+
+def test_a_stage_of_zero_that_old_files_switch_on(tmp_path: Path):
+    assert read(tmp_path, "ds.json", {"train_batch_size": 8, "zero_optimization": True}).zero == 1
