@@ -12,7 +12,7 @@ from ..cost.hardware import Hardware
 from ..cost.library import shipped_profiles
 from ..cost.memory import memory_needed
 from ..cost.names import find_hardware
-from ..cost.parallel.cluster import Cluster, usual_cluster
+from ..cost.parallel.cluster import Cluster, crowded, usual_cluster
 from ..cost.parallel.experts import experts_of
 from ..cost.parallel.plan import CHECKPOINTING, Plan, stated_sizes
 from ..cost.parallel.predict import Split, is_dated, predict_split
@@ -100,7 +100,7 @@ def predict_on_cluster(
         restart_hours=LOST_HOURS if request.restart_hours is None else request.restart_hours,
     )
     split = replace(split, idle_hosts=request.spare_nodes, storage_w=request.storage_w or 0.0)
-    warnings = (*estimate.warnings, *_notes(assumed, split, work))
+    warnings = (*estimate.warnings, *_notes(assumed, split, work), *_crowded(cluster))
     return replace(estimate, warnings=warnings), split
 
 
@@ -129,6 +129,14 @@ def _notes(assumed: str | None, split: Split, work: Workload) -> list[Note]:
     if split.plan.ep > 1 and not experts_of(work.ops):
         texts.append("no experts were found: `parallel` ep adds their exchange and divides nothing")
     return [Note(text, Topic.SCHEDULE, Weight.ACT) for text in texts]
+
+
+def _crowded(cluster: Cluster) -> list[Note]:
+    usual = crowded(cluster)
+    if usual is None:
+        return []
+    text = f"{cluster.name} puts {cluster.devices_per_node} devices into one node, without a network: usual nodes are "
+    return [Note(f"{text}{usual}", Topic.SCHEDULE, Weight.ACT)]
 
 
 def _check_same_part(request: Request, profile: Profile, cluster: Cluster) -> None:

@@ -87,18 +87,31 @@ _COUNTED = re.compile(
 
 
 def _with_a_count(name: str) -> Match | None:
-    """Names such as "8x A100", "A100 x 8", "a100:8", "gpu_8x_h100_sxm5", and GCP's "n1-standard-8 + T4"."""
+    counted = counted_part(name)
+    if counted is None:
+        return None
+    match = _choose(counted.part, _named(counted.part), None)
+    return Match(match.part, "; ".join(filter(None, (match.note, _count_note(name, counted.devices, match.part)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A part's name, and how many of it a machine has."""
+
+    part: str
+    devices: int
+
+
+def counted_part(name: str) -> Counted | None:
+    """Of names such as "8x A100", "A100 x 8", "a100:8", "gpu_8x_h100_sxm5", and GCP's "n1-standard-8 + T4"."""
     if len(name) > _LONGEST:
         return None
     text = name.rpartition("+")[2].strip() if re.match(r"\s*[a-z]\d[a-z]?-", name, re.I) else name.strip()
     counted = _COUNTED.fullmatch(text)
     inner = text if counted is None else (counted["part"] or counted["name"] or counted["node"]).strip()
-    parts = _named(inner)
-    if inner == name.strip() or not parts:
+    if inner == name.strip() or not _named(inner):
         return None
-    match = _choose(inner, parts, None)
-    count = 1.0 if counted is None else float(counted["before"] or counted["after"] or counted["trailing"])
-    return Match(match.part, "; ".join(filter(None, (match.note, _count_note(name, count, match.part)))))
+    return Counted(inner, 1 if counted is None else int(counted["before"] or counted["after"] or counted["trailing"]))
 
 
 def _count_note(name: str, count: float, part: Hardware) -> str:

@@ -13,7 +13,7 @@ from ...base.suggest import near
 from ...base.tables import read_table
 from ..hardware import Hardware
 from ..machines import Machine, machine, near_machines
-from ..names import find_hardware
+from ..names import counted_part, find_hardware
 from ..stacks import Links, load_stacks
 
 _PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction, where the table has no figure
@@ -24,8 +24,8 @@ _WITH_BRIDGE = re.compile("pcie|nvl|rtx|titan|quadro|^a30$|^a40$")  # NVIDIA's b
 _THROUGH_HOST = 0.5
 _HOST_GB_PER_S = 32.0
 _USUAL_DEVICES, _USUAL_GBIT = 8, 100  # of a node that clusters.csv does not have
-_NETWORK = r"(?::(?P<gbit>\d+(?:\.\d+)?)gb(?:-[a-z0-9]+)?)?"
-_TEXT = re.compile(rf"^(?:(?P<nodes>\d+)x)?(?P<name>.+?){_NETWORK}$", re.IGNORECASE)
+_NETWORK = re.compile(r"(?P<rate>\d+(?:\.\d+)?)(?P<unit>[gt])b(?:ps|it|its|it/s|/s)?(?:-[a-z0-9]+)?", re.IGNORECASE)
+_TEXT = re.compile(r"^(?:(?P<nodes>\d+)x)?(?P<name>[^:]+?)(?::(?P<network>[^:]*))?$", re.IGNORECASE)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
 
 
@@ -46,6 +46,8 @@ class Cluster:
     rated_w: float | None = None
     typical_w: float | None = None
     source: str = ""
+    is_known_node: bool = False
+    """Whether a table has the node; otherwise the number of devices in one is the user's."""
     links: Links = field(default_factory=lambda: load_stacks().links)
 
     @property
@@ -91,7 +93,7 @@ def parse_cluster(text: str) -> Cluster:
         raise RequestError(
             f"`cluster` {text!r} is not a cluster; give dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
         )
-    gbit = float(match["gbit"]) if match["gbit"] else None
+    gbit = _gbit(text, match["network"])
     nodes, name = match["nodes"], match["name"]
     known = clusters()
     if name.casefold() in known:
@@ -102,12 +104,38 @@ def parse_cluster(text: str) -> Cluster:
     inner = re.match(r"^(?P<devices>\d+)x(?P<hardware>.+)$", name)
     if inner:
         return _of_parts(text, int(nodes or 1), int(inner["devices"]), inner["hardware"], gbit)
+    if (counted := counted_part(name)) is not None:
+        return _of_parts(text, int(nodes or 1), counted.devices, counted.part, gbit)
     if nodes:
         return _of_parts(text, 1, int(nodes), name, gbit)
-    close = near(name, [*known, *near_machines(name)])
+    close = near(name, list(dict.fromkeys((*(one.name for one in known.values()), *near_machines(name)))))
     raise RequestError(
         f"unknown cluster {text!r}{close or ';'} or give NODESxDEVICESxHARDWARE:GBITgb, as in 64x8xh100-sxm:400gb"
     )
+
+
+def _gbit(text: str, network: str | None) -> float | None:
+    """Gbit/s of "400gb-ib", "400gbps" or "3.2tb"; None where nothing is given."""
+    if network is None:
+        return None
+    found = _NETWORK.fullmatch(network.strip())
+    rate = float(found["rate"]) * (1000 if found["unit"] in "tT" else 1) if found else 0.0
+    if not found or not rate or network.rstrip().endswith("B/s"):
+        base = text.strip().partition(":")[0]
+        raise RequestError(
+            f"`cluster` {text!r}: {network!r} is not the Gbit/s of a device's network; give it as in {base}:400gb"
+        )
+    return rate
+
+
+def crowded(cluster: Cluster) -> str | None:
+    """The text of the cluster with as many devices in usual nodes, where a user's node has more than those have."""
+    if cluster.is_known_node:
+        return None
+    usual = max((one.devices_per_node for one in clusters().values() if one.hardware == cluster.hardware), default=None)
+    if usual is None or cluster.devices_per_node <= usual:
+        return None
+    return usual_cluster(cluster.hardware, cluster.devices)
 
 
 def usual_cluster(hardware: str, devices: int) -> str:
@@ -140,6 +168,7 @@ def clusters() -> Mapping[str, Cluster]:
             rated_w=_figure(row["rated_w"]),
             typical_w=_figure(row["typical_w"]),
             source=row["source"],
+            is_known_node=True,
         )
         for name in (row["key"], *filter(None, row["aliases"].split(";"))):
             found[name.strip().casefold()] = cluster
@@ -152,12 +181,17 @@ def _of_machines(text: str, nodes: int, cloud: Machine, gbit: float | None) -> C
         raise RequestError(f"`cluster` {text!r}: {cloud.name} has {cloud.count:g} of a device; give it as `hardware`")
     if gbit is None and cloud.network_gbit:
         gbit = cloud.network_gbit / devices
-    return _of_parts(text, nodes, devices, cloud.part, gbit)
+    return replace(_of_parts(text, nodes, devices, cloud.part, gbit), is_known_node=True)
 
 
 def _of_parts(text: str, nodes: int, devices: int, hardware: str, gbit: float | None) -> Cluster:
     if nodes < 1 or devices < 1:
         raise RequestError(f"`cluster` {text!r} has {nodes} nodes of {devices} devices; give 1 or more of each")
+    if machine(hardware) is not None:
+        raise RequestError(
+            f"`cluster` {text!r}: {hardware.strip()} is a whole machine; give the number of them alone, as in "
+            f"{nodes}x{hardware.strip()}"
+        )
     try:
         part = find_hardware(hardware)
     except HardwareError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from ...base.errors import RequestError
@@ -75,10 +77,12 @@ def parse_plan(text: str, base: Plan | None = None) -> Plan:
     exchanges of experts that are hidden.
     """
     sizes: dict[str, Any] = {}
-    for part in text.split(","):
+    for part in _parts(text):
         name, equals, size = (piece.strip() for piece in part.partition("="))
+        if field := _FIELDS.get(name):
+            raise RequestError(f"`parallel` {part!r} is a setting of its own: give `{field}` {size}".rstrip())
         if name not in (*_SIZES, *_OTHERS) or not equals or not size.isdigit():
-            raise RequestError(f"`parallel` {part.strip()!r} is not SIZE=N; give {', '.join(f'{s}=N' for s in _SIZES)}")
+            raise RequestError(f"`parallel` {part!r} is not SIZE=N; give {', '.join(f'{s}=N' for s in _SIZES)}")
         if name in sizes:
             raise RequestError(f"`parallel` names {name} twice; give it once")
         sizes[name] = int(size)
@@ -87,58 +91,106 @@ def parse_plan(text: str, base: Plan | None = None) -> Plan:
     return replace(base or Plan(), **values)
 
 
+_FIELDS = {"zero": "zero", "fsdp": "fsdp", "full checkpointing": "activation_checkpointing full"} | {
+    "selective checkpointing": "activation_checkpointing selective"
+}
+"""Parts of a split's text that are no sizes, and the fields that set them."""
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of "dp=8,tp=4", which spaces may divide too."""
+    return [part.strip() for part in re.split(r",|\s+(?=\w+\s*=)", text.casefold()) if part.strip()] or [text]
+
+
 def stated_sizes(text: str | None) -> frozenset[str]:
     """The names that the text of a plan gives a size."""
-    return frozenset(part.partition("=")[0].strip() for part in (text or "").split(",") if part.strip())
+    return frozenset(part.partition("=")[0].strip() for part in _parts(text or "") if part.strip())
 
 
-def check_plan(plan: Plan, anatomy: Anatomy, devices: int) -> None:
-    """Raises RequestError with the nearest valid choice where the split does not fit the network or the devices."""
+def check_plan(
+    plan: Plan, anatomy: Anatomy, devices: int, passes: int | None = None, samples_per_pass: int = 1
+) -> None:
+    """Raises RequestError with the nearest split that fits where `plan` does not fit the network or the devices.
+
+    `passes` is the number of micro-batches of one step on all replicas together, None where every replica has its own.
+    """
+    fault = _fault(plan, anatomy, devices, passes)
+    if fault is None:
+        return
+    choices = []
+    alone = _fault(plan, anatomy, devices, None) is None and passes is not None
+    if alone and passes is not None:
+        # Of the same number of devices, the batch alone has to change: to the next one that the replicas share.
+        choices.append(f"`global_batch` {-(-passes // plan.dp) * plan.dp * samples_per_pass}")
+    nearest = _nearest_plan(plan, anatomy, devices, passes)
+    if nearest is not None:
+        choices.append(_sizes(nearest, plan))
+    raise RequestError(f"{fault}use {', or '.join(choices)}" if choices else f"{fault}leave out `parallel`")
+
+
+def _fault(plan: Plan, anatomy: Anatomy, devices: int, passes: int | None) -> str | None:
+    """What does not fit, up to the word before the advice; None where the split fits."""
     if plan.devices != devices:
-        raise RequestError(
-            f"`parallel` {plan} uses {plan.devices} devices, and there are {devices}; "
-            + (_nearest_dp(plan, devices) or _nearest_sizes(plan, devices))
-        )
+        others = plan.tp * plan.pp * plan.cp
+        rule = "" if devices % others == 0 else f"tp x pp x cp must divide {devices}: "
+        return f"`parallel` {plan} uses {plan.devices} devices, and there are {devices}; {rule}"
     if plan.tp > 1 and anatomy.heads and anatomy.heads % plan.tp:
-        raise RequestError(
-            f"{anatomy.heads} attention heads are not divisible by tp={plan.tp}; "
-            f"use tp={nearest_divisor(anatomy.heads, plan.tp)}"
-        )
+        return f"{anatomy.heads} attention heads are not divisible by tp={plan.tp}; "
     layers = len(anatomy.blocks)
     if plan.pp > 1 and layers < plan.pp * plan.interleave:
-        raise RequestError(
-            f"{layers} blocks are fewer than pp={plan.pp}"
-            + (f" x {plan.interleave} chunks" if plan.interleave > 1 else "")
-            + f"; use pp={max(1, layers // plan.interleave)}"
-        )
+        chunks = f" x {plan.interleave} chunks" if plan.interleave > 1 else ""
+        return f"{layers} blocks are fewer than pp={plan.pp}{chunks}; "
     if plan.dp % plan.ep:
-        raise RequestError(f"dp={plan.dp} is not divisible by ep={plan.ep}; use ep={nearest_divisor(plan.dp, plan.ep)}")
+        return f"dp={plan.dp} is not divisible by ep={plan.ep}; "
     if anatomy.experts and anatomy.expert_count % plan.ep:
-        both = math.gcd(anatomy.expert_count, plan.dp)
-        raise RequestError(
-            f"{anatomy.expert_count} experts are not divisible by ep={plan.ep}; use ep={nearest_divisor(both, plan.ep)}"
-        )
+        return f"{anatomy.expert_count} experts are not divisible by ep={plan.ep}; "
+    if passes is not None and passes % plan.dp:
+        return f"the {passes} micro-batches of a step are not divisible by dp={plan.dp}; "
+    return None
+
+
+def _nearest_plan(plan: Plan, anatomy: Anatomy, devices: int, passes: int | None) -> Plan | None:
+    """The split that fits and whose sizes are nearest to those of `plan`, by their ratios; tp keeps its size first."""
+    fitting: list[Plan] = []
+    divisors = [size for size in range(1, devices + 1) if devices % size == 0]
+    for tp, pp, cp in product(divisors, repeat=3):
+        if devices % (tp * pp * cp):
+            continue
+        dp = devices // (tp * pp * cp)
+        ep = nearest_divisor(math.gcd(anatomy.expert_count, dp) if anatomy.experts else dp, plan.ep)
+        for chunks in sorted({1, plan.interleave}):
+            one = replace(plan, dp=dp, tp=tp, pp=pp, cp=cp, ep=ep, interleave=chunks)
+            if _fault(one, anatomy, devices, passes) is None:
+                fitting.append(one)
+    return min(fitting, key=lambda one: _distance(one, plan), default=None)
+
+
+_NEARBY = ("tp", "cp", "pp", "ep", "interleave")
+
+
+def _distance(one: Plan, plan: Plan) -> tuple[float, ...]:
+    """The sum of ratios, how many sizes change, that of cp, that of a tp that was given, then larger sizes first."""
+    steps = {name: abs(math.log2(getattr(one, name) / getattr(plan, name))) for name in _NEARBY}
+    changed = sum(step > 0 for step in steps.values())
+    stated_tp = steps["tp"] if plan.tp > 1 else 0.0
+    return (round(sum(steps.values()), 6), changed, steps["cp"], stated_tp, *(-getattr(one, name) for name in _NEARBY))
+
+
+def _sizes(one: Plan, given: Plan) -> str:
+    """The sizes of `one` as they are typed: dp alone where nothing else differs from `given`."""
+    if replace(one, dp=given.dp) == given:
+        return f"dp={one.dp}"
+    names = [name for name in ("tp", "pp", "cp", "ep") if getattr(one, name) > 1 or getattr(given, name) > 1]
+    sizes = [f"{name}={getattr(one, name)}" for name in names]
+    if given.interleave > 1:
+        sizes.append(f"vp={one.interleave}")
+    return f"{', '.join(sizes)} and dp={one.dp}"
 
 
 def with_devices(plan: Plan, devices: int) -> Plan:
     """`plan` with the data parallel size that uses `devices`, where one does."""
     others = plan.tp * plan.pp * plan.cp
     return replace(plan, dp=devices // others) if devices % others == 0 else plan
-
-
-def _nearest_dp(plan: Plan, devices: int) -> str:
-    fitting = with_devices(plan, devices)
-    return f"use dp={fitting.dp}" if fitting.devices == devices else ""
-
-
-def _nearest_sizes(plan: Plan, devices: int) -> str:
-    """The sizes nearest to the plan's whose product divides the devices; tensor parallel groups keep theirs first."""
-    tp = nearest_divisor(devices, plan.tp)
-    cp = nearest_divisor(devices // tp, plan.cp)
-    pp = nearest_divisor(devices // (tp * cp), plan.pp)
-    sizes = {"tp": tp, "pp": pp, "cp": cp}
-    text = ", ".join(f"{name}={size}" for name, size in sizes.items() if size > 1 or getattr(plan, name) > 1)
-    return f"tp x pp x cp must divide {devices}: use {text} and dp={devices // (tp * pp * cp)}"
 
 
 def nearest_divisor(total: int, size: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...base.digits import short
-from ...base.errors import HardwareError, RequestError
+from ...base.errors import HardwareError
 from ...base.interval import Interval
 from ...base.notes import Note, Topic, Weight
 from ...base.units import JOULES_PER_KWH
@@ -23,7 +23,7 @@ from .anatomy import Anatomy, dissect
 from .cluster import Cluster
 from .memory import Memory
 from .node import rest_w
-from .plan import Plan, check_plan, nearest_divisor
+from .plan import Plan, check_plan
 from .search import OLDER_CHECKPOINTING, Choice, choose_plan, choose_settings
 from .step import StepCost, waiting_w
 
@@ -142,15 +142,10 @@ def predict_split(
     older = known and _is_older(cluster)
     dated = is_dated(profile, cluster)
     passes = passes or accumulation * cluster.devices
-    if plan is not None and passes % plan.dp:
-        raise RequestError(
-            f"the {passes} micro-batches of a step are not divisible by dp={plan.dp}; "
-            f"use dp={nearest_divisor(passes, plan.dp)} or another batch"
-        )
     if plan is None:
         choice = choose_plan(work, anatomy, profile, cluster, passes=passes, base=base, older=dated)
     else:
-        check_plan(plan, anatomy, cluster.devices)
+        check_plan(plan, anatomy, cluster.devices, passes, work.batch_size // accumulation)
         plan = replace(plan, accumulate=passes // plan.dp)
         choice = choose_settings(
             work,

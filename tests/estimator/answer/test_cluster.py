@@ -261,7 +261,10 @@ def test_what_a_split_leaves_open_is_chosen():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"global_batch": 10, "batch_size": 1, "parallel": "dp=16"}, "the 10 micro-batches .* dp=16; use dp=10"),
+        (
+            {"global_batch": 10, "batch_size": 1, "parallel": "dp=16"},
+            "the 10 micro-batches .* use `global_batch` 16, or tp=8 and",
+        ),
         ({"parallel": "tp=3"}, "tp x pp x cp must divide 16"),
         ({"parallel": "tp=32"}, "tp x pp x cp must divide 16"),
         ({"parallel": "tp=16,dp=1"}, "8 attention heads are not divisible by tp=16; use tp=8"),

@@ -14,7 +14,7 @@ from joulecast.estimator.cost.machines import Machine, family, machine, near_mac
         ("ml.p5.48xlarge", Machine("p5.48xlarge", "h100-sxm", 8, 3200)),
         ("AWS P5.48XLARGE", Machine("p5.48xlarge", "h100-sxm", 8, 3200)),
         ("g6f.xlarge", Machine("g6f.xlarge", "l4", 0.125)),
-        ("nd96isr h200 v5", Machine("Standard_ND96isr_H200_v5", "h200", 8)),
+        ("nd96isr h200 v5", Machine("Standard_ND96isr_H200_v5", "h200", 8, 3200)),
         ("TPU v4-8", Machine("v4-8", "tpu-v4", 4)),
         ("DGX A100", Machine("dgx-a100", "a100-sxm4-80gb", 8)),
         ("hgx-b200", Machine("hgx-b200", "b200", 8)),

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from joulecast.estimator.base.errors import RequestError
 from joulecast.estimator.cost.parallel.anatomy import dissect
-from joulecast.estimator.cost.parallel.cluster import clusters, parse_cluster
+from joulecast.estimator.cost.parallel.cluster import clusters, crowded, parse_cluster
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan, stated_sizes
 
 from .decoder import BLOCKS, BOUNDARY_BYTES, HEADS, HIDDEN, TOKENS, VOCABULARY, decoder, nodes
@@ -40,13 +41,61 @@ def test_plans_that_cannot_be_read(text: str, message: str):
         (Plan(tp=8, pp=4), 16, "tp x pp x cp must divide 16: use tp=8, pp=2 and dp=1"),
         (Plan(tp=3), 16, "tp x pp x cp must divide 16: use tp=4 and dp=4"),
         (Plan(tp=16), 16, "8 attention heads are not divisible by tp=16; use tp=8"),
-        (Plan(pp=5), 5, "4 blocks are fewer than pp=5; use pp=4"),
+        (Plan(pp=5), 5, "4 blocks are fewer than pp=5; use pp=1 and dp=5"),
         (Plan(dp=8, ep=3), 8, "dp=8 is not divisible by ep=3; use ep=4"),
     ],
 )
 def test_a_split_that_does_not_fit_names_the_nearest_that_does(plan: Plan, devices: int, message: str):
     with pytest.raises(RequestError, match=message):
         check_plan(plan, dissect(decoder()), devices)
+
+
+ODD_SPLITS = (
+    "tp=16",
+    "tp=5",
+    "pp=16",
+    "pp=3",
+    "cp=3",
+    "tp=4,pp=16",
+    "tp=3,pp=5,cp=2",
+    "dp=7",
+    "dp=4,ep=5",
+    "dp=5,tp=2",
+)
+
+
+@pytest.mark.parametrize("devices", [6, 8, 12, 16])
+@pytest.mark.parametrize("text", ODD_SPLITS)
+@pytest.mark.parametrize("passes", [None, 5, 12])
+def test_the_split_that_an_error_names_fits(devices: int, text: str, passes: int | None):
+    anatomy, plan = dissect(decoder()), parse_plan(text)
+    with pytest.raises(RequestError) as error:
+        check_plan(plan, anatomy, devices, passes)
+    advice = re.findall(r"\b(?:dp|tp|pp|cp|ep)=\d+", str(error.value).rpartition("use ")[2])
+    check_plan(parse_plan(",".join(advice), plan), anatomy, devices, passes)
+
+
+def test_a_batch_that_the_replicas_do_not_share_names_the_next_that_they_do():
+    with pytest.raises(RequestError, match=r"4 micro-batches .* by dp=8; use `global_batch` 16, or tp=2 and dp=4"):
+        check_plan(Plan(dp=8), dissect(decoder()), 8, passes=4, samples_per_pass=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dp=8, zero=1", "`parallel` 'zero=1' is a setting of its own: give `zero` 1"),
+        ("dp=8, full checkpointing", "give `activation_checkpointing full`"),
+    ],
+)
+def test_parts_of_a_split_that_are_settings_of_their_own(text: str, message: str):
+    with pytest.raises(RequestError, match=message):
+        parse_plan(text)
+
+
+@pytest.mark.parametrize("text", ["TP=2,PP=4", "tp=2 pp=4", "tp = 2, pp = 4", "tp=2,pp=4,"])
+def test_case_and_spaces_of_a_split(text: str):
+    assert parse_plan(text) == Plan(tp=2, pp=4)
+    assert stated_sizes(text) == {"tp", "pp"}
 
 
 def test_anatomy_of_a_decoder():
@@ -90,6 +139,51 @@ def test_cloud_machines_are_nodes():
     assert parse_cluster("2xp5.48xlarge:100gb").network_gb_per_s == 12.5
     with pytest.raises(RequestError, match=r"g6f\.xlarge has 0\.125 of a device; give it as `hardware`"):
         parse_cluster("g6f.xlarge")
+
+
+@pytest.mark.parametrize(
+    ("text", "gbit"),
+    [("400gb", 400), ("400gbps", 400), ("400Gbit/s", 400), ("400gb-efa", 400), ("3.2tb", 3200), ("400Gb/s", 400)],
+)
+def test_units_of_a_network(text: str, gbit: float):
+    assert parse_cluster(f"2x8xh100-sxm:{text}").network_gb_per_s == gbit / 8
+
+
+@pytest.mark.parametrize("network", ["400", "0gb", "50GB/s", "fast", ""])
+def test_a_network_without_gbit_per_s(network: str):
+    with pytest.raises(RequestError, match=r"is not the Gbit/s .*; give it as in 2x8xh100-sxm:400gb"):
+        parse_cluster(f"2x8xh100-sxm:{network}")
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes", "devices"),
+    [
+        ("gpu_8x_h100_sxm5", 1, 8),
+        ("2xgpu_8x_h100_sxm5", 2, 16),
+        ("2xStandard_ND96isr_H100_v5", 2, 16),
+        ("8x H100", 1, 8),
+    ],
+)
+def test_machines_that_name_their_count_are_nodes(text: str, nodes: int, devices: int):
+    found = parse_cluster(text)
+    assert (found.hardware, found.nodes, found.devices) == ("h100-sxm", nodes, devices)
+
+
+def test_a_machine_is_no_part_of_a_node():
+    with pytest.raises(RequestError, match=r"p5\.48xlarge is a whole machine; give .* as in 4xp5\.48xlarge"):
+        parse_cluster("4x8xp5.48xlarge")
+
+
+def test_nodes_with_more_devices_than_usual_ones():
+    assert crowded(parse_cluster("16xh100-sxm")) == "2xdgx-h100"
+    assert crowded(parse_cluster("8xh100-sxm")) is None
+    assert crowded(parse_cluster("v5p-128")) is None  # a slice of 64 chips
+    assert crowded(parse_cluster("16xl4")) is None  # no node of the table has it
+
+
+def test_near_clusters_are_named_once():
+    with pytest.raises(RequestError, match=r"did you mean dgx-h100 or dgx-[^h]"):
+        parse_cluster("dgx-h10")
 
 
 def test_a_cluster_of_parts_takes_the_nodes_watts_of_a_known_node_of_its_size():
@@ -186,7 +280,7 @@ def test_sizes_are_whole_numbers(text: str):
         (Plan(tp=3, cp=2), "tp x pp x cp must divide 16: use tp=4, cp=2 and dp=2"),
         (Plan(pp=3), "tp x pp x cp must divide 16: use pp=4 and dp=4"),
         (Plan(tp=2, pp=2, cp=3), "tp x pp x cp must divide 16: use tp=2, pp=2, cp=4 and dp=1"),
-        (Plan(tp=32), "tp x pp x cp must divide 16: use tp=16 and dp=1"),
+        (Plan(tp=32), "tp x pp x cp must divide 16: use tp=8 and dp=2"),
     ],
 )
 def test_the_nearest_sizes(plan: Plan, message: str):

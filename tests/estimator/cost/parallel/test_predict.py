@@ -154,8 +154,10 @@ def test_a_run_is_interrupted() -> None:
 
 
 def test_micro_batches_that_the_replicas_cannot_share() -> None:
-    with pytest.raises(RequestError, match=r"the 8 micro-batches of a step are not divisible by dp=3; use dp=4 or"):
-        predict_split(device(), decoder(), nodes(), steps=1, plan=Plan(dp=3, tp=2))
+    with pytest.raises(
+        RequestError, match=r"the 9 micro-batches of a step are not divisible by dp=4; use `global_batch`"
+    ):
+        predict_split(device(), decoder(), nodes(), steps=1, plan=Plan(dp=4, tp=2), passes=9)
     _, split = predict_split(device(), decoder(), nodes(), steps=1, plan=Plan(dp=2, tp=4), passes=6)
     assert split.plan.accumulate == 3
 

@@ -43,8 +43,8 @@ def test_plans_that_cannot_be() -> None:
     ("plan", "devices", "heads", "blocks", "message"),
     [
         (Plan(cp=3, pp=2), 12, 8, 4, "uses 6 devices, and there are 12; use dp=2"),
-        (Plan(tp=5), 5, 8, 4, "8 attention heads are not divisible by tp=5; use tp=4"),
-        (Plan(tp=3), 3, 8, 4, "use tp=4"),  # 2 and 4 are as near: the larger
+        (Plan(tp=5), 5, 8, 4, "8 attention heads are not divisible by tp=5; use tp=1 and dp=5"),
+        (Plan(tp=3), 3, 8, 4, "use tp=1 and dp=3"),  # 2 and 4 do not divide 3 devices
         (Plan(tp=3), 3, 0, 4, ""),  # no attention: anything goes
         (Plan(tp=4), 4, 8, 4, ""),
         (Plan(pp=2, interleave=3), 2, 8, 4, "4 blocks are fewer than pp=2 x 3 chunks; use pp=1"),
