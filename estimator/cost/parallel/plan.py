@@ -177,9 +177,11 @@ def _distance(one: Plan, plan: Plan) -> tuple[float, ...]:
 
 
 def _sizes(one: Plan, given: Plan) -> str:
-    """The sizes of `one` as they are typed: dp alone where nothing else differs from `given`."""
+    """The sizes of `one` as they are typed: dp or ep alone where nothing else differs from `given`."""
     if replace(one, dp=given.dp) == given:
         return f"dp={one.dp}"
+    if replace(one, ep=given.ep) == given:
+        return f"ep={one.ep}"
     names = [name for name in ("tp", "pp", "cp", "ep") if getattr(one, name) > 1 or getattr(given, name) > 1]
     sizes = [f"{name}={getattr(one, name)}" for name in names]
     if given.interleave > 1:
