@@ -63,7 +63,7 @@ _SINCE_2023 = (
 )
 _WHOLE = "published runs"  # of all papers
 _COVERAGE = 0.9
-_DERIVED = ("backward_overlap",)  # that a software's links follow from the others (Links.of)
+_DERIVED = ("backward_overlap", "gradients_as_weights")  # that a software's links follow from the others (Links.of)
 _TAILS = tuple(step / 1000 for step in range(50, 9, -1))  # of few sources the quantiles are too narrow
 
 

@@ -26,7 +26,11 @@ from joulecast.estimator.cost.parallel.node import rest_w
 from joulecast.estimator.cost.parallel.plan import Plan
 from joulecast.estimator.cost.parallel.predict import is_tuned
 from joulecast.estimator.cost.parallel.search import choose_plan
-from joulecast.estimator.cost.parallel.step import StepCost, step_cost
+from joulecast.estimator.cost.parallel.shard import Stage, slowest_stage
+from joulecast.estimator.cost.parallel.step import Prices, StepCost, cost_at, prices_of, step_cost
+from joulecast.estimator.cost.piece_time import SOFTWARE_YEAR
+from joulecast.estimator.cost.population import PopulationTime
+from joulecast.estimator.cost.profile import Profile
 from joulecast.estimator.cost.stacks import load_stacks
 from joulecast.estimator.cost.waiting import LOST_HOURS, OVERHEAD, PER_DEVICE_HOUR, overhead
 from joulecast.estimator.trace.fp8 import FP8, as_fp8
@@ -34,7 +38,6 @@ from joulecast.estimator.trace.workload import Workload
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Found = tuple[str, Array, Array | None, str, tuple[float, float] | None]
-_MOST = 120  # rows of one table
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -49,16 +52,45 @@ def anatomy_of_network(key: WorkKey, cache: Path, fp8: bool = False) -> Anatomy:
         cache.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(build_work(key).to_json()))
     work = Workload.from_json(json.loads(path.read_text()))
+    if key.mode == "amp" and key.network.startswith(_HALF_WEIGHTS):
+        work = replace(work, parameter_bytes=2 * work.parameters)
+    work = replace(work, ops=tuple(replace(op, count=1) if op.phase == "optimizer" else op for op in work.ops))
     return dissect(as_fp8(work) if fp8 else work)
 
 
-def _cost(step: Step, devices: int, per_node: int, cache: Path) -> StepCost:
+_HALF_WEIGHTS = ("bert", "gnmt")  # NVIDIA's examples cast these to 16 bits (Apex, O2); the others' weights are float32
+
+
+def _cost(step: Step, devices: int, per_node: int, cache: Path, path: str = "") -> StepCost:
     gbit = 400 if "h100" in step.gpu or "h200" in step.gpu else 200 if "a100" in step.gpu else 100
     nodes = max(1, devices // per_node)
-    cluster = parse_cluster(f"{nodes}x{min(devices, per_node)}x{step.gpu}:{gbit}gb")
-    profile = datasheet_profile(find_hardware(step.gpu)).for_software(step.software)
-    profile = profile.for_precision("float16" if step.key.mode != "fp32" else "float32")
-    return step_cost(profile, anatomy_of_network(step.key, cache, step.fp8), Plan(dp=devices), cluster)
+    cluster = parse_cluster(f"{nodes}x{min(devices, per_node)}x{step.gpu}:{gbit}gb{path}")
+    profile, anatomy, stage, prices = _priced(step.gpu, step.software, step.year, step.key, step.fp8, cache)
+    return cost_at(prices, profile, anatomy, Plan(dp=devices), cluster, stage)
+
+
+@lru_cache(maxsize=2048)
+def _priced(
+    gpu: str, software: str, year: int, key: WorkKey, fp8: bool, cache: Path
+) -> tuple[Profile, Anatomy, Stage, Prices]:
+    """The step on one device, whose prices do not depend on the number of replicas."""
+    profile = of_year(datasheet_profile(find_hardware(gpu)).for_software(software), year)
+    profile = profile.for_precision("float16" if key.mode != "fp32" else "float32")
+    anatomy = anatomy_of_network(key, cache, fp8)
+    stage = slowest_stage(anatomy, Plan(), profile.software)
+    return profile, anatomy, stage, prices_of(profile, stage)
+
+
+def of_year(profile: Profile, year: int) -> Profile:
+    """`profile` with software of `year`, as hardware_transfer.py predicts published steps: not of today."""
+    time = profile.time
+    assert isinstance(time, PopulationTime)
+    share = (year - _YEAR_OF_ONE) / (SOFTWARE_YEAR - _YEAR_OF_ONE)
+    trends = {name: value**share for name, value in time.parameters.items() if name.startswith("yearly_")}
+    return replace(profile, time=replace(time, parameters={**time.parameters, **trends}))
+
+
+_YEAR_OF_ONE = 2021.0  # piece_time.py counts the trends from it
 
 
 # -- Scaling on one node --------------------------------------------------------------------------------------
@@ -72,17 +104,44 @@ def _kind(step: Step) -> tuple[str, ...]:
     return (_COUNT.sub("", step.machine), step.gpu, repr(step.key), step.label)
 
 
-def _lambda_pairs(measured: Path) -> Iterator[tuple[Step, int, float]]:
-    """A step on one GPU, the number of GPUs, and how many times as fast they were together, in one kind of machine."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A step on one GPU, and how many times as fast `devices` were together.
+
+    `path` is what a user would state of the links (`parse_cluster`). `alone`: each GPU trained a network of its own.
+    """
+
+    step: Step
+    devices: int
+    factor: float
+    path: str = ""
+    alone: bool = False
+
+
+def _lambda_pairs(measured: Path) -> Iterator[Pair]:
+    """In one kind of machine."""
     alone = {_kind(step): step for step in lambda_steps(measured)}
     for devices in (2, 4, 8, 16):
         for step in lambda_steps(measured, devices):
             one = alone.get(_kind(step))
             if one is not None:
-                yield one, devices, devices * one.seconds / step.seconds
+                factor = devices * one.seconds / step.seconds
+                # Its logs say `multi_gpu : None`: no gradients are exchanged.
+                yield Pair(one, devices, factor, _lambda_path(step), "Transformer-XL" in step.label)
 
 
-def _dle_pairs(measured: Path) -> Iterator[tuple[Step, int, float]]:
+def _lambda_path(step: Step) -> str:
+    """As Lambda's scripts and the machines' names say.
+
+    pytorch/scripts/benchmark_pytorch.sh set NCCL_P2P_DISABLE=1 from 16 October 2022 (0a684b6) to 6 February 2023
+    (aad0d1c). The results of 2022 with PyTorch 1.13, "_v1", are of October to December; all H100's are later.
+    """
+    if step.machine.endswith("_v1") and step.year == 2022:
+        return ":no-p2p"
+    return ":nvlink" if "NVlink" in step.machine else ""
+
+
+def _dle_pairs(measured: Path) -> Iterator[Pair]:
     rates: dict[tuple[str, ...], dict[int, float]] = {}
     first: dict[tuple[str, ...], dict[str, str]] = {}
     for row in _rows(measured / "nvidia-dle" / "train.csv"):
@@ -100,24 +159,31 @@ def _dle_pairs(measured: Path) -> Iterator[tuple[Step, int, float]]:
         mode, _ = ngc_mode(row["precision"])
         work = WorkKey(network[0], batch, mode, True, "momentum" if "timm" in network[0] else "adam")
         step = Step("nvidia-dle", gpu_key(row), work, "ngc", 1.0, int(row["year"] or 2020))
-        yield from ((step, devices, rate / one) for devices, rate in found.items() if 1 < devices <= 16)
+        yield from (Pair(step, devices, rate / one) for devices, rate in found.items() if 1 < devices <= 16)
 
 
 def scaling(measured: Path, cache: Path) -> Iterator[Found]:
     for name, pairs in (("lambda", _lambda_pairs(measured)), ("nvidia-dle", _dle_pairs(measured))):
         # Below 1.15 times one GPU's rate the example printed the rate of one of its processes (SSD300, some of BERT).
-        rows = [row for row in pairs if 1.15 < row[2] <= 1.1 * row[1]]
-        ratios, simple = [], []
-        for step, devices, factor in rows[:: max(1, len(rows) // _MOST)]:
-            try:
-                alone, together = (_cost(step, count, 16, cache).seconds for count in (1, devices))
-            except (JoulecastError, KeyError):
-                continue
-            ratios.append(devices * alone / together / factor)
-            simple.append(devices / factor)
-        if ratios:
-            what = f"{name}: 2-16 GPUs over one (scaling; 6ND: linear)"
-            yield what, np.array(ratios), np.array(simple), "8 %", None
+        rows = [pair for pair in pairs if 1.15 < pair.factor <= 1.1 * pair.devices]
+        found = [(pair, ratio) for pair in rows if (ratio := _scaling_ratio(pair, cache)) is not None]
+        parts = {f"{name}: 2-16 GPUs over one (scaling; 6ND: linear)": found}
+        if any(pair.alone for pair, _ in found):
+            parts["  of trainings that exchange gradients"] = [(pair, ratio) for pair, ratio in found if not pair.alone]
+            parts["  every tenth row"] = found[::10]
+        for what, part in parts.items():
+            if part:
+                ratios = np.array([ratio for _, ratio in part])
+                yield what, ratios, np.array([pair.devices / pair.factor for pair, _ in part]), "8 %", None
+
+
+def _scaling_ratio(pair: Pair, cache: Path) -> float | None:
+    """Predicted over measured; None where the step cannot be predicted."""
+    try:
+        one, many = (_cost(pair.step, count, 16, cache, pair.path).seconds for count in (1, pair.devices))
+    except (JoulecastError, KeyError):
+        return None
+    return (pair.devices if pair.alone else pair.devices * one / many) / pair.factor
 
 
 # -- MLPerf ---------------------------------------------------------------------------------------------------

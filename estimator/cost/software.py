@@ -20,6 +20,7 @@ SOFTWARE = (
 attention, fused norms, optimizers and losses (llm-foundry, torchtitan); Megatron-LM before flash attention;
 Megatron-Core with Transformer Engine, which computes while tensor-parallel devices exchange (NeMo since 2023);
 NVIDIA's containers and examples; MLPerf submissions; TensorFlow and Keras."""
+VENDOR_TUNED = "vendor-tuned"
 TRAINING_STACKS = ("fused", "megatron", "megatron-core")
 WRITTEN_SCORES = "megatron"
 """Software whose attention writes its scores to memory."""

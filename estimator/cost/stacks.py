@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 
 from ..base.errors import ProfileError
-from .software import OVERLAPPED_TENSORS, TRAINING_STACKS, WRITTEN_SCORES
+from .software import OVERLAPPED_TENSORS, TRAINING_STACKS, VENDOR_TUNED, WRITTEN_SCORES
 
 SCHEMA = "joulecast.stacks/1"
 
@@ -27,7 +27,8 @@ class Links:
     is not a stack for language models (chosen on half of the GPUs of NVIDIA's examples), `tensor_overlap` the share of
     tensor-parallel communication that runs while Megatron-Core computes. Megatron-LM with sequence parallelism hides as
     much of the backward pass's, behind gradients of weights (`backward_overlap`). A step takes `straggling` longer for
-    each doubling of the nodes: the slowest node decides.
+    each doubling of the nodes: the slowest node decides. `gradients_as_weights`: gradients are exchanged in the
+    weights' precision, which autocast leaves at float32; training stacks and MLPerf submissions exchange 16 bits.
     """
 
     link_share: float
@@ -39,6 +40,7 @@ class Links:
     tensor_overlap: float = 0.0
     other_overlap: float = 0.3
     backward_overlap: float = 0.0
+    gradients_as_weights: bool = False
 
     def of(self, software: str) -> Links:
         """The links as `software` uses them."""
@@ -47,6 +49,7 @@ class Links:
             overlap=self.overlap if software in TRAINING_STACKS else self.other_overlap,
             tensor_overlap=self.tensor_overlap if software == OVERLAPPED_TENSORS else 0.0,
             backward_overlap=self.tensor_overlap if software == WRITTEN_SCORES else 0.0,
+            gradients_as_weights=software not in (*TRAINING_STACKS, VENDOR_TUNED),
         )
 
 

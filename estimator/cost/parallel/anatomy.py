@@ -43,6 +43,7 @@ class Anatomy:
     rows: frozenset[str] = frozenset()
     widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     experts: Mapping[str, Experts] = field(default_factory=dict)
+    weight_bytes: float | None = None  # of an element of the weights and their gradients; None: `element_bytes`
 
     def child(self, layer: str) -> str:
         """The first module below a block that `layer` belongs to; "" for the block itself."""
@@ -51,6 +52,10 @@ class Anatomy:
     @property
     def boundary_bytes(self) -> int:
         return self.boundary_elements * self.element_bytes
+
+    def gradient_bytes(self, as_weights: bool) -> float:
+        """Of an exchanged gradient: of the weights, or of the precision that the network computes in."""
+        return self.weight_bytes if as_weights and self.weight_bytes else self.element_bytes
 
     @property
     def expert_count(self) -> int:
@@ -99,6 +104,7 @@ def dissect(work: Workload, accumulation: int = 1) -> Anatomy:
         rows=_rows(blocks, stack),
         widths={op.layer: (op.dims["k"], op.dims["n"]) for op in (*blocks_once(blocks), *after) if is_product(op)},
         experts=experts_of(blocks_once(blocks)),
+        weight_bytes=work.parameter_bytes / work.parameters if work.parameters else None,
     )
 
 

@@ -19,13 +19,18 @@ from ..stacks import Links, load_stacks
 _PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction, where the table has no figure
 _BRIDGED = 2  # devices that an NVLink bridge joins
 _WITH_BRIDGE = re.compile("pcie|nvl|rtx|titan|quadro|^a30$|^a40$")  # NVIDIA's boards for PCIe, by their keys
-# GeForce cards have no access to each other: the host copies in between, at a share of PCIe's rate for each card and no
-# more than this for all of a node. Halves of Lambda's GeForce cards, 2 to 8 in a machine, chose 24 and 32 GB/s.
-_THROUGH_HOST = 0.5
-_HOST_GB_PER_S = 32.0
+# Devices without access to each other exchange through the host's memory: GeForce cards, and all with
+# NCCL_P2P_DISABLE=1. Chosen on Lambda's machines of that kind (docs/benchmarks.md).
+_HOST_GB_PER_S_EACH = 8.0
+_HOST_GB_PER_S = 20.0
+NO_PEERS, BRIDGED = "no-p2p", "nvlink"
 _USUAL_DEVICES, _USUAL_GBIT = 8, 100  # of a node that clusters.csv does not have
 _NETWORK = re.compile(r"(?P<rate>\d+(?:\.\d+)?)(?P<unit>[gt])b(?:ps|it|its|it/s|/s)?(?:-[a-z0-9]+)?", re.IGNORECASE)
-_TEXT = re.compile(r"^(?:(?P<nodes>\d+)x)?(?P<name>[^:]+?)(?::(?P<network>[^:]*))?$", re.IGNORECASE)
+_PATH = f"{NO_PEERS}|{BRIDGED}"
+_TEXT = re.compile(
+    rf"^(?:(?P<nodes>\d+)x)?(?P<name>[^:]+?)(?::(?!(?:{_PATH})$)(?P<network>[^:]*))?(?::(?P<path>{_PATH}))?$",
+    re.IGNORECASE,
+)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
 
 
@@ -86,13 +91,19 @@ def parse_cluster(text: str) -> Cluster:
 
     "dgx-h100" and "4xdgx-h100" are nodes of `datasets/clusters.csv`, "4xp5.48xlarge" machines of
     `datasets/instances.csv`; "8xa100-sxm4-80gb" is one node and "64x8xh100-sxm:400gb-ib" 64 nodes of eight with 400
-    Gbit/s of network for each device.
+    Gbit/s of network for each device. ":no-p2p" at the end says that devices of a node exchange through the host,
+    ":nvlink" that bridges join pairs of cards.
     """
     match = _TEXT.match(text.strip())
     if not match:
         raise RequestError(
             f"`cluster` {text!r} is not a cluster; give dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
         )
+    found = _named(text, match)
+    return _on_path(found, match["path"].casefold()) if match["path"] else found
+
+
+def _named(text: str, match: re.Match[str]) -> Cluster:
     gbit = _gbit(text, match["network"])
     nodes, name = match["nodes"], match["name"]
     known = clusters()
@@ -210,13 +221,45 @@ def _of_parts(text: str, nodes: int, devices: int, hardware: str, gbit: float | 
     )
 
 
+def _on_path(cluster: Cluster, path: str) -> Cluster:
+    """`cluster` with the stated path between the devices of a node."""
+    part, devices = find_hardware(cluster.hardware), cluster.devices_per_node
+    if path == NO_PEERS:
+        return replace(cluster, link_gb_per_s=_through_host(part, devices))
+    if not part.link_gb_per_s:
+        raise RequestError(f"`cluster` {cluster.name!r}: {part.key} has no NVLink; leave out :{BRIDGED}")
+    if not _bridged(part):
+        return cluster
+    if devices <= _BRIDGED:
+        return replace(cluster, link_gb_per_s=part.link_gb_per_s / 2)
+    if _has_no_peers(part):  # every second transfer of a ring is between two that a bridge joins
+        return replace(cluster, link_gb_per_s=_through_host(part, devices / 2))
+    return cluster
+
+
 def _link_gb_per_s(part: Hardware, devices: int) -> float:
     """Of one of `devices` in a node, in one direction: its links, or PCIe where it has none to all others."""
-    bridged = part.vendor == "NVIDIA" and _WITH_BRIDGE.search(part.key)
-    if part.link_gb_per_s and (devices <= _BRIDGED or not bridged):
+    if part.link_gb_per_s and (not _bridged(part) or (devices <= _BRIDGED and not _has_no_peers(part))):
         return part.link_gb_per_s / 2
-    pcie = part.pcie_gb_per_s / 2 if part.pcie_gb_per_s else _PCIE_GB_PER_S
-    return min(pcie * _THROUGH_HOST, _HOST_GB_PER_S / devices) if "GeForce" in part.name else pcie
+    return _through_host(part, devices) if _has_no_peers(part) else _pcie(part)
+
+
+def _bridged(part: Hardware) -> bool:
+    """Whether NVLink bridges, sold apart, join two of it."""
+    return part.vendor == "NVIDIA" and bool(_WITH_BRIDGE.search(part.key))
+
+
+def _has_no_peers(part: Hardware) -> bool:
+    return "GeForce" in part.name
+
+
+def _through_host(part: Hardware, crossing: float) -> float:
+    """Of one device, where `crossing` of a node copy through the host's memory at once."""
+    return min(_pcie(part) / 2, _HOST_GB_PER_S_EACH, _HOST_GB_PER_S / crossing)
+
+
+def _pcie(part: Hardware) -> float:
+    return part.pcie_gb_per_s / 2 if part.pcie_gb_per_s else _PCIE_GB_PER_S
 
 
 def _figure(text: str) -> float | None:

@@ -98,9 +98,8 @@ def combined(
     if plan.expert_overlap:
         expert_s = max(expert_s - cluster.links.overlap * pass_s, (1 - cluster.links.overlap) * expert_s)
     micro_s = pass_s + tensor_s + pipeline_s + expert_s
-    data_s = _exposed(
-        plan, sum(seconds(one, cluster) for one in data_exchanges(anatomy, plan, stage)), pass_s, cluster.links.overlap
-    )
+    exchanges = data_exchanges(anatomy, plan, stage, cluster.links.gradients_as_weights)
+    data_s = _exposed(plan, sum(seconds(one, cluster) for one in exchanges), pass_s, cluster.links.overlap)
     own = plan.accumulate * stage.mean_work
     bubble_s = ((plan.pp - 1) / plan.interleave + plan.accumulate - own) * micro_s
     exchanged_s = own * (tensor_s + pipeline_s + expert_s) + data_s
@@ -177,17 +176,17 @@ def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, per_node: int) 
     return [one for one in (inside, between) if one.size > 1]
 
 
-def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
+def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, as_weights: bool = False) -> list[Exchange]:
     """Per step: the gradients of all replicas; sharded weights are gathered too (Rajbhandari et al. 2020).
 
-    Experts that devices share have fewer replicas.
+    Experts that devices share have fewer replicas. `as_weights`: gradients have the precision of the weights.
     """
     size, pieces = plan.dp * plan.cp, max(stage.blocks, 1)
     own = (stage.parameters - stage.expert_parameters, size, plan.tp)
     shared = (stage.expert_parameters, size // plan.ep, plan.tp * plan.ep)
     found: list[Exchange] = []
     for parameters, replicas, stride in (own, shared):
-        message = parameters * anatomy.element_bytes / pieces
+        message = parameters * anatomy.gradient_bytes(as_weights) / pieces
         if not parameters or replicas == 1:
             continue
         if plan.zero < 2:

@@ -92,6 +92,29 @@ def test_gradients_and_sharded_weights(plan: Plan, expected: list[Exchange]) -> 
     assert data_exchanges(ANATOMY, plan, STAGE) == expected
 
 
+def test_gradients_of_float32_weights_under_autocast_have_four_bytes() -> None:
+    """Products in 16 bits leave the weights in float32: twice the bytes, unless the software exchanges 16 bits."""
+    anatomy = replace(ANATOMY, weight_bytes=4.0)
+    assert data_exchanges(anatomy, Plan(dp=4), STAGE, as_weights=True) == [Exchange("all_reduce", 800, 4, 1, 3)]
+    assert data_exchanges(anatomy, Plan(dp=4), STAGE, as_weights=False) == [Exchange("all_reduce", 400, 4, 1, 3)]
+    assert data_exchanges(ANATOMY, Plan(dp=4), STAGE, as_weights=True) == [Exchange("all_reduce", 400, 4, 1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("software", "as_weights"),
+    [
+        ("eager", True),
+        ("ngc", True),
+        ("compiled", True),
+        ("vendor-tuned", False),
+        ("fused", False),
+        ("megatron", False),
+    ],
+)
+def test_software_that_exchanges_gradients_in_the_weights_precision(software: str, as_weights: bool) -> None:
+    assert nodes(1, 8).links.of(software).gradients_as_weights is as_weights
+
+
 def test_a_stage_without_blocks_exchanges_its_weights_at_once() -> None:
     assert data_exchanges(ANATOMY, Plan(dp=4), replace(STAGE, blocks=0)) == [Exchange("all_reduce", 1200, 4, 1, 1)]
 

@@ -297,13 +297,43 @@ def test_the_nearest_sizes(plan: Plan, message: str):
         ("2xa100-pcie-80gb", 300.0),  # a bridge joins two
         ("4xa100-pcie-80gb", 32.0),  # PCIe 4.0
         ("4xrtx-a6000", 32.0),
-        ("2xrtx-3090", 56.25),
-        ("4xrtx-3090", 8.0),  # a quarter of what passes through the host
-        ("3xrtx-2080-ti", 8.0),  # half of PCIe 3.0
-        ("8xrtx-2080-ti", 4.0),
         ("4xquadro-rtx-6000", 16.0),
-        ("2xrtx-4090", 16.0),  # without a bridge
+        ("2xrtx-3090", 8.0),  # through the host: bridges are sold apart
+        ("4xrtx-3090", 5.0),  # a quarter of what passes through the host
+        ("2xrtx-2080-ti", 8.0),
+        ("8xrtx-2080-ti", 2.5),
+        ("2xrtx-4090", 8.0),
+        ("2xrtx-3090:nvlink", 56.25),
+        ("4xrtx-3090:nvlink", 8.0),  # two of four transfers cross the host: 10 GB/s for each, and 8 for a card
+        ("8xrtx-2080-ti:NVLink", 5.0),
+        ("4xrtx-a6000:nvlink", 32.0),  # pairs have bridges, and PCIe joins them
+        ("8xa100-sxm4-80gb:nvlink", 300.0),
+        ("2xa100-sxm4-80gb:no-p2p", 8.0),
+        ("8xa100-sxm4-80gb:no-p2p", 2.5),
+        ("dgx-a100:no-p2p", 2.5),
+        ("p4d.24xlarge:no-p2p", 2.5),
+        ("64x8xa100-sxm4-80gb:200gb-ib:no-p2p", 2.5),
+        ("2xrtx-a4000:no-p2p", 8.0),
     ],
 )
 def test_links_join_all_of_a_node_or_two_cards_and_the_rest_is_pcie(cluster: str, gb_per_s: float) -> None:
     assert parse_cluster(cluster).link_gb_per_s == gb_per_s
+
+
+def test_a_stated_path_changes_nothing_else() -> None:
+    text = "4x8xh100-sxm:400gb-ib"
+    plain, stated = parse_cluster(text), parse_cluster(f"{text}:no-p2p")
+    assert stated == replace(plain, name=f"{text}:no-p2p", link_gb_per_s=2.5)
+
+
+def test_cards_without_nvlink_have_no_bridge() -> None:
+    with pytest.raises(RequestError, match=r"'2xrtx-4090:nvlink': rtx-4090 has no NVLink; leave out :nvlink"):
+        parse_cluster("2xrtx-4090:nvlink")
+
+
+def test_without_peers_gradients_take_longer_in_every_size() -> None:
+    """A path through the host is never faster than the devices' own links."""
+    for devices in range(2, 17):
+        for part in ("a100-sxm4-80gb", "a100-pcie-80gb", "rtx-3090", "rtx-a6000", "t4"):
+            own, host = (parse_cluster(f"{devices}x{part}{path}").link_gb_per_s for path in ("", ":no-p2p"))
+            assert host <= own
