@@ -72,13 +72,16 @@ def fit(
 
     given = {"model": model, "batch": batch_size and str(batch_size), "input": inputs, "precision": precision}
     table = read_runs(runs, {column: value for column, value in given.items() if value})
-    hardware = hardware or table[0].options.get("hardware")
+    own = table[0].options.get("hardware")
+    if hardware is not None and own is not None and _is_other_part(hardware, own):
+        raise click.UsageError(f"--hardware {hardware} and the {own} of {runs} contradict: leave out --hardware")
+    hardware = hardware or own
     if hardware is None:
         raise click.UsageError("the hardware is not known: give --hardware or a column `hardware`")
     if table[0].note:
         click.echo(f"{runs}: {table[0].note}")
     profile = fitted(
-        [_observation(run, hardware) for run in table],
+        [_observation(runs, run, hardware) for run in table],
         name=name,
         hardware=hardware,
         device="gpu",
@@ -110,16 +113,32 @@ def _fit_store(store: str, group: str | None, *, name: str | None, machine: str 
     fit_fleet(store, name=name, machine=machine, output=output)
 
 
-def _observation(run: Run, hardware: str) -> Observation:
+def _is_other_part(one: str, other: str) -> bool:
+    """Whether two texts name different parts, as far as both are known."""
+    from ..estimator.base.errors import HardwareError
+    from ..estimator.cost.library import hardware_of
+
+    try:
+        return hardware_of(one).key != hardware_of(other).key
+    except HardwareError:
+        return False
+
+
+def _observation(path: Path, run: Run, hardware: str) -> Observation:
     from ..estimator.answer.estimate import read
-    from ..estimator.answer.request import Request
+    from ..estimator.answer.request import PRECISIONS, Request
     from ..estimator.fit.observation import Observation as Measured
 
     options = run.options
+    precision = options.get("precision")
+    if precision not in (None, *PRECISIONS, *PRECISIONS.values()):
+        from ..estimator.base.errors import FitError
+
+        raise FitError(f"{path}:{run.line} has precision {precision!r}; give one of {', '.join(PRECISIONS)}")
     request = Request(
         model=run.model,
         batch_size=run.batch,
-        precision=options.get("precision"),
+        precision=precision,
         inputs=options.get("input"),
         dataset=options.get("dataset"),
         sequence_length=int(options["sequence_length"]) if "sequence_length" in options else None,

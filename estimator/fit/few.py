@@ -111,6 +111,7 @@ def fit_few(
     for row in rows:
         _check_peak(row, time)
         _check_unit(row, time)
+        _check_watts(row, hardware)
     evidence = _evidence(rows, time)
     deviation = _no_wider(learnt(evidence, _prior(time), time.parameters["sharpness"]), evidence, start)
     networks = float(len({network_of(row) for row in rows}))
@@ -331,6 +332,7 @@ def _likely_unit(row: Observation, time: PopulationTime) -> str:
     return f"; it seems to be the time of {name}" if factor > 1 and 1 / 4 < short / factor < 4 else ""
 
 
+_SWAPPED_WITHIN = 4.0
 _SMALLER_UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 _FAR_TOO_LONG = 200.0
 
@@ -340,10 +342,35 @@ def _check_unit(row: Observation, time: PopulationTime) -> None:
     ratio = row.step_seconds / float(time.seconds(row.workload.ops).sum())
     if ratio > _FAR_TOO_LONG:
         unit = min(_SMALLER_UNITS, key=lambda name: abs(math.log(ratio / _SMALLER_UNITS[name])))
+        fault = f"its time seems to be in {unit}; give seconds"
+        # Seconds in the place of a rate were divided by: the batch over what is called seconds here.
+        swapped = row.workload.batch_size / row.step_seconds * ratio / row.step_seconds
+        off = abs(math.log(swapped))
+        if off < min(math.log(_SWAPPED_WITHIN), abs(math.log(ratio / _SMALLER_UNITS[unit]))):
+            fault = "it seems to give the seconds of a step as samples per second; give them as seconds per step"
         raise FitError(
             f"run of {row.workload.name} takes {short(row.step_seconds)} s per step, {ratio:.0f} times what the part "
-            f"needs: its time seems to be in {unit}; give seconds"
+            f"needs: {fault}"
         )
+
+
+_LEAST_SHARE, _MOST_SHARE = 0.01, 2.0
+_ENERGY_UNITS = {"kilowatts or kilojoules": 1e3, "watt-hours": 3600.0, "milliwatts or millijoules": 1e-3}
+
+
+def _check_watts(row: Observation, hardware: Hardware) -> None:
+    """Raises FitError where a run draws what no board of this kind does: less than it needs to be on, or far more."""
+    if row.power_w is None or covers_host(row):
+        return
+    share = row.power_w / hardware.power_w
+    if _LEAST_SHARE <= share <= _MOST_SHARE:
+        return
+    unit = next((name for name, factor in _ENERGY_UNITS.items() if 0.05 <= share * factor <= 1.5), None)
+    fault = f"its energy seems to be in {unit}; give watts or joules" if unit else "give those of one board"
+    raise FitError(
+        f"run of {row.workload.name} draws {short(row.power_w)} W, and the board of {hardware.name} at most "
+        f"{short(hardware.power_w)} W: {fault}"
+    )
 
 
 _ABOVE_BOARD = 1.1

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,10 @@ _MILLISECONDS = 1e11  # a time stamp above this is in milliseconds
 _LEAST_POINTS = 3
 _TFEVENTS = "tfevents"
 _STEP_MARK = "ProfilerStep#"
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+_RUNS_TABLE = frozenset(("state", "created", "sweep", "tags"))
+"""Columns of a W&B table that has a line for each run: a table, not the history of one."""
+_PER_SECOND = "train_steps_per_second"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +47,40 @@ def read_log(path: Path) -> Log | None:
     names = {suffix.lower() for suffix in path.suffixes}
     if ".json" in names or ".jsonl" in names:
         return _json_log(path)
-    header = next(csv.reader(io.StringIO(_text(path).split("\n", 1)[0])), [])
+    header = next(csv.reader(io.StringIO(unpacked(path).split("\n", 1)[0])), [])
     plain = {_plain(name) for name in header}
-    if plain.isdisjoint(_TIMES):
+    if len(plain & _RUNS_TABLE) > 1:
         return None
-    rows = list(csv.DictReader(io.StringIO(_text(path))))
+    if plain.isdisjoint(_TIMES):
+        if not plain.isdisjoint(_STEPS) and "model" not in plain:
+            raise FitError(
+                f"{path} logs steps without their times; it has {', '.join(header[:8])}: export them over relative "
+                "time, or with _runtime, _timestamp or Wall time"
+            )
+        return None
+    rows = list(csv.DictReader(io.StringIO(unpacked(path))))
     return _history(path, rows, "TensorBoard" if {"wall time", "value"} <= plain else "W&B")
 
 
-def _text(path: Path) -> str:
+def unpacked(path: Path) -> str:
+    """The text of a file, packed with gzip or not. Raises FitError."""
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except FileNotFoundError:
         raise FitError(
             f"{path} does not exist; give a table of runs, or a log of W&B, TensorBoard or torch.profiler"
         ) from None
+    except OSError as error:
+        raise FitError(f"{path} cannot be read ({error.strerror or error}); give a file in UTF-8") from error
+    if data.startswith(_ZIP):
+        raise FitError(f"{path} is a zip archive; unpack it, and give the file inside")
+    try:
+        return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode("utf-8-sig")
     except EOFError:
         raise FitError(f"{path} is cut off: the gzip data ends early; copy the file again") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, zlib.error) as error:
+        raise FitError(f"{path} is damaged gzip data ({error}); copy the file again") from error
+    except UnicodeDecodeError as error:
         raise FitError(f"{path} cannot be read ({error}); give a file in UTF-8") from error
 
 
@@ -82,13 +102,17 @@ def _history(path: Path, rows: Sequence[Mapping[str, Any]], tool: str) -> Log:
     power = [name for name in names if _plain(name).endswith(_WATTS)]
     watts = [value for row in rows if power and (value := _number(row.get(power[0]))) is not None and value > 0]
     known = [(second, count) for second, count in points if second is not None and count is not None]
-    log = _from_points(path, known, f"{tool}, steps by {_plain(step)!r}")
+    counted = ", which counts what was logged" if _plain(step) == "_step" else ""
+    log = _from_points(path, known, f"{tool}, steps by {_plain(step)!r}{counted}")
     return Log(log.seconds, sum(watts) / len(watts) if watts else None, None, log.note)
 
 
 def _column(path: Path, names: Mapping[str, Any], wanted: Sequence[str], what: str, example: str) -> str:
     for plain in wanted:
         found = [name for name in names if _plain(name) == plain]
+        if len(found) > 1:
+            runs = ", ".join(name.rpartition(" - ")[0] or name for name in found)
+            raise FitError(f"{path} holds {len(found)} runs: {runs}; export one")
         if found:
             return found[0]
     raise FitError(f"{path} lacks the column of {what}; it has {', '.join(list(names)[:8])}: export {example} too")
@@ -173,7 +197,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _json_log(path: Path) -> Log:
-    text = _text(path)
+    text = unpacked(path)
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -185,11 +209,32 @@ def _json_log(path: Path) -> Log:
         document = lines
     if isinstance(document, dict) and "traceEvents" in document:
         return _profiler(path, document)
+    if isinstance(document, dict) and (rate := _trainers_rate(document)):
+        note = f"transformers, the whole training with its evaluations and saves: {1 / rate:.4g} s per step"
+        return Log(1 / rate, None, None, note)
+    if isinstance(document, list) and document and all(_is_scalar(row) for row in document):
+        return _from_points(path, [(row[0], row[1]) for row in document], "TensorBoard")
     if isinstance(document, dict):
         document = document.get("history", document.get("data", [document]))
     if isinstance(document, list) and all(isinstance(row, dict) for row in document):
         return _history(path, document, "W&B")
     raise FitError(f"{path} is neither a torch.profiler trace (traceEvents) nor a W&B history (a list of rows)")
+
+
+def _trainers_rate(document: Mapping[str, Any]) -> float | None:
+    """Steps per second in `train_results.json` or at the end of `trainer_state.json`."""
+    history = document.get("log_history")
+    places = [
+        document,
+        *(row for row in reversed(history if isinstance(history, list) else []) if isinstance(row, dict)),
+    ]
+    rates = [rate for place in places if (rate := _number(place.get(_PER_SECOND))) is not None and rate > 0]
+    return rates[0] if rates else None
+
+
+def _is_scalar(row: Any) -> bool:
+    """Wall time, step and value, as TensorBoard writes a point."""
+    return isinstance(row, list) and len(row) == 3 and all(isinstance(value, int | float) for value in row[:2])
 
 
 def _json_lines(text: str) -> list[Any] | None:
@@ -223,4 +268,6 @@ def _profiler(path: Path, document: Mapping[str, Any]) -> Log:
     if len(cards) > 1:
         raise FitError(f"{path} was made on several kinds of GPU: {', '.join(cards)}; give a trace of one")
     note = f"torch.profiler: {len(marks)} steps, {seconds:.4g} s per step; the profiler itself makes steps slower"
+    if not gaps:
+        note += ", and the end of a single step is the CPU's: profile several"
     return Log(seconds, None, next(iter(cards), None), note)

@@ -111,12 +111,23 @@ def test_bad_runs_end_in_one_line(call: Run, tmp_path: Path, rows: tuple[str, ..
         ("half.json", 1, "half.json ends in the middle"),
         ("mixed.csv", 1, "mixes hardware: l4, t4"),
         ("plain.csv", 2, "the hardware is not known"),
+        ("odd.csv", 1, "odd.csv:2 has precision 'amp'; give one of fp32, bf16, fp16, fp8"),
     ],
 )
 def test_files_that_cannot_be_used(call: Run, tmp_path: Path, file: str, code: int, problem: str) -> None:
     (tmp_path / "half.json").write_text('{"traceEvents": [{"name": "Profiler')
     (tmp_path / "mixed.csv").write_text("model,batch,seconds_per_step,hardware\nx.py,3,1,t4\nx.py,3,1,l4\n")
     (tmp_path / "plain.csv").write_text("model,batch,seconds_per_step\nx.py,3,1\n")
+    (tmp_path / "odd.csv").write_text("model,batch,seconds_per_step,hardware,precision\nx.py,3,1,t4,amp\n")
     done = call("joulecast", "fit", file, "--name", "mine")
     assert done.returncode == code
     assert problem in done.stderr
+
+
+def test_hardware_that_the_table_contradicts(call: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("model,batch,seconds_per_step,hardware\nx.py,3,1,Tesla T4\n")
+    done = call("joulecast", "fit", "runs.csv", "--name", "mine", "--hardware", "l4")
+    assert done.returncode == 2
+    assert "--hardware l4 and the Tesla T4 of runs.csv contradict: leave out --hardware" in done.stderr
+    same = call("joulecast", "fit", "runs.csv", "--name", "mine", "--hardware", "t4")
+    assert "contradict" not in same.stderr

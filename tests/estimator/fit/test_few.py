@@ -179,6 +179,29 @@ def test_watts_above_the_boards_limit_are_named_unless_the_meter_covers_the_host
         assert not any("the board's limit" in note for note in fit(rows, name="mine", hardware=GPU).provenance.notes)
 
 
+@pytest.mark.parametrize(
+    ("watts", "fault"),
+    [
+        (0.3, "draws 0.3 W, .* seems to be in kilowatts or kilojoules; give watts or joules"),
+        (0.09, "seems to be in kilowatts or kilojoules|seems to be in watt-hours"),
+        (300_000.0, "seems to be in milliwatts or millijoules"),
+        (3_000.0, "at most 400 W: give those of one board"),
+    ],
+)
+def test_watts_that_no_board_draws_are_refused(watts: float, fault: str) -> None:
+    rows = runs(Deviation(), NETWORKS[:1], watts=watts)
+    with pytest.raises(FitError, match=fault):
+        fit(rows, name="mine", hardware=GPU)
+    fit([replace(row, meter="nvml+rapl") for row in rows], name="mine", hardware=GPU)  # the host's CPUs too
+
+
+def test_seconds_that_stand_where_a_rate_belongs_are_named() -> None:
+    (row,) = runs(Deviation(), NETWORKS[:1])
+    swapped = row.workload.batch_size / row.seconds
+    with pytest.raises(FitError, match="seems to give the seconds of a step as samples per second"):
+        fit([replace(row, seconds=swapped)], name="mine", hardware=GPU)
+
+
 def test_a_wrong_unit_is_named() -> None:
     (row,) = runs(Deviation(), NETWORKS[:1])
     with pytest.raises(FitError, match=r"the part's peak is .*check the unit"):

@@ -181,7 +181,9 @@ STEADY = "_step,_runtime\n0,0\n1,2\n2,4\n"
 
 def test_three_points_are_enough_and_empty_lines_of_a_table_are_no_log(tmp_path: Path) -> None:
     log = written(tmp_path / "h.csv", STEADY)
-    assert log == Log(2.0, None, None, "W&B, steps by '_step': median of 2 intervals, 2 s per step")
+    assert log == Log(
+        2.0, None, None, "W&B, steps by '_step', which counts what was logged: median of 2 intervals, 2 s per step"
+    )
     (tmp_path / "empty.csv").write_text("")
     assert read_log(tmp_path / "empty.csv") is None
     assert refused(tmp_path / "h.csv", "_step,_runtime\n").startswith("has no rows; export the history")
@@ -204,7 +206,45 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(FitError, match=r"cannot be read \(.*No such file.*\); give a TensorBoard event file"):
         read_log(tmp_path / "events.out.tfevents.1")
     assert "give a file in UTF-8" in refused(tmp_path / "h.json", b"\xff\xfe")
-    assert "give a file in UTF-8" in refused(tmp_path / "h.json.gz", b"not packed")
+    assert "is broken at character 0" in refused(tmp_path / "h.json.gz", b"not packed")
+    packed = bytearray(gzip.compress(b'[{"_step": 1}]' * 50))
+    packed[12] ^= 0xFF
+    assert "is damaged gzip data" in refused(tmp_path / "h.json.gz", bytes(packed))
+    assert "is a zip archive; unpack it" in refused(tmp_path / "h.json", b"PK\x03\x04rest")
+
+
+def test_a_packed_file_without_the_ending_and_the_other_way_round(tmp_path: Path) -> None:
+    rows = json.dumps([{"_step": n, "_runtime": 3.0 * n} for n in range(4)]).encode()
+    assert written(tmp_path / "h.json", gzip.compress(rows)).seconds == 3.0
+    assert written(tmp_path / "g.json.gz", rows).seconds == 3.0
+
+
+def test_points_that_tensorboard_downloads_as_json(tmp_path: Path) -> None:
+    points = json.dumps([[1.79e9 + 0.5 * step, step, 1.0] for step in range(0, 100, 20)])
+    log = written(tmp_path / "run.json", points)
+    assert log.seconds == pytest.approx(0.5)
+    assert log.note.startswith("TensorBoard")
+
+
+def test_results_of_a_transformers_training(tmp_path: Path) -> None:
+    results = {"train_runtime": 10.0, "train_steps_per_second": 4.0}
+    assert written(tmp_path / "train_results.json", json.dumps(results)).seconds == 0.25
+    state = {"log_history": [{"step": 1, "loss": 2.0}, {"step": 9, **results}], "global_step": 9}
+    assert written(tmp_path / "trainer_state.json", json.dumps(state)).seconds == 0.25
+
+
+def test_a_chart_of_two_runs_and_one_without_times_are_refused(tmp_path: Path) -> None:
+    two = "Relative Time (Process),a - train/global_step,a - train/global_step__MIN,b - train/global_step\n"
+    rows = "".join(f"{n},{n},{n},{n}\n" for n in range(4))
+    assert refused(tmp_path / "two.csv", two + rows) == "holds 2 runs: a, b; export one"
+    message = refused(tmp_path / "steps.csv", "Step,a - loss\n1,2\n2,1\n")
+    assert message.startswith("logs steps without their times; it has Step, a - loss: export them over relative time")
+
+
+def test_a_table_with_a_line_for_each_run_is_no_history(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("Name,State,Created,_runtime,_step\na,finished,-,100,4000\nb,finished,-,200,8000\nc,x,-,3,9\n")
+    assert read_log(path) is None
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,56 @@ def test_what_is_refused_names_the_line_the_column_and_the_value(
     assert problem(tmp_path, *lines).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "seconds", "joules"),
+    [
+        ("Model,Batch Size,Throughput (img/s),Power (W)", "a.py,64,128,100", 0.5, 50.0),
+        ("model,batch,ms_per_step", "a.py,64,500", 0.5, None),
+        ("model,batch,Step time [ms],Power [kW]", "a.py,64,500,0.1", 0.5, 50.0),
+        ("network,bs,images_per_second,gpu", "a.py,64,128,t4", 0.5, None),
+        ("model,batch,train_steps_per_second,train_samples_per_second", "a.py,64,2,128", 0.5, None),
+        ("model,batch,tokens_per_second,seq_len", "a.py,8,8192,512", 0.5, None),
+        ("model;batch;seconds_per_step", "a.py;64;0,5", 0.5, None),
+        ("model\tbatch\tseconds_per_step", "a.py\t64\t0.5", 0.5, None),
+        ("model,batch,seconds_per_step,joules_per_step (Wh)", "a.py,64,0.5,0.01", 0.5, 36.0),
+    ],
+)
+def test_names_units_and_delimiters_of_other_tables(
+    tmp_path: Path, header: str, row: str, seconds: float, joules: float | None
+) -> None:
+    (run,) = table(tmp_path, header, row)
+    assert (run.model, run.batch in (8, 64), run.seconds) == ("a.py", True, pytest.approx(seconds))
+    assert run.joules == (None if joules is None else pytest.approx(joules))
+
+
+def test_columns_of_no_use_are_named_in_a_note(tmp_path: Path) -> None:
+    header = "Name,State,Created,Tags,_runtime,_step,batch_size,model,train/train_samples_per_second"
+    first, second = table(tmp_path, header, "x,finished,-,-,9,9,64,a.py,128", "y,finished,-,-,9,9,64,b.py,256")
+    assert (first.seconds, second.seconds, second.note) == (0.5, 0.25, "")
+    assert first.note == "columns not used: Name, State, Created, Tags, _runtime, _step"
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("model,batch,step_time (h)", " has the unit 'h' in 'step_time (h)'; give one of s, sec, seconds, ms, us"),
+        ("model,batch,seconds_per_step,bs", " has the column batch twice, under two names; leave one out"),
+        ("model,batch,tokens_per_second", ":2 has sequence_length ''; give a number above 0"),
+        ("Name,batch,seconds_per_step", " lacks the column model; it has Name, batch, seconds_per_step"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, header: str, message: str) -> None:
+    assert problem(tmp_path, header, ",".join(["1"] * (header.count(",") + 1))).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"), [("FP32", "fp32"), ("bf16-mixed", "bf16"), ("32-true", "fp32"), ("x", "x")]
+)
+def test_names_of_precisions(tmp_path: Path, text: str, precision: str) -> None:
+    (run,) = table(tmp_path, f"{HEAD},precision", f"a.py,1,1,{text}")
+    assert run.options["precision"] == precision
+
+
 def test_a_default_stands_for_a_missing_column(tmp_path: Path) -> None:
     (run,) = table(tmp_path, "seconds_per_step", "2", model="a.py", batch="4")
     assert (run.model, run.batch, run.seconds) == ("a.py", 4, 2.0)
@@ -131,7 +181,7 @@ def test_a_logs_watts_and_gpu_go_with_its_run(tmp_path: Path) -> None:
     path.write_text("_step,_runtime,system.gpu.0.powerWatts\n0,0,200\n1,2,200\n2,4,200\n")
     (run,) = read_runs(path, {"model": "a.py", "batch": "4", "hardware": "t4"})
     assert (run.line, run.seconds, run.joules, run.options) == (1, 2.0, 400.0, {"hardware": "t4"})
-    assert run.note == "W&B, steps by '_step': median of 2 intervals, 2 s per step"
+    assert run.note == "W&B, steps by '_step', which counts what was logged: median of 2 intervals, 2 s per step"
     trace = tmp_path / "t.json"
     trace.write_text(
         '{"deviceProperties": [{"name": "A100"}], "traceEvents": [{"name": "ProfilerStep#1", "ts": 1, "dur": 3e6}]}'
