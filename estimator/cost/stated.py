@@ -5,38 +5,49 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ..base.digits import short
 from ..base.errors import HardwareError
 from ..base.suggest import near
 from .hardware import Hardware
-from .unlisted import of_cores
+from .unlisted import assumed_gpu_w, of_cores
 
 _FIELDS = {
-    "tflops": "fp32_tflops",
-    "fp32_tflops": "fp32_tflops",
-    "tf32_tflops": "tf32_tflops",
-    "fp16_tflops": "fp16_tflops",
-    "bf16_tflops": "bf16_tflops",
-    "fp8_tflops": "fp8_tflops",
-    "fp64_tflops": "fp64_tflops",
-    "bandwidth": "bandwidth_gb_per_s",
-    "bandwidth_gb_per_s": "bandwidth_gb_per_s",
-    "watts": "power_w",
-    "power_w": "power_w",
-    "tdp": "power_w",
-    "idle_watts": "idle_w",
-    "idle_w": "idle_w",
-    "memory_gb": "memory_gb",
+    **dict.fromkeys(("tflops", "fp32_tflops", "fp32"), "fp32_tflops"),
+    **dict.fromkeys(("tf32_tflops", "tf32"), "tf32_tflops"),
+    **dict.fromkeys(("fp16_tflops", "fp16"), "fp16_tflops"),
+    **dict.fromkeys(("bf16_tflops", "bf16"), "bf16_tflops"),
+    **dict.fromkeys(("fp8_tflops", "fp8"), "fp8_tflops"),
+    **dict.fromkeys(("fp64_tflops", "fp64"), "fp64_tflops"),
+    **dict.fromkeys(("bandwidth", "bandwidth_gb_per_s"), "bandwidth_gb_per_s"),
+    **dict.fromkeys(("watts", "power_w", "power", "tdp"), "power_w"),
+    **dict.fromkeys(("idle_watts", "idle_w", "idle"), "idle_w"),
+    **dict.fromkeys(("memory_gb", "memory", "vram"), "memory_gb"),
     "sms": "sms",
-    "l2_mb": "l2_mb",
-    "boost_mhz": "boost_mhz",
+    **dict.fromkeys(("l2_mb", "l2"), "l2_mb"),
+    **dict.fromkeys(("boost_mhz", "boost"), "boost_mhz"),
     "process_nm": "process_nm",
     "link_gb_per_s": "link_gb_per_s",
     "pcie_gb_per_s": "pcie_gb_per_s",
 }
-_UNITS = {"fp32_tflops": "TFLOPS", "bandwidth_gb_per_s": "GB/s", "power_w": "W"}
+_RATES = {"tflops": 1.0, "gflops": 1e-3, "pflops": 1e3, "flops": 1e-12}
+_BYTES_PER_S = {"gb/s": 1.0, "gbps": 1 / 8, "gbit/s": 1 / 8, "tb/s": 1e3, "mb/s": 1e-3, "gib/s": 1.073741824}
+_POWERS = {"w": 1.0, "kw": 1e3, "watts": 1.0}
+_SUFFIXES = {
+    **dict.fromkeys((name for name in _FIELDS.values() if name.endswith("_tflops")), _RATES),
+    **dict.fromkeys(("bandwidth_gb_per_s", "link_gb_per_s", "pcie_gb_per_s"), _BYTES_PER_S),
+    "power_w": _POWERS,
+    "idle_w": _POWERS,
+    "memory_gb": {"gb": 1.0, "gib": 1.0, "mb": 1e-3, "mib": 1 / 1024, "tb": 1e3},
+    "l2_mb": {"mb": 1.0, "mib": 1.0, "kb": 1e-3},
+    "boost_mhz": {"mhz": 1.0, "ghz": 1e3},
+    "process_nm": {"nm": 1.0},
+}
+"""What a unit behind a number is worth in the field's own. Memory of boards is named in GB and counted in GiB."""
+_UNITS = {"fp32_tflops": "TFLOPS", "bandwidth_gb_per_s": "GB/s", "power_w": "W", "memory_gb": "GB"}
 EXAMPLE = "tflops=35,bandwidth=448,watts=150"
 
 # What parts since 2010 lie in: CPUs and GPUs, phones to accelerators of 1.4 kW.
@@ -46,6 +57,13 @@ _LIMITS = {
     "power_w": (0.5, 20_000.0),
     "memory_gb": (0.1, 10_000.0),
 }
+_TYPICAL = {
+    "fp32_tflops": (0.05, 2_000.0),
+    "bandwidth_gb_per_s": (10.0, 20_000.0),
+    "power_w": (2.0, 2_000.0),
+    "memory_gb": (1.0, 500.0),
+}
+_FAR_FROM_BOARD = 2.0  # times a named part's own figure: no clock, cooling or limit raises it so far
 _OPERATIONS_PER_BYTE = (0.3, 500.0)
 _TFLOPS_PER_W = {"gpu": (0.008, 1.0), "cpu": (0.0003, 0.1)}
 _HALF_OVER_FP32 = 64.0
@@ -65,13 +83,21 @@ class Stated:
     name: str | None
 
 
+_ITEMS = re.compile(r"\s*[,;]\s*|\s+(?=[a-z0-9_-]+\s*=)", re.IGNORECASE)
+_KINDS = ("gpu", "cpu")
+_NUMBER = re.compile(r"([-+.\deE]+)\s*([a-z/]*)", re.IGNORECASE)
+
+
 def parse_stated(text: str) -> Stated:
     """Reads "KEY=NUMBER,..." with an optional part's name first. Raises HardwareError."""
     base, figures = "", {}
     words: dict[str, str] = {}
-    for position, item in enumerate(text.split(",")):
+    for position, item in enumerate(_ITEMS.split(text)):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
+            if position == 0 and key.casefold() in _KINDS:
+                words["kind"] = key
+                continue
             if position == 0 and key:
                 base = key
                 continue
@@ -82,7 +108,7 @@ def parse_stated(text: str) -> Stated:
         if key in ("name", "kind", "cores"):
             words[key] = value
         elif key in _FIELDS:
-            figures[_FIELDS[key]] = _number(text, key, value)
+            figures[_FIELDS[key]] = _number(text, key, value, _SUFFIXES.get(_FIELDS[key], {}))
         else:
             known = ("name", "kind", "cores", *_FIELDS)
             raise HardwareError(
@@ -90,19 +116,24 @@ def parse_stated(text: str) -> Stated:
                 "watts, and optionally fp16_tflops, memory_gb, sms, cores, kind or name"
             )
     kind = words.get("kind")
-    if kind is not None and kind.casefold() not in ("gpu", "cpu"):
+    if kind is not None and kind.casefold() not in _KINDS:
         raise HardwareError(f"hardware {text!r}: kind is {kind!r}: give gpu or cpu")
     return Stated(base, figures, _cores(text, words), kind and kind.casefold(), words.get("name"))
 
 
-def _number(text: str, key: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+def _number(text: str, key: str, value: str, units: Mapping[str, float] = MappingProxyType({})) -> float:
+    """A number above 0, with one of `units` behind it or none."""
+    found = _NUMBER.fullmatch(value)
+    number, unit = math.nan, ""
+    if found is not None:
+        with suppress(ValueError):
+            number, unit = float(found[1]), found[2].casefold()
+    if unit and unit not in units:
+        known = f"one of {', '.join(units)}" if units else "no unit"
+        raise HardwareError(f"hardware {text!r}: {key} is {value!r}: give {known} behind the number")
     if not (math.isfinite(number) and number > 0):
         raise HardwareError(f"hardware {text!r}: {key} is {value!r}: give a number above 0")
-    return number
+    return number * units.get(unit, 1.0)
 
 
 def _cores(text: str, words: Mapping[str, str]) -> int | None:
@@ -125,6 +156,7 @@ def _new_part(stated: Stated) -> Hardware:
     figures, cores = dict(stated.figures), stated.cores
     kind = stated.kind or ("cpu" if cores and "memory_gb" not in figures and "sms" not in figures else "gpu")
     assumed: list[str] = []
+    notes: tuple[str, ...] = ()
     if kind == "cpu" and cores:
         for field, per_core in (
             ("fp32_tflops", _CORE_TFLOPS),
@@ -134,6 +166,9 @@ def _new_part(stated: Stated) -> Hardware:
             if field not in figures:
                 figures[field] = per_core * cores
                 assumed.append(f"{figures[field]:g} {_UNITS[field]}")
+    if kind == "gpu" and "power_w" not in figures and figures.keys() >= {"fp32_tflops", "bandwidth_gb_per_s"}:
+        figures["power_w"] = assumed_gpu_w(figures["fp32_tflops"])
+        notes = (f"{figures['power_w']:g} W are assumed, which boards with such rates take (give watts=N for yours)",)
     missing = [
         name
         for field, name in (
@@ -175,7 +210,7 @@ def _new_part(stated: Stated) -> Hardware:
         power_spread=1.0 if "power_w" in stated.figures else 2.0,
         time_label="given" if "fp32_tflops" in stated.figures else "assumed",
         power_label="given" if "power_w" in stated.figures else "assumed",
-        notes=(f"{' and '.join(assumed)} are assumed for {cores} cores",) if assumed else (),
+        notes=(f"{' and '.join(assumed)} are assumed for {cores} cores",) if assumed else notes,
     )
 
 
@@ -188,6 +223,13 @@ def _changed(base: Hardware, stated: Stated) -> Hardware:
     if not stated.figures and stated.name is None:
         return part
     figures: dict[str, float | int] = dict(stated.figures)
+    for field in ("fp32_tflops", "bandwidth_gb_per_s", "power_w"):
+        own = getattr(base, field)
+        if base.verified and figures.get(field, 0.0) > _FAR_FROM_BOARD * own:
+            raise HardwareError(
+                f"{figures[field]:g} {_UNITS[field]} are {short(figures[field] / own)} times the {own:g} of {base.name}"
+                ": give all figures without the name, if it is another part"
+            )
     if "sms" in figures:
         figures["sms"] = int(figures["sms"])
     power_given = "power_w" in figures
@@ -199,7 +241,20 @@ def _changed(base: Hardware, stated: Stated) -> Hardware:
         time_label="given" if figures.keys() - {"power_w", "idle_w", "memory_gb"} else part.time_label,
         power_label="given" if power_given else part.power_label,
         power_spread=1.0 if power_given else part.power_spread,
+        # The last note of a row that was made on the spot is on its watts.
+        notes=part.notes[:-1] if power_given and part.power_label in ("probed", "assumed") else part.notes,
     )
+
+
+_PREFIXES = (1e3, 1e6, 1e9, 1e12)
+
+
+def _in_another_unit(field: str, value: float) -> str:
+    """What to do about a figure: the value that it has where it was given in a smaller unit."""
+    low, high = _TYPICAL[field]
+    likely = next((value / prefix for prefix in _PREFIXES if low <= value / prefix <= high), None)
+    name = next(name for name, own in _FIELDS.items() if own == field)
+    return "check the unit" if likely is None else f"if its unit is a smaller one, give {name}={likely:g}"
 
 
 def check_plausible(part: Hardware) -> None:
@@ -207,7 +262,8 @@ def check_plausible(part: Hardware) -> None:
     for field, (low, high) in _LIMITS.items():
         value = getattr(part, field)
         if value is not None and not low <= value <= high:
-            raise HardwareError(f"{field} of {value:g} cannot be right: parts have {low:g} to {high:g}; check the unit")
+            advice = _in_another_unit(field, value)
+            raise HardwareError(f"{field} of {value:g} cannot be right: parts have {low:g} to {high:g}; {advice}")
     balance = part.fp32_tflops * 1000 / part.bandwidth_gb_per_s
     if not _OPERATIONS_PER_BYTE[0] <= balance <= _OPERATIONS_PER_BYTE[1]:
         raise HardwareError(

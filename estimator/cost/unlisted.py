@@ -90,8 +90,9 @@ def cpu_row(host: Host, facts: CpuFacts, probe: CpuProbe) -> Hardware:
         power_label="assumed",
         notes=(
             f"{name} is not in the hardware tables: a probe reached {short(1000 * probe.fp32_tflops)} GFLOPS and "
-            f"{short(probe.bandwidth_gb_per_s)} GB/s; {kind.watts(host.cpu_cores):g} W are assumed for "
-            f"{host.cpu_cores} cores of a {kind.name} CPU (give watts=N as the hardware for yours)",
+            f"{short(probe.bandwidth_gb_per_s)} GB/s",
+            f"{kind.watts(host.cpu_cores):g} W are assumed for {host.cpu_cores} cores of a {kind.name} CPU "
+            "(give watts=N as the hardware for yours)",
         ),
     )
 
@@ -131,7 +132,7 @@ def gpu_row(gpu: Gpu) -> Hardware:
         ratio = None  # Turing without tensor cores
     half = None if ratio is None else ratio * fp32
     ampere = half is not None and capability >= (8, 0)
-    power_w = gpu.power_w or _assumed_gpu_w(fp32)
+    power_w = gpu.power_w or assumed_gpu_w(fp32)
     stated = "the driver's power limit" if gpu.power_w else "the watts that such rates usually take"
     return Hardware(
         key=re.sub(r"[^a-z0-9]+", "-", gpu.name.casefold()).strip("-") or "gpu",
@@ -158,12 +159,13 @@ def gpu_row(gpu: Gpu) -> Hardware:
         power_label="probed" if gpu.power_w else "assumed",
         notes=(
             f"{gpu.name} is not in the hardware table: {short(fp32)} TFLOPS and the bandwidth are computed from its "
-            f"driver's cores, clocks and memory bus; {power_w:g} W is {stated}",
+            f"driver's cores, clocks and memory bus",
+            f"{power_w:g} W is {stated}",
         ),
     )
 
 
-def _assumed_gpu_w(fp32_tflops: float) -> float:
+def assumed_gpu_w(fp32_tflops: float) -> float:
     """Boards of `hardware.csv` since 2018 take 3.6 to 24 W a TFLOPS of FP32, 9.7 in the median."""
     return min(max(10 * fp32_tflops, 30.0), 700.0)
 

@@ -125,7 +125,11 @@ def test_a_cpu_that_no_table_holds_is_probed_and_labelled(monkeypatch: pytest.Mo
     profile = load_profile()
     assert (profile.hardware, profile.device) == ("AMD EPYC", "cpu")
     assert (profile.provenance.time, profile.provenance.power) == ("probed", "assumed")
-    assert "a probe reached 900 GFLOPS and 40 GB/s; 24 W are assumed for 4 cores" in profile.provenance.notes[-1]
+    assert profile.provenance.notes[-2].endswith("a probe reached 900 GFLOPS and 40 GB/s")
+    assert profile.provenance.notes[-1].startswith("24 W are assumed for 4 cores")
+    given = load_profile("watts=150")
+    assert given.provenance.power == "given"
+    assert not any("are assumed for" in note for note in given.provenance.notes)
     known = load_profile("epyc-7763").energy_error
     assert profile.energy_error.low < known.low  # the watts are a class's
     assert profile.energy_error.high > known.high

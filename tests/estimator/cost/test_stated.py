@@ -86,6 +86,57 @@ def test_odd_figures_are_one_line(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tflops=35TFLOPS,bandwidth=448GB/s,watts=150W",
+        "tflops=35 tflops, bandwidth=448 GB/s, watts=150 W",
+        "TFLOPS=35;Bandwidth=0.448TB/s;Watts=0.15kW",
+        "tflops=35000GFLOPS bandwidth=3584Gbit/s watts=150",
+        "gpu,fp32=35,bandwidth=448,power=150",
+    ],
+)
+def test_units_and_separators(text: str) -> None:
+    part = stated_part(parse_stated(text), None)
+    assert (part.fp32_tflops, part.power_w) == (pytest.approx(35), 150)
+    assert part.bandwidth_gb_per_s == pytest.approx(448)
+
+
+def test_short_keys() -> None:
+    text = "cpu,tflops=2,bandwidth=100GB/s,watts=150,vram=24GB,idle=20W,l2=32MB,boost=2.5GHz,fp16=4,bf16=5"
+    part = stated_part(parse_stated(text), None)
+    assert (part.kind, part.memory_gb, part.idle_w, part.l2_mb) == ("cpu", 24, 20, 32)
+    assert (part.boost_mhz, part.fp16_tflops, part.bf16_tflops) == (2500, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tflops=35W,bandwidth=448,watts=150", "tflops is '35W': give one of tflops, gflops, pflops, flops behind"),
+        ("tflops=35,bandwidth=448,watts=150,sms=80x", "sms is '80x': give no unit behind the number"),
+        ("tflops=35e12,bandwidth=448,watts=150", "if its unit is a smaller one, give tflops=35"),
+        ("tflops=35,bandwidth=448000,watts=150", "if its unit is a smaller one, give bandwidth=448"),
+        ("tflops=35,bandwidth=448,watts=150000", "if its unit is a smaller one, give watts=150"),
+    ],
+)
+def test_a_wrong_unit_is_named_with_the_value_that_works(text: str, message: str) -> None:
+    with pytest.raises(HardwareError, match=message):
+        stated_part(parse_stated(text), None)
+
+
+@pytest.mark.parametrize("text", ["rtx-3090,watts=2500", "h100-sxm,tflops=500", "rtx-3090,bandwidth=93600"])
+def test_figures_far_above_those_of_a_named_part_are_refused(text: str) -> None:
+    stated = parse_stated(text)
+    with pytest.raises(HardwareError, match=r"times the .* of .*: give all figures without the name"):
+        stated_part(stated, find_hardware(stated.base))
+
+
+def test_watts_that_are_not_given_are_assumed() -> None:
+    part = stated_part(parse_stated("tflops=35,bandwidth=448"), None)
+    assert (part.power_w, part.power_label, part.power_spread) == (350, "assumed", 2.0)
+    assert part.notes == ("350 W are assumed, which boards with such rates take (give watts=N for yours)",)
+
+
 def test_every_row_of_the_table_is_plausible() -> None:
     for part in load_hardware():
         check_plausible(part)

@@ -174,7 +174,7 @@ def test_a_gpu_without_a_capability_has_no_tensor_rates() -> None:
 def test_watts_that_are_assumed_for_a_gpu(cores: int, watts: float) -> None:
     made = gpu_row(Gpu("NVIDIA X", 16, cores, 1000, 5000, 256, (8, 6)))
     assert made.power_w == pytest.approx(watts)
-    assert f"{watts:g} W is the watts that such rates usually take" in made.notes[0]
+    assert f"{watts:g} W is the watts that such rates usually take" in made.notes[-1]
 
 
 def test_more_and_fewer_cores_than_a_cpu_has() -> None:
