@@ -6,8 +6,8 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 
 from ..base.errors import HardwareError, UnknownHardwareError
@@ -44,6 +44,8 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
     """
     if parts := _named(name):
         return _choose(name, parts, memory_gb)
+    if found := _slice(name) or _virtual(name):
+        return found
     if memory_gb is None and (found := _on_machine(name) or _with_a_count(name) or _of_family(name)):
         return found
     if cpu := _cpu_models().get(normalise(name)):
@@ -75,6 +77,66 @@ def _choose(name: str, parts: tuple[Hardware, ...], memory_gb: float | None) -> 
         return Match(first)
     listed = ", ".join(part.key for part in others)
     return Match(first, f"{name} names several parts; this is {first.name} ({first.key}), the others are {listed}")
+
+
+_MIG = re.compile(r"(?P<board>.+?)[\s-]+MIG[\s-]+(?P<slices>\d)g\.(?P<gb>\d+)gb(?:\+\w+)*", re.IGNORECASE)
+_SLICES, _WHOLE = 8, 7  # of the memory, and of the multiprocessors in the largest instance
+_SLICES_OF = {"a30": 4}
+_SLICE_POWER_SPREAD = 1.5
+
+
+def _slice(name: str) -> Match | None:
+    """A Multi-Instance GPU as its driver names it, as in "NVIDIA A100-SXM4-40GB MIG 3g.20gb".
+
+    An instance of n slices has n eighths of the multiprocessors (all in the largest) and the eighths of the memory, of
+    its bandwidth and of L2 that hold its gigabytes.
+    """
+    found = _MIG.fullmatch(name.strip()) if len(name) <= _LONGEST else None
+    parts = _named(found["board"]) if found else ()
+    if found is None or not parts:
+        return None
+    board, count = parts[0], int(found["slices"])
+    slices = _SLICES_OF.get(board.key, _SLICES)
+    compute = 1.0 if count >= min(_WHOLE, slices) else count / slices
+    memory = min(1.0, max(1, round(int(found["gb"]) / (board.memory_gb or math.inf) * slices)) / slices)
+    text = f"{count}g.{found['gb']}gb"
+    part = replace(
+        board,
+        key=f"{board.key}-mig-{text}",
+        name=f"{board.name} MIG {text}",
+        **{field: rate * compute for field in _COMPUTE if (rate := getattr(board, field)) is not None},
+        bandwidth_gb_per_s=board.bandwidth_gb_per_s * memory,
+        memory_gb=float(found["gb"]),
+        l2_mb=board.l2_mb and board.l2_mb * memory,
+        sms=board.sms and max(1, round(board.sms * compute)),
+        cores=max(1, round(board.cores * compute)),
+        power_w=board.power_w * max(compute, memory),
+        idle_w=board.idle_w and board.idle_w * memory,
+        power_spread=_SLICE_POWER_SPREAD,
+        power_label="assumed",
+        notes=(
+            f"{name} has {compute:.3g} of the multiprocessors and {memory:.3g} of the memory of one {board.name}; its "
+            "power is assumed to be the larger share of the board's",
+        ),
+    )
+    return Match(part)
+
+
+_COMPUTE = tuple(field for field in Hardware.__dataclass_fields__ if field.endswith("_tflops"))
+_VIRTUAL = re.compile(r"(?:grid|nvidia)\s+(?P<board>.+?)(?P<large>d?)-(?P<gb>\d+)[cqab]", re.IGNORECASE)
+
+
+def _virtual(name: str) -> Match | None:
+    """A virtual GPU, as in "GRID A100D-80C" and "NVIDIA A40-48Q": a share of a board's memory; the rest is in turns."""
+    found = _VIRTUAL.fullmatch(name.strip()) if len(name) <= _LONGEST else None
+    parts = _named(found["board"]) if found else ()
+    if found is None or not parts:
+        return None
+    memory_gb = float(found["gb"])
+    fits = [part for part in parts if (part.memory_gb or 0.0) >= (80.0 if found["large"] else memory_gb)]
+    board = (fits or parts)[0]
+    part = replace(board, key=f"{board.key}-{found['gb']}gb-vgpu", memory_gb=memory_gb)
+    return Match(part, f"{name} is a share of {board.name}; the figures are those of the whole board, alone on it")
 
 
 _LONGEST = 200  # characters of a name with a count
@@ -143,12 +205,16 @@ def _of_family(name: str) -> Match | None:
     return Match(part, f"{note}; others of the family have {', '.join(others)}" if others else note)
 
 
-_MARKS = re.compile(r"\((?:r|tm|c)\)|[®™]|@.*$|\b\d+-core processor\b|\b\d+(?:st|nd|rd|th) gen\b")
+_MARKS = re.compile(
+    r"\((?:r|tm|c)\)|[®™]|@.*$|\b\d+-cores?(?: processor)?\b|\b\d+(?:st|nd|rd|th) gen\b"
+    r"|\bw/ ?radeon \w+(?: graphics)?"
+)
 _FILLING = frozenset(
     re.findall(
         r"\w+",
         """nvidia geforce tesla intel core cpu processor amd instinct radeon apple gpu google cloud aws habana
-        generation design with platinum gold silver bronze graphics lambda runpod coreweave azure colab kaggle""",
+        generation design with accelerator platinum gold silver bronze graphics lambda runpod coreweave azure colab
+        kaggle""",
     )
 )
 
@@ -208,12 +274,31 @@ def _by_name(table: Iterable[Hardware]) -> dict[str, tuple[Hardware, ...]]:
 
 
 def near_names(name: str) -> list[str]:
-    """Keys of parts whose names contain the wanted one, then machine types and parts that are spelt alike."""
+    """Keys of parts whose names contain the wanted one, then machine types and parts that are spelt alike.
+
+    Where the name tells the vendor or the kind, parts of others are left out.
+    """
     names, wanted = {**_shipped_names(), **_by_name(user_hardware())}, normalise(name)
+    is_alike = _of_its_kind(name)
     inside = [known for known in names if wanted and (known.startswith(wanted) or wanted in known)]
-    close = difflib.get_close_matches(wanted, names, n=6, cutoff=0.5)
-    keys = [[names[known][0].key for known in group] for group in (inside, close)]
+    close = difflib.get_close_matches(wanted, names, n=20, cutoff=0.65)
+    keys = [[part.key for known in group if is_alike(part := names[known][0])] for group in (inside, close)]
     return list(dict.fromkeys((*keys[0], *near_machines(name), *keys[1])))[:4]
+
+
+_VENDOR_WORDS = (
+    ("NVIDIA", r"nvidia|geforce|quadro|tesla|grid|jetson|[rg]tx"),
+    ("AMD", r"amd|radeon|instinct|epyc|ryzen|threadripper|gfx"),
+    ("Intel", r"intel|xeon|core|arc|celeron|pentium"),
+    ("Apple", r"apple"),
+)
+_KIND_WORDS = (("gpu", r"geforce|quadro|tesla|radeon rx|instinct|gpu|[rg]tx"), ("cpu", r"epyc|xeon|ryzen|core|cpu"))
+
+
+def _of_its_kind(name: str) -> Callable[[Hardware], bool]:
+    vendor = next((vendor for vendor, words in _VENDOR_WORDS if re.search(rf"\b(?:{words})", name, re.I)), None)
+    kind = next((kind for kind, words in _KIND_WORDS if re.search(rf"\b(?:{words})", name, re.I)), None)
+    return lambda part: vendor in (None, part.vendor) and kind in (None, part.kind)
 
 
 @cache

@@ -179,7 +179,7 @@ def test_every_key_name_and_alias_finds_its_row() -> None:
     "name",
     [
         "RTX 3095 Ti", "NVIDIA GeForce RTX 3090 Super", "NVIDIA GeForce RTX 6060 Laptop GPU", "RTX 6000", "A101",
-        "NVIDIA A10X", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "Intel(R) Core(TM) i7-4770Z CPU @ 3.50GHz",
+        "NVIDIA A10X", "NVIDIA A101-SXM4-40GB MIG 1g.5gb", "Intel(R) Core(TM) i7-4770Z CPU @ 3.50GHz",
         "Intel(R) Xeon(R) Platinum 8380C", "AMD EPYC", "AMD EPYC-Milan Processor", "AMD EPYC 7763Z 64-Core Processor",
         "Intel Xeon Processor (Skylake, IBRS)", "Apple M1 Extreme", "NVIDIA", "GTX 580", "", "   ", "\n",
     ],

@@ -60,6 +60,16 @@ FOUND = {
     # with the provider's name
     "lambda h100": "h100-sxm", "RunPod A100": "a100-sxm4-80gb", "Colab T4": "t4", "azure nd96asr_v4": "a100-sxm4-40gb",
     "BM.GPU.H100.8": "h100-sxm", "VM.GPU.A10.1": "a10", "gd-8xh100ib-i128": "h100-sxm",
+    "BM.GPU.H200.8": "h200", "BM.GPU.B4.8": "a100-sxm4-40gb", "BM.GPU.GB300.4": "gb300",
+    "a4x-maxgpu-4g-metal": "gb300",
+    # labels of Kubernetes, architectures of ROCm, and drivers' names of small and mobile boards
+    "nvidia-h100-mega-80gb": "h100-sxm", "tpu-v5-lite-podslice": "tpu-v5e", "tpu-v6e-slice": "tpu-v6e",
+    "gfx942": "mi300x", "gfx90a": "mi250x", "AMD Instinct MI300X VF": "mi300x", "AMD Instinct MI250X / MI250": "mi250x",
+    "NVIDIA RTX A500 Laptop GPU": "rtx-a500-laptop", "NVIDIA GeForce MX450": "mx450", "Quadro P2200": "quadro-p2200",
+    "Quadro T2000 with Max-Q Design": "quadro-t2000-laptop", "Tesla V100S-PCIE-32GB": "v100s-pcie-32gb",
+    "NVIDIA RTX PRO 4000 Blackwell SFF Edition": "rtx-pro-4000-blackwell-sff", "NVIDIA T500": "t500-laptop",
+    "AMD Radeon PRO V710": "pro-v710", "AMD Radeon RX 7600S": "rx-7600s", "Intel(R) Arc(TM) A380 Graphics": "arc-a380",
+    "NVIDIA GeForce RTX 3050 4GB Laptop GPU": "rtx-3050-laptop", "AMD Instinct MI300A Accelerator": "mi300a",
     # families of machines and vendors' nodes
     "p5": "h100-sxm", "p5en": "h200", "p6-b200": "b200", "p6e-gb200": "gb200", "g6e": "l40s", "g7e.12xlarge":
     "rtx-pro-6000-blackwell-server", "g7.2xlarge": "rtx-pro-4500-blackwell", "a3-highgpu": "h100-sxm", "a4x": "gb200",
@@ -102,6 +112,71 @@ def test_a_machine_type_with_a_typing_error_lists_the_near_ones() -> None:
 def test_the_order_of_words_counts_only_where_it_tells_parts_apart() -> None:
     assert find_hardware("80GB A100 PCIe").key == "a100-pcie-80gb"
     assert find_hardware("PCIe 40GB A100").key == "a100-pcie-40gb"
+
+
+@pytest.mark.parametrize(
+    ("name", "sms", "bandwidth", "watts", "idle"),
+    [
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 40, 777.5, 200.0, True),  # 3/8 of 108, half of 1,555 GB/s
+        ("NVIDIA A100-SXM4-40GB MIG 1g.10gb+me", 14, 388.75, 100.0, True),
+        ("NVIDIA A100-SXM4-40GB MIG 7g.40gb", 108, 1555.0, 400.0, True),
+        ("NVIDIA A30 MIG 2g.12gb", 28, 466.5, 82.5, True),
+    ],
+)
+def test_instances_of_multi_instance_gpus_have_their_share(
+    name: str, sms: int, bandwidth: float, watts: float, idle: bool
+) -> None:
+    part = look_up(name).part
+    assert (part.sms, part.bandwidth_gb_per_s, part.power_w) == (sms, bandwidth, watts)
+    assert (part.power_label, part.power_spread) == ("assumed", 1.5)
+    assert part.fp32_tflops == pytest.approx(
+        look_up(name.partition(" MIG")[0]).part.fp32_tflops * sms / _sms(name), rel=0.04
+    )
+    assert find_hardware(part.name).key == part.key
+    assert "power is assumed" in part.notes[-1]
+
+
+def _sms(name: str) -> int:
+    return look_up(name.partition(" MIG")[0]).part.sms or 0
+
+
+@pytest.mark.parametrize(
+    ("name", "board", "memory_gb"),
+    [("GRID A100D-80C", "A100 SXM4 80GB", 80), ("NVIDIA A40-48Q", "A40", 48), ("GRID T4-8Q", "Tesla T4", 8)],
+)
+def test_virtual_gpus_are_a_share_of_a_board(name: str, board: str, memory_gb: float) -> None:
+    match = look_up(name)
+    assert (match.part.name, match.part.memory_gb) == (board, memory_gb)
+    assert f"{name} is a share of {board}" in match.note
+
+
+def test_cores_of_arm_are_named_in_a_note() -> None:
+    match = look_up("Neoverse-V2")
+    assert match.part.key == "graviton4"
+    assert "others are nvidia-grace" in match.note
+    assert "ampere-altra" in look_up("Neoverse-N1").note
+    assert look_up("Neoverse-V1").part.key == "graviton3"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "vendor"),
+    [
+        ("NVIDIA GeForce RTX 4095", "gpu", "NVIDIA"),
+        ("Intel(R) Xeon(R) Platinum 8573C", "cpu", "Intel"),
+        ("AMD EPYC 9V84 96-Core Processor", "cpu", "AMD"),
+        ("Tesla M10", "gpu", "NVIDIA"),
+    ],
+)
+def test_near_names_are_of_the_same_kind(name: str, kind: str, vendor: str) -> None:
+    keys = {part.key: part for part in load_hardware()}
+    near = names.near_names(name)
+    assert near
+    assert {(keys[key].kind, keys[key].vendor) for key in near} == {(kind, vendor)}
+
+
+@pytest.mark.parametrize("name", ["Azure Cobalt 100", "Kunpeng-920", "QEMU Virtual CPU version 2.5+"])
+def test_a_name_like_no_other_has_no_near_ones(name: str) -> None:
+    assert names.near_names(name) == []
 
 
 def test_an_exact_name_has_no_note() -> None:
