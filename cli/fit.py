@@ -67,13 +67,14 @@ def fit(
         raise click.UsageError("no name for the profile: give --name NAME")
     if group or machine:
         raise click.UsageError(f"{'--group' if group else '--machine'} needs --store")
+    from ..estimator.cost.library import contradict
     from ..estimator.fit.fit import fit as fitted
     from ..estimator.fit.runs import read_runs
 
     given = {"model": model, "batch": batch_size and str(batch_size), "input": inputs, "precision": precision}
     table = read_runs(runs, {column: value for column, value in given.items() if value})
     own = table[0].options.get("hardware")
-    if hardware is not None and own is not None and _is_other_part(hardware, own):
+    if hardware is not None and own is not None and contradict(hardware, own):
         raise click.UsageError(f"--hardware {hardware} and the {own} of {runs} contradict: leave out --hardware")
     hardware = hardware or own
     if hardware is None:
@@ -111,17 +112,6 @@ def _fit_store(store: str, group: str | None, *, name: str | None, machine: str 
     if (group is None) == (machine is None):
         raise click.UsageError("--store needs one of --group hardware and --machine NODE")
     fit_fleet(store, name=name, machine=machine, output=output)
-
-
-def _is_other_part(one: str, other: str) -> bool:
-    """Whether two texts name different parts, as far as both are known."""
-    from ..estimator.base.errors import HardwareError
-    from ..estimator.cost.library import hardware_of
-
-    try:
-        return hardware_of(one).key != hardware_of(other).key
-    except HardwareError:
-        return False
 
 
 def _observation(path: Path, run: Run, hardware: str) -> Observation:

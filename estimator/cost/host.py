@@ -71,6 +71,8 @@ def detect_host(root: Path = Path("/")) -> Host:
     system = platform.system()
     name, cores, hypervisor = _mac_cpu() if system == "Darwin" else _cpu(system, root)
     gpus, problem = detect_gpus()
+    if not gpus and problem is None and (targets := amd_targets(root)):
+        problem = f"AMD's driver is not read; name the GPU as the hardware ({', '.join(targets)})"
     return Host(name, cores, gpus, f"{system} {platform.release()}", platform.machine(), hypervisor, problem)
 
 
@@ -182,6 +184,18 @@ def _mac_cpu() -> tuple[str, int, bool | None]:
     fields = ("machdep.cpu.brand_string", "hw.physicalcpu", "kern.hv_vmm_present")
     name, cores, virtual = (_run(("sysctl", "-n", field)).strip() for field in fields)
     return name, int(cores), virtual == "1"
+
+
+def amd_targets(root: Path = Path("/")) -> tuple[str, ...]:
+    """The architectures of the GPUs that AMD's compute driver lists, as ROCm names them ("gfx942"), each once."""
+    found: dict[str, None] = {}
+    for path in sorted(root.glob("sys/class/kfd/kfd/topology/nodes/*/properties")):
+        fields = dict(line.split(maxsplit=1) for line in (_read(path) or "").splitlines() if len(line.split()) == 2)
+        version = fields.get("gfx_target_version", "0")
+        if version.isdigit() and int(version):  # 0: a CPU
+            number = int(version)  # 90402: gfx942, 90010: gfx90a
+            found[f"gfx{number // 10000}{number // 100 % 100}{number % 100:x}"] = None
+    return tuple(found)
 
 
 def detect_gpus() -> tuple[tuple[Gpu, ...], str | None]:

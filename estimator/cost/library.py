@@ -86,6 +86,20 @@ def hardware_of(text: str) -> Hardware:
     return stated_part(stated, look_up(stated.base).part if stated.base else None)
 
 
+def contradict(one: str, other: str) -> bool:
+    """Whether two texts surely name different parts; a name that several parts share does not."""
+    keys = []
+    for text in (one, other):
+        try:
+            match = Match(hardware_of(text)) if _FIGURES.search(text) else look_up(text)
+        except HardwareError:
+            return False
+        if match.note:
+            return False
+        keys.append(match.part.key)
+    return keys[0] != keys[1]
+
+
 def _stated(stated: Stated) -> Profile:
     """The profile of figures that the user gives, alone or in place of a part's own."""
     if stated.base:

@@ -27,7 +27,8 @@ def checked(
     if strangers:
         raise FitError(f"expected joulecast.Observation objects, got {strangers[0]}")
     if len(rows) < least:
-        raise FitError(f"{counted(len(rows), 'observation')}; a fit needs at least {_least(least)}")
+        datasheet = "; without any, jc.load_profile answers from the datasheet" if least == 1 else ""
+        raise FitError(f"{counted(len(rows), 'observation')}; a fit needs at least {_least(least)}{datasheet}")
     for row in rows:
         _check_window(row)
         _check_energy(row)

@@ -35,7 +35,7 @@ from ..cost.deviation import (
 )
 from ..cost.features import Array
 from ..cost.hardware import Hardware
-from ..cost.library import hardware_of
+from ..cost.library import contradict, hardware_of
 from ..cost.piece_time import Seconds
 from ..cost.pieces import merged, pieces
 from ..cost.population import Deviation, Population, PopulationTime, load_population
@@ -86,16 +86,22 @@ class Evidence:
 
 def known_gpu(hardware: str | None, rows: Sequence[Observation]) -> Hardware | None:
     """The GPU that the rows were measured on, of the table or in figures, or None."""
-    text = hardware or next((row.hardware for row in rows if isinstance(row, Observation) and row.hardware), None)
+    own = next((row.hardware for row in rows if isinstance(row, Observation) and row.hardware), None)
+    if hardware and own and contradict(hardware, own):
+        raise FitError(f"`hardware` {hardware} and the observations' {own} contradict: leave out `hardware`")
+    found = _part(hardware or own)
+    return found if found is not None and found.kind == "gpu" else None
+
+
+def _part(text: str | None) -> Hardware | None:
     if not text:
         return None
     try:
-        found = hardware_of(text)
+        return hardware_of(text)
     except HardwareError:
         if "=" in text:  # figures that cannot be used, not a name that no table has
             raise
         return None
-    return found if found.kind == "gpu" else None
 
 
 def fit_few(

@@ -77,9 +77,10 @@ def choose_plan(
             f"no split of {cluster.devices} devices gives each replica a whole number of the {passes} micro-batches of "
             "a step; change `global_batch`, `accumulate` or `batch_size`"
         )
+    smaller = " or a smaller `batch_size`" if work.batch_size > 1 else ""
     raise RequestError(
         f"no split fits in {short((profile.memory_bytes or 0) / 1e9)} GB per device; the smallest ({least[0]}) needs "
-        f"{short(least[1] / 1e9)} GB: use more devices or a smaller `batch_size`"
+        f"{short(least[1] / 1e9)} GB: use more devices{smaller}"
     )
 
 

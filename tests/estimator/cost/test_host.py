@@ -15,6 +15,7 @@ from joulecast.estimator.cost import host as host_module
 from joulecast.estimator.cost.host import (
     CpuFacts,
     Gpu,
+    amd_targets,
     cpu_facts,
     cpu_quota,
     detect_gpus,
@@ -23,6 +24,7 @@ from joulecast.estimator.cost.host import (
     parse_nvidia_smi,
     usable_cores,
 )
+from joulecast.estimator.cost.names import look_up
 
 linux = pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
 
@@ -45,6 +47,28 @@ def write(root: Path, path: str, text: str) -> None:
 
 
 I7 = "Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz"
+
+
+KFD = "sys/class/kfd/kfd/topology/nodes"
+
+
+def test_amd_gpus_are_named_by_their_architecture(tmp_path: Path) -> None:
+    write(tmp_path, f"{KFD}/0/properties", "cpu_cores_count 64\nsimd_count 0\ngfx_target_version 0\n")
+    for node, version in enumerate((90402, 90402, 90010, 110501), start=1):
+        write(tmp_path, f"{KFD}/{node}/properties", f"simd_count 1216\ngfx_target_version {version}\nodd line here\n")
+    assert amd_targets(tmp_path) == ("gfx942", "gfx90a", "gfx1151")
+    assert amd_targets(tmp_path / "none") == ()
+    for target in amd_targets(tmp_path):
+        assert look_up(target).part.vendor == "AMD"
+
+
+@linux
+def test_an_amd_gpu_is_not_passed_over_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "detect_gpus", lambda: ((), None))
+    write(tmp_path, "proc/cpuinfo", cpuinfo(I7, cores=4, threads=1))
+    assert detect_host(tmp_path).gpu_problem is None
+    write(tmp_path, f"{KFD}/1/properties", "gfx_target_version 90402\n")
+    assert detect_host(tmp_path).gpu_problem == "AMD's driver is not read; name the GPU as the hardware (gfx942)"
 
 
 @linux

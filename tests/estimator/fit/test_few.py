@@ -195,6 +195,18 @@ def test_watts_that_no_board_draws_are_refused(watts: float, fault: str) -> None
     fit([replace(row, meter="nvml+rapl") for row in rows], name="mine", hardware=GPU)  # the host's CPUs too
 
 
+def test_hardware_that_observations_contradict_and_hardware_that_is_no_known_gpu() -> None:
+    (row,) = runs(Deviation(), NETWORKS[:1])
+    with pytest.raises(FitError, match=r"`hardware` t4 and the observations' .* contradict: leave out"):
+        fit([replace(row, hardware=GPU)], name="mine", hardware="t4")
+    assert fit([replace(row, hardware=GPU)], name="mine", hardware=find_hardware(GPU).name).name == "mine"
+    for hardware in ("no such card", "epyc-7763"):
+        with pytest.raises(FitError, match=rf"or one on a GPU that joulecast knows .*; '{hardware}' is not one"):
+            fit([replace(row, hardware=None)], name="mine", hardware=hardware)
+    with pytest.raises(FitError, match=r"0 observations; .* without any, jc.load_profile answers from the datasheet"):
+        fit([], name="mine", hardware=GPU)
+
+
 def test_seconds_that_stand_where_a_rate_belongs_are_named() -> None:
     (row,) = runs(Deviation(), NETWORKS[:1])
     swapped = row.workload.batch_size / row.seconds

@@ -235,13 +235,17 @@ def test_keras_runs_on_tensorflow_and_all_else_is_eager() -> None:
 
 def test_the_gpu_is_that_of_the_caller_or_of_the_first_row_that_names_one() -> None:
     row = run()
-    assert known_gpu("t4", [row]) == find_hardware("t4")
+    unnamed = replace(row, hardware=None)
+    assert known_gpu("t4", [unnamed]) == find_hardware("t4")
+    assert known_gpu("t4", [replace(row, hardware="Tesla T4")]) == find_hardware("t4")
+    with pytest.raises(FitError, match="contradict: leave out"):
+        known_gpu("t4", [row])
     assert known_gpu(None, [replace(row, hardware=None), row]) == GPU
     assert known_gpu(None, [replace(row, hardware=None)]) is None
     strangers: Any = ["text", row]
     assert known_gpu(None, strangers) == GPU
     assert known_gpu("no such card", [row]) is None
-    assert known_gpu("i7-8700k", [row]) is None  # a CPU
+    assert known_gpu("i7-8700k", [unnamed]) is None  # a CPU
 
 
 # -- units ---------------------------------------------------------------------------------------

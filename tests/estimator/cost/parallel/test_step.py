@@ -149,6 +149,8 @@ def test_the_fastest_split_that_fits_is_chosen():
         choose_plan(work, anatomy, device(1_500_000_000), nodes(), passes=8)
     with pytest.raises(RequestError, match=r"no split fits in 2 GB per device; the smallest .* needs 2 GB"):
         choose_plan(work, anatomy, device(int(RESERVED_BYTES)), nodes(), passes=8)
+    with pytest.raises(RequestError, match=r"use more devices$"):  # a batch of one cannot be smaller
+        choose_plan(replace(work, batch_size=1), anatomy, device(1_500_000_000), nodes(), passes=8)
     with pytest.raises(RequestError, match="whole number of the 3 micro-batches"):
         choose_plan(work, anatomy, device(), nodes(devices=5), passes=3)
 
