@@ -10,6 +10,7 @@ from ..base.notes import Note, Topic, Weight
 from ..cost.names import find_hardware
 from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
 from ..cost.parallel.configs import StatedRun, read_config
+from ..cost.parallel.plan import nearest_divisor
 from ..cost.software import WRITTEN_SCORES
 from ..place.schedule import whole_number
 from .request import PRECISIONS, Request
@@ -41,6 +42,8 @@ def with_config(request: Request) -> Request:
     found = replace(request, parallel_config=None, software=_software(request, stated), **values)
     if global_batch is not None:
         _check_global_batch(global_batch, stated, found)
+    found = _with_micro_batch(found, stated)
+    _check_shares(found, stated)
     return _with_batch_of_replicas(found, stated)
 
 
@@ -105,6 +108,31 @@ def _stated_fields(stated: StatedRun, request: Request) -> dict[str, Any]:
 def _full_name(value: object) -> str:
     """A value as text; "bf16" and "bfloat16" are the same precision."""
     return PRECISIONS.get(str(value), str(value))
+
+
+def _with_micro_batch(request: Request, stated: StatedRun) -> Request:
+    """`request` with the batch of a pass that DeepSpeed takes where its file gives that of a step alone."""
+    plan, whole = request.plan, request.global_batch
+    derived = stated.kind == "DeepSpeed" and request.batch_size is None and request.accumulate is None
+    if not derived or plan is None or whole is None or whole % plan.dp:
+        return request
+    return replace(request, batch_size=int(whole) // plan.dp)
+
+
+def _check_shares(request: Request, stated: StatedRun) -> None:
+    """Raises RequestError where the replicas cannot share the file's batch, with what the file or the cluster needs."""
+    if request.batch_size is None:
+        return
+    plan, passes = request.plan, request.step_passes
+    if plan is None or passes is None or stated.global_batch is None or passes % plan.dp == 0:
+        return
+    batch = -(-passes // plan.dp) * plan.dp * (stated.global_batch // passes)
+    others = plan.tp * plan.pp * plan.cp
+    raise RequestError(
+        f"the {stated.kind} file's {stated.global_batch} samples of a step are {passes} micro-batches, and "
+        f"dp={plan.dp} of the cluster's {plan.devices} devices cannot share them: write {batch} in the file, or take "
+        f"{others * nearest_divisor(passes, plan.dp)} devices"
+    )
 
 
 def _check_global_batch(global_batch: int, stated: StatedRun, request: Request) -> None:

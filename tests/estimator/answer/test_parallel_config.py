@@ -31,6 +31,7 @@ def test_a_file_needs_a_cluster(tmp_path: Path) -> None:
 def test_what_the_file_states_becomes_a_field(tmp_path: Path) -> None:
     found = stated(tmp_path, {"train_batch_size": 64, "gradient_clipping": 1.0, "bf16": {"enabled": True}})
     assert (found.global_batch, found.accumulate, found.clip_gradients, found.precision) == (64, None, True, "bf16")
+    assert (found.batch_size, found.step_passes) == (8, 8)  # as DeepSpeed divides it among eight replicas
     assert found.parallel_config is None
 
 
@@ -39,6 +40,25 @@ def test_the_samples_of_a_step_follow_from_the_passes(tmp_path: Path) -> None:
     assert stated(tmp_path, parts).global_batch is None  # the batch of a pass is not stated
     whole = stated(tmp_path, {**parts, "train_micro_batch_size_per_gpu": 2})  # 8 devices x 4 passes x 2
     assert (whole.global_batch, whole.accumulate, whole.batch_size) == (None, 4, 2)
+
+
+def test_a_files_batch_that_its_replicas_cannot_share_names_both_ways_out(tmp_path: Path) -> None:
+    parts = {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2}  # four micro-batches, eight replicas
+    message = r"8 samples of a step are 4 micro-batches, .* write 16 in the file, or take 4 devices"
+    with pytest.raises(RequestError, match=message):
+        stated(tmp_path, parts)
+    assert stated(tmp_path, {**parts, "train_batch_size": 16}).step_passes == 8
+    path = tmp_path / "deepspeed.json"
+    path.write_text(json.dumps(parts))
+    assert with_config(Request(cluster="4xh100-sxm", parallel_config=path)).step_passes == 4
+
+
+def test_an_optimizer_that_is_not_known_is_named_in_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "deepspeed.json"
+    path.write_text(json.dumps({"train_batch_size": 8, "optimizer": {"type": "Foo"}}))
+    (note,) = config_notes(Request(cluster="dgx-h100", parallel_config=path))
+    assert str(note).startswith("the optimizer Foo of the DeepSpeed file is not known")
+    assert config_notes(Request(cluster="dgx-h100", parallel_config=path, optimizer="sgd")) == ()
 
 
 def test_a_files_batch_is_that_of_a_replica(tmp_path: Path) -> None:
