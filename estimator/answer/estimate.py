@@ -326,6 +326,9 @@ def _assumptions(request: Request, work: Workload) -> list[Note]:
         )
         notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
     read_here = request.train is not False and not isinstance(request.model, Workload)
+    if read_here and request.batch_size is None and request.default_batch == work.batch_size // request.passes == 1:
+        text = "the batch is not given: one sequence for each device and pass (`batch_size`)"
+        notes.append(Note(text, Topic.SCHEDULE, Weight.ACT))
     assumed = request.default_optimizer
     if read_here and request.optimizer is None and work.optimizer == assumed != "sgd":
         text = f"the optimizer is not given: {assumed} is assumed (`optimizer`)"

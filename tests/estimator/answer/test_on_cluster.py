@@ -102,6 +102,7 @@ def test_several_devices_that_read_tokens_have_adamw_and_one_sequence_each(
 ) -> None:
     request = Request(tokens=1e6, **fields)  # type: ignore[arg-type]
     assert (request.default_optimizer, request.default_batch) == (optimizer, batch)
+    request = replace(request, batch_size=1)
     assert Request(steps=1, cluster="dgx-h100").default_optimizer == "sgd"
     notes = [str(note) for note in _assumptions(request, decoder())]
     assert notes == (["the optimizer is not given: adamw is assumed (`optimizer`)"] if optimizer == "adamw" else [])
@@ -120,3 +121,18 @@ def test_what_a_stated_split_leaves_open_is_named() -> None:
     assert note in found.warnings
     stated = answer(Request(**run, zero=1, activation_checkpointing="full"))  # type: ignore[arg-type]
     assert not any(one.startswith("chosen for the stated split") for one in stated.warnings)
+
+
+@pytest.mark.parametrize(
+    ("fields", "noted"),
+    [
+        ({"devices": 8}, True),
+        ({"devices": 8, "batch_size": 1}, False),
+        ({}, False),
+        ({"devices": 8, "train": False}, False),
+    ],
+)
+def test_a_batch_of_one_sequence_that_is_not_given_is_noted(fields: dict[str, object], noted: bool) -> None:
+    request = Request(tokens=1e6, **fields)  # type: ignore[arg-type]
+    notes = [str(note) for note in _assumptions(request, replace(decoder(), batch_size=1))]
+    assert ("the batch is not given: one sequence for each device and pass (`batch_size`)" in notes) is noted

@@ -181,6 +181,14 @@ def test_nodes_with_more_devices_than_usual_ones():
     assert crowded(parse_cluster("16xl4")) is None  # no node of the table has it
 
 
+def test_racks_of_72_gpus():
+    rack = parse_cluster("2xgb200-nvl72")
+    assert (rack.hardware, rack.devices, rack.link_gb_per_s, rack.network_gb_per_s) == ("gb200", 144, 900, 50)
+    assert parse_cluster("gb300-nvl72").network_gb_per_s == 100
+    assert crowded(rack) is None
+    assert crowded(parse_cluster("72xgb200")) is None
+
+
 def test_near_clusters_are_named_once():
     with pytest.raises(RequestError, match=r"did you mean dgx-h100 or dgx-[^h]"):
         parse_cluster("dgx-h10")
