@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from distributed_experts import mixtures
 from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
 from distributed_older import gpt3, left_out_ratios, older_sources, shipped_ratios, slowdown_of
 from distributed_others import (
@@ -63,7 +64,7 @@ _SINCE_2023 = (
 )
 _WHOLE = "published runs"  # of all papers
 _COVERAGE = 0.9
-_DERIVED = ("backward_overlap", "gradients_as_weights")  # that a software's links follow from the others (Links.of)
+_DERIVED = ("backward_overlap", "gradients_as_weights", "expert_share")  # that follow from the software and the GPU
 _TAILS = tuple(step / 1000 for step in range(50, 9, -1))  # of few sources the quantiles are too narrow
 
 
@@ -298,12 +299,12 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, help="folder with llm_runs.csv; default: next to --measured")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "joulecast-benchmarks")
     parser.add_argument("--fit", action="store_true", help="fit again and write datasets/stacks.json")
-    parser.add_argument("--only", choices=("steps", "others"), help="one part of the tables")
+    parser.add_argument("--only", choices=("steps", "others", "experts"), help="one part of the tables")
     options = parser.parse_args()
     runs = all_runs(options.measured)
     reference = options.reference or options.measured.parent / "reference"
     print(HEAD)
-    if options.only != "others":
+    if options.only in (None, "steps"):
         if options.fit:
             seconds = left_out(runs, options.cache)
             stated, assumed = sources_left_out(runs, options.cache)
@@ -338,7 +339,7 @@ def main() -> int:
         print(Line("before Ampere: GPT-3, hours", np.array([hours]), None, "", older_bounds).text(), flush=True)
         print(Line("before Ampere: GPT-3, MWh of nodes", np.array([energy])).text(), flush=True)
         print(memory_line(runs, options.cache), flush=True)
-    if options.only != "steps":
+    if options.only in (None, "others"):
         for what, ratios, simple, target, bounds_ in (
             *scaling(options.measured, options.cache),
             *runs_of_mlperf(options.measured, options.cache),
@@ -346,6 +347,9 @@ def main() -> int:
             *whole_runs(options.measured, reference, options.cache),
         ):
             print(Line(what, ratios, simple, target, bounds_).text(), flush=True)
+    if options.only in (None, "experts"):
+        for what, ratios, bounds_ in mixtures(options.cache):
+            print(Line(what, ratios, None, "", bounds_).text(), flush=True)
     return 0
 
 

@@ -23,7 +23,7 @@ from ..cost.parallel.plan import (
     stated_sizes,
     with_devices,
 )
-from ..cost.software import SOFTWARE
+from ..cost.software import SOFTWARE, TRAINING_STACKS
 from ..model.adapt import parse_lora
 from ..model.inputs import parse_input
 from ..model.loss import check_loss
@@ -270,6 +270,7 @@ class Request:
             own_optimizer=self.optimizer is None,
             loss=None if self.loss is None else check_loss(str(self.loss)),
             precision=self.precision,
+            half_weights=self._has_half_weights,
             accumulate=self.passes,
             layers=self.layers,
             time_limit_s=self.time_limit_s,
@@ -294,6 +295,16 @@ class Request:
     def _reads_tokens_on_several(self) -> bool:
         several = self.cluster is not None or _given(self.devices, 1) not in (1, 1.0, "1")
         return several and self.tokens is not None
+
+    @property
+    def _has_half_weights(self) -> bool:
+        """Whether the software keeps the weights in 16 bits: training stacks, which language models on a cluster have.
+
+        Autocast keeps them in 32: residual sums and experts then run in 32 bits too.
+        """
+        reads_sequences = self.tokens is not None or self.sequence_length is not None
+        stack = reads_sequences if self.software is None else self.software in TRAINING_STACKS
+        return self.cluster is not None and stack
 
     @property
     def passes(self) -> int:

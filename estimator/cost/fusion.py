@@ -9,6 +9,7 @@ from ..trace.workload import Op
 
 FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5
 ELEMENT_WISE = frozenset({"elementwise", "activation", "norm", "dropout", "copy", "reduce", "softmax", "loss"})
+_MOST_SINKS = 8  # columns
 _ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -79,12 +80,14 @@ def _by_hand(ops: Sequence[Op]) -> Iterator[_Part]:
         if op.phase != "optimizer":
             layers.setdefault((op.layer, op.phase), []).append(index)
     shapes: dict[str, dict[str, int]] = {}
+    sizes: dict[str, set[int]] = {}
     for (layer, phase), members in layers.items():
         if phase == "forward" and (shape := _scores(ops, members)):
             shapes[layer] = shape
+            sizes[layer] = _score_sizes(ops, members, shape)
     for (layer, phase), members in layers.items():
         if layer in shapes:
-            part = _part(ops, members, shapes[layer], phase)
+            part = _part(ops, members, shapes[layer], sizes[layer], phase)
             if part:
                 yield part
 
@@ -108,9 +111,19 @@ def _scores(ops: Sequence[Op], members: Sequence[int]) -> dict[str, int] | None:
     return {**shape, "causal": 0, "dropped": int(dropped) * shape["b"] * shape["q"] * shape["s"], **masked}
 
 
-def _part(ops: Sequence[Op], members: Sequence[int], shape: dict[str, int], phase: str) -> _Part | None:
+def _score_sizes(ops: Sequence[Op], members: Sequence[int], shape: dict[str, int]) -> set[int]:
+    """Elements of the scores, also with the columns of learned sinks, which take part in the softmax (gpt-oss)."""
+    rows = shape["b"] * shape["q"]
+    taken = (ops[index].dims.get("elements_in", 0) for index in members if ops[index].kind == "softmax")
+    with_sinks = {size for size in taken if 0 < size - rows * shape["s"] <= rows * _MOST_SINKS}
+    return {rows * shape["s"], *with_sinks} - {0}
+
+
+def _part(
+    ops: Sequence[Op], members: Sequence[int], shape: dict[str, int], sizes: set[int], phase: str
+) -> _Part | None:
     scores = shape["b"] * shape["q"] * shape["s"]
-    gone = [index for index in members if _on_scores(ops[index], shape, scores)]
+    gone = [index for index in members if _on_scores(ops[index], shape, sizes)]
     if not gone:
         return None
     like = ops[gone[0]]
@@ -125,13 +138,13 @@ def _part(ops: Sequence[Op], members: Sequence[int], shape: dict[str, int], phas
     return _Part(gone[0], tuple(gone), attention)
 
 
-def _on_scores(op: Op, shape: dict[str, int], scores: int) -> bool:
+def _on_scores(op: Op, shape: dict[str, int], sizes: set[int]) -> bool:
     if op.kind == "matmul":
         dims = op.dims
         return dims.get("b") == shape["b"] and {shape["q"], shape["s"]} <= {dims["m"], dims["k"], dims["n"]}
-    if op.kind == "attention" or not scores:
+    if op.kind == "attention":
         return False
-    return scores in (op.dims.get(name) for name in ("elements", "elements_in", "elements_out"))
+    return any(op.dims.get(name) in sizes for name in ("elements", "elements_in", "elements_out"))
 
 
 def with_written_scores(op: Op, passes: float) -> Iterable[Op]:

@@ -29,6 +29,7 @@ class Links:
     much of the backward pass's, behind gradients of weights (`backward_overlap`). A step takes `straggling` longer for
     each doubling of the nodes: the slowest node decides. `gradients_as_weights`: gradients are exchanged in the
     weights' precision, which autocast leaves at float32; training stacks and MLPerf submissions exchange 16 bits.
+    `expert_share` is the usable share of rates in exchanges of experts (0: that of other exchanges).
     """
 
     link_share: float
@@ -41,6 +42,7 @@ class Links:
     other_overlap: float = 0.3
     backward_overlap: float = 0.0
     gradients_as_weights: bool = False
+    expert_share: float = 0.0
 
     def of(self, software: str) -> Links:
         """The links as `software` uses them."""

@@ -38,6 +38,7 @@ class TraceOptions:
     own_optimizer: bool = False  # that of a training in place of `optimizer`, which nobody stated
     loss: str | None = None
     precision: str | None = None
+    half_weights: bool = False  # weights are in the 16 bits of `precision`, as training stacks keep them
     accumulate: int = 1
     layers: bool = False
     time_limit_s: float = 60.0
@@ -149,7 +150,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
     from ..sandbox.user_code import user_code
     from ..trace.script_step import ScriptStep
     from ..trace.targets import with_targets
-    from ..trace.trace import trace
+    from ..trace.trace import half_of, trace
     from ..trace.training_step import has_training_step
     from .config_faults import config_fault
     from .inputs import ModelInputs, describe_inputs
@@ -164,6 +165,7 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
     precision = options.precision or (loaded.training.precision if loaded.training else None)
     own = _names(loaded.training.optimizers) if options.own_optimizer and loaded.training else set()
     optimizer = min(own) if len(own) == 1 else options.optimizer
+    half = half_of(precision) if options.half_weights and not is_script else None
     fix = config_fault(getattr(loaded.model, "config", None)) or describe_inputs(inputs.args, inputs.kwargs)
     with (
         time_limit(options.time_limit_s, f"tracing {loaded.name}"),
@@ -172,6 +174,8 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
     ):
         with torch.device(loaded.device):
             notes = adapt(loaded.model, lora=options.lora, freeze=options.freeze, checkpointing=options.checkpointing)
+            if half is not None:
+                loaded.model.to(half)
         read = functools.partial(
             trace,
             train=options.train,
@@ -184,6 +188,8 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
             ema=options.ema,
             fix=fix,
         )
+        if half is not None:
+            read = functools.partial(_with_half_weights, read, precision)
         batch_size = None if options.own_batch else options.batch_size
         together: Workload | None = None
         whole = loaded.training if is_script or loaded.training is None else loaded.training.with_others
@@ -214,6 +220,21 @@ def _trace(loaded: LoadedModel, options: TraceOptions) -> Workload:
         warnings=(*work.warnings, *inputs.notes, *loaded.notes, *notes),
         samples_per_epoch=loading.samples if loading else None,
     )
+
+
+def _with_half_weights(read: Callable[..., Workload], precision: str | None, *args: Any, **kwargs: Any) -> Workload:
+    """What `read` finds in a model with weights in 16 bits; under autocast only where inputs or its code need it."""
+    from ..trace.batch import tensors_in
+    from ..trace.fp8 import FP8, as_fp8
+
+    under_autocast = functools.partial(read, *args, **{**kwargs, "precision": precision})
+    if any(tensor.is_floating_point() for tensor in tensors_in(args[1:])):
+        return under_autocast()
+    try:
+        work = read(*args, **{**kwargs, "precision": None})
+    except ModelError:
+        return under_autocast()
+    return as_fp8(work) if precision in ("fp8", FP8) else work
 
 
 def _inputs(loaded: LoadedModel, options: TraceOptions) -> ModelInputs:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..base.errors import JoulecastError
@@ -24,6 +25,7 @@ from .training_step import TrainingStep
 from .untouched import untouched
 from .workload import Op, Workload
 
+_HALF_BYTES = 2
 _NO_FORWARD: Any = nn.Module.forward  # what a module without a forward method has
 _SHORT_PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": FP8}
 
@@ -173,6 +175,12 @@ def _precision(precision: str | None) -> tuple[str | None, str | None]:
     if read not in PRECISIONS:
         raise JoulecastError(f"precision {precision!r} is not known; choose float32, bfloat16, float16 or fp8")
     return asked, read
+
+
+def half_of(precision: str | None) -> torch.dtype | None:
+    """The 16 bits that a step in `precision` is read in; None for other precisions."""
+    dtype = PRECISIONS[_precision(precision)[1] or "float32"]
+    return dtype if dtype.itemsize == _HALF_BYTES else None
 
 
 def _check_multiples(accumulate: int, expert_imbalance: float) -> None:

@@ -62,6 +62,13 @@ class Anatomy:
         """Experts of a layer; 1 in a network without any."""
         return next((one.count for one in self.experts.values()), 1)
 
+    @property
+    def only_experts(self) -> bool:
+        """Whether the modules with experts have no other products than their router's."""
+        modules = {self.child(layer) for layer in self.experts}
+        others = (layer for layer in self.widths if layer not in self.experts and self.child(layer) in modules)
+        return all(self.widths[layer][1] == self.expert_count for layer in others)
+
     def reached(self, places: int) -> float:
         """How many of `places` devices or nodes, which share the experts evenly, have one of a token's experts."""
         experts = next(iter(self.experts.values()), None)

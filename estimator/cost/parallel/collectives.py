@@ -13,6 +13,11 @@ ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all_reduce", "all_gather", "reduce_sca
 ALL_TO_ALL, SEND = "all_to_all", "send"
 
 
+EXPERT_SHARE = 0.9
+"""The usable share of a rate in exchanges of experts by kernels for Hopper GPUs and later: DeepEP's README has 0.90 and
+0.92 of a 400 Gbit/s network on two and four nodes of H800 or H100, and 0.96 of an H800's NVLink (its V1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """`count` equal messages of `message_bytes` in a group of `size` devices that are `stride` apart.

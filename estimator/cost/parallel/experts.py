@@ -110,26 +110,35 @@ def _groups(ops: Iterable[Op], layer: str, count: int) -> tuple[int, int]:
     return 1, 1
 
 
-def on_one_device(op: Op, experts: Experts, ep: int) -> Op:
-    """`op` of a layer with experts, on one of `ep` devices that share them, and has this one."""
+def on_one_device(op: Op, experts: Experts, ep: int, tokens_among: int = 1) -> Op:
+    """`op` of a layer with experts, on one of `ep` devices that share them, and has this one.
+
+    Products have a share of the tokens where `tokens_among` devices divide a micro-batch, and not the experts.
+    """
     if experts.place is not None:
-        return _of_more_tokens(op, experts, ep * experts.mean_tokens / max(experts.tokens, 1))
+        among = tokens_among if op.kind == "matmul" else 1
+        return _of_more_tokens(op, experts, ep / among * experts.mean_tokens / max(experts.tokens, 1))
     if op.phase == "optimizer":
         return _share(op, ep, ("elements",)) if op.dims.get("elements") in experts.weights else op
     if op.kind == "matmul" and op.dims.get("b") == experts.count:
-        return _grouped_product(op, experts, ep)
+        return _grouped_product(op, experts, ep, tokens_among)
     sizes = ("elements_in", "elements_out")
     return _share(op, ep, sizes) if any(op.dims.get(name) in experts.weights for name in sizes) else op
 
 
-def _grouped_product(op: Op, experts: Experts, ep: int) -> Op:
+def _grouped_product(op: Op, experts: Experts, ep: int, tokens_among: int) -> Op:
     b, m, n = (op.dims[name] for name in ("b", "m", "n"))
     of_weights = op.phase == "backward" and m != experts.tokens  # the gradient of the weights: tokens are summed over
     side = "k" if of_weights else "m"
-    dims = {**op.dims, "b": b // ep, side: op.dims[side] * ep}
-    read, written = (1.0, 1.0 / ep) if of_weights else ((m + n / ep) / (m + n), 1.0)
+    dims = {**op.dims, "b": b // ep, side: max(1, op.dims[side] * ep // tokens_among)}
+    tokens, weights = 1.0 / tokens_among, 1.0 / ep
+    read, written = (tokens, weights) if of_weights else ((m * tokens + n * weights) / (m + n), tokens)
     return replace(
-        op, bytes_read=round(op.bytes_read * read), bytes_written=round(op.bytes_written * written), dims=dims
+        op,
+        flops=op.flops // tokens_among,
+        bytes_read=round(op.bytes_read * read),
+        bytes_written=round(op.bytes_written * written),
+        dims=dims,
     )
 
 

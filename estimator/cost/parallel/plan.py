@@ -13,7 +13,7 @@ from .anatomy import Anatomy
 
 CHECKPOINTING = ("none", "selective", "full")
 _SIZES = ("dp", "tp", "pp", "cp", "ep")
-_OTHERS = {"vp": "interleave", "sp": "sequence_parallel", "eo": "expert_overlap"}
+_OTHERS = {"vp": "interleave", "sp": "sequence_parallel", "eo": "expert_overlap", "etp": "expert_tp"}
 _SWITCHES = ("sequence_parallel", "expert_overlap")
 SETTINGS = frozenset(_OTHERS)
 """Names in the text of a plan that are no sizes of groups."""
@@ -24,12 +24,14 @@ class Plan:
     """Sizes of the split. The product of dp, tp, pp and cp is the number of devices.
 
     `dp` data parallel replicas (fully sharded ones too), `tp` tensor, `pp` pipeline, `cp` context and `ep` expert
-    parallel sizes; `ep` divides `dp`. `zero` is the ZeRO stage (Rajbhandari et al. 2020): 0 replicates everything, 1
-    shards the optimizer state, 2 the gradients too, 3 the weights too (FSDP). `accumulate` is the number of
-    micro-batches of one step, `interleave` the number of model chunks per pipeline stage (Narayanan et al. 2021).
-    With `sequence_parallel`, a tensor parallel group divides norms and additions too (Korthikanti et al. 2022). With
-    `expert_overlap`, tokens travel to experts while another micro-batch is computed (DeepSeek-AI 2024, "DeepSeek-V3",
-    section 3.2.1). Where `pp` does not divide the blocks, stages differ by one block.
+    parallel sizes. Tensor parallelism divides experts, too, and `ep` then divides `dp`. With `expert_tp` 1 it does not:
+    the devices of its group share the experts like others, and `ep` divides `dp` x `tp` (Megatron-Core's
+    expert-tensor-parallel-size). 0 leaves this to `ep`. `zero` is the ZeRO stage (Rajbhandari et al. 2020): 0
+    replicates everything, 1 shards the optimizer state, 2 the gradients too, 3 the weights too (FSDP). `accumulate` is
+    the number of micro-batches of one step, `interleave` the number of model chunks of a stage (Narayanan et al. 2021).
+    With `sequence_parallel`, a tensor parallel group divides norms and additions too (Korthikanti et al. 2022).
+    With `expert_overlap`, tokens travel to experts while another micro-batch is computed (DeepSeek-AI 2024,
+    "DeepSeek-V3", section 3.2.1). Where `pp` does not divide the blocks, stages differ by one block.
     """
 
     dp: int = 1
@@ -43,6 +45,7 @@ class Plan:
     interleave: int = 1
     sequence_parallel: bool = True
     expert_overlap: bool = False
+    expert_tp: int = 0
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "accumulate", "interleave"):
@@ -57,8 +60,30 @@ class Plan:
     def devices(self) -> int:
         return self.dp * self.tp * self.pp * self.cp
 
+    @property
+    def divides_experts(self) -> bool:
+        """Whether tensor parallelism divides experts: by default where `ep` divides `dp`."""
+        return self.expert_tp > 1 or (not self.expert_tp and self.tp > 1 and self.dp % self.ep == 0)
+
+    @property
+    def expert_stride(self) -> int:
+        """Devices that hold parts of the same experts: neighbours that share experts are that far apart."""
+        return self.tp if self.divides_experts else 1
+
+    @property
+    def experts_among(self) -> int:
+        """Devices that can have different experts, or replicas of them: `ep` divides this."""
+        return self.dp * self.tp // self.expert_stride
+
+    @property
+    def expert_replicas(self) -> int:
+        """Data parallel replicas of an expert."""
+        return self.experts_among // self.ep
+
     def __str__(self) -> str:
         sizes = [f"{name}={size}" for name in _SIZES if (size := getattr(self, name)) > 1] or ["dp=1"]
+        if self.tp > 1 and self.ep > 1 and not self.divides_experts:
+            sizes.append("etp=1")
         if self.interleave > 1:
             sizes.append(f"vp={self.interleave}")
         if self.zero:
@@ -74,7 +99,7 @@ def parse_plan(text: str, base: Plan | None = None) -> Plan:
     """The plan in `text`, as in "dp=8,tp=4"; sizes that it does not name are those of `base`.
 
     "vp" is the number of model chunks of a pipeline stage, "sp" 0 or 1 for sequence parallelism, "eo" 0 or 1 for
-    exchanges of experts that are hidden.
+    exchanges of experts that are hidden, "etp" 1 or the size of tp for tensor parallelism of experts.
     """
     sizes: dict[str, Any] = {}
     for part in _parts(text):
@@ -140,8 +165,11 @@ def _fault(plan: Plan, anatomy: Anatomy, devices: int, passes: int | None) -> st
     if plan.pp > 1 and layers < plan.pp * plan.interleave:
         chunks = f" x {plan.interleave} chunks" if plan.interleave > 1 else ""
         return f"{layers} blocks are fewer than pp={plan.pp}{chunks}; "
-    if plan.dp % plan.ep:
-        return f"dp={plan.dp} is not divisible by ep={plan.ep}; "
+    if plan.expert_tp not in (0, 1, plan.tp):
+        return f"etp={plan.expert_tp} is neither 1 nor tp={plan.tp}; "
+    if plan.experts_among % plan.ep:
+        among = f"dp={plan.dp}" if plan.experts_among == plan.dp else f"dp={plan.dp} x tp={plan.tp}"
+        return f"{among} is not divisible by ep={plan.ep}; "
     if anatomy.experts and anatomy.expert_count % plan.ep:
         return f"{anatomy.expert_count} experts are not divisible by ep={plan.ep}; "
     if passes is not None and passes % plan.dp:
@@ -157,9 +185,11 @@ def _nearest_plan(plan: Plan, anatomy: Anatomy, devices: int, passes: int | None
         if devices % (tp * pp * cp):
             continue
         dp = devices // (tp * pp * cp)
-        ep = nearest_divisor(math.gcd(anatomy.expert_count, dp) if anatomy.experts else dp, plan.ep)
+        expert_tp = min(plan.expert_tp, tp)
+        among = dp if plan.tp == 1 or plan.divides_experts else dp * tp
+        ep = nearest_divisor(math.gcd(anatomy.expert_count, among) if anatomy.experts else among, plan.ep)
         for chunks in sorted({1, plan.interleave}):
-            one = replace(plan, dp=dp, tp=tp, pp=pp, cp=cp, ep=ep, interleave=chunks)
+            one = replace(plan, dp=dp, tp=tp, pp=pp, cp=cp, ep=ep, interleave=chunks, expert_tp=expert_tp)
             if _fault(one, anatomy, devices, passes) is None:
                 fitting.append(one)
     return min(fitting, key=lambda one: _distance(one, plan), default=None)
@@ -184,6 +214,8 @@ def _sizes(one: Plan, given: Plan) -> str:
         return f"ep={one.ep}"
     names = [name for name in ("tp", "pp", "cp", "ep") if getattr(one, name) > 1 or getattr(given, name) > 1]
     sizes = [f"{name}={getattr(one, name)}" for name in names]
+    if one.expert_tp != given.expert_tp:
+        sizes.append(f"etp={one.expert_tp}")
     if given.interleave > 1:
         sizes.append(f"vp={one.interleave}")
     return f"{', '.join(sizes)} and dp={one.dp}"

@@ -24,6 +24,7 @@ from .cluster import Cluster
 from .memory import Memory
 from .node import rest_w
 from .plan import Plan, check_plan
+from .routed import with_routed_experts
 from .search import OLDER_CHECKPOINTING, Choice, choose_plan, choose_settings
 from .step import StepCost, waiting_w
 
@@ -79,6 +80,7 @@ class Split:
             "devices_per_node": self.cluster.devices_per_node,
             "chosen": self.chosen,
             **{name: getattr(plan, name) for name in ("dp", "tp", "pp", "cp", "ep", "zero", "checkpointing")},
+            "etp": plan.expert_stride,
             "vp": plan.interleave,
             "micro_batches": plan.accumulate,
             "node_rest_w": self.rest_w,
@@ -137,6 +139,8 @@ def predict_split(
     published trainings there. Raises RequestError for a split that does not fit.
     """
     profile = profile.for_precision(work.precision)
+    if profile.software in TRAINING_STACKS:
+        work = with_routed_experts(work)
     anatomy = dissect(work, accumulation)
     known = profile.software in TRAINING_STACKS and bool(anatomy.heads) and profile.provenance.time == "datasheet"
     older = known and _is_older(cluster)

@@ -154,9 +154,21 @@ def splits(
             for zero in stages if dp > 1 else (0,):
                 if zero == 3 and pp > 1:
                     continue
-                for ep in _divisors(math.gcd(anatomy.expert_count, dp)):
+                for shared in _shared_experts(anatomy, sizes):
                     for checkpointing in checkpointings:
-                        yield replace(sizes, ep=ep, zero=zero, checkpointing=checkpointing)
+                        yield replace(shared, zero=zero, checkpointing=checkpointing)
+
+
+def _shared_experts(anatomy: Anatomy, sizes: Plan) -> Iterator[Plan]:
+    """`sizes` with the expert parallel groups that share the experts evenly.
+
+    Tensor parallelism divides experts where `sizes` does not state otherwise: trying both takes twice the time.
+    """
+    if sizes.expert_tp not in (0, 1, sizes.tp):
+        return
+    among = sizes.dp * sizes.tp if sizes.expert_tp == 1 else sizes.dp
+    for ep in _divisors(math.gcd(anatomy.expert_count, among)):
+        yield replace(sizes, ep=ep)
 
 
 def schedules(plan: Plan, layers: int) -> Iterator[Plan]:

@@ -120,8 +120,8 @@ def _updates(block: Sequence[Op]) -> Iterable[Op]:
 
 
 def _is_shared(op: Op, anatomy: Anatomy, plan: Plan) -> bool:
-    """Whether expert parallelism divides the layer of `op`."""
-    return plan.ep > 1 and op.layer in anatomy.experts
+    """Whether devices hold different experts, or other parts than of other layers, of the layer of `op`."""
+    return (plan.ep > 1 or plan.expert_stride < plan.tp) and op.layer in anatomy.experts
 
 
 def _is_elsewhere(op: Op, anatomy: Anatomy, plan: Plan) -> bool:
@@ -132,7 +132,7 @@ def _owners(op: Op, anatomy: Anatomy, plan: Plan) -> int:
     """The devices that ZeRO divides an update among: the replicas of its weight."""
     if not plan.zero:
         return 1
-    return plan.dp // plan.ep if _is_shared(op, anatomy, plan) else plan.dp
+    return plan.expert_replicas if _is_shared(op, anatomy, plan) else plan.dp
 
 
 def _parameters(updates: Iterable[Op]) -> int:
@@ -146,7 +146,9 @@ def divided_op(op: Op, anatomy: Anatomy, plan: Plan) -> Op:
     additions (Korthikanti et al. 2022); without it, each computes all of it.
     """
     if _is_shared(op, anatomy, plan):
-        op = on_one_device(op, anatomy.experts[op.layer], plan.ep)
+        op = on_one_device(op, anatomy.experts[op.layer], plan.ep, plan.tp // plan.expert_stride)
+        if plan.expert_stride < plan.tp and (op.phase == "optimizer" or op.kind == "matmul"):
+            return op if op.phase == "optimizer" else _divided(op, plan.cp)
     if op.phase == "optimizer":
         return _divided(op, plan.tp if _is_sharded(op, anatomy) else 1)
     if plan.tp == 1 and plan.cp == 1:

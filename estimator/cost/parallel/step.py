@@ -10,10 +10,20 @@ import numpy as np
 
 from ...trace.workload import Op
 from ..profile import PowerModel, Profile
+from ..software import FLASH_STACKS
 from ..stacks import Links
 from .anatomy import Anatomy
 from .cluster import Cluster
-from .collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEND, Exchange, seconds
+from .collectives import (
+    ALL_GATHER,
+    ALL_REDUCE,
+    ALL_TO_ALL,
+    EXPERT_SHARE,
+    REDUCE_SCATTER,
+    SEND,
+    Exchange,
+    seconds,
+)
 from .plan import Plan
 from .shard import Stage, slowest_stage
 
@@ -72,7 +82,10 @@ def prices_of(profile: Profile, stage: Stage) -> Prices:
 
 def cost_at(prices: Prices, profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, stage: Stage) -> StepCost:
     """`step_cost` where the prices of the stage's ops are known: `plan` may differ in its schedule."""
-    cluster = replace(cluster, links=cluster.links.of(profile.software))
+    links = cluster.links.of(profile.software)
+    if profile.runs_fp8 and profile.software in FLASH_STACKS:
+        links = replace(links, expert_share=EXPERT_SHARE)
+    cluster = replace(cluster, links=links)
     return combined(anatomy, plan, cluster, stage, *prices, waiting_w(profile.power))
 
 
@@ -94,7 +107,10 @@ def combined(
     tensor_s = sum(seconds(one, cluster) for one in tensor_exchanges(anatomy, plan, stage))
     tensor_s *= 1.0 - _hidden_share(plan, cluster.links)
     pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
-    expert_s = sum(seconds(one, cluster) for one in expert_exchanges(anatomy, plan, stage, cluster.devices_per_node))
+    expert_s = sum(
+        seconds(one, with_expert_links(cluster))
+        for one in expert_exchanges(anatomy, plan, stage, cluster.devices_per_node)
+    )
     if plan.expert_overlap:
         expert_s = max(expert_s - cluster.links.overlap * pass_s, (1 - cluster.links.overlap) * expert_s)
     micro_s = pass_s + tensor_s + pipeline_s + expert_s
@@ -118,6 +134,14 @@ def combined(
     )
 
 
+def with_expert_links(cluster: Cluster) -> Cluster:
+    """`cluster` with the rates that exchanges of experts reach."""
+    share = cluster.links.expert_share
+    if not share:
+        return cluster
+    return replace(cluster, links=replace(cluster.links, link_share=share, network_share=share))
+
+
 def waiting_w(power: PowerModel) -> float:
     """Watts of a device that waits for others."""
     return power.static_w + power.weights_w.get(_WAITING, 0.0)
@@ -127,11 +151,13 @@ def tensor_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchang
     """Per micro-batch: each sharded module of each block sums its output, forward and backward.
 
     Shoeybi et al. 2019, "Megatron-LM", section 3. Full checkpointing repeats the forward sums. With sequence
-    parallelism the same bytes are gathered and scattered.
+    parallelism the same bytes are gathered and scattered. Experts that it does not divide sum nothing.
     """
     if plan.tp == 1:
         return []
     sums = len(anatomy.sharded) * stage.blocks
+    if not plan.divides_experts and anatomy.only_experts:
+        sums -= stage.expert_blocks
     return [Exchange(ALL_REDUCE, anatomy.boundary_bytes / plan.cp, plan.tp, 1, sums * _times(plan))]
 
 
@@ -166,8 +192,8 @@ def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, per_node: int) 
     """
     if plan.ep == 1:
         return []
-    stride = plan.tp * plan.cp
-    message = anatomy.boundary_bytes / stride
+    stride = plan.expert_stride * plan.cp
+    message = anatomy.boundary_bytes / (plan.tp * plan.cp)
     times = 4 * (stage.expert_blocks if anatomy.experts else stage.blocks)
     members = min(plan.ep, max(1, per_node // stride))  # of a group, in one node
     nodes = math.ceil(plan.ep / members)
@@ -183,7 +209,7 @@ def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, as_weights: bool 
     """
     size, pieces = plan.dp * plan.cp, max(stage.blocks, 1)
     own = (stage.parameters - stage.expert_parameters, size, plan.tp)
-    shared = (stage.expert_parameters, size // plan.ep, plan.tp * plan.ep)
+    shared = (stage.expert_parameters, plan.expert_replicas * plan.cp, plan.expert_stride * plan.ep)
     found: list[Exchange] = []
     for parameters, replicas, stride in (own, shared):
         message = parameters * anatomy.gradient_bytes(as_weights) / pieces

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from joulecast.cli.estimate import estimate as command
 from joulecast.cli.table import print_answers
 from joulecast.estimator.answer.estimate import answer
 from joulecast.estimator.answer.parallel_config import with_config
+from joulecast.estimator.answer.request import Request
 from joulecast.estimator.base.units import JOULES_PER_KWH
 from joulecast.estimator.cost.parallel.cluster import parse_cluster
 from joulecast.estimator.cost.parallel.node import REST_SHARE
@@ -455,3 +457,18 @@ def test_devices_without_a_split_that_fits_are_a_lower_bound() -> None:
     found = answer(jc.Request(model=wide, steps=10, hardware="t4", devices=2))
     assert found.split is None
     assert any(note.startswith("as 1x2xt4: no split fits in 16 GB per device") for note in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("options", "half"),
+    [
+        ({"tokens": 1e9, "cluster": "8xh100-sxm"}, True),
+        ({"steps": 10, "cluster": "8xh100-sxm", "sequence_length": 64}, True),
+        ({"steps": 10, "cluster": "8xh100-sxm"}, False),
+        ({"steps": 10, "cluster": "8xh100-sxm", "software": "megatron-core"}, True),
+        ({"tokens": 1e9, "cluster": "8xh100-sxm", "software": "compiled"}, False),
+        ({"tokens": 1e9, "devices": 8}, False),
+    ],
+)
+def test_training_stacks_on_a_cluster_keep_weights_in_16_bits(options: dict[str, Any], half: bool) -> None:
+    assert Request(model="net.py:Net", precision="bf16", **options).trace_options.half_weights is half

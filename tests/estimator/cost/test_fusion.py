@@ -200,3 +200,24 @@ def test_the_products_next_to_the_softmax_are_attentions():
 def test_probabilities_that_a_dropout_draws_for(kind: str, dropped: int):
     (found,) = fused_attention(FIRST, SOFTMAX, part(kind, elements_in=70), SECOND)
     assert found.dims["dropped"] == dropped
+
+
+class WithSink(ByHand):
+    """A learned column takes part in the softmax and is then left out (gpt-oss)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part.unflatten(-1, (HEADS, WIDTH)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        scores = torch.matmul(q, k.transpose(2, 3)) * WIDTH**-0.5
+        scores = torch.cat([scores, scores.new_zeros(*scores.shape[:3], 1)], -1)
+        weights = torch.softmax(scores - scores.amax(-1, keepdim=True), -1)[..., :-1]
+        return torch.matmul(weights, v).transpose(1, 2).flatten(2)
+
+
+def test_scores_with_a_sink_are_those_of_the_fused_op():
+    traced = work(WithSink())
+    found = [op for op in as_fused(traced.ops) if op is not None]
+    rows = BATCH * HEADS * POSITIONS
+    assert [op.phase for op in found if op.kind == "attention"] == ["forward", "backward"]
+    sizes = {rows * POSITIONS, rows * (POSITIONS + 1)}
+    rest = [op for op in found if op.kind != "attention" and op.phase != "optimizer"]
+    assert not any(sizes & set(op.dims.values()) for op in rest)

@@ -10,6 +10,7 @@ import pytest
 
 from joulecast.estimator.base.errors import JoulecastError, ModelError
 from joulecast.estimator.model.input_spec import InputSpec
+from joulecast.estimator.model.inputs import parse_input
 from joulecast.estimator.model.read_model import TraceOptions, read_model
 from joulecast.estimator.trace.workload import Workload
 
@@ -237,3 +238,44 @@ def test_a_call_without_a_batch_is_one_sample(tmp_path: Path) -> None:
     work = read_model(str(tmp_path / "net.py"), TraceOptions(batch_size=BATCH, train=False))
     assert work.flops == BATCH * 8 * 4
     assert "inputs as in the training's call, of one sample: float32 8" in work.warnings
+
+
+TOKENS = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(16, 8)
+        self.layer = nn.Linear(8, 4, bias=False)
+    def forward(self, ids):
+        return self.layer(self.table(ids) * 2.0)
+"""
+SIXTEEN = parse_input("ids:int64:16")
+
+
+def test_training_stacks_keep_weights_and_sums_in_16_bits(read: Callable[..., Workload]) -> None:
+    def dtypes(**options: object) -> dict[str, str]:
+        ops = read(TOKENS, specs=(SIXTEEN,), precision="bf16", **options).ops
+        return {op.name: op.dtype for op in ops if op.phase != "backward"}
+
+    assert {dtypes(half_weights=True)[name] for name in ("mul", "mm", "sgd")} == {"bfloat16"}
+    autocast = dtypes()
+    assert (autocast["mul"], autocast["mm"], autocast["sgd"]) == ("float32", "bfloat16", "float32")
+    whole = read(TOKENS, specs=(SIXTEEN,), precision="fp32", half_weights=True)
+    assert "bfloat16" not in {op.dtype for op in whole.ops}
+
+
+def test_weights_in_16_bits_with_inputs_in_32_run_under_autocast(read: Callable[..., Workload]) -> None:
+    text = "\nclass Net(nn.Sequential):\n    def __init__(self):\n        super().__init__(nn.Linear(8, 4))\n"
+    work = read(text, precision="bf16", half_weights=True)
+    assert {op.dtype for op in work.ops if op.kind in ("matmul", "optimizer")} == {"bfloat16"}
+
+
+def test_fp8_with_weights_in_16_bits(read: Callable[..., Workload]) -> None:
+    text = TOKENS.replace("16, 8", "16, 32").replace("8, 4", "32, 16")
+    text = text.replace("self.layer(", "self.last(self.layer(").replace("* 2.0)", "* 2.0))")
+    text = text.replace(
+        "        self.layer =", "        self.last = nn.Linear(16, 16, bias=False)\n        self.layer ="
+    )
+    work = read(text, specs=(SIXTEEN,), batch_size=16, precision="fp8", half_weights=True)
+    assert work.precision == "float8"
+    assert {op.dtype for op in work.ops if op.layer == "layer" and op.kind == "matmul"} == {"float8_e4m3fn"}

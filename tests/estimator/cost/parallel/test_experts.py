@@ -11,9 +11,16 @@ from joulecast.estimator.cost.parallel.anatomy import Anatomy
 from joulecast.estimator.cost.parallel.collectives import Exchange
 from joulecast.estimator.cost.parallel.experts import Experts, experts_of, on_one_device
 from joulecast.estimator.cost.parallel.memory import memory_of
-from joulecast.estimator.cost.parallel.plan import Plan, check_plan
+from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan
+from joulecast.estimator.cost.parallel.search import splits
 from joulecast.estimator.cost.parallel.shard import Stage, slowest_stage
-from joulecast.estimator.cost.parallel.step import combined, data_exchanges, expert_exchanges
+from joulecast.estimator.cost.parallel.step import (
+    combined,
+    data_exchanges,
+    expert_exchanges,
+    tensor_exchanges,
+    with_expert_links,
+)
 from joulecast.estimator.trace.workload import Op, Workload
 
 from .decoder import nodes
@@ -248,3 +255,72 @@ def test_experts_are_divided_evenly() -> None:
     with pytest.raises(RequestError, match=r"^8 experts are not divisible by ep=16; use ep=8$"):
         check_plan(Plan(dp=16, ep=16), anatomy(), 16)
     check_plan(Plan(dp=16, ep=16), replace(anatomy(), experts={}), 16)
+
+
+def test_experts_that_tensor_parallelism_does_not_divide() -> None:
+    """Two devices of a tensor parallel group share eight experts like others: ep=8 on dp=4 x tp=2."""
+    plan = Plan(dp=4, tp=2, ep=8, zero=1)
+    check_plan(plan, replace(anatomy(), heads=2), 8)
+    assert (plan.divides_experts, plan.expert_stride, plan.expert_replicas) == (False, 1, 1)
+    stage = slowest_stage(anatomy(), plan)
+    assert (stage.parameters, stage.expert_parameters) == (2 * WEIGHT // 8, 2 * WEIGHT // 8)
+    # One expert for the tokens of eight devices, each with half of a micro-batch's: 4 x 8 / 2.
+    assert [op.dims for op in stage.passes] == [{"b": 1, "m": 16, "k": 16, "n": 32}]
+    assert [op.dims["elements"] for op in stage.updates] == [WEIGHT // 8]
+    # With as many devices but ep=4, which divides dp, tensor parallelism halves each expert's width.
+    halved = slowest_stage(anatomy(), replace(plan, ep=4))
+    assert [op.dims for op in halved.passes] == [{"b": 2, "m": 16, "k": 16, "n": 16}]
+    whole = slowest_stage(anatomy(), replace(plan, ep=4, expert_tp=1))
+    assert [op.dims for op in whole.passes] == [{"b": 2, "m": 8, "k": 16, "n": 32}]
+    assert whole.passes[0].flops == halved.passes[0].flops == FORWARD.flops // 2
+    assert (replace(plan, ep=4, expert_tp=1).expert_replicas, replace(plan, ep=4).expert_replicas) == (2, 1)
+
+
+def test_exchanges_of_experts_that_tensor_parallelism_does_not_divide() -> None:
+    plan = Plan(dp=4, tp=2, ep=8)
+    stage = Stage((), (), 3, 600, 400, expert_blocks=2)
+    reached = 8 * (1 - (7 / 8) ** 2)  # two experts a token; half of the tokens are a device's own
+    assert expert_exchanges(anatomy(), plan, stage, 8) == [
+        Exchange("all_to_all", pytest.approx(reached * 256), 8, 1, 8)
+    ]
+    assert data_exchanges(anatomy(), replace(plan, ep=4, expert_tp=1), stage)[1] == Exchange(
+        "all_reduce", pytest.approx(400 * 2 / 3), 2, 4, 3
+    )
+    # Blocks of experts alone have no sums of tensor parallelism: of three blocks, one is left.
+    network = replace(anatomy(), sharded=frozenset({"mlp"}))
+    assert tensor_exchanges(network, plan, stage)[0].count == 2
+    assert tensor_exchanges(network, replace(plan, ep=4), stage)[0].count == 2 * 3
+    shared = replace(network, widths={"model.layers.0.mlp.shared.up": (16, 64)})
+    assert tensor_exchanges(shared, plan, stage)[0].count == 2 * 3
+    router = replace(network, widths={"model.layers.0.mlp.gate": (16, 8)})
+    assert tensor_exchanges(router, plan, stage)[0].count == 2
+
+
+def test_sizes_of_expert_tensor_parallelism() -> None:
+    assert parse_plan("dp=4,tp=2,etp=1") == Plan(dp=4, tp=2, expert_tp=1)
+    assert str(Plan(dp=4, tp=2, ep=8)) == "dp=4, tp=2, ep=8, etp=1"
+    assert str(Plan(dp=4, tp=2, ep=4)) == "dp=4, tp=2, ep=4"
+    with pytest.raises(RequestError, match=r"^etp=4 is neither 1 nor tp=2; use tp=2, etp=2 and dp=4$"):
+        check_plan(Plan(dp=4, tp=2, expert_tp=4), anatomy(), 8)
+    with pytest.raises(RequestError, match=r"^dp=4 x tp=2 is not divisible by ep=16; use ep=8$"):
+        check_plan(Plan(dp=4, tp=2, ep=16), anatomy(), 8)
+    with pytest.raises(RequestError, match=r"^dp=4 is not divisible by ep=8; use ep=4$"):
+        check_plan(Plan(dp=4, tp=2, ep=8, expert_tp=2), anatomy(), 8)
+
+
+def test_the_search_divides_experts_as_it_is_told() -> None:
+    network = replace(anatomy(), heads=2)
+
+    def found(base: Plan) -> set[tuple[int, int]]:
+        plans = splits(network, nodes(devices=8), 8, base, (0,), ("none",))
+        return {(plan.tp, plan.ep) for plan in plans if plan.pp == 1}
+
+    assert found(Plan()) == {(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4)}
+    assert found(Plan(expert_tp=1)) == {(tp, ep) for tp in (1, 2) for ep in (1, 2, 4, 8)}
+
+
+def test_kernels_of_experts_use_more_of_the_rate() -> None:
+    cluster = nodes(devices=4)
+    fast = with_expert_links(replace(cluster, links=replace(cluster.links, expert_share=0.9)))
+    assert (fast.links.link_share, fast.links.network_share) == (0.9, 0.9)
+    assert with_expert_links(cluster) is cluster

@@ -52,6 +52,7 @@ def test_the_json_of_a_split() -> None:
         "ep": 1,
         "zero": 1,
         "checkpointing": "full",
+        "etp": 4,
         "vp": 1,
         "micro_batches": 3,
         "node_rest_w": 100.0,
