@@ -27,7 +27,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,11 +61,9 @@ from .block_calls import (
 )
 from .blocks import PLAIN, Block, Group, HiddenNumber, Slot, equal_blocks, has_hooks
 from .recorder import Recorder
+from .saved_bytes import SavedBytes
 from .untouched import Reached
 from .workload import Op
-
-if TYPE_CHECKING:
-    from .step import _SavedBytes
 
 # Blocks of one kind of call that run before the search for two equal ones ends.
 _MAX_TRIES = 4
@@ -102,7 +100,7 @@ class EqualBlocks:
         self,
         model: nn.Module,
         recorder: Recorder,
-        sizes: _SavedBytes,
+        sizes: SavedBytes,
         reached: Reached,
         state: Mapping[str, Any],
         train: bool,

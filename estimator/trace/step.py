@@ -14,7 +14,6 @@ import sys
 import threading
 import traceback
 import warnings as python_warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import _get_current_function_mode_stack, _pop_mode, _push_mode
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
 from ..base.errors import JoulecastError, ModelError
@@ -33,13 +31,13 @@ from ..sandbox.collection import without_collection
 from .batch import leads_with_batch
 from .block_calls import NotEqualError
 from .formulas import dtype_name, numel
-from .formulas.traffic import sparse_parts
 from .fused import FusedLayers
 from .gpu_code import as_on_gpu, is_about_gpus
 from .losses import differentiable, training_loss
 from .parts import NeedsValuesError
 from .recorder import Recorder
 from .repeats import EqualBlocks
+from .saved_bytes import SavedBytes, storages_of
 from .training_step import NotOneStepError, TrainingStep, Update
 from .untouched import Reached
 from .values import ReadsValues, Values
@@ -296,6 +294,7 @@ def _run(
     known_equal: frozenset[str] = frozenset(),
     repeat: bool = False,
 ) -> Listing:
+    """One run: forward, loss and backward on stand-ins, with everything put back at the end."""
     recorder = Recorder(step.model, values)
     with ExitStack() as stack:
         stack.enter_context(reached.attempt())
@@ -307,42 +306,18 @@ def _run(
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stand_ins = StandIns(tracer, values)
         state = stand_ins.swapped_in(step.model, reached)
-        sizes = _SavedBytes(state)
+        sizes = SavedBytes(state)
         stack.callback(sizes.release)
         if values is not None:
             values.note_state(state.values())
         args, kwargs = tree_map(stand_ins.of, (step.args, dict(step.kwargs)))
-        stack.enter_context(torch.device("meta" if tracer == "meta" else "cpu"))
-        stack.enter_context(recorder.watching_modules())
-        stack.enter_context(torch.set_grad_enabled(step.train))
-        if tracer != "real":
-            stack.enter_context(without_collection())  # stand-ins take no memory, and ops are many objects
-            stack.enter_context(FusedLayers(recorder))
-        if values is not None:
-            stack.callback(values.put_back)
-            stack.enter_context(ReadsValues(values))
-        if step.as_on_gpu:
-            stack.enter_context(as_on_gpu())
+        stack.enter_context(_watched(step, tracer, recorder, values))
         stack.enter_context(_following_backward(recorder, sizes))
         blocks = EqualBlocks(step.model, recorder, sizes, reached, state, step.train, known_equal) if repeat else None
         if blocks is not None:
             stack.callback(blocks.release)
             stack.enter_context(blocks.watching())
-        with ExitStack() as forward:
-            forward.enter_context(recorder)
-            if step.precision in ("bfloat16", "float16"):
-                forward.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
-            if step.train:
-                forward.enter_context(torch.autograd.graph.saved_tensors_hooks(sizes.add, _Saved.unpacked))
-                forward.enter_context(_paused_in_transforms(sizes))
-            if blocks is not None:
-                blocks.forward_starts()
-            output = step.model(*args, **kwargs)
-            if blocks is not None:
-                blocks.forward_ends()
-            finished = recorder.ran_backward and isinstance(step.model, TrainingStep)
-            needs_loss = step.train and not finished
-            loss = training_loss(step.loss, output, (args, kwargs)) if needs_loss else None
+        output, loss = _forward(step, args, kwargs, recorder, sizes, blocks)
         sizes.backward_starts()
         if loss is not None:
             recorder.phase = "backward"
@@ -362,36 +337,50 @@ def _run(
 
 
 @contextmanager
-def _paused_in_transforms(sizes: _SavedBytes) -> Iterator[None]:
-    """Gradients of torch.func (`grad`, `vjp`, `jacrev`) refuse hooks on saved tensors: these pause inside them."""
-    graph: Any = torch.autograd.graph
-    own: Any = torch._C._autograd
-    refuse = graph.disable_saved_tensors_hooks
-
-    @contextmanager
-    def paused(message: str) -> Iterator[None]:
-        hooks = own._top_saved_tensors_default_hooks(True)
-        if hooks is None or hooks[0] != sizes.add:  # none, or those of the model, with which torch cannot go on
-            with refuse(message):
-                yield
-            return
-        sizes.was_paused = True
-        own._pop_saved_tensors_default_hooks()
-        try:
-            with refuse(message):
-                yield
-        finally:
-            own._push_saved_tensors_default_hooks(*hooks)
-
-    graph.disable_saved_tensors_hooks = paused
-    try:
+def _watched(step: Step, tracer: str, recorder: Recorder, values: Values | None) -> Iterator[None]:
+    """Around forward and backward: the device and modes under which the model's code sees stand-ins only."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.device("meta" if tracer == "meta" else "cpu"))
+        stack.enter_context(recorder.watching_modules())
+        stack.enter_context(torch.set_grad_enabled(step.train))
+        if tracer != "real":
+            stack.enter_context(without_collection())  # stand-ins take no memory, and ops are many objects
+            stack.enter_context(FusedLayers(recorder))
+        if values is not None:
+            stack.callback(values.put_back)
+            stack.enter_context(ReadsValues(values))
+        if step.as_on_gpu:
+            stack.enter_context(as_on_gpu())
         yield
-    finally:
-        graph.disable_saved_tensors_hooks = refuse
+
+
+def _forward(
+    step: Step,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    recorder: Recorder,
+    sizes: SavedBytes,
+    blocks: EqualBlocks | None,
+) -> tuple[Any, torch.Tensor | None]:
+    """The model's output and its loss; no loss in inference, and where the model ran its own backward pass."""
+    with ExitStack() as stack:
+        stack.enter_context(recorder)
+        if step.precision in ("bfloat16", "float16"):
+            stack.enter_context(torch.autocast("cpu", dtype=PRECISIONS[step.precision]))
+        if step.train:
+            stack.enter_context(sizes.counting())
+        if blocks is not None:
+            blocks.forward_starts()
+        output = step.model(*args, **kwargs)
+        if blocks is not None:
+            blocks.forward_ends()
+        if not step.train or (recorder.ran_backward and isinstance(step.model, TrainingStep)):
+            return output, None
+        return output, training_loss(step.loss, output, (args, kwargs))
 
 
 @contextmanager
-def _following_backward(recorder: Recorder, sizes: _SavedBytes) -> Iterator[None]:
+def _following_backward(recorder: Recorder, sizes: SavedBytes) -> Iterator[None]:
     """Code that runs again in backward sees the function modes of the forward; a backward that the model runs is one.
 
     torch switches a mode off while the mode handles a call, and the whole of `backward` is one such call.
@@ -522,62 +511,5 @@ class StandIns:
         if tensor.is_meta or (self._tracer == "zeros" and isinstance(tensor, nn.Parameter)):
             return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
         there = tensor.detach().to("cpu")
-        size = sum(storage.nbytes() for storage in _storages(there))
+        size = sum(storage.nbytes() for storage in storages_of(there))
         return there.clone() if isinstance(tensor, nn.Parameter) or size <= _MAX_COPIED_BYTES else there
-
-
-class _Saved:
-    """A tensor that autograd keeps for backward."""
-
-    __slots__ = ("__weakref__", "tensor")
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor: Any = tensor
-
-    def unpacked(self) -> Any:
-        return self.tensor
-
-
-class _SavedBytes:
-    """Bytes of the tensors that autograd keeps for backward, each storage once and without those of `state`."""
-
-    def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.most = 0  # at the start of any backward pass, which frees what it needs
-        self.storages: dict[int, int] = {}
-        self.kept: list[torch.Tensor] = []  # whose storages are listed, and which autograd does not keep
-        self.repeated = 0  # bytes of blocks that were left out
-        self.was_paused = False
-        self._state = state
-        self._saved: weakref.WeakSet[_Saved] = weakref.WeakSet()
-
-    def add(self, tensor: torch.Tensor) -> _Saved:
-        self.storages.update((storage._cdata, storage.nbytes()) for storage in _storages(tensor))
-        saved = _Saved(tensor)
-        self._saved.add(saved)
-        return saved
-
-    def alive(self) -> dict[int, int]:
-        """The storages that are still kept: those of a node without further use are free again, and so is their key."""
-        kept = [*(saved.tensor for saved in self._saved), *self.kept]
-        keys = {storage._cdata for tensor in kept for storage in _storages(tensor)}
-        self.storages = {key: size for key, size in self.storages.items() if key in keys}
-        return self.storages
-
-    def release(self) -> None:
-        """Forgets the tensors of a step that failed: an output that its own node keeps is never freed otherwise."""
-        self.kept.clear()
-        for saved in self._saved:
-            saved.tensor = None
-
-    def backward_starts(self) -> None:
-        own = {storage._cdata for tensor in self._state.values() for storage in _storages(tensor)}
-        kept = self.repeated + sum(size for key, size in self.alive().items() if key not in own)
-        self.most = max(self.most, kept)
-
-
-def _storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
-    """The memory of a tensor; of a sparse one, that of its indices and values."""
-    if tensor.layout is torch.strided:
-        return [tensor.untyped_storage()]
-    with _disable_current_modes(), torch._C.DisableTorchFunction():
-        return [part.untyped_storage() for part in sparse_parts(tensor) or (tensor,)]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from joulecast.estimator.trace import step
+from joulecast.estimator.trace.saved_bytes import SavedBytes
 from joulecast.estimator.trace.step import StandIns, Trained
 from joulecast.estimator.trace.trace import trace
 from joulecast.estimator.trace.training_step import Update
@@ -78,7 +79,7 @@ def test_a_scripted_module_gets_its_tensors_back() -> None:
 
 def test_kept_bytes_count_each_storage_once_and_no_state() -> None:
     x, weight = torch.zeros(4, 4), torch.zeros(3)
-    without, whole = step._SavedBytes({"weight": weight}), step._SavedBytes({})
+    without, whole = SavedBytes({"weight": weight}), SavedBytes({})
     for kept, size in ((without, 64 + 40), (whole, 64 + 12 + 40)):
         saved = [kept.add(one) for one in (x, x.t(), x[0], weight, torch.zeros(5, dtype=torch.int64))]
         assert saved[0].unpacked() is x
@@ -89,7 +90,7 @@ def test_kept_bytes_count_each_storage_once_and_no_state() -> None:
 
 
 def test_kept_bytes_are_those_of_the_largest_backward_pass() -> None:
-    kept = step._SavedBytes({})
+    kept = SavedBytes({})
     for elements in (2, 5, 3):
         saved = kept.add(torch.zeros(elements))
         kept.backward_starts()
@@ -106,7 +107,7 @@ def test_kept_bytes_of_sparse_tensors_are_those_of_indices_and_values(compressed
         make = torch.sparse_csr_tensor if compressed == "csr" else torch.sparse_csc_tensor
         tensor = make(torch.arange(7), torch.arange(6), torch.ones(6), (6, 6))
         size = 7 * 8 + 6 * 8 + 6 * 4
-    whole, without = step._SavedBytes({}), step._SavedBytes({"tensor": tensor})
+    whole, without = SavedBytes({}), SavedBytes({"tensor": tensor})
     for sizes, most in ((whole, size), (without, 0)):
         kept = [sizes.add(tensor), sizes.add(tensor)]
         assert sum(sizes.alive().values()) == size
