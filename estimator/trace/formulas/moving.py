@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
-from .products import Counted, Formula, is_tensor, numel
+from .products import Counted, Formula, channels_last, is_tensor, numel
 
 
 def _flat(values: Sequence[Any]) -> Iterator[Any]:
@@ -29,6 +29,18 @@ def moved(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     return 0, sizes(args, outputs)
 
 
+def clone(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    """`permuted`: 1 where neighbours in memory are no neighbours in the copy; no entry in all others."""
+    before, after = _innermost(args[0]), _innermost(outputs[0])
+    permuted = before is not None and after is not None and before != after
+    return 0, {**sizes(args, outputs), **({"permuted": 1} if permuted else {})}
+
+
+def _innermost(data: Any) -> int | None:
+    """The dimension of more than one element whose elements lie side by side."""
+    return next((at for at, size in enumerate(data.shape) if size > 1 and data.stride()[at] == 1), None)
+
+
 def _channels(data: Any) -> int:
     return int(data.shape[1]) if len(data.shape) > 1 else 1
 
@@ -45,10 +57,40 @@ def norm(per_element: int) -> Formula:
     return formula
 
 
+def layer_norm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # native_layer_norm(input, normalized_shape, ...), and the fused RMS norm
+    flops, dims = norm(5)(args, outputs)
+    return flops, {**dims, "rows": dims["elements"] // max(prod(args[1]), 1)}
+
+
+def layer_norm_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # native_layer_norm_backward(grad_out, input, normalized_shape, ...), and of the fused RMS norm
+    flops, dims = norm_backward(5)(args, outputs)
+    return flops, {**dims, "rows": dims["elements"] // max(prod(args[2]), 1)}
+
+
 def batch_norm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
     # native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
     no_statistics_kept = args[3] is None and args[5] is True
-    return norm(5 if no_statistics_kept else 2)(args, outputs)  # in evaluation mode they are computed too
+    flops, dims = norm(5 if no_statistics_kept else 2)(args, outputs)  # in evaluation mode they are computed too
+    return flops, dims | _of_images(args[0], args[5])
+
+
+def running_batch_norm(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    flops, dims = norm(2)(args, outputs)
+    return flops, dims | _of_images(args[0], False)
+
+
+def batch_norm_backward(args: Sequence[Any], outputs: Sequence[Any]) -> Counted:
+    # native_batch_norm_backward(grad_out, input, weight, running_mean, running_var, save_mean, save_invstd, train, ...)
+    flops, dims = norm_backward(2)(args, outputs)
+    return flops, dims | _of_images(args[1], args[7] if args[7] in (True, False) else True)
+
+
+def _of_images(data: Any, training: bool) -> dict[str, int]:
+    """`channels_last` and `running` (the kept statistics are used): 1 where it is so; no entries in all others."""
+    last = {"channels_last": 1} if len(data.shape) > 2 and channels_last(data) else {}
+    return last if training else {**last, "running": 1}
 
 
 def norm_backward(per_element: int) -> Formula:

@@ -188,23 +188,21 @@ _PRODUCTS: dict[str, Entry] = {
 _NORMS: dict[str, Entry] = {
     **_group(
         "norm",
-        "_native_batch_norm_legit _native_batch_norm_legit_functional "
-        "miopen_batch_norm _native_batch_norm_legit_no_training "
-        "_batch_norm_with_update _batch_norm_no_update",
+        "_native_batch_norm_legit _native_batch_norm_legit_functional miopen_batch_norm _batch_norm_with_update",
         moving.norm(2),
     ),
+    **_group("norm", "_native_batch_norm_legit_no_training _batch_norm_no_update", moving.running_batch_norm),
     **_group("norm", "native_batch_norm cudnn_batch_norm", moving.batch_norm),
-    **_group("norm", "native_layer_norm native_group_norm _fused_rms_norm rms_norm", moving.norm(5)),
+    **_group("norm", "native_layer_norm _fused_rms_norm rms_norm", moving.layer_norm),
+    **_group("norm", "native_group_norm", moving.norm(5)),
+    **_group("norm", "native_batch_norm_backward", moving.batch_norm_backward),
     **_group(
         "norm",
-        "native_batch_norm_backward cudnn_batch_norm_backward batch_norm_backward miopen_batch_norm_backward",
+        "cudnn_batch_norm_backward batch_norm_backward miopen_batch_norm_backward",
         moving.norm_backward(2),
     ),
-    **_group(
-        "norm",
-        "native_layer_norm_backward native_group_norm_backward _fused_rms_norm_backward",
-        moving.norm_backward(5),
-    ),
+    **_group("norm", "native_layer_norm_backward _fused_rms_norm_backward", moving.layer_norm_backward),
+    **_group("norm", "native_group_norm_backward", moving.norm_backward(5)),
     **_group("norm", "_weight_norm_interface _weight_norm_interface_backward linalg_vector_norm renorm norm"),
     **_group(
         "softmax",
@@ -347,9 +345,10 @@ _MOVES: dict[str, Entry] = {
     **_placed("index_add scatter_add index_reduce scatter_reduce", adds=True),
     **_group("copy", "index _unsafe_index index_select gather take", traffic=fetched),
     **_group("copy", "copy_ fill zero", traffic=filled),
+    **_group("copy", "clone", moving.clone),
     **_group(
         "copy",
-        "cat stack clone _to_copy contiguous masked_select masked_scatter masked_scatter_backward "
+        "cat stack _to_copy contiguous masked_select masked_scatter masked_scatter_backward "
         "_unsafe_masked_index _unsafe_masked_index_put_accumulate repeat repeat_interleave roll "
         "flip constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d "
         "replication_pad1d replication_pad2d replication_pad3d reflection_pad1d_backward "

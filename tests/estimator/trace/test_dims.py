@@ -245,24 +245,42 @@ def test_elements_of_what_is_no_tensor() -> None:
     assert [tuple(t.shape) for t in tensors([m(1), None, (m(2), [m(3), 4])])] == [(1,), (2,), (3,)]
 
 
+KEPT = {"running": 1}
+"""The statistics that were kept in training are used."""
+
+
 @pytest.mark.parametrize(
     ("op", "args", "macs", "dims"),
     [
-        (aten.native_batch_norm, [m(2, 8, 3), m(8), None, m(8), m(8), True, 0.1, 1e-5], 2 * 48, (48, 8)),
-        (aten.native_batch_norm, [m(2, 8, 3), None, m(8), m(8), m(8), True, 0.1, 1e-5], 2 * 48, (48, 8)),
-        (aten.native_batch_norm, [m(2, 8, 3), None, None, m(8), m(8), True, 0.1, 1e-5], 48, (48, 8)),
-        (aten.native_batch_norm, [m(2, 8, 3), None, None, None, None, True, 0.1, 1e-5], 4 * 48, (48, 8)),
-        (aten.native_batch_norm, [m(2, 8, 3), m(8), m(8), m(8), m(8), False, 0.1, 1e-5], 2 * 48, (48, 8)),
-        (aten.native_batch_norm, [m(2, 8, 3), m(8), m(8), None, None, False, 0.1, 1e-5], 2 * 48, (48, 8)),
-        (aten._native_batch_norm_legit_no_training, [m(2, 8), m(8), m(8), m(8), m(8), 0.1, 1e-5], 2 * 16, (16, 8)),
-        (aten.native_layer_norm, [m(2, 5, 8), [8], m(8), None, 1e-5], 5 * 80, (80, 5)),
-        (aten.native_layer_norm, [m(8), [8], None, None, 1e-5], 4 * 8, (8, 1)),
+        (aten.native_batch_norm, [m(2, 8, 3), m(8), None, m(8), m(8), True, 0.1, 1e-5], 2 * 48, (48, 8, {})),
+        (aten.native_batch_norm, [m(2, 8, 3), None, m(8), m(8), m(8), True, 0.1, 1e-5], 2 * 48, (48, 8, {})),
+        (aten.native_batch_norm, [m(2, 8, 3), None, None, m(8), m(8), True, 0.1, 1e-5], 48, (48, 8, {})),
+        (aten.native_batch_norm, [m(2, 8, 3), None, None, None, None, True, 0.1, 1e-5], 4 * 48, (48, 8, {})),
+        (aten.native_batch_norm, [m(2, 8, 3), m(8), m(8), m(8), m(8), False, 0.1, 1e-5], 2 * 48, (48, 8, KEPT)),
+        (aten.native_batch_norm, [m(2, 8, 3), m(8), m(8), None, None, False, 0.1, 1e-5], 2 * 48, (48, 8, KEPT)),
+        (
+            aten._native_batch_norm_legit_no_training,
+            [m(2, 8), m(8), m(8), m(8), m(8), 0.1, 1e-5],
+            2 * 16,
+            (16, 8, KEPT),
+        ),
+        (
+            aten.native_batch_norm,
+            [m(2, 8, 3, 3).to(memory_format=torch.channels_last), None, None, None, None, True, 0.1, 1e-5],
+            4 * 144,
+            (144, 8, {"channels_last": 1}),
+        ),
+        (aten.native_layer_norm, [m(2, 5, 8), [8], m(8), None, 1e-5], 5 * 80, (80, 5, {"rows": 10})),
+        (aten.native_layer_norm, [m(2, 5, 8), [5, 8], None, None, 1e-5], 4 * 80, (80, 5, {"rows": 2})),
+        (aten.native_layer_norm, [m(8), [8], None, None, 1e-5], 4 * 8, (8, 1, {"rows": 1})),
     ],
 )
-def test_norms_count_one_less_without_a_scale(op: Any, args: list[Any], macs: int, dims: tuple[int, int]) -> None:
+def test_norms_count_one_less_without_a_scale(
+    op: Any, args: list[Any], macs: int, dims: tuple[int, int, dict[str, int]]
+) -> None:
     found = counted(op.default, args, [args[0], m(1), m(1)])
     assert (found.kind, found.flops) == ("norm", macs)
-    assert found.dims == dict(zip(("elements", "channels"), dims, strict=True))
+    assert found.dims == {"elements": dims[0], "channels": dims[1], **dims[2]}
 
 
 @pytest.mark.parametrize(("data", "channels"), [(m(2, 8, 3, 3), 8), (m(2, 8), 8), (m(144), 1)])
@@ -270,6 +288,9 @@ def test_gradients_of_a_norm(data: torch.Tensor, channels: int) -> None:
     rest = [m(8), m(8), m(8), m(8), m(8), True, 1e-5, ALL]
     back = counted(aten.native_batch_norm_backward.default, [data, data, *rest], [data, m(8), m(8)])
     assert (back.flops, back.dims) == (2 * 2 * data.numel(), {"elements": data.numel(), "channels": channels})
+    rest[5] = False
+    kept = counted(aten.native_batch_norm_backward.default, [data, data, *rest], [data, m(8), m(8)])
+    assert kept.dims == {**back.dims, **KEPT}
     rest = [[8], m(2), m(2), m(8), m(8), ALL]
     back = counted(aten.native_layer_norm_backward.default, [data, data, *rest], [data, m(8), m(8)])
     assert back.flops == 2 * 5 * data.numel()
@@ -278,7 +299,7 @@ def test_gradients_of_a_norm(data: torch.Tensor, channels: int) -> None:
 def test_the_gradient_of_an_rms_norm_by_its_data() -> None:
     args = [m(2, 8, 3), m(2, 8, 3), [3], m(2, 8, 1), m(3), [True, True]]
     back = counted(aten._fused_rms_norm_backward.default, args, [args[0], m(3)])
-    assert (back.flops, back.dims) == (2 * 5 * 48, {"elements": 48, "channels": 8})
+    assert (back.flops, back.dims) == (2 * 5 * 48, {"elements": 48, "channels": 8, "rows": 16})
 
 
 def test_sizes_of_look_ups() -> None:

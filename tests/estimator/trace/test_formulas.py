@@ -313,7 +313,7 @@ def test_dims_that_the_cost_depends_on() -> None:
             m(2, 5, 8), m(2, 5, 8), [8], m(2, 5, 1), m(2, 5, 1), m(8), m(8), [True, True, True]
         )
     )
-    assert back.dims == {"elements": 80, "channels": 5}
+    assert back.dims == {"elements": 80, "channels": 5, "rows": 10}
 
 
 def test_complex_ops_have_the_number_format_of_their_parts() -> None:
