@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from distributed_bounds import bounds_of, coverage, quantiles, tails_of, wider
 from distributed_experts import mixtures
 from distributed_fit import factors_of, fit, links_of, predicted, prepare, values_of
 from distributed_older import gpt3, left_out_ratios, older_sources, shipped_ratios, slowdown_of
@@ -63,9 +64,7 @@ _SINCE_2023 = (
     *("Nemotron-4 340B", "Llama 3 405B"),
 )
 _WHOLE = "published runs"  # of all papers
-_COVERAGE = 0.9
 _DERIVED = ("backward_overlap", "gradients_as_weights", "expert_share")  # that follow from the software and the GPU
-_TAILS = tuple(step / 1000 for step in range(50, 9, -1))  # of few sources the quantiles are too narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,34 +168,6 @@ def assumed_software(run: Run) -> str:
     return OVERLAPPED_TENSORS if large else "fused"
 
 
-def bounds_of(sources: Mapping[str, Array]) -> tuple[float, float]:
-    return quantiles(sources, tail_of(sources))
-
-
-def tail_of(sources: Mapping[str, Array]) -> float:
-    """The largest share on each side at which 90 % of a source is inside bounds that are drawn without it."""
-    return next((tail for tail in _TAILS if coverage(sources, tail) >= _COVERAGE), _TAILS[-1])
-
-
-def quantiles(sources: Mapping[str, Array], tail: float) -> tuple[float, float]:
-    """Measured over predicted at `tail` and `1 - tail`; every source counts as much."""
-    ratios = np.concatenate(list(sources.values()))
-    weight = np.concatenate([np.full(len(own), 1 / len(own)) for own in sources.values()])
-    order = np.argsort(ratios)
-    position = (np.cumsum(weight[order]) - weight[order] / 2) / weight.sum()
-    low, high = np.exp(np.interp((tail, 1 - tail), position, np.log(ratios[order])))
-    return float(low), float(high)
-
-
-def coverage(sources: Mapping[str, Array], tail: float) -> float:
-    """How much of a source is inside bounds that were drawn without it, each source counting as much."""
-    shares = []
-    for name, own in sources.items():
-        low, high = quantiles({other: rows for other, rows in sources.items() if other != name}, tail)
-        shares.append(float(np.mean((own >= low) & (own <= high))))
-    return float(np.mean(shares))
-
-
 def by_paper(hours: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, Array]:
     """Published over predicted hours of each paper's runs."""
     found: dict[str, list[float]] = {}
@@ -207,23 +178,20 @@ def by_paper(hours: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, Arra
 
 def inside_of_papers(papers: Mapping[str, Array], sources: Mapping[str, Array]) -> float:
     """How many of all papers' runs are inside bounds that were drawn without their paper."""
-    tail, inside = tail_of(sources), []
+    tails, inside = tails_of(sources), []
     for name, own in papers.items():
-        low, high = quantiles({other: rows for other, rows in sources.items() if other != name}, tail)
+        low, high = quantiles({other: rows for other, rows in sources.items() if other != name}, tails)
         inside += list((own >= low) & (own <= high))
     return float(np.mean(inside))
 
 
-def wider(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return min(one[0], other[0]), max(one[1], other[1])
-
-
 def coverage_line(what: str, sources: Mapping[str, Array]) -> str:
     low, high = bounds_of(sources)
-    tail = tail_of(sources)
+    tails = tails_of(sources)
     return (
-        f"interval, {what}: {low:.2f} to {high:.2f} of the prediction, {high / low:.2f} wide ({tail:.1%} a side); "
-        f"{coverage(sources, tail):.0%} inside bounds without the own source ({len(sources)} sources)"
+        f"interval, {what}: {low:.2f} to {high:.2f} of the prediction, {high / low:.2f} wide (without {tails[0]:.1%} "
+        f"below, {tails[1]:.1%} above); {coverage(sources, tails):.0%} inside bounds without the own source "
+        f"({len(sources)} sources)"
     )
 
 

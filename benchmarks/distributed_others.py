@@ -191,7 +191,7 @@ def _scaling_ratio(pair: Pair, cache: Path) -> float | None:
 
 def runs_of_mlperf(measured: Path, cache: Path) -> Iterator[Found]:
     """Hours of closed submissions on 8 to 512 accelerators; as many samples as the run took."""
-    steps = [step for step in mlperf_steps(measured, 512, flagged=("SSD300 ResNet-34",)) if step.devices >= 8]
+    steps = [step for step in mlperf_steps(measured, 512) if step.devices >= 8]
     for label in sorted({step.label for step in steps}):
         own = [step for step in steps if step.label == label]
         ratios = []
