@@ -28,7 +28,9 @@ from population_runs import all_steps
 Array = np.ndarray[Any, np.dtype[np.float64]]
 _ITERATIONS, _STEPS = 3, 3
 _MOST = 60  # rows of one source
-_NOTHING = 1e-6
+_NOTHING, _AT_ONCE = 1e-6, 1e6
+_MOVED = ("norm", "layer", "reduce", "pool", "optimizer", "gather")
+_ORDERED = ("depthwise_last", "depthwise_half", "depthwise_last_grad", "gain_grouped_last")
 
 TERMS: dict[str, dict[str, float]] = {
     "the power limit": {"energy_mac": _NOTHING},
@@ -45,12 +47,15 @@ TERMS: dict[str, dict[str, float]] = {
     "strided gradients": {"gain_strided": 1.0},
     "dilated convolutions": {"gain_dilated": 1.0},
     "reordering of channels": {"reorder": _NOTHING},
-    "kinds of traffic": {f"traffic_{name}": 1.0 for name in ("norm", "reduce", "pool", "optimizer", "gather")},
+    "kinds of traffic": {f"traffic_{name}": 1.0 for name in (*_MOVED, "reduce_backward", "layer_backward")},
+    "values one at a time": dict.fromkeys(("norm_rate", "pool_rate", "permute_rate", "row_rate"), _AT_ONCE),
+    "order of channels": dict.fromkeys(_ORDERED, 1.0),
+    "fused attention in 16 bit": {"gain_half_attention": 1.0},
     "trends over the years": {f"yearly_{name}": 1.0 for name in ("compute", "conv", "grouped", "memory", "host")},
     "gain of fast units": {"doubling_matmul": 1.0, "doubling_grouped": 1.0},
     "depthwise backward passes": {"gain_depthwise_backward": 1.0},
     "depthwise convolutions on AMD": {"amd_depthwise": 1.0},
-    "the ceiling below the peak": {"ceiling": 1.0},
+    "the ceiling below the peak": {"ceiling": 1.0, "ceiling_half_conv": 1.0},
     "parts of Radeon cards": {"radeon_compute": 1.0, "radeon_memory": 1.0, "unsupported_half": 1.0, "integrated": 1.0},
     "compute and memory at the same time": {"overlap": 1.0},
     "host and device at the same time": {"sharpness": 1.0},

@@ -57,7 +57,7 @@ def build_work(key: WorkKey) -> Workload:
         name=key.network,
     )
     ops = tuple(
-        replace(op, count=op.count * _repeats(model, op.layer))
+        op if op.phase == "optimizer" else replace(op, count=op.count * _repeats(model, op.layer))
         for op in work.ops
         if key.optimizer is not None or op.phase != "optimizer"
     )

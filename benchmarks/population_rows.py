@@ -118,17 +118,18 @@ def traces_of(steps: Sequence[Step], folder: Path) -> Traces:
 def _bucketed(table: Array) -> Array:
     """Ops that only move bytes, of one kind and about one size, as one row: nothing depends on their exact size."""
     at = {name: index for index, name in enumerate(FIELDS)}
-    moving = table[:, at["cls"]] == MOVING
+    moving = (table[:, at["cls"]] == MOVING) & (table[:, at["scalar"]] == 0)
     rows = table[moving]
     if not len(rows):
         return table
     size = np.floor(np.log2(np.maximum(rows[:, at["moved"]], 1.0)))
-    keys = np.stack([rows[:, at["phase"]], rows[:, at["traffic"]], size], axis=1)
+    keys = np.stack([rows[:, at["phase"]], rows[:, at["traffic"]], size, rows[:, at["per_row"]]], axis=1)
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     inverse = inverse.ravel()
     count = np.bincount(inverse, weights=rows[:, at["count"]])
     made = np.zeros((len(unique), len(FIELDS)))
     made[:, at["cls"]], made[:, at["phase"]], made[:, at["traffic"]] = MOVING, unique[:, 0], unique[:, 1]
+    made[:, at["per_row"]] = unique[:, 3]
     made[:, at["count"]] = count
     for name in ("moved", "issued", "kernels"):
         made[:, at[name]] = np.bincount(inverse, weights=rows[:, at[name]] * rows[:, at["count"]]) / count
@@ -219,7 +220,8 @@ def software_of(rows: Rows, values: Mapping[str, Any], xp: Any = np) -> dict[str
     names = (*SOFTWARE, "eager")
     by_name = [software_factors(name, values) for name in names]
     made = {
-        factor: xp.array([one[factor] for one in by_name])[rows.software][rows.row] for factor in (*FACTORS, "last")
+        factor: xp.array([one[factor] for one in by_name])[rows.software][rows.row]
+        for factor in (*FACTORS, "last", "scalar")
     }
     return {**made, "year": np.array([float(step.year) for step in rows.steps])[rows.row]}
 

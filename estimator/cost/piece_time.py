@@ -20,12 +20,14 @@ from .pieces import (
     MATMUL,
     MOVING,
     RNN,
+    SCALAR,
     TRAFFIC,
     Columns,
 )
 
 _TILES = ((256.0, 128.0), (128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 32.0), (32.0, 32.0), (64.0, 16.0))
 _TINY = 1e-30  # seconds
+_NORM, _POOL, _ROWS = (SCALAR.index(name) for name in ("norm", "pool", "rows"))
 _FP8_SHARE = 0.9  # of the rate over that of 16 bits; fitted on seven steps of MPT 1B and 3B in FP8 on H100
 _USUAL_RATE = 1.5e13  # multiply-adds per second
 _LARGEST_UNITS = 17.0  # 16-bit multiply-adds on matrix units for each in FP32: 16 in an A100, 14.8 to 16.7 in Hopper
@@ -39,7 +41,7 @@ class Seconds:
 
     compute: Array
     memory: Array
-    floor: Array  # the least that a kernel takes, however little it does
+    floor: Array  # neither arithmetic nor memory is busy: the least that a kernel takes, and values taken one at a time
     host: Array
 
 
@@ -63,6 +65,7 @@ def piece_seconds(
     times = t.count * t.kernels
     last = xp.maximum(t.last, software["last"])
     rate, sustained, peak = _rate(t, s, p, tf32, cls, last, xp)
+    rate = rate * xp.where(software["scalar"] > 0, _layout_gain(t, s, p, cls, last, xp), 1.0)
     age = software["year"] - 2021.0
     tuned = software["compute"] * xp.where((cls <= DEPTHWISE) & (t.half > 0) & (last == 0), software["conv"], 1.0)
     tuned = tuned * xp.where(cls == ATTENTION, software["attention"], 1.0)
@@ -74,25 +77,53 @@ def piece_seconds(
     tuned = tuned * xp.where(odd, software["unaligned"], 1.0)
     # Stacks that are tuned for the newest devices: a factor for each doubling of the matrix units' rate.
     tuned = tuned * software["rate"] ** np.log2(np.maximum(s["half"], s["fp32"]) / _RATE_OF_ONE)
-    compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / (peak * p["ceiling"]))
+    half_conv = (t.half > 0) & (s["tensor"] > 0) & (cls <= GROUPED)
+    ceiling = xp.where(half_conv, p["ceiling_half_conv"], p["ceiling"])
+    compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / (peak * ceiling))
     memory = _bytes(t, s, p, software, cls, last, xp) / _bandwidth(t, s, p, xp) * p["yearly_memory"] ** -age
     sharp = p["overlap"]
-    larger = xp.maximum(compute, memory)
-    smaller = xp.minimum(compute, memory)
+    slowest = compute + _one_at_a_time(t, s, p, last, xp) * software["scalar"]
+    larger = xp.maximum(slowest, memory)
+    smaller = xp.minimum(slowest, memory)
     ratio = smaller / xp.maximum(larger, _TINY)
     busy = larger * (1.0 + ratio**sharp) ** (1.0 / sharp)
     bound = compute**2 / xp.maximum(compute**2 + memory**2, _TINY**2)
     phase = t.phase.astype(int)
     own = xp.array([p["host_forward"], p["host_backward"], p["host_update"]])[phase]
     own = xp.where(train > 0, own, own * p["host_infer"])
-    floor = xp.array([p["floor"], p["floor"], p["floor_update"]])[phase] * (1.0 + s["amd"] * (p["floor_amd"] - 1.0))
-    floor = xp.where(cls == RNN, p["floor_rnn"], floor) * xp.where(cls == MOVING, software["kernels"], 1.0)
+    # What a kernel that takes its values one at a time takes longer than its bytes: it draws little then.
+    idle = xp.where(t.values > 0, busy - memory, 0.0)
     return Seconds(
         compute=busy * bound * times,
-        memory=busy * (1.0 - bound) * times,
-        floor=floor * times,
+        memory=(busy * (1.0 - bound) - idle) * times,
+        floor=(least_seconds(t, s, p, software, xp) + idle) * times,
         host=own * software["host"] * t.issued * t.count * p["yearly_host"] ** -age,
     )
+
+
+def least_seconds(
+    t: Columns, s: Mapping[str, Array], p: Mapping[str, float], software: Mapping[str, Array], xp: Any = np
+) -> Array:
+    """What one kernel of each piece takes at least, however little it does."""
+    floor = xp.array([p["floor"], p["floor"], p["floor_update"]])[t.phase.astype(int)]
+    floor = floor * (1.0 + s["amd"] * (p["floor_amd"] - 1.0))
+    result: Array = xp.where(t.cls == RNN, p["floor_rnn"], floor) * xp.where(t.cls == MOVING, software["kernels"], 1.0)
+    return result
+
+
+def _one_at_a_time(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], last: Array, xp: Any) -> Array:
+    """Seconds of kernels whose multiprocessors take so many values a clock; measured on NVIDIA's alone."""
+    kind = t.scalar.astype(int)
+    norm = p["norm_rate"] * xp.where(t.phase == BACKWARD, p["norm_backward"], 1.0)
+    norm = norm * xp.where(t.half > 0, p["norm_half"], 1.0)
+    rows = p["row_rate"] * xp.where(t.phase == BACKWARD, p["row_backward"], 1.0)
+    rate = xp.where(kind == _ROWS, rows, xp.where(kind == _POOL, p["pool_rate"], p["permute_rate"]))
+    rate = xp.where(kind == _NORM, norm, rate)
+    few = (t.lanes > 0) & (last == 0)
+    lanes = xp.where(few, xp.minimum(t.lanes, s["sms"]), s["sms"])
+    nvidia = (s["amd"] == 0) & (s["other"] == 0)
+    result: Array = xp.where(nvidia, t.values / (rate * lanes * s["clock"]), 0.0)
+    return result
 
 
 def _padded_macs(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], sustained: Array, xp: Any) -> Array:
@@ -151,7 +182,9 @@ def _rate(
     doubling = xp.where(narrow, p["doubling_grouped"], xp.where(cls == MATMUL, p["doubling_matmul"], 1.0))
     gain = gain * doubling**doublings
     gain = gain * xp.where((cls == DEPTHWISE) & (t.phase == BACKWARD), p["gain_depthwise_backward"], 1.0)
-    half_conv = (t.half > 0) & (s["tensor"] > 0) & (cls <= GROUPED)
+    on_matrix = (t.half > 0) & (s["tensor"] > 0)
+    gain = gain * xp.where(on_matrix & (cls == ATTENTION), p["gain_half_attention"], 1.0)
+    half_conv = on_matrix & (cls <= GROUPED)
     gain = gain * xp.where(half_conv, xp.where(last > 0, p["gain_half_last"], p["gain_half_conv"]), 1.0)
     gain = gain * xp.where(t.weight_grad > 0, p["gain_weight_grad"], 1.0)
     winograd = (t.window == 9) & (t.stride < 1.5) & (t.half == 0) & (cls == CONV) & (on_tf32 == 0)
@@ -165,6 +198,17 @@ def _rate(
     gain = gain * xp.where((s["unsupported"] > 0) & (t.half > 0), p["unsupported_half"], 1.0)
     gain = gain * xp.where((t.dilated > 0) & (half_conv | (on_tf32 > 0)), p["gain_dilated"], 1.0)
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
+
+
+def _layout_gain(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], cls: Any, last: Array, xp: Any) -> Array:
+    """What the order of channels changes in PyTorch's grouped and depthwise convolutions."""
+    depthwise = (cls == DEPTHWISE) & (s["amd"] == 0)
+    gain = xp.where(depthwise & (last > 0), p["depthwise_last"], 1.0)
+    gain = gain * xp.where(depthwise & (last == 0) & (t.half > 0), p["depthwise_half"], 1.0)
+    gain = gain * xp.where(depthwise & (last > 0) & (t.weight_grad > 0), p["depthwise_last_grad"], 1.0)
+    on_matrix = (t.half > 0) & (s["tensor"] > 0)
+    result: Array = gain * xp.where(on_matrix & (last > 0) & (cls == GROUPED), p["gain_grouped_last"], 1.0)
+    return result
 
 
 def larger_units(s: Mapping[str, Any], xp: Any = np) -> Any:
@@ -188,6 +232,12 @@ def _bytes(
 ) -> Array:
     weight = xp.array([p.get(f"traffic_{name}", 1.0) for name in TRAFFIC])[t.traffic.astype(int)]
     weight = weight * xp.where(cls == MOVING, software["traffic"], 1.0)
+    # The backward passes of layer norms and of softmax are slower than their bytes say.
+    backward = t.phase == BACKWARD
+    layer = p["traffic_layer"] * xp.where(backward, p["traffic_layer_backward"], 1.0)
+    weight = xp.where(t.per_row > 0, layer * software["traffic"], weight)
+    softmax = (t.traffic == TRAFFIC.index("reduce")) & backward
+    weight = weight * xp.where(softmax, p["traffic_reduce_backward"], 1.0)
     reorder = (t.half > 0) & (s["tensor"] > 0) & (last == 0) & (cls <= GROUPED)
     result: Array = t.moved * weight + xp.where(reorder, p["reorder"] * software["reorder"], 0.0) * t.layout
     return result
@@ -213,6 +263,8 @@ def step_seconds(host: Array, device: Array, sharpness: float, xp: Any = np) -> 
 FACTORS = ("compute", "conv", "attention", "rate", "traffic", "host", "kernels", "reorder", "unaligned")
 CHANNELS_LAST = frozenset({"channels-last", "vendor-tuned"})
 SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
+PYTORCH_KERNELS = frozenset({"eager", "channels-last", "ngc"})
+"""Others fuse norms and pools, or bring kernels of their own."""
 TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
 """PyTorch itself uses TF32 in cuDNN alone: in convolutions and recurrent layers."""
 
@@ -228,4 +280,5 @@ _RATE_OF_ONE = 156e12  # multiply-adds per second in 16 bit, of an A100
 def software_factors(name: str, p: Mapping[str, float]) -> dict[str, float]:
     """What software changes: factors on the seconds or bytes of each part; eager PyTorch is 1."""
     factors = {factor: p.get(f"{name}:{factor}", 1.0) for factor in FACTORS}
-    return {**factors, "last": float(name in CHANNELS_LAST), "year": SOFTWARE_YEAR}
+    own = float(name in PYTORCH_KERNELS)
+    return {**factors, "last": float(name in CHANNELS_LAST), "year": SOFTWARE_YEAR, "scalar": own}

@@ -26,6 +26,8 @@ _TRAFFIC_OF = {
     "embedding": "gather",
     "sort": "gather",
 }
+SCALAR = ("", "norm", "pool", "permute", "rows")
+"""Kernels of PyTorch that take their values, or their rows, one at a time, so that they may be slower than memory."""
 FORWARD, BACKWARD, UPDATE = range(3)
 _PHASES = {"forward": FORWARD, "backward": BACKWARD, "optimizer": UPDATE}
 HALF_TYPES = frozenset({"float16", "bfloat16"})
@@ -53,6 +55,10 @@ FIELDS = (
     "stride",  # input positions for each output position
     "fp8",  # 1 for 8-bit products, which have 16-bit inputs and outputs (`half` is 1 too)
     "dilated",  # 1 where a convolution's window skips positions
+    "scalar",  # of SCALAR
+    "values",  # or rows that a kernel of SCALAR takes one at a time
+    "lanes",  # multiprocessors at most that such a kernel uses at once; 0: all
+    "per_row",  # 1 for norms of each row: layer norms and their kind
 )
 
 
@@ -119,10 +125,13 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
         window: float = 0.0,
         stride: float = 0.0,
         dilated: float = 0.0,
+        scalar: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> tuple[float, ...]:
         traffic = "dense" if cls != MOVING else _TRAFFIC_OF.get(op.kind, "pointwise")
         head = (float(index), float(cls), float(TRAFFIC.index(traffic)), phase, macs, moved, *shape)
-        return (*head, float(op.count), half, issued, kernels, layout, last, weight_grad, window, stride, fp8, dilated)
+        of_images = (layout, last, weight_grad, window, stride, fp8, dilated)
+        per_row = float(op.kind == "norm" and "batch_norm" not in op.name)
+        return (*head, float(op.count), half, issued, kernels, *of_images, *scalar, per_row)
 
     dims = op.dims
     if op.kind == "conv" and "c_in" in dims:
@@ -145,7 +154,26 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
         side = max(op.flops, 1.0) ** (1 / 3)
         yield row(CONV if op.kind == "conv" else MATMUL, op.flops, op.bytes_moved, (1.0, side, side, side))
     else:
-        yield row(MOVING, 0.0, op.bytes_moved)
+        yield row(MOVING, 0.0, op.bytes_moved, scalar=_scalar(op))
+
+
+def _scalar(op: Op) -> tuple[float, float, float]:
+    """Kind, values and lanes of an op whose kernel takes its values one at a time."""
+    dims = op.dims
+    if op.kind == "norm" and "elements" in dims:
+        if "batch_norm" in op.name and not dims.get("running"):
+            # With channels first, one block of threads works through each channel.
+            lanes = 0.0 if dims.get("channels_last") else float(dims.get("channels", 0))
+            return float(SCALAR.index("norm")), float(dims["elements"]), lanes
+        if "group_norm" in op.name:
+            return float(SCALAR.index("norm")), float(dims["elements"]), 0.0
+        if "rows" in dims:
+            return float(SCALAR.index("rows")), float(dims["rows"]), 0.0
+    if op.kind == "pool" and op.phase == "forward" and "k" in dims:
+        return float(SCALAR.index("pool")), float(dims["elements_out"] * dims["k"]), 0.0
+    if dims.get("permuted"):
+        return float(SCALAR.index("permute")), float(dims["elements_out"]), 0.0
+    return 0.0, 0.0, 0.0
 
 
 def _convolution(op: Op, row: Any) -> Iterator[tuple[float, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +22,11 @@ NEUTRAL: dict[str, float] = {
     **dict.fromkeys(("radeon_compute", "radeon_memory", "integrated", "unsupported_half", "eff_packed"), 1.0),
     **dict.fromkeys(("gain_dilated", "gain_depthwise_backward", "amd_depthwise", "ceiling"), 1.0),
     **dict.fromkeys(("doubling_matmul", "doubling_grouped", "yearly_conv", "yearly_grouped"), 1.0),
+    **dict.fromkeys(("norm_rate", "pool_rate", "permute_rate", "row_rate"), math.inf),
+    **dict.fromkeys(("norm_backward", "norm_half", "row_backward", "traffic_layer", "traffic_layer_backward"), 1.0),
+    **dict.fromkeys(("traffic_reduce_backward", "gain_half_attention", "gain_grouped_last"), 1.0),
+    **dict.fromkeys(("depthwise_last", "depthwise_half", "depthwise_last_grad"), 1.0),
+    "ceiling_half_conv": 1.0,
     "energy_memory": 0.015,  # 15 W for the memory of DEVICE
     **dict.fromkeys(("energy_nm", "edge", "start", "wave", "cache", "reorder"), 0.0),
     **dict.fromkeys(("floor", "floor_update", "floor_rnn", "host_forward", "host_backward", "host_update"), 0.0),
@@ -37,7 +43,7 @@ DEVICE: dict[str, float] = {
 }  # fmt: skip
 
 
-PLAIN = {**dict.fromkeys(FACTORS, 1.0), "last": 0.0, "year": 2021.0}
+PLAIN = {**dict.fromkeys((*FACTORS, "scalar"), 1.0), "last": 0.0, "year": 2021.0}
 
 
 def matmul(m: int, k: int, n: int, b: int = 1, *, moved: int = 0, phase: str = "forward", half: bool = False) -> Op:

@@ -102,6 +102,10 @@ from .neutral import CUBE, conv, matmul, parts
         (matmul(128, 256, 128), {}, {"gain_matmul": 2.0, "ceiling": 0.75}, False, 0.75e12),
         (matmul(128, 256, 128), {}, {"gain_matmul": 0.5, "ceiling": 0.75}, False, 0.5e12),
         (conv(9, c=128), {}, {"gain_winograd": 4.0, "ceiling": 0.8}, False, 1.8e12),
+        # Nor a convolution in 16 bits than its own, which float32 does not have.
+        (conv(half=True), {}, {"gain_half_conv": 4.0, "ceiling_half_conv": 0.75}, False, 6e12),
+        (conv(), {}, {"ceiling_half_conv": 0.25}, False, 1e12),
+        (matmul(128, 256, 128, half=True), {}, {"ceiling_half_conv": 0.25}, False, 8e12),
         (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, False, 1.25e12),
         (matmul(128, 256, 128), {"boost": 1.0}, {"boost": 1.25}, True, 5e12),
         (matmul(128, 256, 128, half=True), {"boost": 1.0}, {"boost": 1.25}, False, 10e12),

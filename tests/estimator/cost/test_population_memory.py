@@ -10,6 +10,8 @@ from joulecast.estimator.trace.workload import Op
 
 from .neutral import CUBE, conv, matmul, mover, parts
 
+BATCH_NORM = replace(mover("norm"), name="native_batch_norm", dims={"elements": 1, "channels": 1})
+
 
 @pytest.mark.parametrize(
     ("op", "device", "p", "software", "seconds"),
@@ -25,8 +27,9 @@ from .neutral import CUBE, conv, matmul, mover, parts
         (mover(), {}, {"radeon_memory": 0.5, "pascal_memory": 0.5, "ecc_memory": 0.5}, {}, 1.0),
         (mover(), {}, {"yearly_memory": 2.0}, {"year": 2022.0}, 0.5),
         (mover(), {"l2": 1e12}, {"cache": 0.5}, {}, 0.75),  # half of it is in the cache, at twice the rate
-        (mover("norm"), {}, {"traffic_norm": 2.0}, {}, 2.0),
-        (mover("norm"), {}, {"traffic_reduce": 2.0}, {}, 1.0),
+        (BATCH_NORM, {}, {"traffic_norm": 2.0}, {}, 2.0),
+        (BATCH_NORM, {}, {"traffic_reduce": 2.0, "traffic_layer": 2.0}, {}, 1.0),
+        (mover("norm"), {}, {"traffic_layer": 2.0, "traffic_norm": 3.0}, {}, 2.0),
         (mover("pool"), {}, {"traffic_pool": 2.0}, {}, 2.0),
         (mover(), {}, {}, {"traffic": 0.5}, 0.5),
         (conv(1, 128, moved=10**12), {}, {"traffic_dense": 2.0}, {"traffic": 0.5}, 2.0),

@@ -58,7 +58,7 @@ def test_pieces_of_products_and_of_traffic() -> None:
     assert row(found, 3) == {**plain, "op": 3, "cls": 8, "traffic": 6, "moved": 1}
     assert row(found, 4) == {**plain, "op": 4, "cls": 8, "traffic": 5, "phase": 2, "moved": 2}
     assert row(found, 5) == {**plain, "op": 5, "cls": 8, "traffic": 2, "moved": 5}
-    assert row(found, 6) == {**plain, "op": 6, "cls": 8, "traffic": 1, "phase": 1, "moved": 2}
+    assert row(found, 6) == {**plain, "op": 6, "cls": 8, "traffic": 1, "phase": 1, "moved": 2, "per_row": 1}
 
 
 @pytest.mark.parametrize(
