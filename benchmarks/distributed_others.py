@@ -54,7 +54,6 @@ def anatomy_of_network(key: WorkKey, cache: Path, fp8: bool = False) -> Anatomy:
     work = Workload.from_json(json.loads(path.read_text()))
     if key.mode == "amp" and key.network.startswith(_HALF_WEIGHTS):
         work = replace(work, parameter_bytes=2 * work.parameters)
-    work = replace(work, ops=tuple(replace(op, count=1) if op.phase == "optimizer" else op for op in work.ops))
     return dissect(as_fp8(work) if fp8 else work)
 
 
