@@ -511,7 +511,8 @@ SOURCES = (
     "fitted on public measurements: ryujaehun/pytorch-gpu-benchmark and its fork by lamikr (MIT), "
     "lambdal/deeplearning-benchmark, NeuSight (Lee et al., ASPLOS 2025, MIT), NVIDIA DeepLearningExamples, MLPerf "
     "Training v0.7 to v5.1 (Apache-2.0), DLPerf (Apache-2.0), DeepBench (Apache-2.0), EC-NAS (MIT), Zeus (Apache-2.0), "
-    "timm (Apache-2.0), u39kun/deep-learning-benchmark, jcjohnson/cnn-benchmarks (MIT), Fischer et al. (MIT)"
+    "timm (Apache-2.0), u39kun/deep-learning-benchmark, jcjohnson/cnn-benchmarks (MIT), Fischer et al. (MIT), and "
+    "kernels of an H100 that the joulecast developers measured"
 )
 
 
