@@ -67,13 +67,7 @@ def _routed(op: Op, dense: Mapping[str, _Dense]) -> Op:
         return op
     dims = {**op.dims, **{name: round(size * found.share) for name, size in large.items()}}
     moved = sum(dims.get(name, 0) for name in _SIZES) / sum(op.dims.get(name, 0) for name in _SIZES)
-    return replace(
-        op,
-        flops=round(op.flops * found.share),
-        bytes_read=round(op.bytes_read * moved),
-        bytes_written=round(op.bytes_written * moved),
-        dims=dims,
-    )
+    return _fewer(op, found.share, moved, dims)
 
 
 def _is_in(op: Op, module: str) -> bool:
@@ -85,9 +79,14 @@ def _fewer_tokens(op: Op, dense: _Dense) -> Op:
     side = "k" if of_weights else "m"
     dims = {**op.dims, side: max(1, round(op.dims[side] * dense.share))}
     moved = product_elements(dims) / product_elements(op.dims)
+    return _fewer(op, dense.share, moved, dims)
+
+
+def _fewer(op: Op, share: float, moved: float, dims: dict[str, int]) -> Op:
+    """`op` with a share of its multiply-adds and of its bytes."""
     return replace(
         op,
-        flops=round(op.flops * dense.share),
+        flops=round(op.flops * share),
         bytes_read=round(op.bytes_read * moved),
         bytes_written=round(op.bytes_written * moved),
         dims=dims,
