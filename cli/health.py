@@ -96,8 +96,7 @@ def _machine(host: Host) -> Iterator[Finding]:
         memory = f", {gpu.memory_gb:.3g} GB" if gpu.memory_gb else ""
         yield Finding("machine", "GPU", OK, f"{gpu.name}{memory}")
     if host.gpu_problem:
-        amd = host.gpu_problem.startswith("AMD")
-        fix = "estimate --hardware NAME" if amd else "run `nvidia-smi` and repair the NVIDIA driver"
+        fix = "estimate --hardware NAME" if host.amd_targets else "run `nvidia-smi` and repair the NVIDIA driver"
         yield Finding("machine", "GPU", MISSING, host.gpu_problem, fix)
     elif not host.gpus:
         yield Finding("machine", "GPU", FACT, "no NVIDIA GPU found")

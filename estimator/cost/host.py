@@ -54,7 +54,8 @@ class Host:
 
     `cpu_name` is what the OS prints, "" where it prints none. `cpu_cores` are physical cores within
     the process's affinity and its cgroup's limit, at least 1. `hypervisor` is None where the CPU
-    does not tell. `gpu_problem` says why devices that may be there could not be listed.
+    does not tell. `gpu_problem` says why devices that may be there could not be listed, and `amd_targets`
+    the architectures of those of AMD, whose driver is not read.
     """
 
     cpu_name: str
@@ -64,6 +65,7 @@ class Host:
     machine: str
     hypervisor: bool | None
     gpu_problem: str | None = None
+    amd_targets: tuple[str, ...] = ()
 
 
 def detect_host(root: Path = Path("/")) -> Host:
@@ -71,9 +73,10 @@ def detect_host(root: Path = Path("/")) -> Host:
     system = platform.system()
     name, cores, hypervisor = _mac_cpu() if system == "Darwin" else _cpu(system, root)
     gpus, problem = detect_gpus()
-    if not gpus and problem is None and (targets := amd_targets(root)):
+    targets = () if gpus or problem else amd_targets(root)
+    if targets:
         problem = f"AMD's driver is not read; name the GPU as the hardware ({', '.join(targets)})"
-    return Host(name, cores, gpus, f"{system} {platform.release()}", platform.machine(), hypervisor, problem)
+    return Host(name, cores, gpus, f"{system} {platform.release()}", platform.machine(), hypervisor, problem, targets)
 
 
 def _cpu(system: str, root: Path) -> tuple[str, int, bool | None]:

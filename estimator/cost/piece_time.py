@@ -77,7 +77,7 @@ def piece_seconds(
     tuned = tuned * xp.where(odd, software["unaligned"], 1.0)
     # Stacks that are tuned for the newest devices: a factor for each doubling of the matrix units' rate.
     tuned = tuned * software["rate"] ** np.log2(np.maximum(s["half"], s["fp32"]) / _RATE_OF_ONE)
-    half_conv = (t.half > 0) & (s["tensor"] > 0) & (cls <= GROUPED)
+    half_conv = _on_matrix_units(t, s) & (cls <= GROUPED)
     ceiling = xp.where(half_conv, p["ceiling_half_conv"], p["ceiling"])
     compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / (peak * ceiling))
     memory = _bytes(t, s, p, software, cls, last, xp) / _bandwidth(t, s, p, xp) * p["yearly_memory"] ** -age
@@ -164,7 +164,7 @@ def _rate(
     doublings = xp.log2(rate / larger / _USUAL_RATE)
     joules = p["energy_mac"] * 1e-12 * (s["nm"] / 12.0) ** p["energy_nm"]
     joules = joules * xp.where(
-        (t.half > 0) & (s["tensor"] > 0), p["energy_half"] / larger, xp.where(on_tf32, p["energy_tf32"], 1.0)
+        _on_matrix_units(t, s), p["energy_half"] / larger, xp.where(on_tf32, p["energy_tf32"], 1.0)
     )
     board = s["power"] * xp.where(s["mobile"] > 0, p["mobile_power"], 1.0)
     # Memory, its interface and the paths to it draw power that arithmetic cannot have.
@@ -182,7 +182,7 @@ def _rate(
     doubling = xp.where(narrow, p["doubling_grouped"], xp.where(cls == MATMUL, p["doubling_matmul"], 1.0))
     gain = gain * doubling**doublings
     gain = gain * xp.where((cls == DEPTHWISE) & (t.phase == BACKWARD), p["gain_depthwise_backward"], 1.0)
-    on_matrix = (t.half > 0) & (s["tensor"] > 0)
+    on_matrix = _on_matrix_units(t, s)
     gain = gain * xp.where(on_matrix & (cls == ATTENTION), p["gain_half_attention"], 1.0)
     half_conv = on_matrix & (cls <= GROUPED)
     gain = gain * xp.where(half_conv, xp.where(last > 0, p["gain_half_last"], p["gain_half_conv"]), 1.0)
@@ -200,14 +200,20 @@ def _rate(
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
 
 
+def _on_matrix_units(t: Columns, s: Mapping[str, Array]) -> Array:
+    """Whether a piece is 16-bit arithmetic on a device with matrix units."""
+    result: Array = (t.half > 0) & (s["tensor"] > 0)
+    return result
+
+
 def _layout_gain(t: Columns, s: Mapping[str, Array], p: Mapping[str, float], cls: Any, last: Array, xp: Any) -> Array:
     """What the order of channels changes in PyTorch's grouped and depthwise convolutions."""
     depthwise = (cls == DEPTHWISE) & (s["amd"] == 0)
     gain = xp.where(depthwise & (last > 0), p["depthwise_last"], 1.0)
     gain = gain * xp.where(depthwise & (last == 0) & (t.half > 0), p["depthwise_half"], 1.0)
     gain = gain * xp.where(depthwise & (last > 0) & (t.weight_grad > 0), p["depthwise_last_grad"], 1.0)
-    on_matrix = (t.half > 0) & (s["tensor"] > 0)
-    result: Array = gain * xp.where(on_matrix & (last > 0) & (cls == GROUPED), p["gain_grouped_last"], 1.0)
+    grouped = _on_matrix_units(t, s) & (cls == GROUPED)
+    result: Array = gain * xp.where(grouped & (last > 0), p["gain_grouped_last"], 1.0)
     return result
 
 
@@ -238,7 +244,7 @@ def _bytes(
     weight = xp.where(t.per_row > 0, layer * software["traffic"], weight)
     softmax = (t.traffic == TRAFFIC.index("reduce")) & backward
     weight = weight * xp.where(softmax, p["traffic_reduce_backward"], 1.0)
-    reorder = (t.half > 0) & (s["tensor"] > 0) & (last == 0) & (cls <= GROUPED)
+    reorder = _on_matrix_units(t, s) & (last == 0) & (cls <= GROUPED)
     result: Array = t.moved * weight + xp.where(reorder, p["reorder"] * software["reorder"], 0.0) * t.layout
     return result
 

@@ -35,6 +35,7 @@ _FIELDS = {
 }
 _RATES = {"tflops": 1.0, "gflops": 1e-3, "pflops": 1e3, "flops": 1e-12}
 _BYTES_PER_S = {"gb/s": 1.0, "gbps": 1 / 8, "gbit/s": 1 / 8, "tb/s": 1e3, "mb/s": 1e-3, "gib/s": 1.073741824}
+_BYTES_PER_S |= {"GBps": 1.0, "Gb/s": 1 / 8}  # B for bytes, b for bits
 _POWERS = {"w": 1.0, "kw": 1e3, "watts": 1.0}
 _SUFFIXES = {
     **dict.fromkeys((name for name in _FIELDS.values() if name.endswith("_tflops")), _RATES),
@@ -127,7 +128,7 @@ def _number(text: str, key: str, value: str, units: Mapping[str, float] = Mappin
     number, unit = math.nan, ""
     if found is not None:
         with suppress(ValueError):
-            number, unit = float(found[1]), found[2].casefold()
+            number, unit = float(found[1]), found[2] if found[2] in units else found[2].casefold()
     if unit and unit not in units:
         known = f"one of {', '.join(units)}" if units else "no unit"
         raise HardwareError(f"hardware {text!r}: {key} is {value!r}: give {known} behind the number")

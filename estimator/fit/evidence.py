@@ -19,16 +19,23 @@ _FEW_PARAMETERS = 10
 
 
 def checked(
-    observations: Iterable[Observation], *, least: int = LEAST_NETWORKS, one_precision: bool = True
+    observations: Iterable[Observation],
+    *,
+    least: int = LEAST_NETWORKS,
+    one_precision: bool = True,
+    unknown: str | None = None,
 ) -> tuple[Observation, ...]:
-    """The observations, if they can be fitted. Raises FitError."""
+    """The observations, if they can be fitted. Raises FitError, which names hardware that is `unknown`."""
     rows = tuple(observations)
     strangers = [type(row).__name__ for row in rows if not isinstance(row, Observation)]
     if strangers:
         raise FitError(f"expected joulecast.Observation objects, got {strangers[0]}")
     if len(rows) < least:
         datasheet = "; without any, jc.load_profile answers from the datasheet" if least == 1 else ""
-        raise FitError(f"{counted(len(rows), 'observation')}; a fit needs at least {_least(least)}{datasheet}")
+        stranger = f"; {unknown!r} is not one" if unknown and least > 1 else ""
+        raise FitError(
+            f"{counted(len(rows), 'observation')}; a fit needs at least {_least(least)}{datasheet}{stranger}"
+        )
     for row in rows:
         _check_window(row)
         _check_energy(row)

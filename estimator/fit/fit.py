@@ -157,12 +157,7 @@ def fit(
         few = fit_few(runs, part, name=name, software=software, created=created)
         if _deviation_only(runs):
             return few
-    try:
-        rows = checked(observations)
-    except FitError as error:
-        if part is None and hardware and "a GPU that joulecast knows" in str(error):
-            raise FitError(f"{error}; {hardware!r} is not one") from None
-        raise
+    rows = checked(observations, unknown=hardware if part is None else None)
     metered = rows[0].energy_j is not None
     if not metered and power is None:
         raise FitError(

@@ -42,8 +42,8 @@ _MILLISECONDS = ("ms_per_step", "ms_per_batch", "ms_per_iteration", "step_time_m
 _UNITS = {
     _SECONDS: {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6},
     _RATE: dict.fromkeys(("img/s", "images/s", "samples/s", "img/sec", "images/sec", "samples/sec"), 1.0),
-    _WATTS: {"w": 1.0, "watts": 1.0, "kw": 1e3, "mw": 1e-3},
-    _JOULES: {"j": 1.0, "joules": 1.0, "kj": 1e3, "mj": 1e-3, "wh": 3600.0},
+    _WATTS: {"w": 1.0, "watts": 1.0, "kw": 1e3, "mW": 1e-3},
+    _JOULES: {"j": 1.0, "joules": 1.0, "kj": 1e3, "mJ": 1e-3, "MJ": 1e6, "wh": 3600.0},
 }
 """What a unit in brackets behind a column's name is worth in the column's own."""
 _PRECISIONS = {"32": "fp32", "32-true": "fp32", "no": "fp32", "16-mixed": "fp16", "bf16-mixed": "bf16", "half": "fp16"}
@@ -110,7 +110,7 @@ class _Column:
 def _column(path: Path, text: str) -> _Column:
     """The column that a table's header means, and what its unit is worth; its own text for one that is not known."""
     bracketed = re.fullmatch(r"(.*?)\s*[(\[]([^)\]]*)[)\]]\s*", text)
-    name, unit = (bracketed[1], bracketed[2].strip().casefold()) if bracketed else (text, "")
+    name, unit = (bracketed[1], bracketed[2].strip()) if bracketed else (text, "")
     plain = re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_")
     if plain in _MILLISECONDS:
         return _Column(_SECONDS, 1e-3)
@@ -119,9 +119,11 @@ def _column(path: Path, text: str) -> _Column:
         return _Column(text.strip())
     if not unit or known not in _UNITS:
         return _Column(known)
-    if unit not in _UNITS[known]:
-        raise FitError(f"{path} has the unit {unit!r} in {text.strip()!r}; give one of {', '.join(_UNITS[known])}")
-    return _Column(known, _UNITS[known][unit])
+    units = _UNITS[known]
+    unit = unit if unit in units else unit.casefold()  # only mJ and MJ differ by their case
+    if unit not in units:
+        raise FitError(f"{path} has the unit {unit!r} in {text.strip()!r}; give one of {', '.join(units)}")
+    return _Column(known, units[unit])
 
 
 def _scaled(cells: dict[str, str], scales: Mapping[str, float]) -> dict[str, str]:

@@ -93,6 +93,9 @@ def test_odd_figures_are_one_line(text: str, message: str) -> None:
         "tflops=35 tflops, bandwidth=448 GB/s, watts=150 W",
         "TFLOPS=35;Bandwidth=0.448TB/s;Watts=0.15kW",
         "tflops=35000GFLOPS bandwidth=3584Gbit/s watts=150",
+        "tflops=35 bandwidth=3584Gbps watts=150",
+        "tflops=35 bandwidth=3584Gb/s watts=150",
+        "tflops=35 bandwidth=448GBps watts=150",
         "gpu,fp32=35,bandwidth=448,power=150",
     ],
 )

@@ -123,6 +123,9 @@ def test_what_is_refused_names_the_line_the_column_and_the_value(
         ("model;batch;seconds_per_step", "a.py;64;0,5", 0.5, None),
         ("model\tbatch\tseconds_per_step", "a.py\t64\t0.5", 0.5, None),
         ("model,batch,seconds_per_step,joules_per_step (Wh)", "a.py,64,0.5,0.01", 0.5, 36.0),
+        ("model,batch,seconds_per_step,joules_per_step (MJ)", "a.py,64,0.5,0.00005", 0.5, 50.0),
+        ("model,batch,seconds_per_step,joules_per_step (mJ)", "a.py,64,0.5,50000", 0.5, 50.0),
+        ("model,batch,seconds_per_step,watts (mW)", "a.py,64,0.5,100000", 0.5, 50.0),
     ],
 )
 def test_names_units_and_delimiters_of_other_tables(
@@ -191,3 +194,10 @@ def test_a_logs_watts_and_gpu_go_with_its_run(tmp_path: Path) -> None:
     (run,) = read_runs(trace, {"model": "a.py", "batch": "4", "hardware": "t4"})
     assert run.options["hardware"] == "t4"  # what the caller says goes before the log
     assert math.isfinite(run.seconds)
+
+
+def test_a_unit_that_differs_by_its_case_is_not_guessed(tmp_path: Path) -> None:
+    """Megawatts are no milliwatts."""
+    assert "has the unit 'mw' in 'watts (MW)'" in problem(
+        tmp_path, "model,batch,seconds_per_step,watts (MW)", "a.py,1,1,1"
+    )

@@ -253,9 +253,7 @@ def test_every_cluster_has_a_source_and_known_hardware():
         part = find_hardware(cluster.hardware)
         assert part.link_gb_per_s is not None
         assert cluster.link_gb_per_s == part.link_gb_per_s / 2
-        if cluster.rated_w is None:
-            assert "power of the rack not read" in cluster.source  # an unknown figure says so
-            continue
+        assert cluster.rated_w is not None
         assert cluster.rated_w > cluster.devices_per_node * part.power_w
         assert cluster.typical_w is None or cluster.typical_w < cluster.rated_w
 
