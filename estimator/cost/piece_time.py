@@ -200,9 +200,9 @@ def _rate(
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
 
 
-def _on_matrix_units(t: Columns, s: Mapping[str, Array]) -> Array:
+def _on_matrix_units(t: Columns, s: Mapping[str, Array]) -> Mask:
     """Whether a piece is 16-bit arithmetic on a device with matrix units."""
-    result: Array = (t.half > 0) & (s["tensor"] > 0)
+    result: Mask = (t.half > 0) & (s["tensor"] > 0)
     return result
 
 
