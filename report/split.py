@@ -13,6 +13,7 @@ _TIMES = (
     ("tensor parallel communication", "tensor_s"),
     ("pipeline communication", "pipeline_s"),
     ("expert communication", "expert_s"),
+    ("context communication", "context_s"),
     ("gradients and weights, not hidden", "data_s"),
     ("pipeline bubble", "bubble_s"),
     ("stragglers", "straggling_s"),

@@ -10,18 +10,26 @@ from ..trace.workload import Op
 FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5
 ELEMENT_WISE = frozenset({"elementwise", "activation", "norm", "dropout", "copy", "reduce", "softmax", "loss"})
 _MOST_SINKS = 8  # columns
-_ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def needed_share(op: Op) -> float:
-    """The share of the scores that the mask of an attention op leaves: about half below the diagonal, or a band."""
+    """The share of the scores that an attention op's mask leaves: half, a band, or the triangles of chunks."""
     if "scores" in op.dims:
         return op.computed_flops / op.flops
     q, s = op.dims.get("q", 0), op.dims.get("s", 0)
     if not op.dims.get("causal") or q != s or not s:
         return 1.0
-    window = min(op.dims.get("window") or s, s)
-    return (window * (window + 1) / 2 + (s - window) * window) / (s * s)
+    chunk = min(op.dims.get("chunk") or s, s)
+    window = min(op.dims.get("window") or chunk, chunk)
+    scores = s // chunk * _below_diagonal(chunk, window) + _below_diagonal(s % chunk, window)
+    return scores / (s * s)
+
+
+def _below_diagonal(queries: int, window: int) -> float:
+    """Scores of a causal mask in which each query sees at most `window` keys."""
+    most = min(window, queries)
+    return most * (most + 1) / 2 + (queries - most) * most
 
 
 def as_fused(ops: Sequence[Op]) -> list[Op | None]:
@@ -107,7 +115,7 @@ def _scores(ops: Sequence[Op], members: Sequence[int]) -> dict[str, int] | None:
         return None
     shape = {"b": first["b"], "q": first["m"], "s": first["n"], "d": first["k"], "dv": second["n"]}
     dropped = any(ops[index].kind == "dropout" for index in members)
-    masked = {name: mask[name] for name in ("causal", "window") if name in mask}
+    masked = {name: mask[name] for name in ("causal", "window", "chunk") if name in mask}
     return {**shape, "causal": 0, "dropped": int(dropped) * shape["b"] * shape["q"] * shape["s"], **masked}
 
 
@@ -127,7 +135,7 @@ def _part(
     if not gone:
         return None
     like = ops[gone[0]]
-    size = _ELEMENT_BYTES.get(like.dtype, 4) * shape["b"]
+    size = ELEMENT_BYTES.get(like.dtype, 4) * shape["b"]
     query, output = size * shape["q"] * shape["d"], size * shape["q"] * shape["dv"]
     keys = size * shape["s"] * (shape["d"] + shape["dv"])
     forward = phase == "forward"
@@ -149,7 +157,7 @@ def _on_scores(op: Op, shape: dict[str, int], sizes: set[int]) -> bool:
 
 def with_written_scores(op: Op, passes: float) -> Iterable[Op]:
     """An attention op as products of whole matrices, with the scores written and read `passes` times between them."""
-    dims, size = op.dims, _ELEMENT_BYTES.get(op.dtype, 4)
+    dims, size = op.dims, ELEMENT_BYTES.get(op.dtype, 4)
     b, q, s, d, dv = (dims[name] for name in ("b", "q", "s", "d", "dv"))
     shapes = [(q, d, s), (q, s, dv)] if op.phase == "forward" else [(s, q, dv), (q, dv, s), (q, s, d), (s, q, d)]
     for m, k, n in shapes:

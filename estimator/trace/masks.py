@@ -1,7 +1,7 @@
-"""Which scores attention layers need: a causal mask leaves half of them, a window a band.
+"""Which scores attention layers need: a causal mask leaves half of them, a window a band, chunks their triangles.
 
 The FLOPs of the layer table count all scores, fvcore's convention and that of papers. What the mask leaves is noted in
-the dims of the ops ("causal", "window"), for those who price the ops.
+the dims of the ops ("causal", "window", "chunk"), for those who price the ops.
 """
 
 from __future__ import annotations
@@ -51,13 +51,20 @@ def _mask(module: Any, decoder: bool) -> dict[str, int]:
     window = getattr(module, "sliding_window", None)
     if window is None and not hasattr(module, "sliding_window"):
         window = _window_of_config(module)
-    return {"causal": 1, **({"window": int(window)} if window else {})}
+    chunk = _of_config(module, "attention_chunk_size") if _kind(module) == "chunked_attention" else None
+    return {"causal": 1, **({"window": int(window)} if window else {}), **({"chunk": chunk} if chunk else {})}
 
 
-def _window_of_config(module: Any) -> Any:
-    config = getattr(module, "config", None)
-    kinds, index = getattr(config, "layer_types", None), getattr(module, "layer_idx", None)
-    if kinds and isinstance(index, int) and index < len(kinds) and kinds[index] != "sliding_attention":
-        return None
-    window = getattr(config, "sliding_window", None)
-    return window if isinstance(window, int) else None
+def _window_of_config(module: Any) -> int | None:
+    return _of_config(module, "sliding_window") if _kind(module) in (None, "sliding_attention") else None
+
+
+def _kind(module: Any) -> str | None:
+    """The kind of a layer's attention in its config; None where that does not tell layers apart."""
+    kinds, index = getattr(getattr(module, "config", None), "layer_types", None), getattr(module, "layer_idx", None)
+    return kinds[index] if kinds and isinstance(index, int) and index < len(kinds) else None
+
+
+def _of_config(module: Any, name: str) -> int | None:
+    size = getattr(getattr(module, "config", None), name, None)
+    return size if isinstance(size, int) else None

@@ -43,7 +43,7 @@ def memory_of(work: Workload, anatomy: Anatomy, stage: Stage, plan: Plan, kept: 
     size = anatomy.element_bytes
     # Devices that share experts hold different ones, so that fewer replicas remain to shard an expert among.
     experts, replicas = stage.expert_parameters, plan.expert_replicas
-    sharded = (stage.parameters - experts) / plan.dp + experts / replicas
+    sharded = (stage.parameters - experts) / plan.replicas + experts / replicas
     share = sharded / max(stage.parameters, 1)
     weights = stage.parameters * size
     state = optimizer_named(work.optimizer).state if work.optimizer else 0

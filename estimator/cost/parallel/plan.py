@@ -76,9 +76,14 @@ class Plan:
         return self.dp * self.tp // self.expert_stride
 
     @property
+    def replicas(self) -> int:
+        """Devices that hold the same weights, which ZeRO shards: those of a context parallel group too."""
+        return self.dp * self.cp
+
+    @property
     def expert_replicas(self) -> int:
-        """Data parallel replicas of an expert."""
-        return self.experts_among // self.ep
+        """Devices that hold the same expert."""
+        return self.experts_among // self.ep * self.cp
 
     def __str__(self) -> str:
         sizes = [f"{name}={size}" for name in _SIZES if (size := getattr(self, name)) > 1] or ["dp=1"]

@@ -95,6 +95,7 @@ class Split:
                 "tensor": cost.tensor_s,
                 "pipeline": cost.pipeline_s,
                 "expert": cost.expert_s,
+                "context": cost.context_s,
                 "data": cost.data_s,
                 "bubble": cost.bubble_s,
                 "stragglers": cost.straggling_s,
@@ -326,7 +327,7 @@ def _other_notes(notes: tuple[str, ...]) -> list[str]:
 
 def _rest_notes(plan: Plan, zeros: Sequence[int], checkpointings: Sequence[str]) -> list[Note]:
     """What was chosen for sizes that are stated."""
-    chosen = [f"ZeRO stage {plan.zero} (`zero`)"] if len(zeros) > 1 and plan.dp > 1 else []
+    chosen = [f"ZeRO stage {plan.zero} (`zero`)"] if len(zeros) > 1 and plan.replicas > 1 else []
     if len(checkpointings) > 1:
         how = "no" if plan.checkpointing == "none" else plan.checkpointing
         chosen.append(f"{how} checkpointing (`activation_checkpointing`)")

@@ -105,7 +105,7 @@ def choose_settings(
             replace(plan, zero=zero, checkpointing=checkpointing),
             kept[checkpointing],
         )
-        for zero in (zeros if plan.dp > 1 else zeros[:1])
+        for zero in (zeros if plan.replicas > 1 else zeros[:1])
         if not (zero == 3 and plan.pp > 1 and len(zeros) > 1)
         for checkpointing in checkpointings
     ]

@@ -132,7 +132,7 @@ def _owners(op: Op, anatomy: Anatomy, plan: Plan) -> int:
     """The devices that ZeRO divides an update among: the replicas of its weight."""
     if not plan.zero:
         return 1
-    return plan.expert_replicas if _is_shared(op, anatomy, plan) else plan.dp
+    return plan.expert_replicas if _is_shared(op, anatomy, plan) else plan.replicas
 
 
 def _parameters(updates: Iterable[Op]) -> int:

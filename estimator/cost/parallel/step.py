@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...trace.workload import Op
+from ..fusion import ELEMENT_BYTES, as_fused
 from ..profile import PowerModel, Profile
 from ..software import FLASH_STACKS
 from ..stacks import Links
@@ -36,10 +37,10 @@ _WAITING = "launch"  # the component of eq. 2.2.1 in which a device waits
 class StepCost:
     """Seconds of one optimizer step, and the joules of a device: both of the mean pipeline stage.
 
-    `compute_s` are the passes of all micro-batches, `tensor_s`, `pipeline_s`, `expert_s` and `data_s` the communication
-    that computing does not hide, `bubble_s` the time without a micro-batch (also of a stage with less work than the
-    slowest), `update_s` the optimizer, `straggling_s` the wait for the slowest node, `input_s` the wait for data.
-    `unexplained_s` is what published trainings took in addition, of which the parts are not known.
+    `compute_s` are the passes of all micro-batches, `tensor_s`, `pipeline_s`, `expert_s`, `context_s` and `data_s` the
+    communication that computing does not hide, `bubble_s` the time without a micro-batch (also of a stage with less
+    work than the slowest), `update_s` the optimizer, `straggling_s` the wait for the slowest node, `input_s` the wait
+    for data. `unexplained_s` is what published trainings took in addition, of which the parts are not known.
     """
 
     compute_s: float
@@ -53,10 +54,11 @@ class StepCost:
     joules: float
     input_s: float = 0.0
     unexplained_s: float = 0.0
+    context_s: float = 0.0
 
     @property
     def exchanged_s(self) -> float:
-        return self.tensor_s + self.pipeline_s + self.expert_s + self.data_s
+        return self.tensor_s + self.pipeline_s + self.expert_s + self.context_s + self.data_s
 
     @property
     def waiting_s(self) -> float:
@@ -106,19 +108,21 @@ def combined(
     (pass_s, pass_j), (update_s, update_j) = passes, updates
     tensor_s = sum(seconds(one, cluster) for one in tensor_exchanges(anatomy, plan, stage))
     tensor_s *= 1.0 - _hidden_share(plan, cluster.links)
-    pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan))
+    pipeline_s = sum(seconds(one, cluster) for one in pipeline_exchanges(anatomy, plan, cluster.devices_per_node))
     expert_s = sum(
         seconds(one, with_expert_links(cluster))
         for one in expert_exchanges(anatomy, plan, stage, cluster.devices_per_node)
     )
     if plan.expert_overlap:
-        expert_s = max(expert_s - cluster.links.overlap * pass_s, (1 - cluster.links.overlap) * expert_s)
-    micro_s = pass_s + tensor_s + pipeline_s + expert_s
+        expert_s = _not_hidden(expert_s, pass_s, cluster.links.overlap)
+    context_s = sum(seconds(one, cluster) for one in context_exchanges(anatomy, plan, stage))
+    context_s = _not_hidden(context_s, pass_s, cluster.links.overlap)
+    micro_s = pass_s + tensor_s + pipeline_s + expert_s + context_s
     exchanges = data_exchanges(anatomy, plan, stage, cluster.links.gradients_as_weights)
     data_s = _exposed(plan, sum(seconds(one, cluster) for one in exchanges), pass_s, cluster.links.overlap)
     own = plan.accumulate * stage.mean_work
     bubble_s = ((plan.pp - 1) / plan.interleave + plan.accumulate - own) * micro_s
-    exchanged_s = own * (tensor_s + pipeline_s + expert_s) + data_s
+    exchanged_s = own * (tensor_s + pipeline_s + expert_s + context_s) + data_s
     straggling_s = (cluster.slowdown - 1.0) * (own * pass_s + update_s + exchanged_s + bubble_s)
     waiting_s = exchanged_s + bubble_s + straggling_s
     return StepCost(
@@ -130,6 +134,7 @@ def combined(
         bubble_s=bubble_s,
         update_s=update_s,
         straggling_s=straggling_s,
+        context_s=own * context_s,
         joules=own * pass_j + update_j + waiting_s * idle_w,
     )
 
@@ -175,11 +180,16 @@ def _hidden_share(plan: Plan, links: Links) -> float:
     return links.tensor_overlap + (links.backward_overlap / _times(plan) if plan.sequence_parallel else 0.0)
 
 
-def pipeline_exchanges(anatomy: Anatomy, plan: Plan) -> list[Exchange]:
-    """Per micro-batch: one block's output to the next stage and its gradient back, for each chunk."""
+def pipeline_exchanges(anatomy: Anatomy, plan: Plan, per_node: int) -> list[Exchange]:
+    """Per micro-batch: one block's output to the next stage and its gradient back, for each chunk.
+
+    Where the stages are on several nodes, those that wait for the network set the pace.
+    """
     if plan.pp == 1:
         return []
     stride = plan.tp * plan.cp * plan.dp
+    if stride * plan.pp > per_node:
+        stride = max(stride, per_node)
     message = anatomy.boundary_bytes / (plan.tp * plan.cp)
     return [Exchange(SEND, message, 2, stride, 2 * plan.interleave)]
 
@@ -202,14 +212,45 @@ def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, per_node: int) 
     return [one for one in (inside, between) if one.size > 1]
 
 
+def context_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage) -> list[Exchange]:
+    """Per micro-batch: keys and values of the whole sequence for each device's queries, and their gradients back.
+
+    A ring of devices passes them on (Liu et al. 2023, "Ring Attention", section 3), or all gather them (Grattafiori et
+    al. 2024, "The Llama 3 Herd of Models", section 3.3.2): the same bytes. Full checkpointing repeats the forward pass.
+    """
+    if plan.cp == 1:
+        return []
+    message = _keys_and_values(anatomy) / plan.tp
+    gathered = Exchange(ALL_GATHER, message, plan.cp, plan.tp, _times(plan) * stage.blocks)
+    return [gathered, Exchange(REDUCE_SCATTER, message, plan.cp, plan.tp, stage.blocks)]
+
+
+def _keys_and_values(anatomy: Anatomy) -> float:
+    """Bytes of the keys and values of the mean block's attention, of the whole sequence."""
+    each = {id(block): _read_by_attention(block) for block in anatomy.blocks}
+    return sum(each[id(block)] for block in anatomy.blocks) / len(anatomy.blocks)
+
+
+def _read_by_attention(block: Sequence[Op]) -> float:
+    """What forward attention reads in addition to its queries."""
+    ops = [op for op in as_fused(block) if op is not None and op.kind == "attention" and op.phase == "forward"]
+    return sum(op.count * op.bytes_read * _keys_share(op) for op in ops if "q" in op.dims)
+
+
+def _keys_share(op: Op) -> float:
+    """Of the bytes that an attention op reads, those of keys and values."""
+    queries = op.dims["b"] * op.dims["q"] * op.dims["d"] * ELEMENT_BYTES.get(op.dtype, 4)
+    return max(1.0 - queries / op.bytes_read, 0.0) if op.bytes_read else 0.0
+
+
 def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, as_weights: bool = False) -> list[Exchange]:
     """Per step: the gradients of all replicas; sharded weights are gathered too (Rajbhandari et al. 2020).
 
     Experts that devices share have fewer replicas. `as_weights`: gradients have the precision of the weights.
     """
-    size, pieces = plan.dp * plan.cp, max(stage.blocks, 1)
-    own = (stage.parameters - stage.expert_parameters, size, plan.tp)
-    shared = (stage.expert_parameters, plan.expert_replicas * plan.cp, plan.expert_stride * plan.ep)
+    pieces = max(stage.blocks, 1)
+    own = (stage.parameters - stage.expert_parameters, plan.replicas, plan.tp)
+    shared = (stage.expert_parameters, plan.expert_replicas, plan.expert_stride * plan.ep)
     found: list[Exchange] = []
     for parameters, replicas, stride in (own, shared):
         message = parameters * anatomy.gradient_bytes(as_weights) / pieces
@@ -226,8 +267,12 @@ def data_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, as_weights: bool 
 
 def _exposed(plan: Plan, data_s: float, pass_s: float, overlap: float) -> float:
     """What computing does not hide: of fully sharded weights in every micro-batch, else in the last backward."""
-    hiding_s = pass_s * plan.accumulate if plan.zero == 3 else pass_s * 2 / 3
-    return max(data_s - overlap * hiding_s, (1 - overlap) * data_s)
+    return _not_hidden(data_s, pass_s * plan.accumulate if plan.zero == 3 else pass_s * 2 / 3, overlap)
+
+
+def _not_hidden(exchange_s: float, computing_s: float, overlap: float) -> float:
+    """What is left of an exchange of which the share `overlap` can run during `computing_s`."""
+    return max(exchange_s - overlap * computing_s, (1 - overlap) * exchange_s)
 
 
 def _priced(profile: Profile, ops: Sequence[Op]) -> tuple[float, float]:

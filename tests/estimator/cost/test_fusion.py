@@ -25,6 +25,10 @@ def attention(phase: str = "forward", **dims: int) -> Op:
         ({"causal": 1}, (32 * 33 / 2) / 32**2),
         ({"causal": 1, "window": 8}, (8 * 9 / 2 + 24 * 8) / 32**2),
         ({"causal": 1, "window": 100}, (32 * 33 / 2) / 32**2),
+        ({"causal": 1, "chunk": 8}, 4 * (8 * 9 / 2) / 32**2),
+        ({"causal": 1, "chunk": 12}, (2 * 12 * 13 / 2 + 8 * 9 / 2) / 32**2),  # the last chunk is cut
+        ({"causal": 1, "chunk": 100}, (32 * 33 / 2) / 32**2),
+        ({"causal": 1, "chunk": 8, "window": 4}, 4 * (4 * 5 / 2 + 4 * 4) / 32**2),
         ({"causal": 1, "q": 1}, 1.0),  # one query sees all keys
     ],
 )

@@ -114,6 +114,15 @@ def test_a_window_is_that_of_the_module_or_of_its_configuration(attributes: dict
     assert added(SCORES, model) == (CAUSAL if window is None else {"causal": 1, "window": window})
 
 
+@pytest.mark.parametrize(("layer", "chunk"), [(0, 4), (1, None), (2, None)])
+def test_layers_of_chunked_attention_see_their_chunk(layer: int, chunk: int | None) -> None:
+    """Llama 4: some layers see the tokens of their chunk that came before, others all."""
+    kinds = ["chunked_attention", "full_attention"]
+    config = SimpleNamespace(attention_chunk_size=4, sliding_window=None, layer_types=kinds)
+    model = Model(Attention(is_causal=True, config=config, layer_idx=layer))
+    assert added(SCORES, model) == (CAUSAL if chunk is None else {"causal": 1, "chunk": chunk})
+
+
 def test_ops_stay_in_their_order_and_each_gets_its_own_layers_mask() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -86,7 +86,7 @@ def test_a_step_with_every_kind_of_waiting() -> None:
         sum(seconds(one, cluster) for one in exchanges)
         for exchanges in (
             tensor_exchanges(found, plan, stage),
-            pipeline_exchanges(found, plan),
+            pipeline_exchanges(found, plan, cluster.devices_per_node),
             expert_exchanges(found, plan, stage, cluster.devices_per_node),
         )
     ]

@@ -6,19 +6,23 @@ from dataclasses import replace
 
 import pytest
 
+from joulecast.estimator.cost.parallel.anatomy import dissect
 from joulecast.estimator.cost.parallel.collectives import Exchange, seconds
 from joulecast.estimator.cost.parallel.plan import Plan
+from joulecast.estimator.cost.parallel.shard import slowest_stage
 from joulecast.estimator.cost.parallel.step import (
+    context_exchanges,
     data_exchanges,
     expert_exchanges,
     pipeline_exchanges,
+    step_cost,
     tensor_exchanges,
     waiting_w,
 )
 from joulecast.estimator.cost.profile import PowerModel
 
-from .decoder import nodes
-from .parts import ANATOMY, STAGE
+from .decoder import HIDDEN, TOKENS, decoder, device, nodes
+from .parts import ANATOMY, STAGE, anatomy, op
 
 
 @pytest.mark.parametrize(
@@ -43,10 +47,52 @@ def test_tensor_parallel_sums(plan: Plan, expected: list[Exchange]) -> None:
         (Plan(pp=2), [Exchange("send", 2000, 2, 1, 2)]),
         (Plan(pp=8, interleave=3), [Exchange("send", 2000, 2, 1, 6)]),
         (Plan(pp=2, tp=4, cp=5, dp=3), [Exchange("send", 100, 2, 60, 2)]),
+        (Plan(pp=4, tp=2), [Exchange("send", 1000, 2, 2, 2)]),  # all four stages are in the node
+        (Plan(pp=4, tp=4), [Exchange("send", 500, 2, 8, 2)]),  # two are, and the second sends to the next node
+        (Plan(pp=16), [Exchange("send", 2000, 2, 8, 2)]),
     ],
 )
 def test_pipeline_messages(plan: Plan, expected: list[Exchange]) -> None:
-    assert pipeline_exchanges(ANATOMY, plan) == expected
+    assert pipeline_exchanges(ANATOMY, plan, 8) == expected
+
+
+def attention(keys: int, phase: str = "forward"):
+    """8 queries of 4 values in 2 bytes, and `keys` bytes of keys and values."""
+    one = op("attention", "model.0.attn", phase, b=1, q=8, s=8, d=4, dv=4)
+    return replace(one, dtype="bfloat16", bytes_read=8 * 4 * 2 + keys)
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (Plan(tp=4), []),
+        (Plan(cp=2), [Exchange("all_gather", 300, 2, 1, 2 * 3), Exchange("reduce_scatter", 300, 2, 1, 3)]),
+        (Plan(cp=4, tp=2), [Exchange("all_gather", 150, 4, 2, 2 * 3), Exchange("reduce_scatter", 150, 4, 2, 3)]),
+        (
+            Plan(cp=2, checkpointing="full"),
+            [Exchange("all_gather", 300, 2, 1, 3 * 3), Exchange("reduce_scatter", 300, 2, 1, 3)],
+        ),
+    ],
+)
+def test_keys_and_values_of_a_context_parallel_group(plan: Plan, expected: list[Exchange]) -> None:
+    """One of two blocks has 600 bytes of keys and values, which it reads again for gradients; the other has none."""
+    blocks = (attention(600), attention(600, "backward")), ()
+    assert context_exchanges(anatomy(*blocks), plan, STAGE) == expected
+
+
+def test_the_context_exchange_of_a_step_is_hidden_behind_the_pass() -> None:
+    """Four of four blocks, 2 x TOKENS x HIDDEN values of 2 bytes each: gathered twice, their gradients scattered."""
+    work = decoder()
+    found, plan, cluster = dissect(work), Plan(cp=2), nodes(1, 2, gb_per_s=1.0)
+    volume = 3 * 4 * (2 * TOKENS * HIDDEN * 2) / 2
+    latency_s = 3 * 4 * cluster.links.node_latency_s
+    alone = replace(cluster, links=replace(cluster.links, overlap=0.0, other_overlap=0.0))
+    assert step_cost(device(), found, plan, alone).context_s == pytest.approx(volume / 1e9 + latency_s)
+    hidden = step_cost(device(), found, plan, cluster)
+    assert hidden.compute_s > volume / 1e9 + latency_s
+    assert hidden.context_s == pytest.approx(0.1 * (volume / 1e9 + latency_s))
+    assert hidden.exchanged_s == pytest.approx(hidden.context_s + hidden.data_s)
+    assert slowest_stage(found, plan).blocks == 4
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ def test_memory_of_splits() -> None:
         assert part.activations == whole.activations / (plan.tp * plan.cp)
         assert part.logits == whole.logits / (plan.tp * plan.cp)
     assert memory(Plan(cp=2)).weights == whole.weights
+    # A context parallel group holds the same weights, so that ZeRO shards them among it too.
+    for zero in (1, 2, 3):
+        among = memory(Plan(dp=4, zero=zero))
+        for plan in (Plan(dp=2, cp=2, zero=zero), Plan(cp=4, zero=zero)):
+            part = memory(plan)
+            assert (part.weights, part.gradients, part.optimizer) == (among.weights, among.gradients, among.optimizer)
     for zero, weights, gradients, optimizer in ((0, 1, 1, 1), (1, 1, 1, 4), (2, 1, 4, 4), (3, 4, 4, 4)):
         part = memory(Plan(dp=4, zero=zero))
         assert part.weights == whole.weights / weights

@@ -40,7 +40,7 @@ SPLIT = Split(
 
 
 def test_the_json_of_a_split() -> None:
-    assert SPLIT.to_json() == {
+    assert replace(SPLIT, cost=replace(COST, context_s=11.0)).to_json() == {
         "cluster": "made-up",
         "nodes": 2,
         "devices_per_node": 8,
@@ -61,11 +61,12 @@ def test_the_json_of_a_split() -> None:
         "storage_w": 7.0,
         "interruptions": {"count": 2.0, "hours_each": 0.5, "seconds": 3600.0},
         "step_s": {
-            "total": 55.0,
+            "total": 66.0,
             "compute": 1.0,
             "tensor": 2.0,
             "pipeline": 3.0,
             "expert": 4.0,
+            "context": 11.0,
             "data": 5.0,
             "bubble": 6.0,
             "optimizer": 7.0,
