@@ -32,9 +32,10 @@ def family(name: str) -> tuple[Machine, ...]:
 
 
 def near_machines(name: str) -> list[str]:
-    """The names of machine types that are spelt almost like `name`."""
-    close = difflib.get_close_matches(_bare(name), _machines(), n=3, cutoff=0.8)
-    return [_machines()[bare].name for bare in close]
+    """The names of machine types that begin as `name` does and are spelt almost like it."""
+    wanted = _bare(name)
+    alike = [bare for bare in _machines() if bare[:1] == wanted[:1]]
+    return [_machines()[bare].name for bare in difflib.get_close_matches(wanted, alike, n=3, cutoff=0.8)]
 
 
 @cache

@@ -13,6 +13,7 @@ from functools import cache
 from ..base.errors import HardwareError, UnknownHardwareError
 from ..base.suggest import clipped
 from ..base.tables import read_table
+from .cpu_machines import cpu_machine
 from .hardware import Hardware, default_user_file, shipped_hardware, user_file, user_hardware
 from .machines import family, machine, near_machines
 
@@ -46,7 +47,9 @@ def look_up(name: str, *, memory_gb: float | None = None) -> Match:
         return _choose(name, parts, memory_gb)
     if found := _slice(name) or _virtual(name):
         return found
-    if memory_gb is None and (found := _on_machine(name) or _with_a_count(name) or _of_family(name)):
+    if memory_gb is None and (
+        found := _on_machine(name) or _on_cpu_machine(name) or _with_a_count(name) or _of_family(name)
+    ):
         return found
     if cpu := _cpu_models().get(normalise(name)):
         return Match(cpu)
@@ -117,6 +120,30 @@ def _slice(name: str) -> Match | None:
         notes=(
             f"{name} has {compute:.3g} of the multiprocessors and {memory:.3g} of the memory of one {board.name}; its "
             "power is assumed to be the larger share of the board's",
+        ),
+    )
+    return Match(part)
+
+
+def _on_cpu_machine(name: str) -> Match | None:
+    """The cores of a cloud machine without accelerators: a share of a CPU, or several."""
+    found = cpu_machine(name)
+    if found is None:
+        return None
+    cpu = find_hardware(found.part)
+    share = found.cores / cpu.cores
+    rates = ("bandwidth_gb_per_s", "power_w", "idle_w", *_COMPUTE)
+    own = f"{found.costed_for}, costed as {cpu.name} of its generation," if found.costed_for else cpu.name
+    part = replace(
+        cpu,
+        key=found.name.casefold(),
+        name=f"{found.name} ({cpu.name})",
+        cores=found.cores,
+        aliases=(),
+        **{field: rate * share for field in rates if (rate := getattr(cpu, field)) is not None},
+        notes=(
+            f"{found.name} has {found.cores} of the cores of {own} CPUs; its rates and watts are {share:.3g} times "
+            "those of one CPU, in proportion to the cores",
         ),
     )
     return Match(part)

@@ -11,6 +11,7 @@ from functools import cache
 from ...base.errors import HardwareError, RequestError
 from ...base.suggest import near
 from ...base.tables import read_table
+from ..cpu_machines import cpu_machine
 from ..hardware import Hardware
 from ..machines import Machine, machine, near_machines
 from ..names import counted_part, find_hardware
@@ -112,6 +113,8 @@ def _named(text: str, match: re.Match[str]) -> Cluster:
         return found if gbit is None else replace(found, network_gb_per_s=gbit / 8)
     if (cloud := machine(name)) is not None:
         return _of_machines(text, int(nodes or 1), cloud, gbit)
+    if cpu_machine(name) is not None:
+        return _of_parts(text, int(nodes or 1), 1, name, gbit)
     inner = re.match(r"^(?P<devices>\d+)x(?P<hardware>.+)$", name)
     if inner:
         return _of_parts(text, int(nodes or 1), int(inner["devices"]), inner["hardware"], gbit)

@@ -135,7 +135,8 @@ def test_cloud_machines_are_nodes():
     four = parse_cluster("4xStandard_ND96asr_v4:200gb")
     assert (four.hardware, four.nodes, four.devices, four.network_gb_per_s) == ("a100-sxm4-40gb", 4, 32, 25.0)
     assert parse_cluster("g4dn.xlarge").devices == 1
-    assert parse_cluster("2xa3-highgpu-8g").network_gb_per_s is None
+    assert parse_cluster("2xa3-highgpu-8g").network_gb_per_s == 100 / 8  # 800 Gbit/s of eight devices
+    assert parse_cluster("2xa3-edgegpu-8g").network_gb_per_s is None
     assert parse_cluster("2xp5.48xlarge:100gb").network_gb_per_s == 12.5
     with pytest.raises(RequestError, match=r"g6f\.xlarge has 0\.125 of a device; give it as `hardware`"):
         parse_cluster("g6f.xlarge")
