@@ -63,8 +63,8 @@ def test_rates_and_watts_are_in_proportion_to_the_cores() -> None:
     assert find_hardware(part.key) == part
     (note,) = part.notes
     assert note == (
-        "c7i.16xlarge has 32 of the cores of Xeon Platinum 8488C CPUs; its rates and watts are 0.667 times those of one "
-        "CPU, in proportion to the cores"
+        "c7i.16xlarge has 32 of the cores of Xeon Platinum 8488C CPUs; its rates and watts are 0.667 times those of "
+        "one CPU, in proportion to the cores"
     )
 
 
