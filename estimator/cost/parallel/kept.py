@@ -21,7 +21,7 @@ def kept_per_block(anatomy: Anatomy, software: str, checkpointing: str) -> float
         kept = partial(kept_by_selection, anatomy=anatomy)
     else:
         kept = partial(kept_bytes, anatomy=anatomy, scores=software == WRITTEN_SCORES and checkpointing == "none")
-    once = {id(block): kept(block) for block in anatomy.blocks}
+    once = {key: kept(block) for key, block in {id(block): block for block in anatomy.blocks}.items()}
     return sum(once[id(block)] for block in anatomy.blocks) / len(anatomy.blocks)
 
 

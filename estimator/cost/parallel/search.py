@@ -15,8 +15,8 @@ from .cluster import Cluster
 from .kept import kept_per_block
 from .memory import Memory, memory_of
 from .plan import CHECKPOINTING, Plan
-from .shard import slowest_stage
-from .step import Prices, StepCost, cost_at, prices_of, step_cost
+from .shard import Stage, slowest_stage, with_zero, without_zero
+from .step import StepCost, cost_at, price, step_cost
 
 ZERO_STAGES = (0, 1, 3)
 """Those that are tried: stage 2 is no faster than 1 and saves less than 3."""
@@ -57,16 +57,24 @@ def choose_plan(
     least: tuple[Plan, float] | None = None
     kept = {name: kept_per_block(anatomy, profile.software, name) for name in CHECKPOINTING}
     tried = (OLDER_STAGES, OLDER_CHECKPOINTING) if older else (ZERO_STAGES, CHECKPOINTING)
+    stages: dict[Plan, Stage] = {}  # ZeRO changes their updates alone
+    pass_prices: dict[Plan, tuple[float, float]] = {}
     for plan in splits(anatomy, cluster, passes, base or Plan(), *tried):
-        stage = slowest_stage(anatomy, plan, profile.software)
-        prices: Prices | None = None
+        sizes = replace(plan, zero=0)
+        if sizes not in stages:
+            stages[sizes] = without_zero(anatomy, sizes, profile.software)
+        stage = with_zero(stages[sizes], anatomy, plan)
+        update_price: tuple[float, float] | None = None
         for one in (plan,) if older else schedules(plan, len(anatomy.blocks)):
             memory = memory_of(work, anatomy, stage, one, kept[one.checkpointing])
             if least is None or memory.total < least[1]:
                 least = one, memory.total
             if profile.memory_bytes is not None and memory.total > profile.memory_bytes:
                 continue
-            prices = prices or prices_of(profile, stage)
+            if sizes not in pass_prices:
+                pass_prices[sizes] = price(profile, stage.passes)
+            update_price = update_price or price(profile, stage.updates)
+            prices = pass_prices[sizes], update_price
             choice = Choice(one, memory, cost_at(prices, profile, anatomy, one, cluster, stage))
             if best is None or choice.cost.seconds < best.cost.seconds:
                 best = choice

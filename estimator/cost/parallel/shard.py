@@ -43,6 +43,19 @@ class Stage:
 
 
 def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stage:
+    """The stage with the most work, its updates divided by ZeRO."""
+    return with_zero(without_zero(anatomy, plan, software), anatomy, plan)
+
+
+def with_zero(stage: Stage, anatomy: Anatomy, plan: Plan) -> Stage:
+    """`stage` of `without_zero`, whose updates the replicas of `plan` divide among each other from ZeRO stage 1 on."""
+    if not plan.zero:
+        return stage
+    owners = ((op, plan.expert_replicas if _is_shared(op, anatomy, plan) else plan.replicas) for op in stage.updates)
+    return replace(stage, updates=tuple(_divided(op, share) for op, share in owners))
+
+
+def without_zero(anatomy: Anatomy, plan: Plan, software: str) -> Stage:
     """The stage with the most work: as many blocks as any, the heaviest that follow each other, and an end.
 
     The ends of the network are on stages with fewer blocks where they take no longer than the blocks that are missing
@@ -62,7 +75,7 @@ def slowest_stage(anatomy: Anatomy, plan: Plan, software: str = "eager") -> Stag
     shared = [op for op in updates if _is_shared(op, anatomy, plan)]
     return Stage(
         passes=tuple(op for op in divided if op.phase != "optimizer"),
-        updates=tuple(_divided(op, _owners(op, anatomy, plan)) for op in updates),
+        updates=updates,
         blocks=len(blocks),
         parameters=_parameters(updates),
         expert_parameters=_parameters(shared),
@@ -86,9 +99,10 @@ def _end_of_slowest(anatomy: Anatomy, stages: int) -> tuple[Op, ...]:
 
 def _heaviest(blocks: Sequence[tuple[Op, ...]], count: int) -> Sequence[tuple[Op, ...]]:
     """The `count` blocks, one after another, with the most work; of equal ones those with the most weights."""
-    once = {id(block): (_work(block), _parameters(_updates(block))) for block in blocks}
-    if len(once) == 1 or count == len(blocks):
+    different = {id(block): block for block in blocks}
+    if len(different) == 1 or count == len(blocks):
         return blocks[:count]
+    once = {key: (_work(block), _parameters(_updates(block))) for key, block in different.items()}
     sums = [(0, 0), *accumulate((once[id(block)] for block in blocks), lambda a, b: (a[0] + b[0], a[1] + b[1]))]
     gains = [(end[0] - start[0], end[1] - start[1]) for start, end in zip(sums, sums[count:], strict=False)]
     first = max(range(len(gains)), key=lambda index: gains[index])
@@ -126,13 +140,6 @@ def _is_shared(op: Op, anatomy: Anatomy, plan: Plan) -> bool:
 
 def _is_elsewhere(op: Op, anatomy: Anatomy, plan: Plan) -> bool:
     return _is_shared(op, anatomy, plan) and anatomy.experts[op.layer].elsewhere(plan.ep)
-
-
-def _owners(op: Op, anatomy: Anatomy, plan: Plan) -> int:
-    """The devices that ZeRO divides an update among: the replicas of its weight."""
-    if not plan.zero:
-        return 1
-    return plan.expert_replicas if _is_shared(op, anatomy, plan) else plan.replicas
 
 
 def _parameters(updates: Iterable[Op]) -> int:

@@ -79,7 +79,7 @@ def step_cost(profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, 
 
 
 def prices_of(profile: Profile, stage: Stage) -> Prices:
-    return _priced(profile, stage.passes), _priced(profile, stage.updates)
+    return price(profile, stage.passes), price(profile, stage.updates)
 
 
 def cost_at(prices: Prices, profile: Profile, anatomy: Anatomy, plan: Plan, cluster: Cluster, stage: Stage) -> StepCost:
@@ -275,7 +275,7 @@ def _not_hidden(exchange_s: float, computing_s: float, overlap: float) -> float:
     return max(exchange_s - overlap * computing_s, (1 - overlap) * exchange_s)
 
 
-def _priced(profile: Profile, ops: Sequence[Op]) -> tuple[float, float]:
+def price(profile: Profile, ops: Sequence[Op]) -> tuple[float, float]:
     """Seconds and joules of the ops on one device."""
     if not ops:
         return 0.0, 0.0

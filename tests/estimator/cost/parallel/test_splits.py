@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from joulecast.estimator.base.errors import RequestError
+from joulecast.estimator.cost.curves import Curves, Term
 from joulecast.estimator.cost.parallel.anatomy import dissect
+from joulecast.estimator.cost.parallel.experts import Experts
+from joulecast.estimator.cost.parallel.memory import memory_of
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan, with_devices
 from joulecast.estimator.cost.parallel.search import choose_plan, schedules, splits
 from joulecast.estimator.cost.parallel.shard import slowest_stage
@@ -17,7 +20,7 @@ from joulecast.estimator.cost.parallel.step import (
     step_cost,
 )
 
-from .decoder import decoder, device, nodes
+from .decoder import HIDDEN, SECONDS_PER_MAC, TOKENS, decoder, device, nodes
 from .parts import anatomy
 
 
@@ -114,6 +117,28 @@ def test_the_chosen_pipeline_is_interleaved_where_that_shortens_its_bubble() -> 
     again = cost_at(prices_of(device(), stage), device(), anatomy_, replace(plan, interleave=2), one, stage)
     assert again == woven
     assert woven.seconds < plain.seconds
+
+
+@pytest.mark.parametrize("with_experts", [False, True])
+@pytest.mark.parametrize("room", [1.0, 0.6, 0.3])
+def test_the_chosen_split_is_the_fastest_of_all_that_fit_each_priced_alone(with_experts: bool, room: float) -> None:
+    """Whatever splits of one search share, and on a device on which updates take time, too."""
+    terms = (Term("dense", "*", "macs", SECONDS_PER_MAC), Term("*", "*", "bytes", 1e-8))
+    slow = replace(device(), time=Curves(terms))
+    net, two = decoder(), nodes(count=2, devices=4)
+    found = dissect(net)
+    if with_experts:
+        layers = {op.layer for op in found.blocks[0] if ".mlp" in op.layer}
+        shared = Experts(count=4, tokens=TOKENS, sent_elements=TOKENS * HIDDEN, weights=frozenset({4 * HIDDEN**2}))
+        found = replace(found, experts=dict.fromkeys(layers, shared))
+    every = [one for plan in splits(found, two, 16, Plan()) for one in schedules(plan, len(found.blocks))]
+    needed = {one: memory_of(net, found, slowest_stage(found, one), one).total for one in every}
+    limit = int(room * max(needed.values()) + (1 - room) * min(needed.values()))
+    costs = {one: step_cost(slow, found, one, two) for one in every if needed[one] <= limit}
+    choice = choose_plan(net, found, replace(slow, memory_bytes=limit), two, passes=16)
+    assert choice.plan == min(costs, key=lambda one: costs[one].seconds)
+    assert (choice.cost, choice.memory.total) == (costs[choice.plan], needed[choice.plan])
+    assert len({cost.update_s for cost in costs.values()}) > 5
 
 
 def test_sizes_after_one_that_does_not_fit() -> None:
