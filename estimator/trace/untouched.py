@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..sandbox.collection import without_collection
 from .state_records import (
     Cell,
     ClassBody,
@@ -59,7 +60,8 @@ _ATOMS = (
 def untouched(*roots: Any) -> Iterator[Reached]:
     """Restores everything that `roots` reach, and the states of random numbers, after the block."""
     with _torch_state():
-        reached = Reached(roots)
+        with without_collection():  # the first collection after imports walks all that they made
+            reached = Reached(roots)
         survivors = reached.survivors = Survivors()
         try:
             yield reached
