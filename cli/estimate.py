@@ -223,6 +223,10 @@ def _print_json(answers: list[Answer], layers: bool) -> None:
 
 def _answers(models: tuple[str, ...], options: dict[str, Any]) -> list[Answer]:
     """One answer per model, in order. All requests are built first, so that mistakes show at once."""
+    from ..estimator.model.reader import free_reader
+
+    with free_reader() as reader:
+        reader.start()  # takes seconds, in another process: before the imports of this one
     from ..estimator.answer.estimate import answers
     from ..estimator.base.errors import ModelError
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 from .first_batch import first_batch
 
@@ -93,6 +92,8 @@ def _loader(model: nn.Module | None, call: str) -> Any:
 @contextlib.contextmanager
 def training_stopped() -> Iterator[None]:
     """Calls that start a training raise TrainingStarted."""
+    from unittest import mock  # takes as long to import as the rest of what starts the process of the user's code
+
     from torch import nn
     from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
     from torch.utils.data import DataLoader
@@ -176,6 +177,8 @@ def _autocast_regions() -> Iterator[list[torch.dtype | None]]:
 
     PyTorch itself switches off the regions of a device that this machine lacks.
     """
+    from unittest import mock
+
     import torch
     from torch.amp.autocast_mode import autocast
 
