@@ -167,6 +167,25 @@ def usual_cluster(hardware: str, devices: int) -> str:
     return text if devices == members else f"{text}:{8 * rate:g}gb"
 
 
+def with_nodes(cluster: Cluster, nodes: int) -> Cluster:
+    """`nodes` of the cluster's nodes, under the name that gives them; a network that is not known is a usual one."""
+    match = _TEXT.match(cluster.name.strip())
+    name = match["name"] if match else cluster.name
+    node = name if _names_a_node(name) else f"{cluster.devices_per_node}x{name}"
+    endings = [text for text in (match["network"], match["path"]) if text] if match else []
+    network = cluster.network_gb_per_s
+    if network is None:
+        usual = next((one.network_gb_per_s for one in clusters().values() if one.hardware == cluster.hardware), None)
+        network = usual or _USUAL_GBIT / 8 / cluster.devices_per_node
+        endings.insert(0, f"{8 * network:g}gb")
+    return replace(cluster, name=":".join((f"{nodes}x{node}", *endings)), nodes=nodes, network_gb_per_s=network)
+
+
+def _names_a_node(name: str) -> bool:
+    known = name.casefold() in clusters() or machine(name) is not None or cpu_machine(name) is not None
+    return known or re.match(r"\d+x", name) is not None or counted_part(name) is not None
+
+
 @cache
 def clusters() -> Mapping[str, Cluster]:
     """The nodes of `datasets/clusters.csv` by key and alias, in lower case."""

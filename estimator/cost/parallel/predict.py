@@ -146,9 +146,12 @@ def predict_split(
     known = profile.software in TRAINING_STACKS and bool(anatomy.heads) and profile.provenance.time == "datasheet"
     older = known and _is_older(cluster)
     dated = is_dated(profile, cluster)
+    per_device = None if passes else accumulation
     passes = passes or accumulation * cluster.devices
     if plan is None:
-        choice = choose_plan(work, anatomy, profile, cluster, passes=passes, base=base, older=dated)
+        choice = choose_plan(
+            work, anatomy, profile, cluster, passes=passes, per_device=per_device, base=base, older=dated
+        )
     else:
         check_plan(plan, anatomy, cluster.devices, passes, work.batch_size // accumulation)
         plan = replace(plan, accumulate=passes // plan.dp)

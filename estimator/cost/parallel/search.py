@@ -11,7 +11,7 @@ from ...base.errors import RequestError
 from ...trace.workload import Workload
 from ..profile import Profile
 from .anatomy import Anatomy
-from .cluster import Cluster
+from .cluster import Cluster, with_nodes
 from .kept import kept_per_block
 from .memory import Memory, memory_of
 from .plan import CHECKPOINTING, Plan
@@ -44,14 +44,16 @@ def choose_plan(
     cluster: Cluster,
     *,
     passes: int,
+    per_device: int | None = None,
     base: Plan | None = None,
     older: bool = False,
 ) -> Choice:
     """The fastest split of `passes` micro-batches of `work` per step that fits.
 
-    `passes` is the number of micro-batches of one step on all replicas together. What `base` sets (ZeRO, checkpointing,
-    interleaving) stays. With `older`, only what trainings on GPUs before Ampere had is tried. Raises RequestError when
-    no split fits.
+    `passes` is the number of micro-batches of one step on all replicas together, and `per_device` that of each device
+    where a larger cluster would have more. What `base` sets (ZeRO, checkpointing, interleaving) stays. With `older`,
+    only what trainings on GPUs before Ampere had is tried. Raises RequestError with the smallest cluster of such nodes
+    that fits when no split does.
     """
     best: Choice | None = None
     least: tuple[Plan, float] | None = None
@@ -85,11 +87,45 @@ def choose_plan(
             f"no split of {cluster.devices} devices gives each replica a whole number of the {passes} micro-batches of "
             "a step; change `global_batch`, `accumulate` or `batch_size`"
         )
-    smaller = " or a smaller `batch_size`" if work.batch_size > 1 else ""
+    larger = _larger_cluster(work, anatomy, profile, cluster, passes, per_device, base or Plan(), tried)
+    ways = [f"`cluster` {larger.name}"] if larger else []
+    ways += ["a smaller `batch_size`"] if work.batch_size > 1 else []
     raise RequestError(
         f"no split fits in {short((profile.memory_bytes or 0) / 1e9)} GB per device; the smallest ({least[0]}) needs "
-        f"{short(least[1] / 1e9)} GB: use more devices{smaller}"
+        f"{short(least[1] / 1e9)} GB: use {' or '.join(ways) or 'devices with more memory'}"
     )
+
+
+_ONE_BY_ONE, _DOUBLED = 32, 6
+"""Numbers of nodes that are tried in turn from the least that could do, and then as often twice as many."""
+
+
+def _larger_cluster(
+    work: Workload,
+    anatomy: Anatomy,
+    profile: Profile,
+    cluster: Cluster,
+    passes: int,
+    per_device: int | None,
+    base: Plan,
+    tried: tuple[Sequence[int], Sequence[str]],
+) -> Cluster | None:
+    """The smallest cluster of the same nodes on which a split fits; None where none of those tried is enough."""
+    room = profile.memory_bytes or 0.0
+    alone = slowest_stage(anatomy, Plan(), profile.software)
+    state = memory_of(work, anatomy, alone, Plan(), 0.0)
+    least = math.ceil((state.weights + state.gradients + state.optimizer) / (room * cluster.devices_per_node))
+    first = max(cluster.nodes + 1, least)
+    last = first + _ONE_BY_ONE - 1
+    kept = {name: kept_per_block(anatomy, profile.software, name) for name in CHECKPOINTING}
+    for nodes in (*range(first, last + 1), *(last * 2**times for times in range(1, _DOUBLED + 1))):
+        larger = with_nodes(cluster, nodes)
+        plans = splits(anatomy, larger, per_device * larger.devices if per_device else passes, base, *tried)
+        for plan in plans:
+            stage = slowest_stage(anatomy, plan, profile.software)
+            if memory_of(work, anatomy, stage, plan, kept[plan.checkpointing]).total <= room:
+                return larger
+    return None
 
 
 def choose_settings(

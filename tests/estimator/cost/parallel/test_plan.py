@@ -7,7 +7,7 @@ import pytest
 
 from joulecast.estimator.base.errors import RequestError
 from joulecast.estimator.cost.parallel.anatomy import dissect
-from joulecast.estimator.cost.parallel.cluster import clusters, crowded, parse_cluster
+from joulecast.estimator.cost.parallel.cluster import clusters, crowded, parse_cluster, with_nodes
 from joulecast.estimator.cost.parallel.plan import Plan, check_plan, parse_plan, stated_sizes
 
 from .decoder import BLOCKS, BOUNDARY_BYTES, HEADS, HIDDEN, TOKENS, VOCABULARY, decoder, nodes
@@ -126,6 +126,30 @@ def test_clusters_by_name_and_by_parts():
     assert parse_cluster("1x1xh100-sxm").devices == 1
     assert parse_cluster("2x8xh100-sxm").network_gb_per_s is None
     assert parse_cluster("8xh100-sxm").nodes == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "larger"),
+    [
+        ("dgx-h100", "3xdgx-h100"),
+        ("2xdgx-h100:200gb", "3xdgx-h100:200gb"),
+        ("8xh100-sxm", "3x8xh100-sxm:400gb"),  # the network of the DGX H100
+        ("64x8xh100-sxm:400gb-ib", "3x8xh100-sxm:400gb-ib"),
+        ("4xp5.48xlarge", "3xp5.48xlarge"),
+        ("a3-edgegpu-8g", "3xa3-edgegpu-8g:400gb"),
+        ("gpu_8x_h100_sxm5", "3xgpu_8x_h100_sxm5:400gb"),
+        ("4xrtx-3090:nvlink", "3x4xrtx-3090:25gb:nvlink"),  # 100 Gbit/s of four cards
+        ("2xc7i.16xlarge:50gb", "3xc7i.16xlarge:50gb"),
+    ],
+)
+def test_more_nodes_of_a_cluster_have_a_name_that_gives_them(text, larger):
+    cluster = parse_cluster(text)
+    found = with_nodes(cluster, 3)
+    assert (found.name, found.nodes, found.devices_per_node) == (larger, 3, cluster.devices_per_node)
+    again = parse_cluster(larger)
+    assert (again.nodes, again.devices_per_node) == (3, cluster.devices_per_node)
+    assert again.network_gb_per_s == pytest.approx(found.network_gb_per_s)
+    assert again.link_gb_per_s == cluster.link_gb_per_s
 
 
 def test_cloud_machines_are_nodes():

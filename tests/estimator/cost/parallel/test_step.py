@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -149,10 +150,27 @@ def test_the_fastest_split_that_fits_is_chosen():
         choose_plan(work, anatomy, device(1_500_000_000), nodes(), passes=8)
     with pytest.raises(RequestError, match=r"no split fits in 2 GB per device; the smallest .* needs 2 GB"):
         choose_plan(work, anatomy, device(int(RESERVED_BYTES)), nodes(), passes=8)
-    with pytest.raises(RequestError, match=r"use more devices$"):  # a batch of one cannot be smaller
+    with pytest.raises(RequestError, match=r"use devices with more memory$"):  # less than the framework's own
         choose_plan(replace(work, batch_size=1), anatomy, device(1_500_000_000), nodes(), passes=8)
     with pytest.raises(RequestError, match="whole number of the 3 micro-batches"):
         choose_plan(work, anatomy, device(), nodes(devices=5), passes=3)
+
+
+def test_where_no_split_fits_the_smallest_cluster_that_does_is_named():
+    """Of one device each: sharded state is 16 bytes a weight, and so much more is left for a third of it."""
+    work, anatomy = decoder(), dissect(decoder())
+    weights = BLOCKS * (BLOCK_WEIGHTS + HIDDEN) + 2 * ENDS_WEIGHTS
+    plan = Plan(dp=3, zero=3, checkpointing="full")
+    rest = memory_of(work, anatomy, slowest_stage(anatomy, plan), plan).total - 16 * weights / 3
+    room = device(math.ceil(rest + 16 * weights / 3))
+    for count in (1, 2):
+        with pytest.raises(RequestError, match=r"use `cluster` 3x1xmade-up$"):
+            choose_plan(work, anatomy, room, nodes(count, devices=1), passes=count, per_device=1)
+    assert choose_plan(work, anatomy, room, nodes(3, devices=1), passes=3, per_device=1).plan.devices == 3
+    # A batch of 8 passes cannot be shared by three replicas, and four can.
+    with pytest.raises(RequestError, match=r"use `cluster` 4x1xmade-up$"):
+        choose_plan(work, anatomy, room, nodes(1, devices=1), passes=8)
+    assert choose_plan(work, anatomy, room, nodes(4, devices=1), passes=8).plan.devices == 4
 
 
 def test_a_run_on_a_cluster():
