@@ -7,6 +7,7 @@ One table serves the command line, Python and the trainers.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -187,6 +188,7 @@ _ALIASES = {
 _UNKNOWN = "adamw"
 
 
+@functools.cache  # asked for each parameter tensor
 def optimizer_name(name: str) -> str:
     """The name in the table, from any spelling: `SGD`, `AdamW8bit`, `adamw_bnb_8bit`. Raises JoulecastError."""
     plain = _plain(name)

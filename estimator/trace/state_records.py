@@ -41,6 +41,8 @@ class Items(Record):
 
     def put_back(self) -> None:
         now = list(self._methods.items(self._names))
+        if not now and not self.saved:  # most are
+            return
         same = len(now) == len(self.saved) and all(
             a[0] is b[0] and a[1] is b[1] for a, b in zip(now, self.saved, strict=True)
         )

@@ -6,7 +6,7 @@ FLOPs: one multiply-add counts as one, fvcore's convention, here and everywhere 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
@@ -168,26 +168,26 @@ class Workload:
             raise JoulecastError(f"workload document is corrupt ({error}); trace it again") from error
 
 
-_OP_FIELDS = (
-    "name",
-    "kind",
-    "phase",
-    "layer",
-    "flops",
-    "bytes_read",
-    "bytes_written",
-    "dtype",
-    "dims",
-    "count",
-)
+_OP_FIELDS = len(fields(Op))
 
 
 def _op_row(op: Op) -> list[Any]:
-    """Ops as rows, in the order of `_OP_FIELDS`: a third of the size of one object an op."""
-    return [dict(value) if isinstance(value := getattr(op, name), Mapping) else value for name in _OP_FIELDS]
+    """Ops as rows, in the order of their fields: a third of the size of one object an op."""
+    return [
+        op.name,
+        op.kind,
+        op.phase,
+        op.layer,
+        op.flops,
+        op.bytes_read,
+        op.bytes_written,
+        op.dtype,
+        dict(op.dims),
+        op.count,
+    ]
 
 
 def _row_op(row: list[Any]) -> Op:
-    if len(row) != len(_OP_FIELDS):
-        raise ValueError(f"an op has {len(row)} fields, expected {len(_OP_FIELDS)}")
-    return Op(**dict(zip(_OP_FIELDS, row, strict=True)))
+    if len(row) != _OP_FIELDS:
+        raise ValueError(f"an op has {len(row)} fields, expected {_OP_FIELDS}")
+    return Op(*row)
