@@ -101,7 +101,7 @@ SECTIONS = {
     "--parallel-config",
     type=_FILE,
     metavar="FILE",
-    help="Split and batch from DeepSpeed, Accelerate, TrainingArguments, torchtitan or Megatron-LM.",
+    help="Split and batch from a file of DeepSpeed, Accelerate, torchtitan, Megatron-LM, axolotl, MaxText...",
 )
 @click.option("--input-bound", metavar="N", help="Samples that a node loads in a second, where data is the limit.")
 @click.option("--overhead", type=float, metavar="SHARE", help="What a run on a cluster adds to its steps: 0.1 is 10 %.")

@@ -9,8 +9,9 @@ from ..base.errors import HardwareError, RequestError
 from ..base.notes import Note, Topic, Weight
 from ..cost.names import find_hardware
 from ..cost.parallel.cluster import EXAMPLES as CLUSTER_EXAMPLES
-from ..cost.parallel.configs import StatedRun, read_config
+from ..cost.parallel.configs import read_config
 from ..cost.parallel.plan import nearest_divisor
+from ..cost.parallel.stated_run import StatedRun
 from ..cost.software import WRITTEN_SCORES
 from ..place.schedule import whole_number
 from .request import PRECISIONS, Request
@@ -87,6 +88,8 @@ def config_notes(request: Request) -> tuple[Note, ...]:
             f"the optimizer {stated.unknown_optimizer} of the {stated.kind} file is not known: another is counted; "
             "give the nearest one (`optimizer`)"
         )
+    if stated.trains_adapters and request.lora is None:
+        texts.append(f"the {stated.kind} file trains adapters: all weights are counted as trained; give them (`lora`)")
     if stated.devices not in (None, devices):
         texts.append(f"the {stated.kind} file has {stated.devices} processes: the cluster's {devices} devices are used")
     return tuple(Note(text, Topic.SCHEDULE, Weight.ACT) for text in texts)

@@ -1,4 +1,4 @@
-"""Configurations that people already have: DeepSpeed, Accelerate, transformers, torchtitan and Megatron-LM.
+"""Configurations that people already have: DeepSpeed, Accelerate, transformers, torchtitan, Megatron-LM and recipes.
 
 Each is read into the fields of a request that it states. What a file leaves to its framework ("auto", "-1") is not
 stated.
@@ -11,41 +11,32 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...base.errors import JoulecastError, RequestError
+from ...base.errors import RequestError
 from ...base.files import read_text
 from .megatron_args import UnsetError, is_megatron, of_text, of_yaml
+from .recipes import KINDS as RECIPES
+from .recipes import recipe_of, with_llama_factory
+from .stated_run import (
+    OutOfRangeError,
+    StatedRun,
+    count,
+    level,
+    optimizer_of,
+    over,
+    part,
+    precision,
+    sizes,
+    unknown_optimizer,
+)
 
-KINDS = "a DeepSpeed JSON, an Accelerate YAML, a TrainingArguments JSON, a torchtitan TOML or Megatron-LM arguments"
-
-
-@dataclass(frozen=True, slots=True)
-class StatedRun:
-    """What a configuration of `kind` states, by the names of a request's fields; None: not stated.
-
-    `parallel` is the text of the option. `global_batch` counts the samples of a step on all devices.
-    """
-
-    kind: str
-    parallel: str | None = None
-    zero: int | None = None
-    activation_checkpointing: str | None = None
-    batch_size: int | None = None
-    accumulate: int | None = None
-    global_batch: int | None = None
-    sequence_length: int | None = None
-    precision: str | None = None
-    optimizer: str | None = None
-    clip_gradients: bool | None = None
-    software: str | None = None
-    devices: int | None = None
-    not_modelled: tuple[str, ...] = ()
-    """Settings that change the time of a step and that joulecast leaves out, in the file's words."""
-    unknown_optimizer: str | None = None
-    """The file's optimizer where joulecast knows none of its name."""
+KINDS = (
+    "a DeepSpeed JSON, an Accelerate YAML, TrainingArguments in JSON or YAML, a torchtitan TOML, Megatron-LM arguments "
+    f"or {RECIPES}"
+)
 
 
 def read_config(path: str | Path) -> StatedRun:
@@ -58,7 +49,7 @@ def read_config(path: str | Path) -> StatedRun:
         raise RequestError(f"`parallel_config` {path} cannot be read ({why}); give {KINDS}") from error
     try:
         return _read(text, path)
-    except (_OutOfRangeError, UnsetError) as error:
+    except (OutOfRangeError, UnsetError) as error:
         raise RequestError(f"`parallel_config` {path} has {error}") from None
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         kind = "JSON" if isinstance(error, json.JSONDecodeError) else "TOML"
@@ -74,10 +65,6 @@ class _UnknownKindError(Exception):
 
 
 class _InvalidYamlError(Exception):
-    pass
-
-
-class _OutOfRangeError(Exception):
     pass
 
 
@@ -97,10 +84,13 @@ def _read(text: str, path: Path) -> StatedRun:
     if is_megatron(text):
         return _megatron(of_text(text))
     document = _yaml(text, path)
+    if recipe := recipe_of(document):
+        named = _named_deepspeed(document.get("deepspeed"), "deepspeed", path)
+        return recipe if named is None else over(replace(named, kind=recipe.kind, parallel=None), recipe)
     if "distributed_type" in document or "compute_environment" in document:
         return _accelerate(document, path)
     if any(key.startswith("per_device_") for key in document):
-        return _training_arguments(document, path)
+        return with_llama_factory(_training_arguments(document, path), document)
     if arguments := of_yaml(document):
         return _megatron(arguments)
     raise _UnknownKindError
@@ -109,7 +99,7 @@ def _read(text: str, path: Path) -> StatedRun:
 def _named_deepspeed(name: Any, key: str, path: Path) -> StatedRun | None:
     """The DeepSpeed configuration in the file that `key` of the one at `path` names, seen from its folder or from here.
 
-    Raises _OutOfRangeError where it cannot be read.
+    Raises OutOfRangeError where it cannot be read.
     """
     if not isinstance(name, str) or not name:
         return None
@@ -117,7 +107,7 @@ def _named_deepspeed(name: Any, key: str, path: Path) -> StatedRun | None:
         if place.is_file():
             document = json.loads(read_text(place))
             return _deepspeed(document if isinstance(document, dict) else {})
-    raise _OutOfRangeError(f"{key} {name}, which is not there; give that file instead, or correct the path")
+    raise OutOfRangeError(f"{key} {name}, which is not there; give that file instead, or correct the path")
 
 
 # -- DeepSpeed ------------------------------------------------------------------------------------------------
@@ -131,33 +121,33 @@ _DEEPSPEED_KEYS = (
 
 
 def _deepspeed(document: Mapping[str, Any]) -> StatedRun:
-    tensor = _part(document, "tensor_parallel")
-    tp = _count(tensor.get("autotp_size")) or _count(tensor.get("tp_size"))
-    pp = _count(_part(document, "pipeline").get("stages"))
+    tensor = part(document, "tensor_parallel")
+    tp = count(tensor.get("autotp_size")) or count(tensor.get("tp_size"))
+    pp = count(part(document, "pipeline").get("stages"))
     clip, zero = document.get("gradient_clipping"), document.get("zero_optimization")
-    optimizer = _part(document, "optimizer").get("type")
+    optimizer = part(document, "optimizer").get("type")
     return StatedRun(
         kind="DeepSpeed",
-        parallel=_sizes(tp=tp or 1, pp=pp or 1),
-        zero=int(zero) if isinstance(zero, bool) else _level(_part(document, "zero_optimization").get("stage")),
-        batch_size=_count(document.get("train_micro_batch_size_per_gpu")),
-        accumulate=_count(document.get("gradient_accumulation_steps")),
-        global_batch=_count(document.get("train_batch_size")),
-        precision=_precision(
-            _part(document, "bf16").get("enabled") or _part(document, "bfloat16").get("enabled"),
-            _part(document, "fp16").get("enabled"),
+        parallel=sizes(tp=tp or 1, pp=pp or 1),
+        zero=int(zero) if isinstance(zero, bool) else level(part(document, "zero_optimization").get("stage")),
+        batch_size=count(document.get("train_micro_batch_size_per_gpu")),
+        accumulate=count(document.get("gradient_accumulation_steps")),
+        global_batch=count(document.get("train_batch_size")),
+        precision=precision(
+            part(document, "bf16").get("enabled") or part(document, "bfloat16").get("enabled"),
+            part(document, "fp16").get("enabled"),
         ),
-        optimizer=_optimizer(optimizer),
+        optimizer=optimizer_of(optimizer),
         clip_gradients=clip > 0 if isinstance(clip, int | float) and not isinstance(clip, bool) else None,
-        not_modelled=_offloaded(_part(document, "zero_optimization")),
-        unknown_optimizer=_unknown_optimizer(optimizer),
+        not_modelled=_offloaded(part(document, "zero_optimization")),
+        unknown_optimizer=unknown_optimizer(optimizer),
     )
 
 
 def _offloaded(zero: Mapping[str, Any]) -> tuple[str, ...]:
     """What ZeRO keeps in the memory of the host or on a disk."""
     names = ("offload_optimizer", "offload_param")
-    return tuple(name for name in names if str(_part(zero, name).get("device", "none")) != "none")
+    return tuple(name for name in names if str(part(zero, name).get("device", "none")) != "none")
 
 
 # -- transformers ---------------------------------------------------------------------------------------------
@@ -167,27 +157,34 @@ _ARGUMENTS_KEYS = ("output_dir", "gradient_checkpointing")
 
 
 def _training_arguments(document: Mapping[str, Any], path: Path) -> StatedRun:
-    fsdp_config, checkpointing = _part(document, "fsdp_config"), document.get("gradient_checkpointing")
+    fsdp_config, checkpointing = part(document, "fsdp_config"), document.get("gradient_checkpointing")
     if any(fsdp_config.get(name) is True for name in ("activation_checkpointing", "fsdp_activation_checkpointing")):
         checkpointing = True
+    degrees = part(document, "parallelism_config")
     own = StatedRun(
         kind="TrainingArguments",
-        parallel=_sizes(tp=1, pp=1),
+        parallel=sizes(tp=count(degrees.get("tp_size")) or 1, pp=1, cp=_context(degrees)),
         zero=_fsdp_stage(document.get("fsdp")),
         activation_checkpointing=None if checkpointing is None else "full" if checkpointing else "none",
-        batch_size=_count(document.get("per_device_train_batch_size")),
-        accumulate=_count(document.get("gradient_accumulation_steps")),
-        precision=_precision(document.get("bf16"), document.get("fp16")),
-        optimizer=_optimizer(document.get("optim")),
+        batch_size=count(document.get("per_device_train_batch_size")),
+        accumulate=count(document.get("gradient_accumulation_steps")),
+        precision=precision(document.get("bf16"), document.get("fp16")),
+        optimizer=optimizer_of(document.get("optim")),
+        sequence_length=count(document.get("max_length")) or count(document.get("max_seq_length")),
         clip_gradients=bool(document.get("max_grad_norm", True)),
         not_modelled=("fsdp offload",) if "offload" in _words(document.get("fsdp")) else (),
-        unknown_optimizer=_unknown_optimizer(document.get("optim")),
+        unknown_optimizer=unknown_optimizer(document.get("optim")),
     )
     deepspeed = document.get("deepspeed")
     if isinstance(deepspeed, Mapping):
-        return _over(_deepspeed(deepspeed), own)
+        return over(_deepspeed(deepspeed), own)
     named = _named_deepspeed(deepspeed, "deepspeed", path)
-    return own if named is None else _over(named, own)
+    return own if named is None else over(named, own)
+
+
+def _context(degrees: Mapping[str, Any], prefix: str = "") -> int | None:
+    """Devices that share a sequence: of ring attention, or of heads that are exchanged (Ulysses, "sp")."""
+    return count(degrees.get(f"{prefix}cp_size")) or count(degrees.get(f"{prefix}sp_size"))
 
 
 def _words(value: Any) -> list[Any]:
@@ -211,24 +208,24 @@ _FSDP_STRATEGIES = {
 
 
 def _accelerate(document: Mapping[str, Any], path: Path) -> StatedRun:
-    fsdp, deepspeed = _part(document, "fsdp_config"), _part(document, "deepspeed_config")
-    megatron, sizes = _part(document, "megatron_lm_config"), _part(document, "parallelism_config")
+    fsdp, deepspeed = part(document, "fsdp_config"), part(document, "deepspeed_config")
+    megatron, degrees = part(document, "megatron_lm_config"), part(document, "parallelism_config")
     zero: int | None = None
     if fsdp:
         reshard = fsdp.get("fsdp_reshard_after_forward")
         strategy = str(fsdp.get("fsdp_sharding_strategy", "FULL_SHARD" if reshard in (None, True) else reshard))
         zero = _FSDP_STRATEGIES.get(strategy, 3 if strategy == "True" else 2)
     if deepspeed:
-        zero = _level(deepspeed.get("zero_stage"))
+        zero = level(deepspeed.get("zero_stage"))
     recompute = fsdp.get("fsdp_activation_checkpointing")
     clip = deepspeed.get("gradient_clipping", megatron.get("megatron_lm_gradient_clipping"))
     mixed = str(document.get("mixed_precision", "no"))
     own = StatedRun(
         kind="Accelerate",
-        parallel=_sizes(
-            tp=_count(megatron.get("megatron_lm_tp_degree")) or _count(sizes.get("parallelism_config_tp_size")) or 1,
-            pp=_count(megatron.get("megatron_lm_pp_degree")) or 1,
-            cp=_count(sizes.get("parallelism_config_cp_size")),
+        parallel=sizes(
+            tp=count(megatron.get("megatron_lm_tp_degree")) or count(degrees.get("parallelism_config_tp_size")) or 1,
+            pp=count(megatron.get("megatron_lm_pp_degree")) or 1,
+            cp=_context(degrees, "parallelism_config_"),
         ),
         zero=zero,
         activation_checkpointing="full"
@@ -236,18 +233,18 @@ def _accelerate(document: Mapping[str, Any], path: Path) -> StatedRun:
         else "selective"
         if megatron.get("megatron_lm_recompute_activations")
         else None,
-        accumulate=_count(deepspeed.get("gradient_accumulation_steps"))
-        or _count(document.get("gradient_accumulation_steps")),
+        accumulate=count(deepspeed.get("gradient_accumulation_steps"))
+        or count(document.get("gradient_accumulation_steps")),
         precision=mixed if mixed in ("bf16", "fp16", "fp8") else None,
         clip_gradients=clip > 0 if isinstance(clip, int | float) else None,
-        devices=_count(document.get("num_processes")),
+        devices=count(document.get("num_processes")),
         not_modelled=(
             *(("fsdp_offload_params",) if fsdp.get("fsdp_offload_params") is True else ()),
             *(name for name in _OFFLOADS if str(deepspeed.get(name, "none")) != "none"),
         ),
     )
     named = _named_deepspeed(deepspeed.get("deepspeed_config_file"), "deepspeed_config_file", path)
-    return own if named is None else _over(replace(named, kind="Accelerate"), own)
+    return own if named is None else over(replace(named, kind="Accelerate"), own)
 
 
 _OFFLOADS = ("offload_optimizer_device", "offload_param_device")
@@ -271,51 +268,51 @@ def _yaml(text: str, path: Path) -> dict[str, Any]:
 
 
 def _torchtitan(document: Mapping[str, Any]) -> StatedRun:
-    training = _part(document, "training")
+    training = part(document, "training")
     if not training:
         raise _UnknownKindError
     # Until 2025, degrees stood in [training] and [experimental].
-    parallel = {**training, **_part(document, "experimental"), **_part(document, "parallelism")}
-    optimizer = _part(document, "optimizer").get("name")
+    parallel = {**training, **part(document, "experimental"), **part(document, "parallelism")}
+    optimizer = part(document, "optimizer").get("name")
     shard, replicate = parallel.get("data_parallel_shard_degree"), parallel.get("data_parallel_replicate_degree")
-    mode = str(_part(document, "activation_checkpoint").get("mode", "selective"))
-    pp = _count(parallel.get("pipeline_parallel_degree")) or 1
-    local, whole = _count(training.get("local_batch_size")), _count(training.get("global_batch_size"))
-    local = local or _count(training.get("batch_size"))
+    mode = str(part(document, "activation_checkpoint").get("mode", "selective"))
+    pp = count(parallel.get("pipeline_parallel_degree")) or 1
+    local, whole = count(training.get("local_batch_size")), count(training.get("global_batch_size"))
+    local = local or count(training.get("batch_size"))
     micro, passes = local, None
     if pp > 1 and local:  # the batch of a replica is divided among the stages
-        micro = math.gcd(local, _count(parallel.get("pipeline_parallel_microbatch_size")) or 1)
+        micro = math.gcd(local, count(parallel.get("pipeline_parallel_microbatch_size")) or 1)
         passes = None if whole else local // micro
     return StatedRun(
         kind="torchtitan",
-        parallel=_sizes(
-            tp=_count(parallel.get("tensor_parallel_degree")) or 1,
+        parallel=sizes(
+            tp=count(parallel.get("tensor_parallel_degree")) or 1,
             pp=pp,
-            cp=_count(parallel.get("context_parallel_degree")),
-            ep=_count(parallel.get("expert_parallel_degree")),
-            etp=_count(parallel.get("expert_tensor_parallel_degree")),
+            cp=count(parallel.get("context_parallel_degree")),
+            ep=count(parallel.get("expert_parallel_degree")),
+            etp=count(parallel.get("expert_tensor_parallel_degree")),
         ),
-        zero=0 if shard == 1 and _count(replicate) else _resharded(parallel, pp),
+        zero=0 if shard == 1 and count(replicate) else _resharded(parallel, pp),
         activation_checkpointing=mode if mode in ("full", "selective", "none") else None,
         batch_size=micro,
         accumulate=passes,
         global_batch=whole,
-        sequence_length=_count(training.get("seq_len")),
+        sequence_length=count(training.get("seq_len")),
         precision=_titan_precision(document),
-        optimizer=_optimizer(optimizer),
+        optimizer=optimizer_of(optimizer),
         clip_gradients=bool(training.get("max_norm", True)),
-        unknown_optimizer=_unknown_optimizer(optimizer),
+        unknown_optimizer=unknown_optimizer(optimizer),
     )
 
 
 def _titan_precision(document: Mapping[str, Any]) -> str | None:
     """FP8 where linear layers are converted to it, otherwise the type that FSDP computes in."""
-    converters = _part(document, "model").get("converters")
+    converters = part(document, "model").get("converters")
     if any("float8" in str(name) for name in (converters if isinstance(converters, list) else [])):
         return "fp8"
-    if _part(document, "float8").get("enable_float8_linear") is True:
+    if part(document, "float8").get("enable_float8_linear") is True:
         return "fp8"
-    return "bf16" if _part(document, "training").get("mixed_precision_param", "bfloat16") == "bfloat16" else None
+    return "bf16" if part(document, "training").get("mixed_precision_param", "bfloat16") == "bfloat16" else None
 
 
 def _resharded(parallel: Mapping[str, Any], stages: int) -> int:
@@ -329,11 +326,11 @@ def _resharded(parallel: Mapping[str, Any], stages: int) -> int:
 
 def _megatron(found: Mapping[str, str]) -> StatedRun:
     tp, pp = (
-        _count(found.get("tensor-model-parallel-size")) or 1,
-        _count(found.get("pipeline-model-parallel-size")) or 1,
+        count(found.get("tensor-model-parallel-size")) or 1,
+        count(found.get("pipeline-model-parallel-size")) or 1,
     )
-    layers, chunk = _count(found.get("num-layers")), _count(found.get("num-layers-per-virtual-pipeline-stage"))
-    chunks = layers // (pp * chunk) if layers and chunk else _count(found.get("num-virtual-stages-per-pipeline-rank"))
+    layers, chunk = count(found.get("num-layers")), count(found.get("num-layers-per-virtual-pipeline-stage"))
+    chunks = layers // (pp * chunk) if layers and chunk else count(found.get("num-virtual-stages-per-pipeline-rank"))
     granularity, clip = found.get("recompute-granularity"), found.get("clip-grad")
     if "recompute-activations" in found:
         granularity = "selective"
@@ -341,86 +338,24 @@ def _megatron(found: Mapping[str, str]) -> StatedRun:
         granularity = "full"
     return StatedRun(
         kind="Megatron-LM",
-        parallel=_sizes(
+        parallel=sizes(
             tp=tp,
             pp=pp,
-            cp=_count(found.get("context-parallel-size")),
-            ep=_count(found.get("expert-model-parallel-size")),
-            etp=_count(found.get("expert-tensor-parallel-size")),
+            cp=count(found.get("context-parallel-size")),
+            ep=count(found.get("expert-model-parallel-size")),
+            etp=count(found.get("expert-tensor-parallel-size")),
             vp=chunks,
             sp=None if tp == 1 else int("sequence-parallel" in found),
             eo=1 if "overlap-moe-expert-parallel-comm" in found else None,
         ),
         zero=1 if "use-distributed-optimizer" in found else 0,
         activation_checkpointing=granularity if granularity in ("full", "selective") else "none",
-        batch_size=_count(found.get("micro-batch-size")),
-        global_batch=_count(found.get("global-batch-size")),
-        sequence_length=_count(found.get("seq-length")),
-        precision="fp8" if "fp8-format" in found else _precision("bf16" in found, "fp16" in found),
-        optimizer=_optimizer(found.get("optimizer", "adam")),
+        batch_size=count(found.get("micro-batch-size")),
+        global_batch=count(found.get("global-batch-size")),
+        sequence_length=count(found.get("seq-length")),
+        precision="fp8" if "fp8-format" in found else precision("bf16" in found, "fp16" in found),
+        optimizer=optimizer_of(found.get("optimizer", "adam")),
         clip_gradients=not clip or not re.fullmatch(r"0*\.?0*", clip),
         software="megatron" if found.get("transformer-impl") == "local" else "megatron-core",
-        unknown_optimizer=_unknown_optimizer(found.get("optimizer")),
+        unknown_optimizer=unknown_optimizer(found.get("optimizer")),
     )
-
-
-# -- values ---------------------------------------------------------------------------------------------------
-
-
-def _part(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = document.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _count(value: Any) -> int | None:
-    """A whole number of at least 1; None for "auto", -1 and what is missing."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str) and value.isdigit():
-        value = int(value)
-    return value if isinstance(value, int) and value >= 1 else None
-
-
-def _level(value: Any) -> int | None:
-    """The ZeRO stage; None for "auto", -1 and what is missing. Raises _OutOfRangeError for one above 3."""
-    if isinstance(value, str) and value.isdigit():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        return None
-    if value > 3:
-        raise _OutOfRangeError(f"ZeRO stage {value}; give one from 0 to 3")
-    return value
-
-
-def _sizes(**sizes: int | None) -> str:
-    """The text of `parallel`; "tp=1,pp=1" states that the model is not divided."""
-    always = ("tp", "pp", "sp", "eo")
-    kept = {name: size for name, size in sizes.items() if size is not None and (size > 1 or name in always)}
-    return ",".join(f"{name}={size}" for name, size in kept.items())
-
-
-def _precision(bf16: Any, fp16: Any) -> str | None:
-    return "bf16" if bf16 is True else "fp16" if fp16 is True else None
-
-
-def _optimizer(name: Any) -> str | None:
-    """The optimizer by joulecast's name; None where it has none."""
-    if not isinstance(name, str):
-        return None
-    from ...trace.optimizers import optimizer_name
-
-    plain = re.sub(r"(?:_(?:torch|fused|apex|hf|npu|xla))+$|^fused_?|^deepspeedcpu|^onebit|^zeroone", "", name.lower())
-    try:
-        return optimizer_name(plain)
-    except JoulecastError:
-        return None
-
-
-def _unknown_optimizer(name: Any) -> str | None:
-    return name if isinstance(name, str) and name and _optimizer(name) is None else None
-
-
-def _over(first: StatedRun, second: StatedRun) -> StatedRun:
-    """`second` with what `first` states in its place."""
-    values = {name: getattr(first, name) for name in StatedRun.__dataclass_fields__}
-    return StatedRun(**{name: getattr(second, name) if value is None else value for name, value in values.items()})

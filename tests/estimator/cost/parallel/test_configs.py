@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from joulecast.estimator.base.errors import RequestError
-from joulecast.estimator.cost.parallel.configs import StatedRun, read_config
+from joulecast.estimator.cost.parallel.configs import read_config
+from joulecast.estimator.cost.parallel.stated_run import StatedRun
 
 DEEPSPEED = {
     "train_batch_size": 512,
