@@ -31,6 +31,7 @@ from joulecast.estimator.cost.parallel.step import Prices, StepCost, cost_at, pr
 from joulecast.estimator.cost.piece_time import SOFTWARE_YEAR
 from joulecast.estimator.cost.population import PopulationTime
 from joulecast.estimator.cost.profile import Profile
+from joulecast.estimator.cost.software import OVERLAPPED_TENSORS
 from joulecast.estimator.cost.stacks import load_stacks
 from joulecast.estimator.cost.waiting import LOST_HOURS, OVERHEAD, PER_DEVICE_HOUR, overhead
 from joulecast.estimator.trace.fp8 import FP8, as_fp8
@@ -108,6 +109,7 @@ class Pair:
     """A step on one GPU, and how many times as fast `devices` were together.
 
     `path` is what a user would state of the links (`parse_cluster`). `alone`: each GPU trained a network of its own.
+    `loader_s` is what a step of several waits for batches.
     """
 
     step: Step
@@ -115,29 +117,59 @@ class Pair:
     factor: float
     path: str = ""
     alone: bool = False
+    loader_s: float = 0.0
 
 
 def _lambda_pairs(measured: Path) -> Iterator[Pair]:
     """In one kind of machine."""
+    hosts = {row["system"]: row["host"] for row in _rows(measured / "lambda" / "train.csv")}
     alone = {_kind(step): step for step in lambda_steps(measured)}
     for devices in (2, 4, 8, 16):
         for step in lambda_steps(measured, devices):
             one = alone.get(_kind(step))
             if one is not None:
                 factor = devices * one.seconds / step.seconds
+                path = _lambda_path(step) + _lambda_host(hosts[step.machine])
                 # Its logs say `multi_gpu : None`: no gradients are exchanged.
-                yield Pair(one, devices, factor, _lambda_path(step), "Transformer-XL" in step.label)
+                yield Pair(one, devices, factor, path, "Transformer-XL" in step.label, _loader_s(step, devices))
+
+
+_PEERS_OFF_IN_2023 = ("2xAdaA6000_v1",)  # of 12 January; the other machines of that kind are of 22 March
+_CLOUDS = ("LambdaCloud", "Linode")
 
 
 def _lambda_path(step: Step) -> str:
-    """As Lambda's scripts and the machines' names say.
+    """As Lambda's scripts, the machines' names and the sources of NCCL say.
 
     pytorch/scripts/benchmark_pytorch.sh set NCCL_P2P_DISABLE=1 from 16 October 2022 (0a684b6) to 6 February 2023
     (aad0d1c). The results of 2022 with PyTorch 1.13, "_v1", are of October to December; all H100's are later.
+    NCCL 2.5 (assumed in the containers of January 2020) does not let devices reach each other through the host bridge
+    of a virtual machine with one NUMA node (src/transport/p2p.cc: paths have to be shorter than PATH_PHB).
     """
-    if step.machine.endswith("_v1") and step.year == 2022:
+    if step.machine in _PEERS_OFF_IN_2023 or (step.machine.endswith("_v1") and step.year == 2022):
+        return ":no-p2p"
+    if step.machine.startswith(_CLOUDS) and step.year == 2020 and "quadro" in step.gpu:
         return ":no-p2p"
     return ":nvlink" if "NVlink" in step.machine else ""
+
+
+def _lambda_host(cpu: str) -> str:
+    return ":intel-host" if "intel" in cpu.lower() else ":amd-host" if "AMD" in cpu else ""
+
+
+_LOADER_S = 0.35
+_LATEST_OF = {2: 0.564, 4: 1.029, 8: 1.424, 16: 1.766}  # mean of the latest of so many normal values
+
+
+def _loader_s(step: Step, devices: int) -> float:
+    """By how much a printed step is longer on several GPUs, because batches are not ready at the same time.
+
+    An epoch of Lambda's Tacotron 2 has few steps (`iters_per_epoch` of its logs: one on eight H100s). NVIDIA's train.py
+    starts the clock of a step when the process has its own batch, and sums the loss of all processes inside it. One
+    worker reads the clips of each process, so the step also has the wait for the latest. `_LOADER_S` is the spread of
+    that moment.
+    """
+    return _LOADER_S * _LATEST_OF[devices] if "Tacotron 2" in step.label else 0.0
 
 
 def _dle_pairs(measured: Path) -> Iterator[Pair]:
@@ -182,7 +214,7 @@ def _scaling_ratio(pair: Pair, cache: Path) -> float | None:
         one, many = (_cost(pair.step, count, 16, cache, pair.path).seconds for count in (1, pair.devices))
     except (JoulecastError, KeyError):
         return None
-    return (pair.devices if pair.alone else pair.devices * one / many) / pair.factor
+    return (pair.devices if pair.alone else pair.devices * one / (many + pair.loader_s)) / pair.factor
 
 
 # -- MLPerf ---------------------------------------------------------------------------------------------------
@@ -201,6 +233,23 @@ def runs_of_mlperf(measured: Path, cache: Path) -> Iterator[Found]:
                 continue
         if ratios:
             yield f"mlperf hours: {label[:28]}", np.array(ratios), None, "25 %", None
+    if ratios := list(_gpt3_hours(measured, cache)):
+        yield "mlperf hours: GPT-3 175B", np.array(ratios), None, "25 %", None
+
+
+def _gpt3_hours(measured: Path, cache: Path) -> Iterator[float]:
+    """NVIDIA's H100s. Submissions of the same run count once."""
+    seen = set()
+    for row in _rows(measured / "mlperf-training" / "results.csv"):
+        if row["benchmark"] != "gpt3" or row["gpu_key"] != "h100-sxm" or row["division"] != "closed":
+            continue
+        devices, batch, key = int(row["n_gpus"]), int(row["global_batch"]), (row["round"], row["run_s"])
+        if not 8 <= devices <= 512 or row["suspect"] or key in seen:
+            continue
+        seen.add(key)
+        micro = batch // (devices // _GPT3_DEVICES) // int(row["grad_accum"])
+        cost = _gpt3(devices, batch, micro, parse_cluster(f"{devices // 8}xdgx-h100"), cache)
+        yield cost.seconds * float(row["samples_per_s"]) / batch
 
 
 _POWERED = {
@@ -220,7 +269,7 @@ def kilowatts(measured: Path, cache: Path) -> Iterator[Found]:
         nodes = int(row["nodes"])
         cluster = parse_cluster(f"{nodes}xdgx-h100")
         if row["benchmark"] == "gpt3":
-            cost, step_samples = _gpt3(devices, batch, cluster, cache), batch
+            cost, step_samples = _gpt3(devices, batch, 2, cluster, cache), batch
         else:
             network, share = _POWERED[row["benchmark"]]
             per_device = max(1, batch // devices)
@@ -237,12 +286,21 @@ def kilowatts(measured: Path, cache: Path) -> Iterator[Found]:
         yield "mlperf power: kWh of the run", np.array(energies), None, "15 %", None
 
 
-def _gpt3(devices: int, batch: int, cluster: Cluster, cache: Path) -> StepCost:
-    net = Net("gpt", 96, 12288, 96, 51200)
-    run = Run("mlperf", net, "", "h100-sxm", cluster.name, 2048, 1, None, batch, 1.0, "fused", FP8)
+_GPT3_DEVICES = 32  # of a replica: 4 tensor parallel, in 8 stages
+
+
+def _gpt3(devices: int, batch: int, micro: int, cluster: Cluster, cache: Path) -> StepCost:
+    """As NVIDIA's submissions configure NeMo (training_results_v4.0, NVIDIA/benchmarks/gpt3, config_DGXH100_64x8x...).
+
+    Micro-batches of two with four chunks for each stage, of one until round 3.1; TP_COMM_OVERLAP is on, and FP8.
+    """
+    net, software = Net("gpt", 96, 12288, 96, 51200), OVERLAPPED_TENSORS
+    run = Run("mlperf", net, "", "h100-sxm", cluster.name, 2048, micro, None, batch, 1.0, software, FP8)
     _, anatomy = anatomy_of(run, cache)
-    plan = Plan(dp=devices // 32, tp=4, pp=8, interleave=6, zero=1, accumulate=batch // (devices // 32))
-    profile = datasheet_profile(find_hardware("h100-sxm")).for_software("fused").for_precision("bfloat16")
+    replicas = devices // _GPT3_DEVICES
+    chunks = 4 if micro == 2 else 6
+    plan = Plan(dp=replicas, tp=4, pp=8, interleave=chunks, zero=1, accumulate=batch // replicas // micro)
+    profile = datasheet_profile(find_hardware("h100-sxm")).for_software(software).for_precision("bfloat16")
     return step_cost(profile, anatomy, plan, cluster)
 
 

@@ -20,18 +20,18 @@ from ..stacks import Links, load_stacks
 _PCIE_GB_PER_S = 32.0  # PCIe 4.0 x16, one direction, where the table has no figure
 _BRIDGED = 2  # devices that an NVLink bridge joins
 _WITH_BRIDGE = re.compile("pcie|nvl|rtx|titan|quadro|^a30$|^a40$")  # NVIDIA's boards for PCIe, by their keys
-# Devices without access to each other exchange through the host's memory: GeForce cards, and all with
-# NCCL_P2P_DISABLE=1. Chosen on Lambda's machines of that kind (docs/benchmarks.md).
-_HOST_GB_PER_S_EACH = 8.0
-_HOST_GB_PER_S = 20.0
 NO_PEERS, BRIDGED = "no-p2p", "nvlink"
+# Devices without access to each other exchange through the host's memory: GeForce cards, and all with
+# NCCL_P2P_DISABLE=1. GB/s of one device and of all in a node, by the maker of the host's CPUs ("": not stated):
+# geometric means over Lambda's machines of that kind with two and with eight devices (docs/benchmarks.md).
+_HOST_GB_PER_S: Mapping[str, tuple[float, float]] = {
+    "": (4.6, 21.0),
+    "amd-host": (4.5, 13.0),
+    "intel-host": (5.0, 39.0),
+}
 _USUAL_DEVICES, _USUAL_GBIT = 8, 100  # of a node that clusters.csv does not have
 _NETWORK = re.compile(r"(?P<rate>\d+(?:\.\d+)?)(?P<unit>[gt])b(?:ps|it|its|it/s|/s)?(?:-[a-z0-9]+)?", re.IGNORECASE)
-_PATH = f"{NO_PEERS}|{BRIDGED}"
-_TEXT = re.compile(
-    rf"^(?:(?P<nodes>\d+)x)?(?P<name>[^:]+?)(?::(?!(?:{_PATH})$)(?P<network>[^:]*))?(?::(?P<path>{_PATH}))?$",
-    re.IGNORECASE,
-)
+_TEXT = re.compile(r"^(?:(?P<nodes>\d+)x)?(?P<name>[^:]+?)(?::(?P<network>[^:]*))?$", re.IGNORECASE)
 EXAMPLES = "dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
 
 
@@ -93,15 +93,30 @@ def parse_cluster(text: str) -> Cluster:
     "dgx-h100" and "4xdgx-h100" are nodes of `datasets/clusters.csv`, "4xp5.48xlarge" machines of
     `datasets/instances.csv`; "8xa100-sxm4-80gb" is one node and "64x8xh100-sxm:400gb-ib" 64 nodes of eight with 400
     Gbit/s of network for each device. ":no-p2p" at the end says that devices of a node exchange through the host,
-    ":nvlink" that bridges join pairs of cards.
+    ":nvlink" that bridges join pairs of cards, ":amd-host" or ":intel-host" who made the host's CPUs.
     """
-    match = _TEXT.match(text.strip())
+    base, path, host = _without_links(text)
+    match = _TEXT.match(base)
     if not match:
         raise RequestError(
             f"`cluster` {text!r} is not a cluster; give dgx-h100, 8xa100-sxm4-80gb or 64x8xh100-sxm:400gb-ib"
         )
-    found = _named(text, match)
-    return _on_path(found, match["path"].casefold()) if match["path"] else found
+    return _on_links(_named(text, match), path, host)
+
+
+def _without_links(text: str) -> tuple[str, str, str]:
+    """`text` without what it states of the links in a node; the path between devices, and the host ("": not stated)."""
+    base, path, host = text.strip(), "", ""
+    while True:
+        rest, _, last = base.rpartition(":")
+        last = last.casefold()
+        if not path and last in (NO_PEERS, BRIDGED):
+            path = last
+        elif last and not host and last in _HOST_GB_PER_S:
+            host = last
+        else:
+            return base, path, host
+        base = rest
 
 
 def _named(text: str, match: re.Match[str]) -> Cluster:
@@ -243,11 +258,13 @@ def _of_parts(text: str, nodes: int, devices: int, hardware: str, gbit: float | 
     )
 
 
-def _on_path(cluster: Cluster, path: str) -> Cluster:
-    """`cluster` with the stated path between the devices of a node."""
+def _on_links(cluster: Cluster, path: str, host: str) -> Cluster:
+    """`cluster` with the stated path between the devices of a node, and the stated host."""
     part, devices = find_hardware(cluster.hardware), cluster.devices_per_node
-    if path == NO_PEERS:
-        return replace(cluster, link_gb_per_s=_through_host(part, devices))
+    if path == NO_PEERS or (not path and _has_no_peers(part)):
+        return replace(cluster, link_gb_per_s=_through_host(part, devices, host))
+    if not path:
+        return cluster
     if not part.link_gb_per_s:
         raise RequestError(f"`cluster` {cluster.name!r}: {part.key} has no NVLink; leave out :{BRIDGED}")
     if not _bridged(part):
@@ -255,15 +272,15 @@ def _on_path(cluster: Cluster, path: str) -> Cluster:
     if devices <= _BRIDGED:
         return replace(cluster, link_gb_per_s=part.link_gb_per_s / 2)
     if _has_no_peers(part):  # every second transfer of a ring is between two that a bridge joins
-        return replace(cluster, link_gb_per_s=_through_host(part, devices / 2))
+        return replace(cluster, link_gb_per_s=_through_host(part, devices / 2, host))
     return cluster
 
 
 def _link_gb_per_s(part: Hardware, devices: int) -> float:
-    """Of one of `devices` in a node, in one direction: its links, or PCIe where it has none to all others."""
-    if part.link_gb_per_s and (not _bridged(part) or (devices <= _BRIDGED and not _has_no_peers(part))):
+    """Of one of `devices` with access to each other in a node, in one direction: its links to all, otherwise PCIe."""
+    if part.link_gb_per_s and (not _bridged(part) or devices <= _BRIDGED):
         return part.link_gb_per_s / 2
-    return _through_host(part, devices) if _has_no_peers(part) else _pcie(part)
+    return _pcie(part)
 
 
 def _bridged(part: Hardware) -> bool:
@@ -275,9 +292,10 @@ def _has_no_peers(part: Hardware) -> bool:
     return "GeForce" in part.name
 
 
-def _through_host(part: Hardware, crossing: float) -> float:
+def _through_host(part: Hardware, crossing: float, host: str) -> float:
     """Of one device, where `crossing` of a node copy through the host's memory at once."""
-    return min(_pcie(part) / 2, _HOST_GB_PER_S_EACH, _HOST_GB_PER_S / crossing)
+    each, together = _HOST_GB_PER_S[host]
+    return min(_pcie(part) / 2, each, together / crossing)
 
 
 def _pcie(part: Hardware) -> float:

@@ -331,22 +331,33 @@ def test_the_nearest_sizes(plan: Plan, message: str):
         ("4xa100-pcie-80gb", 32.0),  # PCIe 4.0
         ("4xrtx-a6000", 32.0),
         ("4xquadro-rtx-6000", 16.0),
-        ("2xrtx-3090", 8.0),  # through the host: bridges are sold apart
-        ("4xrtx-3090", 5.0),  # a quarter of what passes through the host
-        ("2xrtx-2080-ti", 8.0),
-        ("8xrtx-2080-ti", 2.5),
-        ("2xrtx-4090", 8.0),
+        ("2xrtx-3090", 4.6),  # through the host: bridges are sold apart
+        ("8xrtx-3090", 2.625),  # an eighth of what passes through the host
+        ("2xrtx-2080-ti", 4.6),
+        ("8xrtx-2080-ti", 2.625),
+        ("2xrtx-4090", 4.6),
+        ("2xgtx-750-ti", 4.6),
         ("2xrtx-3090:nvlink", 56.25),
-        ("4xrtx-3090:nvlink", 8.0),  # two of four transfers cross the host: 10 GB/s for each, and 8 for a card
-        ("8xrtx-2080-ti:NVLink", 5.0),
+        ("4xrtx-3090:nvlink", 4.6),  # two of four transfers cross the host: 10.5 GB/s for each, and 4.6 for a card
+        ("16xrtx-2080-ti:NVLink", 2.625),
         ("4xrtx-a6000:nvlink", 32.0),  # pairs have bridges, and PCIe joins them
         ("8xa100-sxm4-80gb:nvlink", 300.0),
-        ("2xa100-sxm4-80gb:no-p2p", 8.0),
-        ("8xa100-sxm4-80gb:no-p2p", 2.5),
-        ("dgx-a100:no-p2p", 2.5),
-        ("p4d.24xlarge:no-p2p", 2.5),
-        ("64x8xa100-sxm4-80gb:200gb-ib:no-p2p", 2.5),
-        ("2xrtx-a4000:no-p2p", 8.0),
+        ("2xa100-sxm4-80gb:no-p2p", 4.6),
+        ("8xa100-sxm4-80gb:no-p2p", 2.625),
+        ("dgx-a100:no-p2p", 2.625),
+        ("p4d.24xlarge:no-p2p", 2.625),
+        ("64x8xa100-sxm4-80gb:200gb-ib:no-p2p", 2.625),
+        ("2xrtx-a4000:no-p2p", 4.6),
+        ("2xrtx-3090:amd-host", 4.5),
+        ("4xrtx-3090:amd-host", 3.25),  # a quarter of 13 GB/s
+        ("8xrtx-3090:nvlink:amd-host", 3.25),  # every second of eight transfers
+        ("8xa100-sxm4-80gb:no-p2p:amd-host", 1.625),
+        ("8xa100-sxm4-80gb:AMD-host:no-P2P", 1.625),
+        ("64x8xa100-sxm4-80gb:200gb-ib:no-p2p:amd-host", 1.625),
+        ("2xrtx-3090:intel-host", 5.0),
+        ("8xrtx-3090:intel-host", 4.875),  # an eighth of 39 GB/s
+        ("8xh100-sxm:intel-host", 450.0),  # nothing crosses the host
+        ("8xrtx-a6000:amd-host", 32.0),
     ],
 )
 def test_links_join_all_of_a_node_or_two_cards_and_the_rest_is_pcie(cluster: str, gb_per_s: float) -> None:
@@ -356,7 +367,24 @@ def test_links_join_all_of_a_node_or_two_cards_and_the_rest_is_pcie(cluster: str
 def test_a_stated_path_changes_nothing_else() -> None:
     text = "4x8xh100-sxm:400gb-ib"
     plain, stated = parse_cluster(text), parse_cluster(f"{text}:no-p2p")
-    assert stated == replace(plain, name=f"{text}:no-p2p", link_gb_per_s=2.5)
+    assert stated == replace(plain, name=f"{text}:no-p2p", link_gb_per_s=2.625)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8xrtx-3090:no-p2p:nvlink", "'no-p2p' is not the Gbit/s of a device's network"),
+        ("8xrtx-3090:amd-host:intel-host", "'amd-host' is not the Gbit/s of a device's network"),
+        ("8xrtx-3090:arm-host", "'arm-host' is not the Gbit/s of a device's network"),
+        (":no-p2p", "':no-p2p' is not a cluster"),
+        ("intel-host", "'intel-host' is not a cluster"),
+        ("8xh100-sxm:", "'' is not the Gbit/s of a device's network"),
+        ("", "'' is not a cluster"),
+    ],
+)
+def test_links_that_contradict_each_other_or_nothing_else(text: str, message: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(message)):
+        parse_cluster(text)
 
 
 def test_cards_without_nvlink_have_no_bridge() -> None:
