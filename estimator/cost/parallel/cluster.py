@@ -184,10 +184,11 @@ def usual_cluster(hardware: str, devices: int) -> str:
 
 def with_nodes(cluster: Cluster, nodes: int) -> Cluster:
     """`nodes` of the cluster's nodes, under the name that gives them; a network that is not known is a usual one."""
-    match = _TEXT.match(cluster.name.strip())
+    base, *links = _without_links(cluster.name)
+    match = _TEXT.match(base)
     name = match["name"] if match else cluster.name
     node = name if _names_a_node(name) else f"{cluster.devices_per_node}x{name}"
-    endings = [text for text in (match["network"], match["path"]) if text] if match else []
+    endings = [text for text in (match["network"] if match else "", *links) if text]
     network = cluster.network_gb_per_s
     if network is None:
         usual = next((one.network_gb_per_s for one in clusters().values() if one.hardware == cluster.hardware), None)

@@ -139,6 +139,8 @@ def test_clusters_by_name_and_by_parts():
         ("a3-edgegpu-8g", "3xa3-edgegpu-8g:400gb"),
         ("gpu_8x_h100_sxm5", "3xgpu_8x_h100_sxm5:400gb"),
         ("4xrtx-3090:nvlink", "3x4xrtx-3090:25gb:nvlink"),  # 100 Gbit/s of four cards
+        ("8xrtx-3090:100gb:amd-host:no-p2p", "3x8xrtx-3090:100gb:no-p2p:amd-host"),
+        ("8xrtx-3090:intel-host", "3x8xrtx-3090:12.5gb:intel-host"),
         ("2xc7i.16xlarge:50gb", "3xc7i.16xlarge:50gb"),
     ],
 )
@@ -149,6 +151,7 @@ def test_more_nodes_of_a_cluster_have_a_name_that_gives_them(text, larger):
     again = parse_cluster(larger)
     assert (again.nodes, again.devices_per_node) == (3, cluster.devices_per_node)
     assert again.network_gb_per_s == pytest.approx(found.network_gb_per_s)
+    assert again.link_gb_per_s == found.link_gb_per_s
     assert again.link_gb_per_s == cluster.link_gb_per_s
 
 
