@@ -21,6 +21,7 @@ COMPARED_WITH = {  # what a budget of each quantity is compared with
     "time": "time",
     "cost": "cost of the facility energy",
 }
+_RENT = "rent of the devices"
 _DAY_S = 24 * SECONDS_PER_HOUR
 _ENERGY_KWH = {
     "J": 1 / JOULES_PER_KWH,
@@ -67,11 +68,15 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class BudgetVerdict:
-    """A limit compared with a prediction; `figure` and `excess` are in the limit's unit."""
+    """A limit compared with a prediction; `figure` and `excess` are in the limit's unit.
+
+    With `is_rent`, a budget in money is compared with the rent, otherwise with the electricity.
+    """
 
     limit: Limit
     figure: float
     at: End  # the end of the interval that is compared
+    is_rent: bool = False
 
     @property
     def exceeded(self) -> bool:
@@ -88,7 +93,7 @@ class BudgetVerdict:
 
     def __str__(self) -> str:
         end = "at the interval's upper end" if self.at == "high" else "at the expected value"
-        unit, scale = _spelled(self.limit), self.limit.units_per_given
+        unit, scale = _spelled(self.limit, self.is_rent), self.limit.units_per_given
         figure = f"{short(self.figure / scale)} of {short(self.limit.amount / scale)} {unit} {end}"
         if not self.exceeded:
             return f"within budget: {figure}"
@@ -100,7 +105,7 @@ class BudgetVerdict:
             "quantity": self.limit.quantity,
             "limit": self.limit.amount,
             "unit": self.limit.unit,
-            "judged": COMPARED_WITH[self.limit.quantity],
+            "judged": _RENT if self.is_rent else COMPARED_WITH[self.limit.quantity],
             "at": self.at,
             "figure": self.figure,
             "exceeded": self.exceeded,
@@ -109,10 +114,12 @@ class BudgetVerdict:
         }
 
 
-def _spelled(limit: Limit) -> str:
-    """The user's unit, with what it measures: "kWh with PUE", "kg CO2e"."""
+def _spelled(limit: Limit, is_rent: bool = False) -> str:
+    """The user's unit, with what it measures: "kWh with PUE", "kg CO2e", "USD of rent"."""
     if limit.quantity == "energy":
         return f"{limit.given_unit} with PUE"
+    if limit.quantity == "cost":
+        return f"{limit.given_unit} of {'rent' if is_rent else 'electricity'}"
     mass, gas, rest = limit.given_unit.partition("CO2")
     return f"{mass} {gas}{rest}".strip() if gas else limit.given_unit
 
@@ -189,7 +196,8 @@ def verdicts_of_run(
                 f"budget {limit.text!r} is in {limit.unit}, the price in {site.currency}: use one currency"
             )
         if (figure := figures[limit.quantity]) is not None:
-            verdicts.append(verdict_of(limit, figure, at))
+            is_rent = limit.quantity == "cost" and rent is not None
+            verdicts.append(BudgetVerdict(limit, _at(figure, at), at, is_rent))
     return tuple(verdicts)
 
 

@@ -165,3 +165,18 @@ def test_a_run_on_direct_figures_is_offered_regions_of_direct_figures() -> None:
 def test_only_co2e_depends_on_the_region() -> None:
     verdict = verdict_of(parse_limit("1kWh"), Interval.exact(4))
     assert regions_that_fit(verdict, Interval.exact(4), load_regions()) == ()
+
+
+def test_a_budget_in_money_names_what_it_is_compared_with() -> None:
+    """10 kWh with PUE 1.5 at 0.2 a kWh are 3 of electricity; the rent is 40."""
+    site = Site(pue=1.5, price_per_kwh=0.2)
+    run = {"seconds": Interval.exact(1.0), "energy_kwh": Interval.exact(10.0)}
+    (plain,) = verdicts_of_run([parse_limit("30 USD")], site, **run)
+    assert str(plain) == "within budget: 3 of 30 USD of electricity at the interval's upper end"
+    assert plain.to_json()["judged"] == "cost of the facility energy"
+    money, energy = verdicts_of_run(
+        [parse_limit("30 USD"), parse_limit("20 kWh")], site, **run, rent=Interval.exact(40)
+    )
+    assert str(money) == "over budget: 40 of 30 USD of rent at the interval's upper end, 33.3 % too much"
+    assert money.to_json()["judged"] == "rent of the devices"
+    assert energy.to_json()["judged"] == "facility energy (the machine's times PUE)"
