@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import JoulecastError
+from ..sandbox.collection import without_collection
 
 if TYPE_CHECKING:
     import pandas
@@ -146,7 +147,8 @@ class Workload:
 
     def to_json(self) -> dict[str, Any]:
         document = asdict(replace(self, ops=()))  # which would make a dictionary of each op
-        document["ops"] = [_op_row(op) for op in self.ops]
+        with without_collection():
+            document["ops"] = [_op_row(op) for op in self.ops]
         return {"schema": SCHEMA, **document}
 
     @classmethod
@@ -158,7 +160,8 @@ class Workload:
             )
         try:
             values = {key: value for key, value in document.items() if key != "schema"}
-            values["ops"] = tuple(_row_op(row) for row in values["ops"])
+            with without_collection():
+                values["ops"] = tuple(_row_op(row) for row in values["ops"])
             values["layers"] = tuple(
                 Layer(**{**layer, "output_shape": tuple(layer["output_shape"])}) for layer in values["layers"]
             )
