@@ -186,7 +186,7 @@ def with_nodes(cluster: Cluster, nodes: int) -> Cluster:
     """`nodes` of the cluster's nodes, under the name that gives them; a network that is not known is a usual one."""
     base, *links = _without_links(cluster.name)
     match = _TEXT.match(base)
-    name = match["name"] if match else cluster.name
+    name = match["name"] if match else base
     node = name if _names_a_node(name) else f"{cluster.devices_per_node}x{name}"
     endings = [text for text in (match["network"] if match else "", *links) if text]
     network = cluster.network_gb_per_s
