@@ -1,6 +1,6 @@
 """Training steps with `torch.compile` on an NVIDIA GPU: seconds, watts and peak memory, as rows of `gpu_steps.py`.
 
-    python benchmarks/gpu_compiled_steps.py --out FILE.csv [--limit-s 600] [--at-once 8]
+    python benchmarks/gpu_compiled_steps.py --out FILE.csv [--language] [--limit-s 600] [--at-once 8] [--skip N]
 
 Compiling takes most of the time and little of the GPU, so several networks compile at once, one process each. One that
 has compiled measures its steps while all others are stopped (SIGSTOP), so that nothing else runs. A network that does
@@ -21,11 +21,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from gpu_networks import BY_NAME, NETWORKS, Setting, optimizer_of
+from gpu_networks import BY_NAME, NETWORKS, Setting, language_settings, optimizer_of
 from gpu_steps import COLUMNS, measured, training_step
 
 READY = "ready"
@@ -46,6 +46,12 @@ def settings() -> Iterator[Setting]:
     full = [Setting(name, BY_NAME[name].full, "float32", "compiled", optimizers[name]) for name in _FULL]
     slow = [one for one in half if one.model in _SLOW_TO_COMPILE]
     yield from chain((one for one in half if one.model not in _SLOW_TO_COMPILE), small, full, slow)
+
+
+def float8_settings() -> Iterator[Setting]:
+    """Language models whose linear layers multiply in FP8, all but the last one."""
+    for name in ("llama3-8b-4of32-8192", "llama3-70b-2of80-4096", "olmo2-7b-4of32-4096"):
+        yield Setting(name, BY_NAME[name].half, "pure-bfloat16", "compiled-float8")
 
 
 @dataclass
@@ -148,6 +154,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--limit-s", type=float, default=600.0, help="seconds for all networks")
     parser.add_argument("--at-once", type=int, default=8, help="networks that compile at once")
+    parser.add_argument("--language", action="store_true", help="layers of large language models instead")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first settings")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a setting as JSON, in a process of its own
     options = parser.parse_args()
     import torch
@@ -160,7 +168,8 @@ def main() -> int:
         return 0
     if options.out is None:
         parser.error("--out is missing: the CSV file to write")
-    todo, failed = list(settings()), []
+    chosen = [*language_settings("compiled"), *float8_settings()] if options.language else settings()
+    todo, failed = list(islice(chosen, options.skip, None)), []
     began = time.monotonic()
     with options.out.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")

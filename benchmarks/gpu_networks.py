@@ -256,7 +256,99 @@ NETWORKS = tuple(
         ("deberta-base-256", _text("DebertaV2Config", "DebertaV2ForSequenceClassification", 256, **_DEBERTA), 16, 32),
     )
 )
-BY_NAME = {network.name: network for network in NETWORKS}
+_LLAMA_8B = {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 4} | {
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "use_cache": False,
+}
+_LLAMA_70B = (
+    _LLAMA_8B | {"hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 2} | {"num_attention_heads": 64}
+)
+_QWEN_7B = (
+    _LLAMA_8B
+    | {"vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944}
+    | {
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+)
+_OLMO_7B = _LLAMA_8B | {"vocab_size": 100_352, "intermediate_size": 11_008, "num_key_value_heads": 32}
+_MISTRAL_7B = _LLAMA_8B | {"vocab_size": 32_768, "sliding_window": 4096, "max_position_embeddings": 32_768}
+_PHI3_MINI = (
+    _LLAMA_8B
+    | {"vocab_size": 32_064, "hidden_size": 3072, "intermediate_size": 8192}
+    | {
+        "num_key_value_heads": 32,
+        "pad_token_id": 0,
+    }
+)
+_GPT3_7B = {"n_embd": 4096, "n_layer": 4, "n_head": 32, "n_positions": 2048, "use_cache": False}
+_PYTHIA_7B = {"vocab_size": 50_432, "hidden_size": 4096, "intermediate_size": 16_384, "num_hidden_layers": 4} | {
+    "num_attention_heads": 32,
+    "use_cache": False,
+}
+_GEMMA2_2B = (
+    _LLAMA_8B
+    | {"vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216, "head_dim": 256}
+    | {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    }
+)
+_MIXTRAL = _LLAMA_8B | {"vocab_size": 32_000, "num_hidden_layers": 2, "num_local_experts": 8, "num_experts_per_tok": 2}
+_QWEN3_30B = (
+    _QWEN_MOE
+    | {"vocab_size": 151_936, "hidden_size": 2048, "num_hidden_layers": 4, "head_dim": 128}
+    | {
+        "num_attention_heads": 32,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+    }
+)
+_GPT_OSS_20B = {"num_hidden_layers": 2, "num_local_experts": 32, "use_cache": False}
+_DEEPSEEK_V2_LITE = {
+    "vocab_size": 102_400,
+    "hidden_size": 2048,
+    "intermediate_size": 10_944,
+    "num_hidden_layers": 4,
+} | {
+    "moe_intermediate_size": 1408,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": None,
+    "n_group": 1,
+    "topk_group": 1,
+    "use_cache": False,
+}
+# A few layers of large language models: "4 of 32" layers, the whole vocabulary, and the length of a sequence.
+LANGUAGE = tuple(
+    Network(name, *parts, 0, batch)
+    for name, parts, batch in (
+        ("llama3-8b-4of32-8192", _text("LlamaConfig", "LlamaForCausalLM", 8192, **_LLAMA_8B), 1),
+        ("llama3-70b-2of80-4096", _text("LlamaConfig", "LlamaForCausalLM", 4096, **_LLAMA_70B), 1),
+        ("qwen3-30b-a3b-4of48-4096", _text("Qwen3MoeConfig", "Qwen3MoeForCausalLM", 4096, **_QWEN3_30B), 1),
+        ("gpt3-7b-4of32-2048", _text("GPT2Config", "GPT2LMHeadModel", 2048, **_GPT3_7B), 4),
+        ("mixtral-8x7b-2of32-4096", _text("MixtralConfig", "MixtralForCausalLM", 4096, **_MIXTRAL), 1),
+        ("llama3-8b-4of32-2048", _text("LlamaConfig", "LlamaForCausalLM", 2048, **_LLAMA_8B), 2),
+        ("qwen2-7b-4of28-4096", _text("Qwen2Config", "Qwen2ForCausalLM", 4096, **_QWEN_7B), 1),
+        ("mistral-7b-4of32-8192", _text("MistralConfig", "MistralForCausalLM", 8192, **_MISTRAL_7B), 1),
+        ("gpt-oss-20b-2of24-4096", _text("GptOssConfig", "GptOssForCausalLM", 4096, **_GPT_OSS_20B), 1),
+        ("pythia-7b-4of32-2048", _text("GPTNeoXConfig", "GPTNeoXForCausalLM", 2048, **_PYTHIA_7B), 4),
+        (
+            "deepseek-v2-lite-4of27-4096",
+            _text("DeepseekV2Config", "DeepseekV2ForCausalLM", 4096, **_DEEPSEEK_V2_LITE),
+            1,
+        ),
+        ("gemma2-2b-4of26-4096", _text("Gemma2Config", "Gemma2ForCausalLM", 4096, **_GEMMA2_2B), 1),
+        ("olmo2-7b-4of32-4096", _text("Olmo2Config", "Olmo2ForCausalLM", 4096, **_OLMO_7B), 2),
+        ("phi3-mini-4of32-4096", _text("Phi3Config", "Phi3ForCausalLM", 4096, **_PHI3_MINI), 2),
+    )
+)
+BY_NAME = {network.name: network for network in (*NETWORKS, *LANGUAGE)}
 _FIRST = 18  # of these, both precisions are measured before the others
 _ALSO_CHANNELS_LAST = (
     *("resnet18", "mobilenetv3_large_100", "vgg16", "inception_v3", "resnext50_32x4d", "efficientnet_b4"),
@@ -286,3 +378,14 @@ def settings() -> Iterator[Setting]:
     yield from full[_FIRST:]
     for name in _ALSO_CHANNELS_LAST:
         yield Setting(name, BY_NAME[name].half, "bfloat16", "channels-last", optimizers[name])
+
+
+_IN_MIXED_PRECISION = ("llama3-8b-4of32-8192", "gpt3-7b-4of32-2048", "qwen3-30b-a3b-4of48-4096", "olmo2-7b-4of32-4096")
+
+
+def language_settings(software: str = "eager") -> Iterator[Setting]:
+    """Layers of large language models, with weights in 16 bits first."""
+    for one in LANGUAGE:
+        yield Setting(one.name, one.half, "pure-bfloat16", software)
+    for name in _IN_MIXED_PRECISION:
+        yield Setting(name, BY_NAME[name].half, "bfloat16", software)

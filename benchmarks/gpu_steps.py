@@ -1,6 +1,6 @@
 """Training steps of the networks of `gpu_networks.py` on an NVIDIA GPU: seconds, watts and peak memory, as CSV.
 
-    python benchmarks/gpu_steps.py --out FILE.csv [--limit-s 600] [--skip N]
+    python benchmarks/gpu_steps.py --out FILE.csv [--language] [--limit-s 600] [--skip N]
 
 Watts are the slope of NVML's energy counter over the end of each window; peak memory is what PyTorch allocated. A
 network that fails is printed and left out.
@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from gpu_networks import BY_NAME, OPTIMIZERS, Setting, settings
+from gpu_networks import BY_NAME, OPTIMIZERS, Setting, language_settings, settings
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,7 +42,11 @@ def training_step(setting: Setting) -> Callable[[], None]:
         model = model.bfloat16()
     if setting.software == "channels-last":
         model, inputs = model.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
-    if setting.software == "compiled":
+    if setting.software == "compiled-float8":
+        from torchao.float8 import convert_to_float8_training
+
+        convert_to_float8_training(model, module_filter_fn=lambda module, name: "lm_head" not in name)
+    if setting.software.startswith("compiled"):
         model.compile()
     optimizer = OPTIMIZERS[setting.optimizer]([one for one in model.parameters() if one.requires_grad])
 
@@ -66,7 +70,9 @@ def loss_of(output: Any) -> Tensor:
     return functional.cross_entropy(classes, torch.zeros(len(classes), dtype=torch.long, device=classes.device))
 
 
-def measured(step: Callable[[], None], joules: Callable[[], float]) -> tuple[int, float, float]:
+def measured(
+    step: Callable[[], Any], joules: Callable[[], float], window_s: float = WINDOW_S
+) -> tuple[int, float, float]:
     """Steps, the median of seconds per step, and watts."""
     for _ in range(2):
         step()
@@ -77,7 +83,7 @@ def measured(step: Callable[[], None], joules: Callable[[], float]) -> tuple[int
     once_s = time.perf_counter() - began
     chunk = max(1, int(CHUNK_S / once_s))
     seconds, marks, began = [], [(0.0, joules())], time.perf_counter()
-    while marks[-1][0] < WINDOW_S or len(seconds) < LEAST_CHUNKS:
+    while marks[-1][0] < window_s or len(seconds) < LEAST_CHUNKS:
         before = time.perf_counter()
         for _ in range(chunk):
             step()
@@ -93,6 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--limit-s", type=float, default=600.0, help="start no network after so many seconds")
+    parser.add_argument("--language", action="store_true", help="layers of large language models instead")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first settings")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -102,11 +109,12 @@ def main() -> int:
 
     pynvml.nvmlInit()
     handle, ends = pynvml.nvmlDeviceGetHandleByIndex(0), time.monotonic() + options.limit_s
+    chosen = language_settings() if options.language else settings()
     joules = lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000  # noqa: E731
     with options.out.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
-        for setting in islice(settings(), options.skip, None):
+        for setting in islice(chosen, options.skip, None):
             if time.monotonic() > ends:
                 break
             torch.cuda.reset_peak_memory_stats()

@@ -98,8 +98,9 @@ START: dict[str, tuple[float, float]] = {
     "traffic_layer": (1.6, 0.3),
     "traffic_layer_backward": (1.5, 0.3),
     "traffic_pool": (1.2, 0.4),
-    "traffic_optimizer": (2.0, 0.3),
-    "traffic_gather": (2.0, 0.6),
+    "traffic_optimizer": (1.1, 0.15),
+    "traffic_optimizer_half": (1.1, 0.1),
+    "traffic_gather": (2.0, 0.3),
     "reorder": (1.0, 0.6),
     "gain_conv": (1.1, 0.3),
     "gain_conv1": (0.9, 0.3),
@@ -119,6 +120,13 @@ START: dict[str, tuple[float, float]] = {
     "doubling_grouped": (1.2, 0.2),
     "gain_depthwise_backward": (0.3, 0.5),
     "ceiling": (0.95, 0.03),
+    "ceiling_attention": (0.6, 0.1),  # of an A100's peak
+    "doubling_attention": (0.73, 0.1),
+    "attention_backward": (0.85, 0.1),
+    "energy_product": (2.0, 0.15),  # picojoules of a 16-bit multiply-add in 5 nm, with what the board draws besides
+    "energy_product_nm": (1.0, 0.3),
+    "slowdown": (0.5, 0.3),
+    "odd_product": (5.0, 0.2),
     "ceiling_half_conv": (0.7, 0.1),  # H100: 0.67 at most
     "amd_conv": (0.7, 0.4),
     "amd_matmul": (0.9, 0.3),
@@ -135,21 +143,25 @@ START: dict[str, tuple[float, float]] = {
     "ngc:conv": (0.9, 0.3),
     "ngc:compute": (1.0, 0.3),
     "ngc:traffic": (1.0, 0.3),
+    "ngc:optimizer": (1.1, 0.2),
     "ngc:host": (1.0, 0.3),
     "ngc:reorder": (0.6, 0.3),
     "vendor-tuned:compute": (0.8, 0.3),
     "vendor-tuned:traffic": (0.6, 0.3),
+    "vendor-tuned:optimizer": (0.8, 0.3),
     "vendor-tuned:host": (0.1, 0.3),
     "vendor-tuned:kernels": (0.5, 0.3),
     "tensorflow:conv": (0.9, 0.3),
     "tensorflow:compute": (1.0, 0.3),
     "tensorflow:traffic": (1.0, 0.3),
+    "tensorflow:optimizer": (1.3, 0.3),
     "tensorflow:host": (1.0, 0.3),
     "tensorflow:reorder": (0.6, 0.3),
 }
 NUISANCE = {
     "copy": (2.5e-10, 0.4),  # seconds a byte of inputs copied from the host in the step
     "floor_k": (2.0, 0.8),  # kernels measured alone: what starting one adds
+    "burst": (1.3, 0.1),  # times the board's power in which a kernel of milliseconds stays
     "copy_k": (1.5e-5, 0.4),
     "issue_k": (3e-5, 0.3),  # kernels timed by events one at a time: at least what the host takes to issue one
     "issue_linear": (2.0, 0.3),

@@ -27,6 +27,7 @@ from joulecast.estimator.cost.pieces import (
     MOVING,
     SCALAR,
     TRAFFIC,
+    UPDATE,
 )
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -192,6 +193,31 @@ def own() -> Iterator[Kernel]:
             yield Kernel(_step(f"h100 kernel {kind}", "h100-sxm", seconds, op, 2025, tf32), table)
 
 
+_SUSTAINED = Path(__file__).parent / "measured" / "h100-sxm-large-kernels.csv"
+
+
+def sustained() -> Iterator[Kernel]:
+    """What `gpu_large_kernels.py` measured on an H100: products, attention and optimizers that ran for 0.7 s."""
+    with _SUSTAINED.open(newline="") as file:
+        for row in csv.DictReader(file):
+            op, half, fp8 = row["op"], float(row["precision"] != "float32"), float(row["precision"] == "float8")
+            size = {name: float(value) for name, value in row.items() if name not in ("op", "precision")}
+            if op in ("linear", "grouped") and row["precision"] in ("bfloat16", "float8"):
+                b = max(size["experts"], 1.0)
+                m, k, n = size["m"] / b, size["k"], size["n"]
+                moved = b * ((2.0 - fp8) * (m * k + k * n) + 2.0 * m * n)
+                table = _piece(MATMUL, "dense", b * m * k * n, moved, b=b, m=m, k=k, n=n, half=half, fp8=fp8)
+            elif op in ("attention", "attention_backward"):
+                table = _attention(op, {**size, "causal": 1.0}, half)
+            elif op == "adamw_foreach":
+                moved = size["elements"] * 7 * (4.0 - 2.0 * half)  # as the optimizer in one kernel reads and writes
+                table = _piece(MOVING, "optimizer", 0.0, moved, half=half, phase=float(UPDATE), passes=20 / 7)
+            else:
+                continue
+            kind = "optimizer" if op == "adamw_foreach" else op.removesuffix("_backward")
+            yield Kernel(_step(f"h100 sustained kernel {kind}", "h100-sxm", size["seconds"], op, 2025), table)
+
+
 def _product(size: Mapping[str, float], half: float) -> Array:
     b, m, k, n = max(size["batch"], 1.0), size["m"], size["k"], size["n"]
     moved = (4.0 - 2.0 * half) * b * (m * k + k * n + m * n)
@@ -265,7 +291,7 @@ def _moving(op: str, size: Mapping[str, float], half: float) -> Array:
 def sample(measured: Path, first: int = 1200, second: int = 600) -> list[Kernel]:
     """The same sample every time: `first` of NeuSight's and `second` of DeepBench's."""
     random = np.random.default_rng(0)
-    kept = [*mamf(measured), *own()]
+    kept = [*mamf(measured), *own(), *sustained()]
     for kernels, size in ((list(neusight(measured)), first), (list(deepbench(measured)), second)):
         kept += [kernels[index] for index in random.permutation(len(kernels))[:size].tolist()]
     return kept

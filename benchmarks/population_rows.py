@@ -21,7 +21,7 @@ from joulecast.estimator.base.errors import JoulecastError
 from joulecast.estimator.cost import piece_time as model
 from joulecast.estimator.cost.hardware import load_hardware
 from joulecast.estimator.cost.piece_time import FACTORS, software_factors
-from joulecast.estimator.cost.pieces import FIELDS, MOVING, Columns, columns, merged
+from joulecast.estimator.cost.pieces import FIELDS, MOVING, TRAFFIC, Columns, columns, merged
 from joulecast.estimator.cost.population import SPECS, specs
 from joulecast.estimator.cost.software import SOFTWARE
 from joulecast.estimator.trace.workload import Op, Workload
@@ -123,13 +123,17 @@ def _bucketed(table: Array) -> Array:
     if not len(rows):
         return table
     size = np.floor(np.log2(np.maximum(rows[:, at["moved"]], 1.0)))
-    keys = np.stack([rows[:, at["phase"]], rows[:, at["traffic"]], size, rows[:, at["per_row"]]], axis=1)
+    of_optimizer = rows[:, at["traffic"]] == TRAFFIC.index("optimizer")
+    half = np.where(of_optimizer, rows[:, at["half"]], 0.0)
+    same = [rows[:, at[name]] for name in ("phase", "traffic", "per_row", "passes")]
+    keys = np.stack([*same, half, size], axis=1)
     unique, inverse = np.unique(keys, axis=0, return_inverse=True)
     inverse = inverse.ravel()
     count = np.bincount(inverse, weights=rows[:, at["count"]])
     made = np.zeros((len(unique), len(FIELDS)))
-    made[:, at["cls"]], made[:, at["phase"]], made[:, at["traffic"]] = MOVING, unique[:, 0], unique[:, 1]
-    made[:, at["per_row"]] = unique[:, 3]
+    made[:, at["cls"]] = MOVING
+    for index, name in enumerate(("phase", "traffic", "per_row", "passes", "half")):
+        made[:, at[name]] = unique[:, index]
     made[:, at["count"]] = count
     for name in ("moved", "issued", "kernels"):
         made[:, at[name]] = np.bincount(inverse, weights=rows[:, at[name]] * rows[:, at["count"]]) / count
@@ -221,9 +225,11 @@ def software_of(rows: Rows, values: Mapping[str, Any], xp: Any = np) -> dict[str
     by_name = [software_factors(name, values) for name in names]
     made = {
         factor: xp.array([one[factor] for one in by_name])[rows.software][rows.row]
-        for factor in (*FACTORS, "last", "scalar")
+        for factor in (*FACTORS, "optimizer", "foreach", "as_written", "last", "scalar")
     }
-    return {**made, "year": np.array([float(step.year) for step in rows.steps])[rows.row]}
+    short = np.array([step.software == "kernel" and "sustained" not in step.source for step in rows.steps])[rows.row]
+    year = np.array([float(step.year) for step in rows.steps])[rows.row]
+    return {**made, "year": year, "burst": xp.where(short, values["burst"], 1.0)}
 
 
 def seconds_of(rows: Rows, values: Mapping[str, Any], xp: Any = np) -> model.Seconds:

@@ -29,6 +29,7 @@ _TILES = ((256.0, 128.0), (128.0, 128.0), (128.0, 64.0), (64.0, 64.0), (128.0, 3
 _TINY = 1e-30  # seconds
 _NORM, _POOL, _ROWS = (SCALAR.index(name) for name in ("norm", "pool", "rows"))
 _FP8_SHARE = 0.9  # of the rate over that of 16 bits; fitted on seven steps of MPT 1B and 3B in FP8 on H100
+_FP8_JOULES = 0.57  # of a multiply-add in 16 bits; measured on an H100
 _USUAL_RATE = 1.5e13  # multiply-adds per second
 _LARGEST_UNITS = 17.0  # 16-bit multiply-adds on matrix units for each in FP32: 16 in an A100, 14.8 to 16.7 in Hopper
 _ALIGNED = 8  # 16-bit products whose sizes are multiples of it run on matrix units at their full rate
@@ -57,7 +58,8 @@ def piece_seconds(
 ) -> Seconds:
     """Seconds of pieces `t` on devices `s` (one value a piece) with parameters `p`.
 
-    `tf32` is 1 where float32 products may run on TF32 units. `software` holds factors a piece (`software_factors`).
+    `tf32` is 1 where float32 products may run on TF32 units. `software` holds factors a piece (`software_factors`);
+    its "burst" is more than 1 for a kernel that ran for milliseconds: times the board's power that it may draw.
     `xp` is the array library: NumPy, or JAX for derivatives. Busy time is divided between compute and memory by which
     of them it waits for.
     """
@@ -77,9 +79,9 @@ def piece_seconds(
     tuned = tuned * xp.where(odd, software["unaligned"], 1.0)
     # Stacks that are tuned for the newest devices: a factor for each doubling of the matrix units' rate.
     tuned = tuned * software["rate"] ** np.log2(np.maximum(s["half"], s["fp32"]) / _RATE_OF_ONE)
-    half_conv = _on_matrix_units(t, s) & (cls <= GROUPED)
-    ceiling = xp.where(half_conv, p["ceiling_half_conv"], p["ceiling"])
-    compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / (peak * ceiling))
+    tuned = tuned * xp.where(_odd(t, s, cls) & (software["as_written"] > 0), p["odd_product"], 1.0)
+    most = _most(t, s, p, software, cls, peak, xp)
+    compute = xp.maximum(_padded_macs(t, s, p, sustained, xp) / rate * tuned, t.macs / most)
     memory = _bytes(t, s, p, software, cls, last, xp) / _bandwidth(t, s, p, xp) * p["yearly_memory"] ** -age
     sharp = p["overlap"]
     slowest = compute + _one_at_a_time(t, s, p, last, xp) * software["scalar"]
@@ -200,6 +202,39 @@ def _rate(
     return rate * gain, rate, xp.where(winograd, 2.25, 1.0) * peak
 
 
+def _most(
+    t: Columns,
+    s: Mapping[str, Array],
+    p: Mapping[str, float],
+    software: Mapping[str, Array],
+    cls: Any,
+    peak: Array,
+    xp: Any,
+) -> Array:
+    """Multiply-adds per second that no op of a class exceeds, with what the board's power allows for long."""
+    on_matrix = _on_matrix_units(t, s)
+    ceiling = xp.where(on_matrix & (cls <= GROUPED), p["ceiling_half_conv"], p["ceiling"])
+    # Kernels of attention that were written for the A100 reach less of the peak of faster units.
+    doublings = xp.log2(xp.maximum(s["half"], s["fp32"]) / _RATE_OF_ONE)
+    attention = p["ceiling_attention"] * p["doubling_attention"] ** doublings / software["attention"]
+    attention = attention * xp.where(t.phase == BACKWARD, p["attention_backward"], 1.0)
+    ceiling = xp.where(on_matrix & (cls == ATTENTION), xp.minimum(attention, ceiling), ceiling)
+    most = peak * ceiling
+    joules = p["energy_product"] * 1e-12 * (s["nm"] / 5.0) ** p["energy_product_nm"] / larger_units(s, xp)
+    watts = most * joules * xp.where(t.fp8 > 0, _FP8_JOULES, 1.0)
+    # A clock that is lowered to the board's power needs less voltage, too.
+    beyond = (1.0 + (watts / (0.9 * s["power"] * software["burst"])) ** 8) ** (p["slowdown"] / 8.0)
+    result: Array = most / xp.where(on_matrix, beyond, 1.0)
+    return result
+
+
+def _odd(t: Columns, s: Mapping[str, Array], cls: Any) -> Mask:
+    """16-bit products whose rows begin at any two bytes, which few kernels can load: an odd vocabulary, for example."""
+    odd = (t.k % 2 > 0) | (t.n % 2 > 0) | ((t.phase == BACKWARD) & (t.m % 2 > 0))
+    result: Mask = _on_matrix_units(t, s) & (cls == MATMUL) & (t.b <= 1) & odd
+    return result
+
+
 def _on_matrix_units(t: Columns, s: Mapping[str, Array]) -> Mask:
     """Whether a piece is 16-bit arithmetic on a device with matrix units."""
     result: Mask = (t.half > 0) & (s["tensor"] > 0)
@@ -237,11 +272,15 @@ def _bytes(
     xp: Any,
 ) -> Array:
     weight = xp.array([p.get(f"traffic_{name}", 1.0) for name in TRAFFIC])[t.traffic.astype(int)]
-    weight = weight * xp.where(cls == MOVING, software["traffic"], 1.0)
+    of_optimizer = t.traffic == TRAFFIC.index("optimizer")
+    moving = xp.where(of_optimizer, software["optimizer"], software["traffic"])
+    weight = weight * xp.where(cls == MOVING, moving, 1.0)
     # The backward passes of layer norms and of softmax are slower than their bytes say.
     backward = t.phase == BACKWARD
     layer = p["traffic_layer"] * xp.where(backward, p["traffic_layer_backward"], 1.0)
     weight = xp.where(t.per_row > 0, layer * software["traffic"], weight)
+    weight = weight * xp.where(of_optimizer & (t.half > 0), p["traffic_optimizer_half"], 1.0)
+    weight = weight * xp.where(of_optimizer & (software["foreach"] > 0), t.passes, 1.0)
     softmax = (t.traffic == TRAFFIC.index("reduce")) & backward
     weight = weight * xp.where(softmax, p["traffic_reduce_backward"], 1.0)
     reorder = _on_matrix_units(t, s) & (last == 0) & (cls <= GROUPED)
@@ -271,6 +310,8 @@ CHANNELS_LAST = frozenset({"channels-last", "vendor-tuned"})
 SOFTWARE_YEAR = 2024.0  # of what is installed today, in the trend that was fitted
 PYTORCH_KERNELS = frozenset({"eager", "channels-last", "ngc"})
 """Others fuse norms and pools, or bring kernels of their own."""
+PYTORCH_OPTIMIZERS = frozenset({"eager", "channels-last", "compiled", "ngc"})
+"""Others update the parameters in one kernel."""
 TF32_EVERYWHERE = frozenset({"ngc", "vendor-tuned", "tensorflow"})
 """PyTorch itself uses TF32 in cuDNN alone: in convolutions and recurrent layers."""
 
@@ -286,5 +327,14 @@ _RATE_OF_ONE = 156e12  # multiply-adds per second in 16 bit, of an A100
 def software_factors(name: str, p: Mapping[str, float]) -> dict[str, float]:
     """What software changes: factors on the seconds or bytes of each part; eager PyTorch is 1."""
     factors = {factor: p.get(f"{name}:{factor}", 1.0) for factor in FACTORS}
-    own = float(name in PYTORCH_KERNELS)
-    return {**factors, "last": float(name in CHANNELS_LAST), "year": SOFTWARE_YEAR, "scalar": own}
+    return {
+        **factors,
+        # `torch.compile` of a model leaves the optimizer as it is; others fuse it as they fuse the rest.
+        "optimizer": p.get(f"{name}:optimizer", 1.0 if name in PYTORCH_OPTIMIZERS else factors["traffic"]),
+        "foreach": float(name in PYTORCH_OPTIMIZERS),
+        "last": float(name in CHANNELS_LAST),
+        "year": SOFTWARE_YEAR,
+        "scalar": float(name in PYTORCH_KERNELS),
+        "as_written": float(name in ("eager", "channels-last")),  # others pad a vocabulary
+        "burst": 1.0,
+    }

@@ -28,6 +28,9 @@ _TRAFFIC_OF = {
 }
 SCALAR = ("", "norm", "pool", "permute", "rows")
 """Kernels of PyTorch that take their values, or their rows, one at a time, so that they may be slower than memory."""
+_PASSES = {"sgd": 1.0, "momentum": 8 / 5, "adam": 18 / 7, "adamw": 20 / 7, "rmsprop": 13 / 5, "adagrad": 11 / 5}
+"""Tensors that torch.optim's update of a list of parameters ("foreach") reads and writes, over the fewest possible."""
+_USUAL_PASSES = 2.2  # of optimizers that are not in the list
 FORWARD, BACKWARD, UPDATE = range(3)
 _PHASES = {"forward": FORWARD, "backward": BACKWARD, "optimizer": UPDATE}
 HALF_TYPES = frozenset({"float16", "bfloat16"})
@@ -59,6 +62,7 @@ FIELDS = (
     "values",  # or rows that a kernel of SCALAR takes one at a time
     "lanes",  # multiprocessors at most that such a kernel uses at once; 0: all
     "per_row",  # 1 for norms of each row: layer norms and their kind
+    "passes",  # times the bytes of an update in one kernel that PyTorch's own optimizer moves; 0 for other ops
 )
 
 
@@ -74,7 +78,9 @@ class Columns:
 
 
 def columns(ops: Sequence[Op], software: str = "eager") -> Columns:
-    rows = [row for index, op in enumerate(ops) for part in _as_run(op, software) for row in _rows(index, part)]
+    rows = [
+        row for index, op in enumerate(ops) for part in _as_run(op, software) for row in _rows(index, part, software)
+    ]
     return Columns(np.array(rows, dtype=float).reshape(len(rows), len(FIELDS)))
 
 
@@ -107,7 +113,7 @@ def merged(parts: Columns) -> Columns:
     return Columns(unique)
 
 
-def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
+def _rows(index: int, op: Op, software: str) -> Iterator[tuple[float, ...]]:
     fp8 = float(op.dtype.startswith("float8"))
     half, phase = max(float(op.dtype in HALF_TYPES), fp8), float(_PHASES[op.phase])
 
@@ -131,7 +137,8 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
         head = (float(index), float(cls), float(TRAFFIC.index(traffic)), phase, macs, moved, *shape)
         of_images = (layout, last, weight_grad, window, stride, fp8, dilated)
         per_row = float(op.kind == "norm" and "batch_norm" not in op.name)
-        return (*head, float(op.count), half, issued, kernels, *of_images, *scalar, per_row)
+        passes = _PASSES.get(op.name, _USUAL_PASSES) if op.kind == "optimizer" else 0.0
+        return (*head, float(op.count), half, issued, kernels, *of_images, *scalar, per_row, passes)
 
     dims = op.dims
     if op.kind == "conv" and "c_in" in dims:
@@ -147,7 +154,8 @@ def _rows(index: int, op: Op) -> Iterator[tuple[float, ...]]:
     elif op.kind == "attention" and "q" in dims:
         # Scores stay on chip: two products of each head, five in the backward pass.
         shape = (float(dims["b"]), float(dims["q"]), float(dims["d"]), float(dims["s"]))
-        yield row(ATTENTION, op.flops * needed_share(op), op.bytes_moved, shape)
+        whole = bool(op.dims.get("whole")) and software not in TRAINING_STACKS
+        yield row(ATTENTION, op.flops * (1.0 if whole else needed_share(op)), op.bytes_moved, shape)
     elif op.kind == "rnn" and "steps" in dims:
         yield from _recurrent(op, row)
     elif op.flops and op.kind in ("conv", "matmul", "attention", "rnn"):

@@ -1,7 +1,8 @@
 """Which scores attention layers need: a causal mask leaves half of them, a window a band, chunks their triangles.
 
 The FLOPs of the layer table count all scores, fvcore's convention and that of papers. What the mask leaves is noted in
-the dims of the ops ("causal", "window", "chunk"), for those who price the ops.
+the dims of the ops ("causal", "window", "chunk"), for those who price the ops; "whole" is 1 where a window or chunks are
+a tensor for PyTorch's own attention, which then computes all scores.
 """
 
 from __future__ import annotations
@@ -34,8 +35,18 @@ def with_masks(ops: Sequence[Op], model: nn.Module) -> list[Op]:
         if op.layer not in masks:
             masks[op.layer] = _mask(modules.get(op.layer), decoder)
         mask = masks[op.layer]
-        found.append(replace(op, dims={**op.dims, **mask}) if mask and _is_attention(op) else op)
+        if not mask or not _is_attention(op):
+            found.append(op)
+            continue
+        whole = op.kind == "attention" and _windows_are_tensors(modules.get(op.layer))
+        whole = whole and op.dims["s"] > min(mask.get("window", op.dims["s"]), mask.get("chunk", op.dims["s"]))
+        found.append(replace(op, dims={**op.dims, **mask, **({"whole": 1} if whole else {})}))
     return found
+
+
+def _windows_are_tensors(module: Any) -> bool:
+    """Whether a transformers module gives its mask to `scaled_dot_product_attention`, which knows no windows."""
+    return getattr(getattr(module, "config", None), "_attn_implementation", None) == "sdpa"
 
 
 def _is_attention(op: Op) -> bool:

@@ -26,7 +26,9 @@ NEUTRAL: dict[str, float] = {
     **dict.fromkeys(("norm_backward", "norm_half", "row_backward", "traffic_layer", "traffic_layer_backward"), 1.0),
     **dict.fromkeys(("traffic_reduce_backward", "gain_half_attention", "gain_grouped_last"), 1.0),
     **dict.fromkeys(("depthwise_last", "depthwise_half", "depthwise_last_grad"), 1.0),
-    "ceiling_half_conv": 1.0,
+    **dict.fromkeys(("ceiling_half_conv", "ceiling_attention", "doubling_attention", "attention_backward"), 1.0),
+    **dict.fromkeys(("energy_product", "energy_product_nm", "slowdown"), 0.0),
+    **dict.fromkeys(("odd_product", "traffic_optimizer_half"), 1.0),
     "energy_memory": 0.015,  # 15 W for the memory of DEVICE
     **dict.fromkeys(("energy_nm", "edge", "start", "wave", "cache", "reorder"), 0.0),
     **dict.fromkeys(("floor", "floor_update", "floor_rnn", "host_forward", "host_backward", "host_update"), 0.0),
@@ -43,7 +45,13 @@ DEVICE: dict[str, float] = {
 }  # fmt: skip
 
 
-PLAIN = {**dict.fromkeys((*FACTORS, "scalar"), 1.0), "last": 0.0, "year": 2021.0}
+PLAIN = {
+    **dict.fromkeys((*FACTORS, "optimizer", "scalar", "as_written"), 1.0),
+    "foreach": 0.0,
+    "last": 0.0,
+    "burst": 1.0,
+    "year": 2021.0,
+}
 
 
 def matmul(m: int, k: int, n: int, b: int = 1, *, moved: int = 0, phase: str = "forward", half: bool = False) -> Op:

@@ -246,3 +246,51 @@ def test_attention_is_as_many_products_as_its_multiply_adds_tell(op: Op, done: f
     assert parts(op, software={"attention": 0.5}, p={"eff_fp32": 0.25})["compute"] == pytest.approx(2 * done / 1e12)
     half = parts(matmul(128, 256, 128), software={"attention": 0.5}, p={"eff_fp32": 0.25})
     assert half["compute"] == pytest.approx(4 * CUBE / 1e12)
+
+
+# 8 T multiply-adds per second of 25 pJ are 200 W, and 90 of the board's 100 W are theirs.
+BEYOND = (1 + (200 / 90) ** 8) ** 0.125
+HALF = matmul(128, 256, 128, half=True)
+QUARTER = {"ceiling_attention": 0.25}
+HOT = {"energy_product": 25.0, "slowdown": 1.0}
+
+
+def attention(half: bool = True, phase: str = "forward") -> Op:
+    """One head of one position a query: as many multiply-adds as `CUBE`."""
+    dims = {"b": 1, "q": 128, "d": 128, "s": 128}
+    dtype = "float16" if half else "float32"
+    return Op("attention", "attention", phase, "", CUBE, 0, 0, dtype, dims)
+
+
+@pytest.mark.parametrize(
+    ("op", "device", "p", "software", "rate"),
+    [
+        # A board that cannot pay for its matrix units' peak lowers their clock ...
+        (matmul(128, 256, 128, half=True), {}, HOT, {}, 8e12 / BEYOND),
+        (matmul(128, 256, 128, half=True), {}, {**HOT, "slowdown": 0.5}, {}, 8e12 / BEYOND**0.5),
+        (matmul(128, 256, 128, half=True), {"power": 1e4}, HOT, {}, 8e12),
+        (HALF, {"nm": 10.0, "power": 200.0}, {**HOT, "energy_product_nm": 1.0}, {}, 8e12 / BEYOND),
+        # ... but not in milliseconds, and not for vector units, which have a limit of their own.
+        (matmul(128, 256, 128, half=True), {}, HOT, {"burst": 100.0}, 8e12),
+        (matmul(128, 256, 128), {}, HOT, {}, 1e12),
+        (matmul(128, 256, 128, half=True), {"tensor": 0.0}, HOT, {}, 1e12),
+        # Attention in one kernel has a ceiling, at the rate of an A100's units and at twice that.
+        (attention(), {"half": 156e12, "power": 1e9}, QUARTER, {}, 39e12),
+        (attention(), {"half": 312e12, "power": 1e9}, {**QUARTER, "doubling_attention": 0.5}, {}, 39e12),
+        (attention(phase="backward"), {"half": 156e12}, {**QUARTER, "attention_backward": 0.5}, {}, 19.5e12),
+        (attention(), {"half": 156e12}, {**QUARTER, "attention_backward": 0.5}, {"attention": 0.5}, 78e12),
+        (attention(), {"half": 156e12}, {"ceiling_attention": 0.9, "ceiling": 0.5}, {}, 78e12),
+        (attention(half=False), {}, QUARTER, {}, 1e12),
+        # An odd vocabulary: rows of 16-bit numbers that begin at any two bytes.
+        (matmul(128, 256, 127, half=True), {}, {"odd_product": 4.0}, {}, 2e12 * 127 / 128),
+        (matmul(128, 255, 128, half=True), {}, {"odd_product": 4.0}, {}, 2e12),
+        (matmul(127, 256, 128, half=True), {}, {"odd_product": 4.0}, {}, 8e12 * 127 / 128),
+        (matmul(127, 256, 128, half=True, phase="backward"), {}, {"odd_product": 4.0}, {}, 2e12 * 127 / 128),
+        (matmul(128, 256, 127, half=True), {}, {"odd_product": 4.0}, {"as_written": 0.0}, 8e12 * 127 / 128),
+        (matmul(128, 256, 127), {}, {"odd_product": 4.0}, {}, 1e12 * 127 / 128),
+    ],
+)  # fmt: skip
+def test_ceilings_and_what_a_product_is_off_them(
+    op: Op, device: dict[str, float], p: dict[str, float], software: dict[str, float], rate: float
+) -> None:
+    assert op.flops / parts(op, device=device, p=p, software=software)["compute"] == pytest.approx(rate, rel=1e-6)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from joulecast.estimator.cost.piece_time import software_factors
 from joulecast.estimator.trace.workload import Op
 
 from .neutral import CUBE, conv, matmul, mover, parts
@@ -73,3 +74,31 @@ def test_arithmetic_and_traffic_overlap_and_share_the_time_by_their_squares() ->
     turned = parts(replace(op, bytes_read=3 * CUBE), p={"overlap": 2.0, "eff_fp32": 1 / 4})
     assert (turned["compute"], turned["memory"]) == pytest.approx((5 * unit * 16 / 25, 5 * unit * 9 / 25))
     assert parts(mover(moved=0))["memory"] == 0.0
+
+
+def test_an_optimizer_of_16_bit_weights_has_a_factor_and_software_one_of_its_own() -> None:
+    update = mover("optimizer", phase="optimizer")
+    half = replace(update, dtype="bfloat16")
+    p = {"traffic_optimizer": 2.0, "traffic_optimizer_half": 1.5}
+    assert parts(update, p=p)["memory"] == pytest.approx(2.0)
+    assert parts(half, p=p)["memory"] == pytest.approx(3.0)
+    adamw = replace(update, name="adamw")  # 20 tensors in place of 7 are read or written
+    assert parts(adamw, software={"foreach": 1.0})["memory"] == pytest.approx(20 / 7)
+    assert parts(adamw)["memory"] == pytest.approx(1.0)
+    assert parts(update, software={"traffic": 0.5, "optimizer": 0.25})["memory"] == pytest.approx(0.25)
+    assert parts(mover(), software={"traffic": 0.5, "optimizer": 0.25})["memory"] == pytest.approx(0.5)
+
+
+def test_compiling_a_model_leaves_its_optimizer_and_others_fuse_both() -> None:
+    p = {
+        "compiled:traffic": 0.5,
+        "ngc:traffic": 0.5,
+        "vendor-tuned:traffic": 0.5,
+        "tensorflow:traffic": 0.5,
+        "tensorflow:optimizer": 0.75,
+    }
+    found = {
+        name: software_factors(name, p)["optimizer"]
+        for name in ("eager", "compiled", "ngc", "vendor-tuned", "tensorflow")
+    }
+    assert found == {"eager": 1.0, "compiled": 1.0, "ngc": 1.0, "vendor-tuned": 0.5, "tensorflow": 0.75}

@@ -56,7 +56,7 @@ def test_pieces_of_products_and_of_traffic() -> None:
         {**plain, "op": 2, "cls": 4, "macs": 1000, "moved": 1, "b": 1, "m": 10, "k": 10, "n": 10}
     )
     assert row(found, 3) == {**plain, "op": 3, "cls": 8, "traffic": 6, "moved": 1}
-    assert row(found, 4) == {**plain, "op": 4, "cls": 8, "traffic": 5, "phase": 2, "moved": 2}
+    assert row(found, 4) == {**plain, "op": 4, "cls": 8, "traffic": 5, "phase": 2, "moved": 2, "passes": 1.0}
     assert row(found, 5) == {**plain, "op": 5, "cls": 8, "traffic": 2, "moved": 5}
     assert row(found, 6) == {**plain, "op": 6, "cls": 8, "traffic": 1, "phase": 1, "moved": 2, "per_row": 1}
 
@@ -128,3 +128,19 @@ def test_pieces_that_differ_in_one_field_stay_apart() -> None:
     both = merged(columns(ops))
     assert sorted(both.count.tolist()) == [1, 1, 1, 6]
     assert set(both.op.tolist()) == {0}
+
+
+def test_a_window_that_is_a_tensor_is_computed_whole_by_pytorch_and_in_part_by_stacks() -> None:
+    dims = {"b": 2, "q": 8, "d": 4, "s": 8, "causal": 1, "window": 2}
+    banded = Op("attention", "attention", "forward", "", 1024, 0, 0, "bfloat16", dims)
+    whole = replace(banded, dims={**dims, "whole": 1})
+    band = (2 * 3 / 2 + 6 * 2) / 64  # of 8 x 8 scores, two rows of the triangle and six of two
+    assert columns([banded]).macs.tolist() == [1024 * band]
+    assert columns([whole]).macs.tolist() == [1024]
+    assert columns([whole], "fused").macs.tolist() == [1024 * band]
+
+
+def test_an_update_counts_the_tensors_that_pytorch_reads_and_writes() -> None:
+    ops = [Op(name, "optimizer", "optimizer", "", 0, 4, 3) for name in ("sgd", "momentum", "adam", "adamw", "lion")]
+    assert columns(ops).passes.tolist() == [1.0, 8 / 5, 18 / 7, 20 / 7, 2.2]
+    assert columns([Op("add", "elementwise", "forward", "", 0, 4, 3)]).passes.tolist() == [0.0]

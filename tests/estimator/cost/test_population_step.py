@@ -65,9 +65,11 @@ def test_the_year_of_software_is_todays() -> None:
 
 def test_factors_of_software_are_1_unless_fitted() -> None:
     p, plain = {"ngc:conv": 0.5, "ngc:host": 0.25}, {**PLAIN, "year": SOFTWARE_YEAR}
-    assert software_factors("eager", p) == plain
-    assert software_factors("ngc", p) == {**plain, "conv": 0.5, "host": 0.25}
+    assert software_factors("eager", p) == {**plain, "foreach": 1.0}
+    assert software_factors("ngc", p) == {**plain, "as_written": 0.0, "foreach": 1.0, "conv": 0.5, "host": 0.25}
     assert [name for name in SOFTWARE if software_factors(name, p)["last"]] == ["channels-last", "vendor-tuned"]
+    listed = [name for name in SOFTWARE if software_factors(name, p)["foreach"]]  # whose optimizers are torch.optim's
+    assert listed == [name for name in SOFTWARE if name in ("eager", "compiled", "channels-last", "ngc")]
 
 
 @pytest.mark.parametrize(

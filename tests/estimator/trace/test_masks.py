@@ -133,3 +133,22 @@ def test_ops_stay_in_their_order_and_each_gets_its_own_layers_mask() -> None:
     masked = with_masks(ops, Two())
     assert [(one.kind, one.layer) for one in masked] == [(one.kind, one.layer) for one in ops]
     assert [dict(one.dims) for one in masked] == [{}, CAUSAL, {}, CAUSAL]
+
+
+@pytest.mark.parametrize(
+    ("implementation", "window", "whole"),
+    [
+        ("sdpa", 4, True),
+        ("sdpa", 8, False),
+        ("sdpa", None, False),
+        ("flash_attention_2", 4, False),
+        ("eager", 4, False),
+    ],
+)
+def test_a_window_given_as_a_tensor_leaves_all_scores_to_compute(
+    implementation: str, window: int | None, whole: bool
+) -> None:
+    config = SimpleNamespace(_attn_implementation=implementation)
+    model = Model(Attention(is_causal=True, sliding_window=window, config=config))
+    assert ("whole" in added(op("attention", q=8, s=8, b=1), model)) is whole
+    assert "whole" not in added(SCORES, model)
