@@ -1,7 +1,7 @@
 """Which scores attention layers need: a causal mask leaves half of them, a window a band, chunks their triangles.
 
 The FLOPs of the layer table count all scores, fvcore's convention and that of papers. What the mask leaves is noted in
-the dims of the ops ("causal", "window", "chunk"), for those who price the ops; "whole" is 1 where a window or chunks are
+the dims of the ops ("causal", "window", "chunk"), for those who price the ops; "whole" is 1 where a window or chunk is
 a tensor for PyTorch's own attention, which then computes all scores.
 """
 
