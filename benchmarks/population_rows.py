@@ -229,7 +229,7 @@ def software_of(rows: Rows, values: Mapping[str, Any], xp: Any = np) -> dict[str
     }
     short = np.array([step.software == "kernel" and "sustained" not in step.source for step in rows.steps])[rows.row]
     year = np.array([float(step.year) for step in rows.steps])[rows.row]
-    return {**made, "year": year, "burst": xp.where(short, values["burst"], 1.0)}
+    return {**made, "year": year, "burst": xp.where(short, values.get("burst", 1.0), 1.0)}
 
 
 def seconds_of(rows: Rows, values: Mapping[str, Any], xp: Any = np) -> model.Seconds:
