@@ -230,7 +230,7 @@ def _most(
 
 def _odd(t: Columns, s: Mapping[str, Array], cls: Any) -> Mask:
     """16-bit products whose rows begin at any two bytes, which few kernels can load: an odd vocabulary, for example."""
-    odd = (t.k % 2 > 0) | (t.n % 2 > 0) | ((t.phase == BACKWARD) & (t.m % 2 > 0))
+    odd = (t.k % 2 == 1) | (t.n % 2 == 1) | ((t.phase == BACKWARD) & (t.m % 2 == 1))
     result: Mask = _on_matrix_units(t, s) & (cls == MATMUL) & (t.b <= 1) & odd
     return result
 

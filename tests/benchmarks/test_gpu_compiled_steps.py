@@ -68,7 +68,8 @@ def test_the_limit_ends_networks_that_still_compile(module: ModuleType) -> None:
 
 
 def test_compiled_settings_are_all_different(module: ModuleType) -> None:
-    settings = list(module.settings())
+    settings = [*module.settings(), *module.language_settings("compiled")]
     assert len(set(settings)) == len(settings)
     assert {one.software for one in settings} == {"compiled"}
     assert {one.model for one in settings} == set(module.BY_NAME)
+    assert {one.software for one in module.float8_settings()} == {"compiled-float8"}

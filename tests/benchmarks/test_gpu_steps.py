@@ -30,7 +30,7 @@ def rows_of(part: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("part", "count", "memory_bytes"),
     [
-        ("h100-sxm", {"eager": 115, "channels-last": 12, "compiled": 14}, 80e9),
+        ("h100-sxm", {"eager": 133, "channels-last": 12, "compiled": 35, "compiled-float8": 2}, 80e9),
         ("h200", {"eager": 59, "channels-last": 6}, 141e9),
     ],
 )
@@ -44,7 +44,9 @@ def test_every_measured_row_names_a_network_and_has_possible_figures(
     for row in rows:
         assert row["model"] in networks.BY_NAME
         assert row["optimizer"] in networks.OPTIMIZERS
-        assert 76 < float(row["watts"]) < 700  # between idle and the power limit
+        assert 76 < float(row["watts"]) < 1.05 * 700  # idle, and the power limit, which a window of 1 s may exceed
+            76 < float(row["watts"]) < 1.05 * 700
+        )  # between idle and the power limit, which windows of 1 s can exceed
         assert 1e-3 < float(row["seconds_per_step"]) < 1
         assert 1e8 < int(row["peak_memory_bytes"]) < memory_bytes
 
