@@ -243,11 +243,14 @@ def _gpt3_hours(measured: Path, cache: Path) -> Iterator[float]:
     for row in _rows(measured / "mlperf-training" / "results.csv"):
         if row["benchmark"] != "gpt3" or row["gpu_key"] != "h100-sxm" or row["division"] != "closed":
             continue
-        devices, batch, key = int(row["n_gpus"]), int(row["global_batch"]), (row["round"], row["run_s"])
-        if not 8 <= devices <= 512 or row["suspect"] or key in seen:
+        devices, batch, passes = (int(float(row[name] or 0)) for name in ("n_gpus", "global_batch", "grad_accum"))
+        replicas, key = devices // _GPT3_DEVICES, (row["round"], row["run_s"])
+        if not 8 <= devices <= 512 or devices % _GPT3_DEVICES or row["suspect"] or key in seen:
+            continue
+        if not passes or batch % (replicas * passes):
             continue
         seen.add(key)
-        micro = batch // (devices // _GPT3_DEVICES) // int(row["grad_accum"])
+        micro = batch // replicas // passes
         cost = _gpt3(devices, batch, micro, parse_cluster(f"{devices // 8}xdgx-h100"), cache)
         yield cost.seconds * float(row["samples_per_s"]) / batch
 

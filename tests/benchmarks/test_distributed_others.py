@@ -148,6 +148,10 @@ def test_hours_of_gpt3_take_the_micro_batch_of_the_submission(
         ("gpt3", "v3.0", "h100-sxm", 768, "closed", 3072, 128, 2653, 252, ""),
         ("gpt3", "v3.0", "gaudi2", 384, "closed", 2048, 1, 3856, 170, ""),
         ("gpt3", "v3.0", "h100-sxm", 512, "open", 2048, 128, 1, 170, ""),
+        ("gpt3", "v3.0", "h100-sxm", 512, "closed", 2048, "", 2, 170, ""),  # passes are not stated
+        ("gpt3", "v3.0", "h100-sxm", 512, "closed", 2048, 100, 3, 170, ""),  # 1.28 sequences at a time
+        ("gpt3", "v3.0", "h100-sxm", 48, "closed", 2048, 128, 4, 170, ""),  # one replica and a half
+        ("gpt3", "v3.0", "h100-sxm", "", "closed", 2048, 128, 5, 170, ""),
         ("bert", "v3.0", "h100-sxm", 512, "closed", 2048, 128, 2, 170, ""),
     ]
     write(tmp_path / "mlperf-training" / "results.csv", GPT3, rows)
