@@ -32,6 +32,7 @@ from .stated_run import (
     sizes,
     unknown_optimizer,
 )
+from .titan_recipes import titan_recipe
 
 KINDS = (
     "a DeepSpeed JSON, an Accelerate YAML, TrainingArguments in JSON or YAML, a torchtitan TOML, Megatron-LM arguments "
@@ -41,14 +42,17 @@ KINDS = (
 
 def read_config(path: str | Path) -> StatedRun:
     """The configuration in a file. Raises RequestError for a file that cannot be read or is none of the kinds."""
-    path = Path(path)
+    place, colon, recipe = str(path).rpartition(".py:")
+    path = Path(f"{place}.py") if colon else Path(path)
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise RequestError(f"`parallel_config` {path} cannot be read ({why}); give {KINDS}") from error
     try:
-        return _read(text, path)
+        return _torchtitan(titan_recipe(text, recipe if colon else "")) if path.suffix == ".py" else _read(text, path)
+    except SyntaxError as error:
+        raise RequestError(f"`parallel_config` {path} is not valid Python ({error}); fix the syntax error") from None
     except (OutOfRangeError, UnsetError) as error:
         raise RequestError(f"`parallel_config` {path} has {error}") from None
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:

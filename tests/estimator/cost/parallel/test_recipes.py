@@ -255,3 +255,57 @@ def test_parallelism_of_training_arguments(tmp_path: Path) -> None:
     path.write_text('{"output_dir": "out", "max_length": 4096, "parallelism_config": {"tp_size": 2, "sp_size": 4}}')
     found = read_config(path)
     assert (found.parallel, found.sequence_length) == ("tp=2,pp=1,cp=4", 4096)
+
+
+TITAN = """
+def small():
+    return Trainer.Config(
+        optimizer=default_adamw(lr=1e-4),
+        training=TrainingConfig(num_tokens_per_microbatch_per_dp_rank=8 * 8192, max_context_length=8192, steps=10),
+        parallelism=ParallelismConfig(tensor_parallel_degree=8, context_parallel_degree=2),
+        activation_checkpoint=FullAC.Config(),
+    )
+
+
+def large():
+    config = small()
+    config.parallelism.pipeline_parallel_degree = 4
+    config.parallelism.num_pp_microbatches = 16
+    config.training.num_tokens_per_train_step = 512 * 8192
+    config.activation_checkpoint = SelectiveAC.Config()
+    config.model_spec = model_registry("405B", converters=[Float8LinearConverter.Config()])
+    return config
+
+
+raise SystemExit("a file that is read is not run")
+"""
+
+
+def test_recipes_of_torchtitan_in_python(tmp_path: Path) -> None:
+    path = tmp_path / "recipes.py"
+    path.write_text(TITAN)
+    small = read_config(f"{path}:small")
+    assert (small.kind, small.parallel, small.zero) == ("torchtitan", "tp=8,pp=1,cp=2", 3)
+    assert (small.batch_size, small.accumulate, small.global_batch, small.sequence_length) == (8, None, None, 8192)
+    assert (small.activation_checkpointing, small.precision, small.optimizer) == ("full", "bf16", "adamw")
+    large = read_config(f"{path}:large")
+    assert (large.parallel, large.batch_size, large.global_batch) == ("tp=8,pp=4,cp=2", 8, 512)
+    assert (large.activation_checkpointing, large.precision) == ("selective", "fp8")
+    with pytest.raises(RequestError, match=r"has several recipes; name one after a colon, as FILE.py:NAME: small, l"):
+        read_config(path)
+    with pytest.raises(RequestError, match=r"has no recipe 'huge'; name one .*: small, large"):
+        read_config(f"{path}:huge")
+    path.write_text(TITAN.replace("num_tokens_per_train_step", "steps"))
+    assert (read_config(f"{path}:large").batch_size, read_config(f"{path}:large").accumulate) == (8, 16)
+    path.write_text(TITAN.partition("def large")[0])
+    assert read_config(path) == small
+
+
+def test_python_that_is_no_recipe_of_torchtitan(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.py"
+    path.write_text("def train():\n    return 3\n")
+    with pytest.raises(RequestError, match=r"recipe\.py has no recipe of torchtitan$"):
+        read_config(path)
+    path.write_text("def train(:\n")
+    with pytest.raises(RequestError, match=r"is not valid Python"):
+        read_config(path)
