@@ -40,7 +40,7 @@ from distributed_others import (
     software_of,
     whole_runs,
 )
-from distributed_runs import SPLIT_UNSURE, Run, all_runs, anatomy_of
+from distributed_runs import PADDED, SPLIT_UNSURE, Run, all_runs, anatomy_of
 
 from joulecast.estimator.answer.on_cluster import LARGE
 from joulecast.estimator.cost.names import find_hardware
@@ -127,7 +127,7 @@ def for_fit(runs: Sequence[Run]) -> list[Run]:
 
 
 def _of_fit(run: Run) -> bool:
-    return _of_bounds(run) and run.label != SPLIT_UNSURE
+    return _of_bounds(run) and run.label not in (SPLIT_UNSURE, PADDED)
 
 
 def _of_bounds(run: Run) -> bool:

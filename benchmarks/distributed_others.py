@@ -310,8 +310,6 @@ def _gpt3(devices: int, batch: int, micro: int, cluster: Cluster, cache: Path) -
 # -- Whole runs -----------------------------------------------------------------------------------------------
 
 _ACCELERATORS = {"A100-80GB": "a100-sxm4-80gb", "A100-40GB": "a100-sxm4-40gb", "H100-80GB": "h100-sxm"}
-# Split, micro-batch, samples of a step and network where a paper states them (Workshop et al. 2022, arXiv 2211.05100).
-_STATED = {"BLOOM 176B": (Plan(dp=8, tp=4, pp=12, zero=1, checkpointing="full", sequence_parallel=False), 2, 2048, 50)}
 _STEP_TOKENS = 4e6  # where the source does not state the batch; 2 million below 3 B parameters
 
 
@@ -319,14 +317,20 @@ _STEP_TOKENS = 4e6  # where the source does not state the batch; 2 million below
 class WholeRun:
     """A published run: predicted device seconds of its steps and interruptions, and published ones.
 
-    `tuned` where published steps are as predicted: splits that are stated, and pipelines of Megatron-Core.
+    `steps_s` are those of the stated split, where there is one, and `searched_s` those of the fastest split, None for
+    pipelines of Megatron-Core. `tuned` where published steps are as predicted: splits that state tensor or pipeline
+    parallelism, and pipelines of Megatron-Core. `of_steps` where the published hours are those of steps at a measured
+    rate, without anything else that a run takes.
     """
 
     row: dict[str, str]
     devices: int
     steps_s: float
     published_s: float
+    searched_s: float | None = None
     tuned: bool = False
+    stated: bool = False
+    of_steps: bool = False
 
 
 def whole_runs(measured: Path, reference: Path, cache: Path) -> Iterator[Found]:
@@ -351,10 +355,11 @@ def paper_of(row: Mapping[str, str]) -> str:
 
 
 def long_runs(runs: Sequence[WholeRun]) -> float:
-    """Published hours over those of the predicted steps, less 1, where the split is searched: papers count as much."""
+    """Published hours over those of the steps of the fastest split, less 1: papers count as much."""
     papers: dict[str, list[float]] = {}
-    for run in (run for run in runs if not run.tuned):
-        papers.setdefault(paper_of(run.row), []).append(np.log(run.published_s / run.steps_s))
+    for run in (run for run in runs if run.searched_s is not None):
+        took_s = run.published_s * (1 + OVERHEAD if run.of_steps else 1)
+        papers.setdefault(paper_of(run.row), []).append(np.log(took_s / run.searched_s))
     return float(np.exp(np.mean([np.median(logs) for logs in papers.values()]))) - 1
 
 
@@ -363,6 +368,8 @@ def left_out_runs(runs: Sequence[WholeRun]) -> Iterator[tuple[dict[str, str], fl
     for run in runs:
         others = [other for other in runs if paper_of(other.row) != paper_of(run.row)]
         most = OVERHEAD if run.tuned else long_runs(others)
+        if run.of_steps:
+            most = 0.0 if run.stated else (1 + most) / (1 + OVERHEAD) - 1
         share = overhead(run.steps_s / run.devices, most)
         yield run.row, run.steps_s * (1 + share) / run.published_s
 
@@ -372,12 +379,22 @@ def published_runs(measured: Path, reference: Path, cache: Path) -> list[WholeRu
     found = []
     for path in (reference / "llm_runs.csv", measured / "llm-runs" / "runs.csv", PUBLISHED / "runs.csv"):
         for row in _rows(path):
-            gpu = _ACCELERATORS.get(row["accelerator"])
-            if gpu and row["accelerator_hours"]:
-                steps_s, devices, tuned = whole_run(row, gpu, cache)
-                steps_s *= 1 + PER_DEVICE_HOUR * LOST_HOURS * devices
-                found.append(WholeRun(row, devices, steps_s, 3600 * float(row["accelerator_hours"]), tuned))
+            if row["accelerator"] in _ACCELERATORS and row["accelerator_hours"]:
+                found.append(_whole_run(row, cache))
     return found
+
+
+def _whole_run(row: dict[str, str], cache: Path) -> WholeRun:
+    searched_s, devices, tuned = searched_steps(row, cache)
+    known = splits().get(row["model"], {})
+    stated, of_steps = bool(known.get("dp")), bool(known.get("of_steps"))
+    lost = 1 + (0.0 if of_steps else PER_DEVICE_HOUR * LOST_HOURS * devices)
+    searched = None if tuned else searched_s * lost
+    steps_s = searched_s
+    if stated:
+        steps_s, devices, tuned = stated_steps(row, known, cache)
+    published_s = 3600 * float(row["accelerator_hours"])
+    return WholeRun(row, devices, steps_s * lost, published_s, searched, tuned, stated, of_steps)
 
 
 def software_of(row: dict[str, str]) -> str:
@@ -385,32 +402,49 @@ def software_of(row: dict[str, str]) -> str:
     return row.get("software") or ("megatron" if "BLOOM" in row["model"] else "fused")
 
 
-def whole_run(row: dict[str, str], gpu: str, cache: Path) -> tuple[float, int, bool]:
-    """Predicted device seconds of a row's steps, the number of devices, and whether the split is tuned."""
-    layers, hidden, heads, kv, inner = (int(row[name]) for name in ("layers", "hidden", "heads", "kv_heads", "ffn"))
-    kind = row.get("kind") or ("gpt" if "BLOOM" in row["model"] or "Pythia" in row["model"] else "llama")
-    net = Net(kind, layers, hidden, heads, int(row["vocab"]), inner, kv)
-    sequence, large = int(row["sequence"]), float(row["params_b"]) > 3
+@lru_cache(maxsize=1)
+def splits() -> dict[str, dict[str, str]]:
+    """What sources state of runs, by model: their splits, and whether their hours are of steps alone."""
+    return {row["model"]: row for row in _rows(PUBLISHED / "splits.csv")}
+
+
+def _plan(stated: Mapping[str, str]) -> Plan:
+    names = ("dp", "tp", "pp", "zero", "micro_batch", "samples")
+    dp, tp, pp, zero, micro, samples = (int(stated[name]) for name in names)
+    return Plan(
+        dp=dp,
+        tp=tp,
+        pp=pp,
+        zero=zero,
+        checkpointing=stated["checkpointing"],
+        sequence_parallel=stated["sequence_parallel"] == "yes",
+        accumulate=samples // (micro * dp),
+    )
+
+
+def stated_steps(row: dict[str, str], stated: Mapping[str, str], cache: Path) -> tuple[float, int, bool]:
+    """Predicted device seconds of a row's steps with its stated split, the devices, and whether the split is tuned."""
+    plan, micro, samples = _plan(stated), int(stated["micro_batch"]), int(stated["samples"])
+    profile, cluster = _on(row, plan.devices, int(stated["network_gbit"]))
+    run = _asked(row, profile, cluster, micro, samples)
+    step_s = step_cost(profile, anatomy_of(run, cache)[1], plan, cluster).seconds
+    per_token_s = step_s * plan.devices / (samples * run.sequence)
+    return per_token_s * float(row["tokens_b"]) * 1e9, plan.devices, is_tuned(profile, plan, stated=True)
+
+
+def searched_steps(row: dict[str, str], cache: Path) -> tuple[float, int, bool]:
+    """As `stated_steps`, with the split and the micro-batch that joulecast chooses."""
+    large = float(row["params_b"]) > 3
     devices = int(row.get("n_accelerators") or 0) or (512 if large else 64)
-    software = software_of(row)
-    profile = datasheet_profile(find_hardware(gpu)).for_software(software).for_precision("bfloat16")
-    tokens = float(row["tokens_b"]) * 1e9
-    if row["model"] in _STATED:
-        plan, micro, samples, gbit = _STATED[row["model"]]
-        cluster = parse_cluster(f"{plan.devices // 8}x8x{gpu}:{gbit}gb")
-        run = Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, software)
-        plan = replace(plan, accumulate=samples // (micro * plan.dp))
-        step_s = step_cost(profile, anatomy_of(run, cache)[1], plan, cluster).seconds
-        return step_s * plan.devices / (samples * sequence) * tokens, plan.devices, True
-    cluster = parse_cluster(f"{devices // 8}x8x{gpu}:{400 if 'h100' in gpu else 200}gb")
+    profile, cluster = _on(row, devices)
+    sequence = int(row["sequence"])
     best, tuned = float("inf"), False
     step_tokens = float(row.get("step_tokens") or (_STEP_TOKENS if large else 2e6))
     for micro in (1, 2, 4, 8):
         samples = max(devices * micro, round(step_tokens / sequence / (devices * micro)) * devices * micro)
         if step_tokens % (sequence * micro) == 0:  # stated exactly
             samples = int(step_tokens / sequence)
-        run = Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, software)
-        work, anatomy = anatomy_of(run, cache)
+        work, anatomy = anatomy_of(_asked(row, profile, cluster, micro, samples), cache)
         try:
             choice = choose_plan(replace(work, optimizer="adamw"), anatomy, profile, cluster, passes=samples // micro)
         except RequestError:
@@ -418,4 +452,18 @@ def whole_run(row: dict[str, str], gpu: str, cache: Path) -> tuple[float, int, b
         per_token_s = choice.cost.seconds * devices / (samples * sequence)
         if per_token_s < best:
             best, tuned = per_token_s, is_tuned(profile, choice.plan, stated=False)
-    return best * tokens, devices, tuned
+    return best * float(row["tokens_b"]) * 1e9, devices, tuned
+
+
+def _on(row: dict[str, str], devices: int, gbit: int = 0) -> tuple[Profile, Cluster]:
+    gpu = _ACCELERATORS[row["accelerator"]]
+    profile = datasheet_profile(find_hardware(gpu)).for_software(software_of(row)).for_precision("bfloat16")
+    return profile, parse_cluster(f"{devices // 8}x8x{gpu}:{gbit or (400 if 'h100' in gpu else 200)}gb")
+
+
+def _asked(row: dict[str, str], profile: Profile, cluster: Cluster, micro: int, samples: int) -> Run:
+    layers, hidden, heads, kv, inner = (int(row[name]) for name in ("layers", "hidden", "heads", "kv_heads", "ffn"))
+    kind = row.get("kind") or ("gpt" if "BLOOM" in row["model"] or "Pythia" in row["model"] else "llama")
+    net = Net(kind, layers, hidden, heads, int(row["vocab"]), inner, kv)
+    gpu, sequence = _ACCELERATORS[row["accelerator"]], int(row["sequence"])
+    return Run("whole", net, "", gpu, cluster.name, sequence, micro, None, samples, 1.0, profile.software)

@@ -76,7 +76,9 @@ class Run:
         return self.plan.devices if self.plan else int(self.label or 0)
 
 
-SPLIT_UNSURE = "split unsure"  # label of runs whose split is not stated
+# Labels of runs that are in no fit.
+SPLIT_UNSURE = "split unsure"
+PADDED = "padded"
 
 
 # -- Networks -------------------------------------------------------------------------------------------------
@@ -367,20 +369,29 @@ def internevo(measured: Path) -> Iterator[Run]:
 
 
 # With what each recomputes: paxml/contrib/gpu/scripts_gpu/configs.py saves the results of products of weights in its 5B
-# model; its 175B one has no room for them.
+# model; its 175B one has no room for them, and the others are no repeated layers, which alone are recomputed.
 _JAX = {
     "GPT 126M": (Net("gpt", 12, 768, 12, 50304), "none"),
     "GPT 5B": (Net("gpt", 24, 4096, 32, 50304), "selective"),
     "GPT 175B": (Net("gpt", 96, 12288, 96, 50257), "full"),
     "LLaMA2 7B": (Net("llama", 32, 4096, 32, 32000, 11008), "none"),
 }
+_NEW_JAX = 2025  # year of the README whose figures are those of release 24.04
 
 
 def jax_toolbox(measured: Path) -> Iterator[Run]:
-    """Paxml and MaxText, fully sharded; the newest of equal rows. "te" is Transformer Engine: flash attention."""
+    """Paxml and MaxText, fully sharded; the newest of equal rows. "te" is Transformer Engine.
+
+    As the READMEs say: all have flash attention since release 24.04, except GPT 126M, which diverged with it; none had
+    it before. MaxText saves the results of products (`minimal_flash`). Fine-tuning reads BoolQ, whose 4,096 positions
+    are padding behind one short passage: gradients are zero there, so that its products draw less power.
+    """
     seen = set()
     for row in _rows(measured / "jax-toolbox" / "train.csv"):
-        key = tuple(row[name] for name in ("gpu_key", "n_gpus", "network", "micro_batch", "precision", "notes"))[:5]
+        large = row["network"] != "GPT 126M"
+        maxtext = "maxtext" in row["framework"]
+        flash = large and (maxtext or int(row["year"]) >= _NEW_JAX)
+        key = (*(row[name] for name in ("gpu_key", "n_gpus", "network", "micro_batch", "precision")), flash)
         fp8 = "fp8" in row["precision"]
         skipped = row["network"] not in _JAX or "LoRA" in row["notes"]
         if skipped or key in seen or not row["precision"] or not row["tokens_per_s_per_gpu"]:
@@ -400,12 +411,13 @@ def jax_toolbox(measured: Path) -> Iterator[Run]:
             plan=Plan(
                 dp=devices,
                 zero=0 if net.layers == 12 else 3,
-                checkpointing=recomputed,
+                checkpointing="selective" if maxtext else recomputed,
             ),
             samples=samples,
             seconds=samples * sequence / (float(row["tokens_per_s_per_gpu"]) * devices),
-            software="fused" if "te" in row["precision"] or "maxtext" in row["framework"] else "megatron",
+            software="fused" if flash else "megatron",
             half=FP8 if fp8 else "bfloat16",
+            label=PADDED if "SFT" in row["notes"] else "",
         )
 
 
@@ -552,7 +564,7 @@ def fms_fsdp(measured: Path) -> Iterator[Run]:
 def maxtext(measured: Path) -> Iterator[Run]:
     """Llama 2 7B on A3 machines, whose eight GPUs share 800 Gbit/s: sharded in a node, replicas among nodes.
 
-    Batch, length and recomputation (element-wise ops alone) are those of MaxText/configs/models/gpu/llama2_7b.yml.
+    Batch, length and recomputation (all but products and attention) are those of MaxText/configs/a3/llama_2_7b/*.sh.
     MaxText's TFLOP/s count six for each weight and token, without the embedding's, and half of the attention.
     """
     net, sequence, micro = _JAX["LLaMA2 7B"][0], 4096, 4
@@ -570,7 +582,7 @@ def maxtext(measured: Path) -> Iterator[Run]:
             cluster=f"{devices // 8}x8x{row['gpu_key']}:100gb",
             sequence=sequence,
             micro_batch=micro,
-            plan=Plan(dp=devices, zero=3 if devices == 8 else 1),
+            plan=Plan(dp=devices, zero=3 if devices == 8 else 1, checkpointing="selective"),
             samples=samples,
             seconds=micro * sequence * per_token / (float(row["tflops_per_gpu_reported"]) * 1e12),
             software="fused",

@@ -13,10 +13,9 @@ from .estimate import Estimate, shares, with_parts
 DATA, OTHER_WORK, INTERRUPTIONS = "data loading", "evaluation and checkpoints", "interruptions"
 PRACTICE = "long runs in practice"
 
-OVERHEAD = 0.055
-"""What long runs take in addition to their steps, relative to those: 0.11 of BLOOM (1,082,990 device hours, Luccioni et
-al. 2022, against 87,261 steps of 104.5 s on 384 devices, chronicles of its training) and 0 of TinyLlama (3,456 hours
-against 24,000 tokens/s)."""
+OVERHEAD = 0.11
+"""What long runs take in addition to their steps, relative to those: of BLOOM, 1,082,990 device hours (Luccioni et al.
+2022) against 87,261 steps of 104.5 s on 384 devices (chronicles of its training)."""
 _SHORT_S = 24 * SECONDS_PER_HOUR
 
 PER_DEVICE_HOUR = 419 / (54 * 24 * 16_384)
@@ -85,8 +84,8 @@ def with_overhead(estimate: Estimate, given: float | None = None, practice: floa
     name = OTHER_WORK if practice is None or given is not None else PRACTICE
     parts = shares({name: own_s * share}, {name: kwh * share})
     text = (
-        f"evaluation and checkpoints are expected to add {share:.1%} to the steps "
-        "(mean of two published runs; `overhead` sets another share)"
+        f"evaluation and checkpoints are expected to add {share:.1%} to the steps, as in BLOOM's training "
+        "(`overhead` sets another share)"
         if practice is None
         else f"published pre-trainings took longer than their fastest steps (other splits and software, evaluation, "
         f"checkpoints): {share:.1%} is added (`overhead` sets another share)"

@@ -165,3 +165,43 @@ def test_hours_of_gpt3_take_the_micro_batch_of_the_submission(
     ratios = list(module._gpt3_hours(tmp_path, tmp_path))
     assert asked == [(512, 2048, 2, 512), (512, 2048, 1, 512)]
     assert ratios == pytest.approx([12.0 * 200 / 2048, 12.0 * 170 / 2048])
+
+
+def run_of(module: ModuleType, **stated: object):  # type: ignore[no-untyped-def]
+    row = {"source": "a paper, arXiv 2301.00001", "model": "A"}
+    return module.WholeRun(row, devices=8, **{"steps_s": 8e6, "published_s": 16e6, "searched_s": 8e6, **stated})
+
+
+def test_a_run_takes_what_other_papers_searched_splits_took(module: ModuleType) -> None:
+    """One took twice, one three times its fastest steps: each is predicted with what the other took."""
+    other = run_of(module, published_s=24e6)
+    other.row["source"] = "another paper"
+    runs = [run_of(module), other]
+    assert module.long_runs(runs) == pytest.approx(6**0.5 - 1)
+    days = 8e6 / 8 / 86_400
+    first, second = (ratio for _, ratio in module.left_out_runs(runs))
+    assert first == pytest.approx((1 + 2 * (1 - 1 / days)) * 8 / 16)
+    assert second == pytest.approx((1 + 1 * (1 - 1 / days)) * 8 / 24)
+
+
+def test_hours_of_steps_have_no_overhead_of_runs(module: ModuleType) -> None:
+    """With a stated split they are those of the steps; with a searched one, of a slower split."""
+    other = run_of(module, published_s=24e6)
+    other.row["source"] = "another paper"
+    stated = run_of(module, stated=True, of_steps=True)
+    assert next(ratio for _, ratio in module.left_out_runs([stated, other])) == 8 / 16
+    days = 8e6 / 8 / 86_400
+    searched = run_of(module, of_steps=True)
+    more = 3 / (1 + module.OVERHEAD) - 1
+    assert next(ratio for _, ratio in module.left_out_runs([searched, other])) == pytest.approx(
+        (1 + more * (1 - 1 / days)) * 8 / 16
+    )
+    assert module.long_runs([searched]) == pytest.approx(2 * (1 + module.OVERHEAD) - 1)
+
+
+def test_every_stated_split_is_of_a_known_run_and_whole(module: ModuleType) -> None:
+    for model, row in module.splits().items():
+        assert row["reference"], model
+        if row["dp"]:
+            plan = module._plan(row)
+            assert plan.accumulate * plan.dp * int(row["micro_batch"]) == int(row["samples"]), model

@@ -72,7 +72,13 @@ class Anatomy:
     def reached(self, places: int) -> float:
         """How many of `places` devices or nodes, which share the experts evenly, have one of a token's experts."""
         experts = next(iter(self.experts.values()), None)
-        return experts.reached(places, experts.sent_elements / self.boundary_elements) if experts else 1.0
+        return experts.reached(places, self.per_token) if experts else 1.0
+
+    @property
+    def per_token(self) -> float:
+        """The experts of a token."""
+        experts = next(iter(self.experts.values()), None)
+        return experts.sent_elements / self.boundary_elements if experts else 1.0
 
     @property
     def ops(self) -> tuple[Op, ...]:

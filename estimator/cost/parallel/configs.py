@@ -351,6 +351,7 @@ def _megatron(found: Mapping[str, str]) -> StatedRun:
             vp=chunks,
             sp=None if tp == 1 else int("sequence-parallel" in found),
             eo=1 if "overlap-moe-expert-parallel-comm" in found else None,
+            a2a=1 if found.get("moe-token-dispatcher-type") == "alltoall" else None,
         ),
         zero=1 if "use-distributed-optimizer" in found else 0,
         activation_checkpointing=granularity if granularity in ("full", "selective") else "none",

@@ -13,8 +13,14 @@ from .anatomy import Anatomy
 
 CHECKPOINTING = ("none", "selective", "full")
 _SIZES = ("dp", "tp", "pp", "cp", "ep")
-_OTHERS = {"vp": "interleave", "sp": "sequence_parallel", "eo": "expert_overlap", "etp": "expert_tp"}
-_SWITCHES = ("sequence_parallel", "expert_overlap")
+_OTHERS = {
+    "vp": "interleave",
+    "sp": "sequence_parallel",
+    "eo": "expert_overlap",
+    "etp": "expert_tp",
+    "a2a": "plain_all_to_all",
+}
+_SWITCHES = ("sequence_parallel", "expert_overlap", "plain_all_to_all")
 SETTINGS = frozenset(_OTHERS)
 """Names in the text of a plan that are no sizes of groups."""
 
@@ -31,7 +37,9 @@ class Plan:
     the number of micro-batches of one step, `interleave` the number of model chunks of a stage (Narayanan et al. 2021).
     With `sequence_parallel`, a tensor parallel group divides norms and additions too (Korthikanti et al. 2022).
     With `expert_overlap`, tokens travel to experts while another micro-batch is computed (DeepSeek-AI 2024,
-    "DeepSeek-V3", section 3.2.1). Where `pp` does not divide the blocks, stages differ by one block.
+    "DeepSeek-V3", section 3.2.1). With `plain_all_to_all`, a token is sent to each of its experts, as by NCCL, and not
+    once to each node and device that has some of them. Where `pp` does not divide the blocks, stages differ by one
+    block.
     """
 
     dp: int = 1
@@ -46,6 +54,7 @@ class Plan:
     sequence_parallel: bool = True
     expert_overlap: bool = False
     expert_tp: int = 0
+    plain_all_to_all: bool = False
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "accumulate", "interleave"):
@@ -104,7 +113,8 @@ def parse_plan(text: str, base: Plan | None = None) -> Plan:
     """The plan in `text`, as in "dp=8,tp=4"; sizes that it does not name are those of `base`.
 
     "vp" is the number of model chunks of a pipeline stage, "sp" 0 or 1 for sequence parallelism, "eo" 0 or 1 for
-    exchanges of experts that are hidden, "etp" 1 or the size of tp for tensor parallelism of experts.
+    exchanges of experts that are hidden, "etp" 1 or the size of tp for tensor parallelism of experts, "a2a" 0 or 1 for
+    tokens that are sent to each of their experts.
     """
     sizes: dict[str, Any] = {}
     for part in _parts(text):

@@ -74,7 +74,7 @@ def level(value: Any) -> int | None:
 
 def sizes(**sizes: int | None) -> str:
     """The text of `parallel`; "tp=1,pp=1" states that the model is not divided."""
-    always = ("tp", "pp", "sp", "eo")
+    always = ("tp", "pp", "sp", "eo", "a2a")
     kept = {name: size for name, size in sizes.items() if size is not None and (size > 1 or name in always)}
     return ",".join(f"{name}={size}" for name, size in kept.items())
 

@@ -198,7 +198,8 @@ def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, per_node: int) 
     """Per micro-batch: tokens to their experts and back, forward and backward (all-to-all).
 
     A token is sent once to each node that has some of its experts, and there once to each such device (DeepSeek-AI
-    2024, "DeepSeek-V3", section 3.2.2). Its experts are any with equal chances.
+    2024, "DeepSeek-V3", section 3.2.2). Its experts are any with equal chances. In a plain all-to-all it is sent to
+    each of them: in its own node, to the share of them that is there.
     """
     if plan.ep == 1:
         return []
@@ -207,8 +208,11 @@ def expert_exchanges(anatomy: Anatomy, plan: Plan, stage: Stage, per_node: int) 
     times = 4 * (stage.expert_blocks if anatomy.experts else stage.blocks)
     members = min(plan.ep, max(1, per_node // stride))  # of a group, in one node
     nodes = math.ceil(plan.ep / members)
-    inside = Exchange(ALL_TO_ALL, anatomy.reached(plan.ep) * message, members, stride, times)
-    between = Exchange(ALL_TO_ALL, anatomy.reached(nodes) * message, nodes, stride * members, times)
+    copies, sent = anatomy.reached(plan.ep), anatomy.reached(nodes)
+    if plan.plain_all_to_all:
+        copies, sent = anatomy.per_token / nodes, anatomy.per_token
+    inside = Exchange(ALL_TO_ALL, copies * message, members, stride, times)
+    between = Exchange(ALL_TO_ALL, sent * message, nodes, stride * members, times)
     return [one for one in (inside, between) if one.size > 1]
 
 

@@ -78,11 +78,9 @@ def test_interruptions_grow_with_devices_and_hours() -> None:
     assert not found.warnings
 
 
-def test_the_overhead_of_two_published_runs() -> None:
-    bloom = 1_082_990 * 3600 / 384 / (366e9 / 2048**2 * 104.5) - 1
-    tinyllama = 3456 * 3600 * 24_000 / 300e9 - 1
-    assert [round(share, 2) for share in (bloom, tinyllama)] == [0.11, 0.0]
-    assert pytest.approx((bloom + tinyllama) / 2, abs=0.005) == OVERHEAD
+def test_the_overhead_of_blooms_training() -> None:
+    share = 1_082_990 * 3600 / 384 / (366e9 / 2048**2 * 104.5) - 1
+    assert pytest.approx(share, abs=0.005) == OVERHEAD
 
 
 @pytest.mark.parametrize(("days", "share"), [(0, 0.0), (0.5, 0.0), (1, 0.0), (2, 0.5), (10, 0.9)])
@@ -99,7 +97,7 @@ def test_long_runs_evaluate_and_save() -> None:
     other = next(part for part in found.breakdown if part.name == OTHER_WORK)
     assert (other.seconds, other.energy_kwh) == (pytest.approx(2 * 172_800 * share), pytest.approx(share))
     assert found.warnings == (
-        "evaluation and checkpoints are expected to add 2.8% to the steps (mean of two published runs; `overhead` sets "
+        "evaluation and checkpoints are expected to add 5.5% to the steps, as in BLOOM's training (`overhead` sets "
         "another share)",
     )
     assert with_overhead(RUN) == RUN

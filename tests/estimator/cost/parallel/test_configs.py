@@ -442,6 +442,13 @@ def test_megatron_states_exchanges_of_experts_that_are_hidden(tmp_path: Path):
     assert read_config(path).parallel == "tp=1,pp=1,ep=8,eo=1"
 
 
+@pytest.mark.parametrize(("dispatcher", "stated"), [("alltoall", ",a2a=1"), ("flex", ""), ("allgather", "")])
+def test_megatron_states_how_tokens_travel_to_experts(tmp_path: Path, dispatcher: str, stated: str):
+    path = tmp_path / "train.sh"
+    path.write_text(f"--micro-batch-size 1 --expert-model-parallel-size 8 --moe-token-dispatcher-type {dispatcher}\n")
+    assert read_config(path).parallel == f"tp=1,pp=1,ep=8{stated}"
+
+
 def test_a_script_of_megatron_with_variables(tmp_path: Path):
     script = "TP=4\nMBS=2\ntorchrun pretrain.py --tensor-model-parallel-size $TP --micro-batch-size ${MBS} --bf16\n"
     found = read(tmp_path, "train.sh", script)

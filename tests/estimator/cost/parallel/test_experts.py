@@ -227,6 +227,20 @@ def test_a_hidden_exchange_shows_what_computing_does_not_cover() -> None:
     assert shown(100 * whole_s) == pytest.approx((1 - 0.9) * whole_s)
 
 
+def test_a_plain_all_to_all_sends_a_token_to_each_of_its_experts() -> None:
+    """Two experts a token: with eight devices in two nodes, half of the copies stay in a node."""
+    stage = Stage((), (), 3, 600, 400, expert_blocks=2)
+    plan = Plan(dp=8, ep=8, plain_all_to_all=True)
+    assert anatomy().per_token == 2
+    message = anatomy().boundary_bytes
+    assert expert_exchanges(anatomy(), plan, stage, 8) == [Exchange("all_to_all", 2 * message, 8, 1, 8)]
+    inside, between = expert_exchanges(anatomy(), plan, stage, 4)
+    assert inside == Exchange("all_to_all", message, 4, 1, 8)
+    assert between == Exchange("all_to_all", 2 * message, 2, 4, 8)
+    once = expert_exchanges(anatomy(), replace(plan, plain_all_to_all=False), stage, 4)[1]
+    assert once.message_bytes == pytest.approx(2 * (1 - (1 / 2) ** 2) * message)  # a node has one of a token's experts
+
+
 def test_gradients_of_experts_are_summed_over_the_devices_that_have_them() -> None:
     stage = Stage((), (), 2, 600, 400)
     assert data_exchanges(anatomy(), Plan(dp=8, tp=2, ep=4), stage) == [

@@ -297,6 +297,7 @@ def test_sizes_that_are_not_of_devices():
     assert parse_plan("sp=1", Plan(sequence_parallel=False)).sequence_parallel is True
     assert parse_plan("tp=2").sequence_parallel is True
     assert [parse_plan(text).expert_overlap for text in ("ep=2", "ep=2,eo=0", "ep=2,eo=1")] == [False, False, True]
+    assert [parse_plan(text).plain_all_to_all for text in ("ep=2", "ep=2,a2a=0", "ep=2,a2a=1")] == [False, False, True]
 
 
 def test_sizes_that_a_text_states():
