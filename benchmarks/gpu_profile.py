@@ -4,7 +4,7 @@
 
 Traces the networks, prints how far the datasheet profile was off before any measurement, fits the profile on the steps
 of eager PyTorch, and compares predictions of each network, made without its family, with the measurements. Then peak
-memory is compared.
+memory is compared. Layers of large language models are judged by the profile and not fitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tempfile import gettempdir
 from typing import Any
 
 import torch
-from gpu_networks import BY_NAME
+from gpu_networks import BY_NAME, LANGUAGE
 
 from joulecast.estimator.base.interval import Interval
 from joulecast.estimator.base.units import JOULES_PER_KWH
@@ -141,6 +141,8 @@ def main() -> int:
     with (MEASURED / f"{part}.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     eager = [row for row in table if row["software"] == "eager"]
+    language = [row for row in eager if row["model"] in {network.name for network in LANGUAGE}]
+    eager = [row for row in eager if row not in language]
     rows = observations(part, eager, cache)
     memory = [
         memory_needed(one.workload) / int(row["peak_memory_bytes"]) - 1 for one, row in zip(rows, eager, strict=True)
@@ -152,6 +154,8 @@ def main() -> int:
     for precision in sorted({row.workload.precision for row in rows}):
         report(f"  {precision}", [one for one in without if one[0].workload.precision == precision])
     profile = fit(rows, name=part, hardware=part)
+    if language:
+        report("layers of large language models", predictions(profile, observations(part, language, cache)))
     networks = len({row.family for row in rows})
     source = SOURCE.format(board=BOARDS[part], steps=len(rows), networks=networks)
     basis = profile.provenance

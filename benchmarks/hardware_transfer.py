@@ -32,6 +32,7 @@ from joulecast.estimator.cost.names import find_hardware
 from joulecast.estimator.cost.pieces import MOVING, Columns
 from joulecast.estimator.cost.population import load_population
 from joulecast.estimator.fit.few import Prior
+from joulecast.estimator.trace.fp8 import as_fp8
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -214,6 +215,8 @@ def shipped(steps: Sequence[Any], traces: Any, gpus: Sequence[str], what: str, k
             continue
         if (work := traces.work(step.key)) is None:
             continue
+        if step.fp8:  # equal ops are merged: none has a layer
+            work = as_fp8(replace(work, ops=tuple(replace(op, layer=str(i)) for i, op in enumerate(work.ops))))
         software = step.software if known else None
         measured = replace(load_profile(step.gpu), startup_s=0.0).predict(work, steps=1, software=software).seconds
         population = datasheet_profile(find_hardware(step.gpu)).predict(work, steps=1, software=software).seconds
