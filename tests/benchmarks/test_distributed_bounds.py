@@ -47,3 +47,15 @@ def test_the_narrowest_bounds_leave_out_the_side_that_costs_most() -> None:
 def test_few_sources_have_equal_tails() -> None:
     low, high = bounds.tails_of(sources([0.9, 1.0, 1.1, 1.2, 2.0]))
     assert low == high
+
+
+def test_rows_of_some_sources_are_counted_one_by_one_too() -> None:
+    """Two of 32 sources are far off: 90 % of a source need neither, but one of them has most rows of its kind."""
+    near = sources([0.9 + 0.2 * index / 29 for index in range(30)])
+    found = {**near, "runs": np.array([1.5] * 19), "other": np.array([1.6])}
+    kind = ("runs", "other", *list(near)[:5])
+    assert bounds.bounds_of(found)[1] < 1.5
+    assert bounds.inside_of(kind, found, bounds.tails_of(found)) < 0.25
+    held = bounds.tails_of(found, kind)
+    assert bounds.inside_of(kind, found, held) >= 0.85
+    assert bounds.coverage(found, held) >= 0.9
