@@ -34,7 +34,7 @@ class CpuMachine:
 def cpu_machine(name: str) -> CpuMachine | None:
     """The machine type ("c7i.16xlarge", "n2-standard-64", "Standard_F64s_v2") of that name, by its processors."""
     family, cpus = _family_and_cpus(name.strip().casefold())
-    row = _families().get(family)
+    row = _families().get(family) if family else None  # most names are of no such form, and need no table
     if row is None:
         return None
     most = int(row["most_vcpus"])
