@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_networks import BY_NAME, NETWORKS, Setting, language_settings, optimizer_of
-from gpu_steps import COLUMNS, measured, training_step
+from gpu_steps import COLUMNS, energy_counter, measured, training_step
 
 READY = "ready"
 _SETTLE_S = 0.05  # in which the kernels that stopped processes launched come to their end
@@ -133,10 +133,7 @@ def compiled_and_measured(setting: Setting) -> None:
 
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what compilers print is no answer
-    import pynvml
-
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    joules = energy_counter()
     step = training_step(setting)
     for _ in range(3):
         step()
@@ -145,7 +142,7 @@ def compiled_and_measured(setting: Setting) -> None:
     print(READY, file=answers)
     sys.stdin.readline()
     torch.cuda.reset_peak_memory_stats()
-    steps, step_s, watts = measured(step, lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000)
+    steps, step_s, watts = measured(step, joules)
     print(json.dumps([steps, f"{step_s:.6g}", f"{watts:.1f}", torch.cuda.max_memory_allocated()]), file=answers)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_steps import measured
+from gpu_steps import energy_counter, measured
 from torch import Tensor
 from torch.nn import functional
 
@@ -223,11 +223,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA GPU is visible to torch; run this on a machine with an NVIDIA GPU", file=sys.stderr)
         return 2
-    import pynvml
-
-    pynvml.nvmlInit()
-    handle, ends = pynvml.nvmlDeviceGetHandleByIndex(0), time.monotonic() + options.limit_s
-    joules = lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000  # noqa: E731
+    joules, ends = energy_counter(), time.monotonic() + options.limit_s
     with options.out.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

@@ -95,6 +95,15 @@ def measured(
     return chunk * len(seconds), median(seconds), watts
 
 
+def energy_counter() -> Callable[[], float]:
+    """Reads the joules that NVML has counted for the first GPU (its counter has millijoules)."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="CSV file to write")
@@ -105,12 +114,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no CUDA GPU is visible to torch; run this on a machine with an NVIDIA GPU", file=sys.stderr)
         return 2
-    import pynvml
-
-    pynvml.nvmlInit()
-    handle, ends = pynvml.nvmlDeviceGetHandleByIndex(0), time.monotonic() + options.limit_s
+    joules, ends = energy_counter(), time.monotonic() + options.limit_s
     chosen = language_settings() if options.language else settings()
-    joules = lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000  # noqa: E731
     with options.out.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

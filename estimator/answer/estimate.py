@@ -129,7 +129,7 @@ def estimate(
         `devices`.
     overhead:
         What a run on a cluster adds to its steps, as a share of them: 0.1 is 10 %. By default what published runs of
-        more than a day added: up to 51 % on training stacks where `parallel` states no tp and pp, otherwise 11 %.
+        more than a day added: up to 53 % on training stacks where `parallel` states no tp and pp, otherwise 11 %.
     restart_hours:
         Hours that an interruption of a run on a cluster costs: the work since the last checkpoint, and the restart.
         0.31 by default; 0 leaves interruptions out.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -96,3 +97,17 @@ def test_scores_are_of_predictions_against_measurements(load) -> None:
     assert found["time_coverage"] == 0.5
     assert found["energy_mean_error"] == pytest.approx(0.25)
     assert found["energy_coverage"] == 0.5
+
+
+def test_the_energy_counter_reads_the_first_gpus_millijoules(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {"GPU 0": 5_250}
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: f"GPU {index}",
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: counted[handle],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    joules = load("gpu_steps").energy_counter()
+    assert joules() == 5.25
+    counted["GPU 0"] = 6_000
+    assert joules() == 6.0

@@ -16,7 +16,7 @@ _MOST_NAMED = 8
 def titan_recipe(text: str, name: str) -> dict[str, dict[str, Any]]:
     """The sections of torchtitan's TOML that the function `name` states; "" for the only one.
 
-    Raises SyntaxError for text that is no Python, and OutOfRangeError where no such function is there.
+    Raises SyntaxError for text that is not Python, and OutOfRangeError where the file has no such function.
     """
     functions = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
     recipes = {key: found for key, node in functions.items() if (found := _sections(node, functions))}
